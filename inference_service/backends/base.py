@@ -1,0 +1,51 @@
+"""The seam: what an engine must be able to do to be served."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+
+from inference_service.backends.types import (
+    BackendDescription,
+    BackendStats,
+    EngineRequest,
+    EngineStep,
+)
+
+
+class Backend(ABC):
+    """An engine behind four methods and a description.
+
+    A backend speaks token ids. It knows nothing of stop strings, templates, roles, JSON or protobuf,
+    and it never queues: the service admits at most `description.max_concurrency` requests at a time.
+    All methods are called from one asyncio loop.
+    """
+
+    @abstractmethod
+    async def start(self) -> BackendDescription:
+        """Load the engine and return once it can generate.
+
+        Raises:
+            BackendStartError: it cannot be loaded; the message is one line that says what to do.
+        """
+
+    @abstractmethod
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+        """Generate for one request.
+
+        Iterating never loses a token: what became ready between two `anext` calls is merged into one
+        step. Closing the iterator (or cancelling the task inside `anext`) aborts the request; the
+        engine's slot is released within one engine step, also during prefill.
+
+        Raises:
+            EngineRequestError: this request failed, the engine lives on.
+            EngineDeadError: the engine died, and every later call fails too.
+        """
+
+    @abstractmethod
+    def stats(self) -> BackendStats:
+        """Read the engine's state without blocking."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Abort what runs and free the engine. Safe to call twice, and before `start`."""

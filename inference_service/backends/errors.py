@@ -1,0 +1,25 @@
+"""What can go wrong at the seam.
+
+BackendError
+├── BackendStartError    the engine cannot be loaded
+├── EngineRequestError   one request failed
+└── EngineDeadError      the engine is gone
+"""
+
+from __future__ import annotations
+
+
+class BackendError(Exception):
+    """Anything an engine raises on purpose."""
+
+
+class BackendStartError(BackendError):
+    """Expected: the engine cannot be loaded. The message is one line for the operator."""
+
+
+class EngineRequestError(BackendError):
+    """Unexpected: one request failed inside the engine, which goes on serving others."""
+
+
+class EngineDeadError(BackendError):
+    """Unexpected: the engine is gone and every later request fails too."""

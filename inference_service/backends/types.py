@@ -1,0 +1,105 @@
+"""The nouns that cross the seam between the service and an engine.
+
+Everything here is engine-agnostic and already valid: a backend never checks a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How each token is chosen. Every field is set; none has a default here."""
+
+    temperature: float
+    """Range [0, 2]; 0 is greedy."""
+    top_p: float
+    """Nucleus mass, range [0, 1]."""
+    top_k: int
+    """Likeliest tokens kept, 1 or more; 0 is off."""
+    min_p: float
+    """Range [0, 1]; 0 is off."""
+    frequency_penalty: float
+    """Range [-2, 2], on generated tokens only."""
+    presence_penalty: float
+    """Range [-2, 2], on generated tokens only."""
+    repetition_penalty: float
+    """Range (0, 2]; 1 is off."""
+    seed: int
+    """Unsigned, 64 bits. Drawn by the service where the caller gave none."""
+    reproducible: bool
+    """The caller asked for repeatable output (a seed, or temperature 0)."""
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One generation, as token ids."""
+
+    request_id: str
+    prompt_ids: Sequence[int]
+    """At least one id; together with `max_tokens` within the context."""
+    sampling: Sampling
+    max_tokens: int
+    """1 or more."""
+    ignore_eos: bool
+    """Decode past the end-of-sequence token."""
+
+
+class EngineFinish(Enum):
+    """Why the engine itself stopped."""
+
+    END_OF_SEQUENCE = "end_of_sequence"
+    MAX_TOKENS = "max_tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStep:
+    """What became ready since the last step: one token, or all that piled up while nobody read.
+
+    A step with `finish` set is the last one. An end-of-sequence token is counted in `token_count` and
+    is the last of `token_ids`, and has no text.
+    """
+
+    token_ids: Sequence[int]
+    """Ids in order. Fewer than `token_count` only where the engine cannot name them."""
+    token_count: int
+    """Tokens decoded in this step. 0 is allowed (progress of the prefill)."""
+    text: str | None
+    """The text of the step where the engine detokenises, whole code points; None: detokenise the ids."""
+    finish: EngineFinish | None = None
+    cached_tokens: int | None = None
+    """Prompt tokens found in the KV cache; given once, in any step."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendDescription:
+    """What a started backend is and can do."""
+
+    name: str
+    """`llama_cpp`, `simulated`, `tensorrt_llm`."""
+    context_length: int
+    """Most tokens of one request, prompt and output together."""
+    max_concurrency: int
+    """Generations that run at once; the service admits no more."""
+    vocabulary_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """A reading of the engine, cheap enough to take at every probe."""
+
+    running: int
+    """Requests the engine works on, aborted ones that it has not let go of included."""
+    aborts_pending: int = 0
+    """Of those, how many were aborted and still hold their slot."""
+    alive: bool = True
+    """False once the engine can serve nothing any more."""
+    last_step_age: float = 0.0
+    """Seconds since the engine last made progress; 0 when nothing runs."""

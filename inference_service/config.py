@@ -1,0 +1,86 @@
+"""Settings of the gRPC service."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lodestream_common.config import CommonConfig
+
+
+def cache_home() -> Path:
+    """The directory of fetched models (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lodestream"
+
+
+class ServiceConfig(CommonConfig):
+    """Everything that `lodestream serve` can be told."""
+
+    backend: Literal["llama_cpp", "simulated"] = Field(
+        default="llama_cpp",
+        description="The engine: llama_cpp runs the model on this machine; simulated answers with made-up, "
+        "deterministic text at a set speed, to test callers with.",
+    )
+    model: str = Field(
+        default="smollm2-135m-instruct",
+        description="A served default (see `lodestream model list`), a path to a GGUF file of a Llama-architecture "
+        "model, or hf://owner/repo/file.gguf.",
+    )
+    alias: dict[str, str] = Field(
+        default_factory=dict,
+        description="Another name for the served model, as NAME=ID; may be given more than once.",
+    )
+    cache_dir: Path = Field(default_factory=cache_home, description="Where fetched models are kept.")
+    context_length: int | None = Field(
+        default=None,
+        ge=64,
+        le=1_048_576,
+        description="Most tokens of one request, prompt and output together; unset: the model's own, "
+        "at most 8192.",
+    )
+    max_concurrency: int = Field(
+        default=4, ge=1, le=1024, description="Generations that run at once; more wait in the queue."
+    )
+    queue_limit: int = Field(
+        default=256, ge=0, le=100_000, description="Requests that may wait; one more is refused at once."
+    )
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads of the llama_cpp engine; 0: one for each core."
+    )
+    prefill_chunk: int = Field(
+        default=16,
+        ge=1,
+        le=4096,
+        description="Tokens of prompt the llama_cpp engine computes per step. Smaller frees a cancelled "
+        "request's slot sooner, larger reads long prompts faster.",
+    )
+    max_message_bytes: int = Field(
+        default=4 * 1024 * 1024,
+        ge=1024,
+        le=256 * 1024 * 1024,
+        description="Largest request message, in bytes.",
+    )
+    requests_per_minute: int = Field(
+        default=100, ge=0, le=1_000_000, description="Requests a minute for each key; 0: no limit."
+    )
+    stall_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a caller may leave a stream unread, and that the engine may make no progress "
+        "with work outstanding, before the one is ended and the other is reported unhealthy.",
+    )
+    simulated_prefill_tps: float = Field(
+        default=0.0, ge=0, description="Prompt tokens a second of the simulated engine; 0: no delay."
+    )
+    simulated_decode_tps: float = Field(
+        default=0.0, ge=0, description="Tokens a second and request of the simulated engine; 0: no delay."
+    )
+    simulated_fault: str = Field(
+        default="",
+        description="A fault for every request of the simulated engine: fail_at=N, stall_at=N, die_at=N, "
+        "ignore_cancel, or crash_at_start; several are joined by commas.",
+    )

@@ -1,0 +1,121 @@
+"""What the service tells callers on purpose. `status.py` is the one table that turns these into statuses.
+
+ServiceError
+├── InvalidRequest            a field is malformed, missing or out of range
+├── ContextLengthExceeded     the prompt does not fit the model
+├── RequestTooLarge           the message is over the size limit
+├── Unauthenticated           no key, or a key nobody knows
+├── PermissionDenied          the key may not do this
+├── ModelNotFound             no such model
+├── RateLimited               the key spent its quota
+├── QueueFull                 too many requests wait already
+├── NotReady                  starting, draining, or the engine is down
+└── DeadlineBeforeFirstToken  the caller's deadline passed before there was anything to return
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ServiceError(Exception):
+    """Expected: a refusal the caller can act on. The message is safe to send, and never echoes input."""
+
+    retry_after: float | None = None
+    """Seconds after which a retry makes sense; None: it makes none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that is wrong."""
+
+    field: str
+    """The parameter's name, as the contract spells it: `max_tokens`, `messages[2].role`."""
+    description: str
+    """What is wrong: the value (numbers only), and the accepted range."""
+    code: str = "invalid_value"
+    """`invalid_value`, `missing_required_parameter` or `unsupported_parameter`."""
+
+
+class InvalidRequest(ServiceError):
+    """Expected: one or more fields are wrong."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(v.description for v in violations))
+        self.violations = tuple(violations)
+
+    @classmethod
+    def of(cls, field: str, description: str, code: str = "invalid_value") -> InvalidRequest:
+        return cls([Violation(field, description, code)])
+
+
+class ContextLengthExceeded(ServiceError):
+    """Expected: prompt and output together are longer than the model's context."""
+
+    def __init__(self, prompt_tokens: int, max_tokens: int, context_length: int, field: str) -> None:
+        super().__init__(
+            f"The model's context is {context_length} tokens, but the request needs "
+            f"{prompt_tokens + max_tokens}: {prompt_tokens} in the prompt and {max_tokens} to generate."
+        )
+        self.prompt_tokens = prompt_tokens
+        self.max_tokens = max_tokens
+        self.context_length = context_length
+        self.field = field
+
+
+class RequestTooLarge(ServiceError):
+    """Expected: the message is over the size limit."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"The request is {size} bytes; the limit is {limit} bytes.")
+        self.size = size
+        self.limit = limit
+
+
+class Unauthenticated(ServiceError):
+    """Expected: no key, or one that is unknown or revoked."""
+
+
+class PermissionDenied(ServiceError):
+    """Expected: the key's level does not allow this call."""
+
+
+class ModelNotFound(ServiceError):
+    """Expected: no such model."""
+
+    def __init__(self, served: Sequence[str]) -> None:
+        super().__init__(f"No such model. Served here: {', '.join(served)}.")
+        self.served = tuple(served)
+
+
+class RateLimited(ServiceError):
+    """Expected: the key spent its requests for this minute."""
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        super().__init__(f"The key's limit of {limit} requests a minute is spent.")
+        self.limit = limit
+        self.retry_after = retry_after
+
+
+class QueueFull(ServiceError):
+    """Expected: the queue is full."""
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        super().__init__(f"All slots are busy and {limit} requests wait already.")
+        self.retry_after = retry_after
+
+
+class NotReady(ServiceError):
+    """Expected: the service is starting, draining, or its engine is down."""
+
+    def __init__(self, state: str, retry_after: float = 1.0) -> None:
+        super().__init__(f"The service takes no requests now: {state}.")
+        self.retry_after = retry_after
+
+
+class DeadlineBeforeFirstToken(ServiceError):
+    """Expected: the deadline passed before the first token."""
+
+    def __init__(self) -> None:
+        super().__init__("The deadline passed before the first token.")
