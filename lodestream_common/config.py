@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from lodestream_common.address import Address
 
 
 def config_home() -> Path:
     """The directory of lodestream's own configuration (XDG base directory specification)."""
-    import os
-
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "lodestream"
+
+
+def _check_address(text: str) -> str:
+    Address.parse(text)
+    return text
+
+
+AddressText = Annotated[str, AfterValidator(_check_address)]
+"""An address as settings spell it, known to be one: `host:port`, `[v6]:port` or `unix:path`."""
 
 
 class CommonConfig(BaseModel):
@@ -20,9 +30,10 @@ class CommonConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    grpc_address: str = Field(
+    grpc_address: AddressText = Field(
         default="127.0.0.1:50051",
-        description="host:port where the gRPC service listens and where the bridge finds it; port 0 picks one.",
+        description="host:port where the gRPC service listens and where the bridge finds it; "
+        "port 0 picks one.",
     )
     keys_file: Path = Field(
         default_factory=lambda: config_home() / "keys.json",

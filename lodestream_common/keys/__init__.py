@@ -1,0 +1,9 @@
+"""API keys: what one is (`key`), the file that keeps them (`file`), and what a server asks (`ring`)."""
+
+from __future__ import annotations
+
+from lodestream_common.keys.file import KeyFile
+from lodestream_common.keys.key import ApiKey, Level
+from lodestream_common.keys.ring import Keyring
+
+__all__ = ["ApiKey", "KeyFile", "Keyring", "Level"]

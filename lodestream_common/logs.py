@@ -1,0 +1,112 @@
+"""How both servers log: structured lines on stderr, of our own code and of the libraries alike."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from typing import Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_KEY = re.compile(r"pg_[0-9A-Za-z]{8,}")
+_CHATTY = ("asyncio", "grpc", "hpack", "httpcore", "httpx", "huggingface_hub", "urllib3", "uvicorn")
+"""Libraries whose `info` lines say nothing to an operator: they speak from `warning` on, or at `debug`."""
+
+
+def configure(
+    level: str,
+    format: Literal["auto", "console", "json"],  # noqa: A002  as the setting is called
+    server: Literal["service", "bridge"],
+) -> None:
+    """Send every log line of this process to stderr, in one form, each marked with `server`.
+
+    Takes over the standard `logging` module, loggers that libraries have set up already included. API
+    keys are cut out of whatever is written, tracebacks too. Call it again to change the settings.
+
+    Args:
+        level: the least severe level written: `debug`, `info`, `warning` or `error`.
+        format: `console` for people, `json` for one object a line, `auto` to decide by the terminal.
+        server: which of the two servers this process is.
+    """
+    # The core of grpc writes lines of its own that nothing can route; it reads this when it is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    shared = _processors(server)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        RedactingFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format)],
+        )
+    )
+    _take_over(handler, level.upper())
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+class RedactingFormatter(structlog.stdlib.ProcessorFormatter):
+    """Renders a line and cuts every API key out of it. The last step, so that nothing passes it by."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render, then redact."""
+        return redact(super().format(record))
+
+
+def redact(text: str) -> str:
+    """Replace whatever looks like an API key."""
+    return _KEY.sub("pg_[redacted]", text) if "pg_" in text else text
+
+
+def _processors(server: str) -> list[Processor]:
+    def name_server(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        event["server"] = server
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        name_server,
+    ]
+
+
+def _renderers(style: str) -> list[Processor]:
+    if style == "json" or (style == "auto" and not sys.stderr.isatty()):
+        # The standard encoder escapes what is not ASCII: no text, however broken, can spoil a line.
+        return [structlog.processors.format_exc_info, _lead, structlog.processors.JSONRenderer()]
+    colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+
+
+def _lead(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Put first what every line has."""
+    return {name: event[name] for name in ("timestamp", "level", "server", "event")} | dict(event)
+
+
+def _take_over(handler: logging.Handler, level: str) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in list(logging.root.manager.loggerDict):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(
+            logging.DEBUG if level == "DEBUG" else max(root.level, logging.WARNING)
+        )
+    logging.captureWarnings(True)
