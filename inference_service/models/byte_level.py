@@ -1,0 +1,131 @@
+"""Byte-level BPE: text is cut into words by a regular expression, and the words' bytes are merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Tokenizer as LibraryTokenizer
+
+from inference_service.generation.tokenizer import Tokenizer
+from inference_service.models.errors import ModelError
+from inference_service.models.vocabulary import TokenType, Vocabulary
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_LLAMA3 = (
+    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How a family cuts text, and what it does besides."""
+
+    cuts: tuple[str, ...]
+    """Regular expressions, each applied to what the one before left; what none matches is a word too."""
+    ignore_merges: bool = False
+    """A word that is a token is that token, whatever the merges make of it."""
+    add_bos: bool = False
+
+
+_BY_DIGIT = _Rule((r"\p{N}", _GPT2))
+_PLAIN = _Rule((_GPT2,))
+_LLAMA = _Rule((_LLAMA3,), ignore_merges=True, add_bos=True)
+_RULES = {
+    "smollm": _BY_DIGIT,
+    "starcoder": _BY_DIGIT,
+    "refact": _BY_DIGIT,
+    "codeshell": _BY_DIGIT,
+    "minerva-7b": _BY_DIGIT,
+    "gpt-2": _PLAIN,
+    "llama-bpe": _LLAMA,
+    "llama3": _LLAMA,
+    "llama-v3": _LLAMA,
+    "falcon3": _LLAMA,
+    "smaug-bpe": _Rule((_LLAMA3,)),
+    "qwen2": _Rule((_QWEN2,)),
+    "deepseek-r1-qwen": _Rule((_QWEN2,)),
+    "megrez": _Rule((_QWEN2,)),
+}
+
+
+class ByteLevelEncoder:
+    """The library's byte-level BPE without any special token."""
+
+    def __init__(self, vocabulary: Vocabulary, rule: _Rule) -> None:
+        tokens = {
+            token: index
+            for index, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+            if kind == TokenType.NORMAL
+        }
+        pairs = (_pair(merge) for merge in vocabulary.merges)
+        merges = [pair for pair in pairs if tokens.keys() >= {*pair, "".join(pair)}]
+        model = models.BPE(vocab=tokens, merges=merges, ignore_merges=rule.ignore_merges)
+        self._library = LibraryTokenizer(model)
+        cuts = [pre_tokenizers.Split(Regex(cut), "isolated") for cut in rule.cuts]
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._library.pre_tokenizer = pre_tokenizers.Sequence([*cuts, to_bytes])
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def build(vocabulary: Vocabulary) -> Tokenizer:
+    """Rebuild a byte-level tokenizer.
+
+    Raises:
+        ModelError: the rule by which it cuts words is not supported; names those that are.
+    """
+    rule = _RULES.get(vocabulary.pre)
+    if rule is None:
+        raise ModelError(
+            f"The model's tokenizer cuts words by the rule {vocabulary.pre!r}; supported are: "
+            f"{', '.join(sorted(_RULES))}."
+        )
+    texts = list(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    return Tokenizer(
+        ByteLevelEncoder(vocabulary, rule),
+        pieces=[_piece(token, kind) for token, kind in texts],
+        control_tokens={
+            token: index for index, (token, kind) in enumerate(texts) if kind == TokenType.CONTROL
+        },
+        added_tokens={
+            token: index for index, (token, kind) in enumerate(texts) if kind == TokenType.USER_DEFINED
+        },
+        bos_id=vocabulary.bos_id,
+        eos_ids=vocabulary.end_ids,
+        add_bos=rule.add_bos if vocabulary.add_bos is None else vocabulary.add_bos,
+    )
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    # A part may itself be a space, but never an empty text.
+    cut = merge.find(" ", 1)
+    return merge[:cut], merge[cut + 1 :]
+
+
+def _byte_characters() -> dict[int, str]:
+    """Code points of the printable alphabet that stands for bytes, to the byte of the same Latin-1 code."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(0x100) if byte not in printable]
+    return {ord(chr(byte)): chr(byte) for byte in printable} | {
+        0x100 + index: chr(byte) for index, byte in enumerate(hidden)
+    }
+
+
+_TO_LATIN_1 = _byte_characters()
+
+
+def _piece(token: str, kind: int) -> bytes:
+    if kind == TokenType.USER_DEFINED:
+        return token.encode()
+    if kind != TokenType.NORMAL:
+        return b""
+    try:
+        return token.translate(_TO_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
+        return token.encode()

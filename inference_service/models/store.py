@@ -1,0 +1,61 @@
+"""From what the user calls a model to a file on this machine."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_service.models import catalog, fetch, hub
+from inference_service.models.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model that is on this machine."""
+
+    id: str
+    """The id that requests name: characters of [a-z0-9._-]."""
+    path: Path
+    sha256: str | None
+    """Hash of the content, in hex, where it was verified."""
+
+
+def resolve(reference: str, cache_dir: Path, *, show_progress: bool) -> ModelFile:
+    """Find a model, fetching it first if need be.
+
+    Args:
+        reference: the id of a catalog model, a path to a GGUF file, or `hf://owner/repo/file.gguf`,
+            with `@revision` behind it or without.
+        cache_dir: where fetched models are kept; need not exist.
+        show_progress: write a progress bar (on a terminal) or plain lines to stderr.
+
+    Raises:
+        ModelError: it cannot be found, fetched or verified.
+    """
+    if model := catalog.find(reference):
+        path = fetch.cached_model(model, cache_dir, show_progress=show_progress)
+        return ModelFile(model.id, path, model.sha256)
+    if reference.startswith(hub.SCHEME):
+        path = hub.cached_file(hub.parse(reference), cache_dir, show_progress=show_progress)
+    else:
+        path = _local_file(reference)
+    return ModelFile(model_id(path), path, None)
+
+
+def model_id(path: Path) -> str:
+    """The id under which a file is served: its stem in lower case, other characters turned to dashes."""
+    return re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._") or "model"
+
+
+def _local_file(reference: str) -> Path:
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ModelError(f"{reference} is a directory: give --model the path of the GGUF file inside it.")
+    served = ", ".join(model.id for model in catalog.CATALOG)
+    raise ModelError(
+        f"There is no model {reference}: give --model a served default ({served}), "
+        "the path of a GGUF file, or hf://owner/repo/file.gguf."
+    )

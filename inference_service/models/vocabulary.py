@@ -1,0 +1,127 @@
+"""A model's tokens and what they are for, read as llama.cpp reads them.
+
+Which tokens end a generation, and which are control tokens although a file says otherwise, is no
+part of the file format: llama.cpp goes by their texts, and an engine built on it acts accordingly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from inference_service.models.errors import ModelError
+
+_PREFIX = "tokenizer.ggml."
+
+_ENDS = frozenset({
+    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>",
+    "<end_of_turn>", "<turn|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_utterance>", "</s>", "<eos>",
+    "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<｜end▁of▁sentence｜>",
+})  # fmt: skip
+"""Texts of tokens that end a turn, a message or a text."""
+
+_ENDS_OF_INFILL = frozenset({
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
+    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>",
+    "<|file_sep|>",
+})  # fmt: skip
+"""Texts of infill tokens that end a generation too."""
+
+_INFILL = frozenset({
+    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+    "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>",
+    "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>",
+})  # fmt: skip
+
+_CONTROL_TEXTS = _ENDS | _ENDS_OF_INFILL | _INFILL
+
+_END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
+
+class TokenType(IntEnum):
+    """GGUF's token types."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """A model's tokens. An id is an index into `tokens`, `types` and `scores`."""
+
+    model: str
+    """The kind of tokenizer: `gpt2` (byte-level BPE) or `llama` (SentencePiece)."""
+    pre: str
+    """Name of the rule that cuts text into words before BPE; empty where the file names none."""
+    tokens: tuple[str, ...]
+    types: tuple[int, ...]
+    """Values of TokenType."""
+    scores: tuple[float, ...]
+    """Empty, or one for each token."""
+    merges: tuple[str, ...]
+    """Pairs of tokens joined by a space, most important first."""
+    bos_id: int | None
+    eos_id: int | None
+    end_ids: frozenset[int]
+    """Every token that ends a generation, `eos_id` included."""
+    add_bos: bool | None
+    """Whether a text begins with the BOS token; None: as is usual for this kind of tokenizer."""
+    add_space_prefix: bool | None
+    """Whether a text begins with a space; None: as is usual."""
+
+
+def read_vocabulary(metadata: Mapping[str, Any], path: Path) -> Vocabulary:
+    """Find the vocabulary in a file's metadata.
+
+    Raises:
+        ModelError: there is none, or its parts do not fit together.
+    """
+    fields = {key.removeprefix(_PREFIX): value for key, value in metadata.items() if key.startswith(_PREFIX)}
+    tokens = fields.get("tokens", ())
+    model = fields.get("model")
+    if not tokens or not model:
+        raise ModelError(f"{path} has no tokenizer in it: convert or fetch the model again.")
+    types = _corrected_types(tokens, fields.get("token_type") or (TokenType.NORMAL,) * len(tokens))
+    scores = fields.get("scores", ())
+    if len(types) != len(tokens) or len(scores) not in {0, len(tokens)}:
+        raise ModelError(
+            f"{path} has a tokenizer whose parts differ in length: convert or fetch the model again."
+        )
+    ids = {key: _token_id(fields, key, len(tokens)) for key in ("bos", *_END_KEYS)}
+    return Vocabulary(
+        model=model,
+        pre=fields.get("pre", ""),
+        tokens=tokens,
+        types=types,
+        scores=scores,
+        merges=fields.get("merges", ()),
+        bos_id=ids["bos"],
+        eos_id=ids["eos"],
+        end_ids=_end_ids(tokens, [ids[key] for key in _END_KEYS]),
+        add_bos=fields.get("add_bos_token"),
+        add_space_prefix=fields.get("add_space_prefix"),
+    )
+
+
+def _corrected_types(tokens: tuple[str, ...], types: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(
+        TokenType.CONTROL if token in _CONTROL_TEXTS else kind
+        for token, kind in zip(tokens, types, strict=False)
+    )
+
+
+def _token_id(fields: Mapping[str, Any], key: str, size: int) -> int | None:
+    value = fields.get(f"{key}_token_id")
+    return value if isinstance(value, int) and 0 <= value < size else None
+
+
+def _end_ids(tokens: tuple[str, ...], named: list[int | None]) -> frozenset[int]:
+    by_text = {index for index, token in enumerate(tokens) if token in _ENDS or token in _ENDS_OF_INFILL}
+    return frozenset(by_text.union(index for index in named if index is not None))
