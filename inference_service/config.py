@@ -26,8 +26,8 @@ class ServiceConfig(CommonConfig):
     )
     model: str = Field(
         default="smollm2-135m-instruct",
-        description="A served default (see `lodestream model list`), a path to a GGUF file of a Llama-architecture "
-        "model, or hf://owner/repo/file.gguf.",
+        description="A served default (see `lodestream model list`), a path to a GGUF file of a "
+        "Llama-architecture model, or hf://owner/repo/file.gguf.",
     )
     alias: dict[str, str] = Field(
         default_factory=dict,
@@ -70,8 +70,8 @@ class ServiceConfig(CommonConfig):
         default=30.0,
         gt=0,
         le=3600,
-        description="Seconds that a caller may leave a stream unread, and that the engine may make no progress "
-        "with work outstanding, before the one is ended and the other is reported unhealthy.",
+        description="Seconds that a caller may leave a stream unread, and that the engine may make no "
+        "progress with work outstanding, before the one is ended and the other is reported unhealthy.",
     )
     simulated_prefill_tps: float = Field(
         default=0.0, ge=0, description="Prompt tokens a second of the simulated engine; 0: no delay."

@@ -9,6 +9,8 @@ ServiceError
 ├── ModelNotFound             no such model
 ├── RateLimited               the key spent its quota
 ├── QueueFull                 too many requests wait already
+├── ReaderStalled             the caller stopped reading its stream
+├── UnknownMethod             no such RPC
 ├── NotReady                  starting, draining, or the engine is down
 └── DeadlineBeforeFirstToken  the caller's deadline passed before there was anything to return
 """
@@ -119,3 +121,17 @@ class DeadlineBeforeFirstToken(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("The deadline passed before the first token.")
+
+
+class ReaderStalled(ServiceError):
+    """Expected: the caller left its stream unread for too long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The stream was left unread for {seconds:g} seconds and was ended.")
+
+
+class UnknownMethod(ServiceError):
+    """Expected: no such RPC."""
+
+    def __init__(self) -> None:
+        super().__init__("No such method.")

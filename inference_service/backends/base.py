@@ -27,6 +27,7 @@ class Backend(ABC):
 
         Raises:
             BackendStartError: it cannot be loaded; the message is one line that says what to do.
+
         """
 
     @abstractmethod
@@ -40,6 +41,7 @@ class Backend(ABC):
         Raises:
             EngineRequestError: this request failed, the engine lives on.
             EngineDeadError: the engine died, and every later call fails too.
+
         """
 
     @abstractmethod

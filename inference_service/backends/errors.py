@@ -8,12 +8,14 @@ BackendError
 
 from __future__ import annotations
 
+from lodestream_common.errors import OperatorError
+
 
 class BackendError(Exception):
     """Anything an engine raises on purpose."""
 
 
-class BackendStartError(BackendError):
+class BackendStartError(BackendError, OperatorError):
     """Expected: the engine cannot be loaded. The message is one line for the operator."""
 
 

@@ -1,0 +1,84 @@
+"""Who calls, and whether they may."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from inference_service.errors import PermissionDenied, RateLimited, Unauthenticated
+from lodestream_common.keys import Keyring, Level
+
+ANONYMOUS = "anonymous"
+"""The key name of every caller of an open server."""
+
+Metadata = Iterable[tuple[str, "str | bytes"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a call is made for."""
+
+    key_id: str
+    key_name: str
+
+
+class RateLimiter:
+    """A token bucket for each key: `per_minute` requests at once, refilled evenly."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._buckets: dict[str, tuple[float, float]] = {}
+        """Key id → (requests left, when that was true on the monotonic clock)."""
+
+    def spend(self, key_id: str) -> None:
+        """Take one request from a key's bucket.
+
+        Raises:
+            RateLimited: it is empty; says when the next request will be there.
+
+        """
+        if not self._per_minute:
+            return
+        now = time.monotonic()
+        left, since = self._buckets.get(key_id, (float(self._per_minute), now))
+        left = min(float(self._per_minute), left + (now - since) * self._per_minute / 60)
+        if left < 1:
+            self._buckets[key_id] = (left, now)
+            raise RateLimited(self._per_minute, (1 - left) * 60 / self._per_minute)
+        self._buckets[key_id] = (left - 1, now)
+
+
+class Access:
+    """Checks a call's key, its level and its rate. Open servers let everybody in."""
+
+    def __init__(self, keyring: Keyring, limiter: RateLimiter) -> None:
+        self._keyring = keyring
+        self._limiter = limiter
+
+    def check(self, metadata: Metadata, needed: Level) -> Caller:
+        """The caller behind a call's metadata.
+
+        Raises:
+            Unauthenticated: no bearer key, or one that is unknown or revoked.
+            PermissionDenied: the key's level is below `needed`.
+            RateLimited: the key spent its quota.
+
+        """
+        if not self._keyring.guarded:
+            return Caller(ANONYMOUS, ANONYMOUS)
+        key = self._keyring.verify(_bearer(metadata))
+        if key is None:
+            raise Unauthenticated("A valid API key is required: authorization: Bearer pg_...")
+        if not key.level.allows(needed):
+            raise PermissionDenied(f"The key's level is {key.level.value}; this needs {needed.value}.")
+        self._limiter.spend(key.id)
+        return Caller(key.id, key.name)
+
+
+def _bearer(metadata: Metadata) -> str:
+    for name, value in metadata:
+        if name == "authorization" and isinstance(value, str):
+            scheme, _, token = value.partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else ""
+    return ""

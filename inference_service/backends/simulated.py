@@ -1,0 +1,246 @@
+"""An engine that needs no model: deterministic text, settable speed, scripted faults.
+
+It ships with the package so that callers can test their retries, cancellation and parsing against
+the real servers. The answer to a prompt is `[digest] ` followed by the prompt's own text, so every
+stream proves which prompt it belongs to; `ignore_eos` repeats the text for as long as asked. Without
+greedy decoding the digest depends on the seed as well.
+
+Faults come from the settings, for every request, or from a directive anywhere in the prompt's text,
+for that request: `@sim(fail_at=5)`. Known ones, N counted in tokens from 0:
+
+- `fail_at=N`    the request fails in the engine before token N
+- `stall_at=N`   no token from N on, and no error
+- `die_at=N`     the whole engine dies before token N
+- `ignore_cancel` an aborted request keeps its slot for another second
+- `crash_at_start` the engine cannot be loaded (settings only)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, cycle, islice
+from typing import Protocol
+
+from inference_service.backends.base import Backend
+from inference_service.backends.errors import BackendStartError, EngineDeadError, EngineRequestError
+from inference_service.backends.types import (
+    BackendDescription,
+    BackendStats,
+    EngineFinish,
+    EngineRequest,
+    EngineStep,
+    Sampling,
+)
+
+_DIRECTIVE = re.compile(r"@sim\(([a-z_=0-9, ]*)\)")
+_IGNORED_CANCEL_SECONDS = 1.0
+
+
+class TextCodec(Protocol):
+    """The part of a tokenizer that answering takes."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+    def encode_text(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong, and before which token."""
+
+    fail_at: int | None = None
+    stall_at: int | None = None
+    die_at: int | None = None
+    ignore_cancel: bool = False
+    crash_at_start: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Faults:
+        """Read `fail_at=3, ignore_cancel`.
+
+        Raises:
+            ValueError: naming the unknown or malformed fault.
+
+        """
+        found: dict[str, int | bool] = {}
+        for part in filter(None, (p.strip() for p in text.split(","))):
+            name, _, value = part.partition("=")
+            if name in ("ignore_cancel", "crash_at_start") and not value:
+                found[name] = True
+            elif name in ("fail_at", "stall_at", "die_at") and value.isdigit():
+                found[name] = int(value)
+            else:
+                raise ValueError(f"unknown fault {part!r}")
+        return cls(**found)  # type: ignore[arg-type]
+
+    def or_else(self, other: Faults) -> Faults:
+        """These faults, or the other ones where there are none."""
+        return other if self == Faults() else self
+
+
+@dataclass(slots=True)
+class _Pace:
+    """When tokens become ready: a fixed rate, counted from the end of the prefill."""
+
+    tokens_per_second: float
+    began: float = field(default_factory=time.monotonic)
+    emitted: int = 0
+
+    async def next_batch(self) -> int:
+        """Wait for the next token; how many are ready by then."""
+        self.emitted += 1
+        if not self.tokens_per_second:
+            await asyncio.sleep(0)
+            return 1
+        due = self.began + self.emitted / self.tokens_per_second
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        late = int((time.monotonic() - due) * self.tokens_per_second)
+        self.emitted += late
+        return 1 + late
+
+
+class SimulatedBackend(Backend):
+    """The simulated engine."""
+
+    def __init__(
+        self,
+        codec: TextCodec,
+        *,
+        context_length: int,
+        max_concurrency: int,
+        prefill_tps: float = 0.0,
+        decode_tps: float = 0.0,
+        faults: str = "",
+    ) -> None:
+        """Args: speeds in tokens a second, 0 for no delay.
+
+        Raises:
+            BackendStartError: `faults` cannot be read.
+
+        """
+        try:
+            self._faults = Faults.parse(faults)
+        except ValueError as error:
+            raise BackendStartError(f"simulated_fault: {error}") from None
+        self._codec = codec
+        self._prefill_tps = prefill_tps
+        self._decode_tps = decode_tps
+        self._description = BackendDescription(
+            "simulated", context_length, max_concurrency, codec.vocabulary_size
+        )
+        self._running: set[str] = set()
+        self._pending_aborts = 0
+        self._alive = True
+        self._last_step = time.monotonic()
+
+    async def start(self) -> BackendDescription:
+        if self._faults.crash_at_start:
+            raise BackendStartError("the simulated engine was told to crash at start")
+        return self._description
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+        faults = self._faults_of(request)
+        self._enter(request)
+        finished = False
+        try:
+            await self._prefill(request)
+            async for step in self._decode(request, faults):
+                finished = step.finish is not None
+                yield step
+        finally:
+            self._leave(request, keep_slot=faults.ignore_cancel and not finished)
+
+    def stats(self) -> BackendStats:
+        busy = len(self._running)
+        age = time.monotonic() - self._last_step if busy else 0.0
+        return BackendStats(busy + self._pending_aborts, self._pending_aborts, self._alive, age)
+
+    async def close(self) -> None:
+        self._alive = False
+
+    def _enter(self, request: EngineRequest) -> None:
+        if not self._alive:
+            raise EngineDeadError("the simulated engine is dead")
+        if not self._running:
+            self._last_step = time.monotonic()
+        self._running.add(request.request_id)
+
+    def _leave(self, request: EngineRequest, *, keep_slot: bool) -> None:
+        self._running.discard(request.request_id)
+        if keep_slot:
+            self._pending_aborts += 1
+            asyncio.get_running_loop().call_later(_IGNORED_CANCEL_SECONDS, self._end_ignored_abort)
+
+    def _end_ignored_abort(self) -> None:
+        self._pending_aborts -= 1
+
+    async def _prefill(self, request: EngineRequest) -> None:
+        if self._prefill_tps:
+            await asyncio.sleep(len(request.prompt_ids) / self._prefill_tps)
+            self._last_step = time.monotonic()
+
+    async def _decode(self, request: EngineRequest, faults: Faults) -> AsyncGenerator[EngineStep, None]:
+        answer = self._answer(request)
+        pace = _Pace(self._decode_tps)
+        position = 0
+        while True:
+            wanted = min(await pace.next_batch(), request.max_tokens - position)
+            wanted = await self._misbehave(faults, position, wanted)
+            ids = list(islice(answer, wanted))
+            position += len(ids)
+            self._last_step = time.monotonic()
+            finish = self._finish(ids, position, request)
+            yield EngineStep(ids, len(ids), None, finish, cached_tokens=0)
+            if finish is not None:
+                return
+
+    def _answer(self, request: EngineRequest) -> Iterator[int]:
+        text = self._codec.decode(request.prompt_ids)
+        head = self._codec.encode_text(f"[{digest(request.prompt_ids, request.sampling)}] ")
+        body = self._codec.encode_text(text) or head
+        if request.ignore_eos:
+            return chain(head, cycle(body))
+        return chain(head, body, [min(self._codec.eos_ids)])
+
+    def _finish(self, ids: Sequence[int], position: int, request: EngineRequest) -> EngineFinish | None:
+        if not request.ignore_eos and ids[-1] in self._codec.eos_ids:
+            return EngineFinish.END_OF_SEQUENCE
+        return EngineFinish.MAX_TOKENS if position >= request.max_tokens else None
+
+    async def _misbehave(self, faults: Faults, position: int, wanted: int) -> int:
+        """Do what the script says at this token; otherwise how many tokens may still pass before it does."""
+        if not self._alive or position == faults.die_at:
+            self._alive = False
+            raise EngineDeadError("the simulated engine died")
+        if position == faults.fail_at:
+            raise EngineRequestError("the simulated engine was told to fail this request")
+        if position == faults.stall_at:
+            await asyncio.Event().wait()
+        ahead = [n - position for n in (faults.fail_at, faults.stall_at, faults.die_at) if n is not None]
+        return min([wanted, *(n for n in ahead if n > 0)])
+
+    def _faults_of(self, request: EngineRequest) -> Faults:
+        found = _DIRECTIVE.search(self._codec.decode(request.prompt_ids))
+        if found is None:
+            return self._faults
+        try:
+            return Faults.parse(found.group(1)).or_else(self._faults)
+        except ValueError as error:
+            raise EngineRequestError(str(error)) from None
+
+
+def digest(prompt_ids: Sequence[int], sampling: Sampling) -> str:
+    """Eight hexadecimal digits that name a prompt and, unless decoding is greedy, the seed."""
+    seed = "" if sampling.is_greedy else str(sampling.seed)
+    return hashlib.sha256(f"{list(prompt_ids)}{seed}".encode()).hexdigest()[:8]

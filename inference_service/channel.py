@@ -1,0 +1,31 @@
+"""The listening side of HTTP/2: sizes and keepalive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+KEEPALIVE_TIME_MS = 30_000
+"""How often the server pings a silent connection, to notice callers that vanished."""
+KEEPALIVE_TIMEOUT_MS = 10_000
+MIN_CLIENT_PING_INTERVAL_MS = 10_000
+"""Clients may ping this often, with or without running calls, and never earn `too_many_pings`: our own
+client pings every 30 s."""
+
+
+def options(max_message_bytes: int) -> Sequence[tuple[str, int]]:
+    """The options of the gRPC server.
+
+    The hard limit on what is received is twice the documented one, so that a request moderately over
+    it is refused by us, with the numbers, and only a far larger one by the transport.
+    """
+    return (
+        ("grpc.max_receive_message_length", 2 * max_message_bytes),
+        ("grpc.max_send_message_length", 64 * 1024 * 1024),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_INTERVAL_MS),
+        # Two servers on one port would share its connections by chance.
+        ("grpc.so_reuseport", 0),
+    )

@@ -1,0 +1,95 @@
+"""The loaded engine with all that stands around it, or the fact that there is none yet."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from inference_service.backends import registry
+from inference_service.backends.base import Backend
+from inference_service.backends.types import BackendStats
+from inference_service.config import ServiceConfig
+from inference_service.errors import NotReady
+from inference_service.generation.admission import Admission
+from inference_service.models import loader, store
+from inference_service.served import ServedModel
+from lodestream_common.errors import OperatorError
+
+DEFAULT_CONTEXT_LENGTH = 8192
+"""Unless the settings say otherwise, no request gets more: the KV cache is reserved for all slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRoom:
+    """A started engine, its model, and the permits to use it."""
+
+    backend: Backend
+    model: ServedModel
+    admission: Admission
+
+
+class EngineDoor:
+    """Leads to the engine room once there is one. The server listens before its engine is loaded."""
+
+    def __init__(self) -> None:
+        self._room: EngineRoom | None = None
+
+    def open(self, room: EngineRoom) -> None:
+        self._room = room
+
+    def enter(self) -> EngineRoom:
+        """The engine room.
+
+        Raises:
+            NotReady: the engine is not loaded yet.
+
+        """
+        if self._room is None:
+            raise NotReady("it is starting")
+        return self._room
+
+    async def close(self) -> None:
+        """Close the engine, if there is one."""
+        if self._room is not None:
+            await self._room.backend.close()
+
+    def stats(self) -> BackendStats:
+        return self.enter().backend.stats()
+
+
+async def build(config: ServiceConfig, workers: Executor) -> EngineRoom:
+    """Find the model, load the engine.
+
+    Raises:
+        OperatorError: something is missing, broken or unsupported.
+
+    """
+    loop = asyncio.get_running_loop()
+    loaded = await loop.run_in_executor(workers, _load, config)
+    backend = registry.create(config, loaded.path, loaded.tokenizer, _context_length(config, loaded))
+    description = await backend.start()
+    model = ServedModel(
+        id=loaded.id,
+        aliases=config.alias,
+        tokenizer=loaded.tokenizer,
+        template=loaded.chat_template,
+        engine=description,
+        workers=workers,
+    )
+    admission = Admission(capacity=description.max_concurrency, queue_limit=config.queue_limit)
+    return EngineRoom(backend, model, admission)
+
+
+def _load(config: ServiceConfig) -> loader.LoadedModel:
+    found = store.resolve(config.model, config.cache_dir, show_progress=True)
+    return loader.load(found)
+
+
+def _context_length(config: ServiceConfig, model: loader.LoadedModel) -> int:
+    wanted = config.context_length or min(model.context_length, DEFAULT_CONTEXT_LENGTH)
+    if wanted > model.context_length:
+        raise OperatorError(
+            f"context_length: the model was made for {model.context_length} tokens, {wanted} are too many"
+        )
+    return wanted

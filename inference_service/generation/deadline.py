@@ -1,0 +1,50 @@
+"""A fixed point in time by which the caller wants an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout as _timeout
+else:
+    from async_timeout import timeout as _timeout
+
+T = TypeVar("T")
+
+
+class DeadlinePassed(Exception):
+    """Expected: the deadline, less its margin, has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When to stop, on the monotonic clock, a little before the caller's own limit."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The deadline of a call with this many seconds left.
+
+        A tenth of them, between 20 and 250 ms, is kept for the answer's way back.
+        """
+        margin = min(max(0.1 * seconds, 0.02), 0.25)
+        return cls(time.monotonic() + seconds - margin)
+
+    async def bound(self, work: Awaitable[T]) -> T:
+        """Await `work` until the deadline.
+
+        Raises:
+            DeadlinePassed: it passed first; `work` has been cancelled.
+
+        """
+        try:
+            async with _timeout(max(self.at - time.monotonic(), 0)):
+                return await work
+        except (asyncio.TimeoutError, TimeoutError):
+            raise DeadlinePassed from None

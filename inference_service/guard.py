@@ -1,0 +1,48 @@
+"""The door before services that are not ours: reflection, and methods nobody has."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from inference_service import status
+from inference_service.access import Access
+from inference_service.errors import ServiceError, UnknownMethod
+from lodestream_common.keys import Level
+
+_OWN = "/lodestream.inference."
+"""Our own servicers check their callers themselves, with the level that each method needs."""
+_HEALTH = "/grpc.health.v1.Health/"
+"""Probes carry no key."""
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Asks for a key where the service itself does not, and answers unknown methods in our own form."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        method = str(handler_call_details.method)
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return _refuse(UnknownMethod())
+        if not method.startswith((_OWN, _HEALTH)):
+            try:
+                self._access.check(handler_call_details.invocation_metadata or (), Level.READ_ONLY)
+            except ServiceError as error:
+                return _refuse(error)
+        return handler
+
+
+def _refuse(error: ServiceError) -> grpc.RpcMethodHandler[Any, Any]:
+    async def answer(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.abort_with_status(status.status_of(error))
+
+    return grpc.stream_stream_rpc_method_handler(answer)

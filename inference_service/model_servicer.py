@@ -1,0 +1,61 @@
+"""ModelService: what is served, and how long a prompt is."""
+
+from __future__ import annotations
+
+from lodestream.inference.v1 import model_service_pb2 as pb
+from lodestream.inference.v1 import model_service_pb2_grpc as pb_grpc
+
+from inference_service import parse
+from inference_service.call import Calls, Context
+from inference_service.engine_room import EngineDoor
+from lodestream_common.keys import Level
+
+OWNER = "lodestream"
+
+
+class ModelServicer(pb_grpc.ModelServiceServicer):
+    """Questions about the served model."""
+
+    def __init__(self, *, door: EngineDoor, calls: Calls, max_message_bytes: int) -> None:
+        self._door = door
+        self._calls = calls
+        self._max_message_bytes = max_message_bytes
+
+    async def ListModels(self, _: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
+        response = pb.ListModelsResponse()
+        async with self._calls.run(context, "ListModels", Level.READ_ONLY):
+            response.models.append(self._describe())
+        return response
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:  # noqa: N802
+        response = pb.GetModelResponse()
+        async with self._calls.run(context, "GetModel", Level.READ_ONLY):
+            self._door.enter().model.check_name(parse.parse_model_name(request))
+            response.model.CopyFrom(self._describe())
+        return response
+
+    async def CountTokens(  # noqa: N802
+        self, request: pb.CountTokensRequest, context: Context
+    ) -> pb.CountTokensResponse:
+        response = pb.CountTokensResponse()
+        async with self._calls.run(context, "CountTokens", Level.READ_ONLY):
+            parse.check_size(request, self._max_message_bytes)
+            name, prompt = parse.parse_count(request)
+            model = self._door.enter().model
+            model.check_name(name)
+            response.token_ids.extend(await model.encode(prompt))
+            response.token_count = len(response.token_ids)
+        return response
+
+    def _describe(self) -> pb.Model:
+        model = self._door.enter().model
+        return pb.Model(
+            id=model.id,
+            aliases=sorted(model.aliases),
+            created=model.created,
+            owned_by=OWNER,
+            context_length=model.engine.context_length,
+            vocabulary_size=model.engine.vocabulary_size,
+            backend=model.engine.name,
+            max_concurrency=model.engine.max_concurrency,
+        )

@@ -1,0 +1,105 @@
+"""The model that is served: its names, its tokenizer, its prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from inference_service.backends.types import BackendDescription
+from inference_service.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from inference_service.generation.prompt import ChatTemplate, PromptError
+from inference_service.generation.tokenizer import Tokenizer
+from inference_service.parse import (
+    DEFAULT_MAX_TOKENS,
+    ChatPrompt,
+    ParsedRequest,
+    Prompt,
+    TextPrompt,
+    check_token_ids,
+)
+
+_INLINE_CHARACTERS = 2000
+"""Longer prompts are encoded off the loop: 500 tokens take about a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model behind a started engine."""
+
+    id: str
+    aliases: Mapping[str, str]
+    """Other name → served id."""
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    engine: BackendDescription
+    workers: Executor
+    """Where long prompts are encoded."""
+    created: int = field(default_factory=lambda: int(time.time()))
+    """Seconds since the Unix epoch."""
+
+    def check_name(self, name: str) -> None:
+        """Refuse a name that is neither the id nor an alias.
+
+        Raises:
+            ModelNotFound: it is neither; names what is served.
+
+        """
+        if name != self.id and name not in self.aliases:
+            raise ModelNotFound((self.id, *self.aliases))
+
+    async def encode(self, prompt: Prompt) -> Sequence[int]:
+        """The token ids of a prompt.
+
+        Raises:
+            InvalidRequest: the model's template refuses the conversation, or an id is out of range.
+
+        """
+        if _size(prompt) <= _INLINE_CHARACTERS:
+            return self._encode(prompt)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.workers, self._encode, prompt)
+
+    def room(self, request: ParsedRequest, prompt_tokens: int) -> int:
+        """How many tokens to generate: what was asked for, or the default as far as it fits.
+
+        Raises:
+            ContextLengthExceeded: prompt and output do not fit the context.
+
+        """
+        context = self.engine.context_length
+        free = context - prompt_tokens
+        wanted = request.max_tokens if request.max_tokens is not None else min(DEFAULT_MAX_TOKENS, free)
+        if not 1 <= wanted <= free:
+            raise ContextLengthExceeded(prompt_tokens, max(wanted, 1), context, _field_of(request.prompt))
+        return wanted
+
+    def _encode(self, prompt: Prompt) -> Sequence[int]:
+        if isinstance(prompt, ChatPrompt):
+            return self._encode_chat(prompt)
+        if isinstance(prompt, TextPrompt):
+            return self.tokenizer.encode_prompt(prompt.text)
+        check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, "prompt")
+        return prompt.ids
+
+    def _encode_chat(self, prompt: ChatPrompt) -> Sequence[int]:
+        if self.template is None:
+            raise InvalidRequest.of(
+                "messages", "The model has no chat template; send a prompt instead.", "unsupported_parameter"
+            )
+        try:
+            return self.template.render(prompt.turns)
+        except PromptError as error:
+            raise InvalidRequest.of("messages", str(error)) from None
+
+
+def _size(prompt: Prompt) -> int:
+    if isinstance(prompt, ChatPrompt):
+        return sum(len(turn.content) for turn in prompt.turns)
+    return len(prompt.text) if isinstance(prompt, TextPrompt) else 0
+
+
+def _field_of(prompt: Prompt) -> str:
+    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"

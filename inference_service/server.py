@@ -1,0 +1,195 @@
+"""The gRPC server: assembles the parts, serves, and ends in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from lodestream.inference.v1 import generate_service_pb2 as generate_pb
+from lodestream.inference.v1 import generate_service_pb2_grpc as generate_grpc
+from lodestream.inference.v1 import model_service_pb2 as model_pb
+from lodestream.inference.v1 import model_service_pb2_grpc as model_grpc
+
+from inference_service import channel, engine_room
+from inference_service.access import Access, RateLimiter
+from inference_service.call import Calls
+from inference_service.config import ServiceConfig
+from inference_service.engine_room import EngineDoor
+from inference_service.errors import NotReady, ReaderStalled
+from inference_service.guard import Guard
+from inference_service.health import HealthMonitor, State
+from inference_service.model_servicer import ModelServicer
+from inference_service.servicer import GenerateServicer
+from lodestream_common.address import Address, cannot_listen, check_open_address, parse_address
+from lodestream_common.keys import Keyring
+from lodestream_common.ready import announce_ready
+
+_log = structlog.get_logger(__name__)
+
+SERVICES = (
+    generate_pb.DESCRIPTOR.services_by_name["GenerateService"].full_name,
+    model_pb.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+
+
+class Server:
+    """The service on its port, from binding it to the last answer."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        """Prepare to serve.
+
+        Raises:
+            OperatorError: the keys cannot be read, or an open server should listen beyond this machine.
+
+        """
+        self._config = config
+        keyring = Keyring(config.keys_file)
+        self._wanted = parse_address(config.grpc_address, "grpc_address")
+        check_open_address(self._wanted, keyring.guarded, "grpc_address")
+        if not keyring.guarded:
+            _log.warning("open", reason="no key exists: anybody on this machine may call")
+        self._access = Access(keyring, RateLimiter(config.requests_per_minute))
+        self._door = EngineDoor()
+        self._workers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-worker")
+        self.calls = Calls(self._access)
+        self.health = HealthMonitor(SERVICES, self._door.stats, config.stall_timeout)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._grpc = self._assemble()
+        self.address: Address | None = None
+
+    async def start(self) -> Address:
+        """Listen, load the engine, become ready; the bound address.
+
+        Raises:
+            OperatorError: the port is taken, or the engine cannot be loaded.
+
+        """
+        self.address = self._bind()
+        await self._grpc.start()
+        await self.health.refresh()
+        self._door.open(await engine_room.build(self._config, self._workers))
+        await self.health.enter(State.READY)
+        self._tasks = [
+            asyncio.create_task(self.health.watch(), name="health"),
+            asyncio.create_task(self._watch_readers(), name="stalled-readers"),
+        ]
+        _log.info("serving", address=str(self.address), model=self._door.enter().model.id)
+        return self.address
+
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """Take nothing new, let what runs finish within the grace, abort the rest.
+
+        Args:
+            hurry: once set, the grace is over.
+
+        """
+        await self.health.enter(State.DRAINING)
+        self._door.enter().admission.close()
+        _log.info("draining", running=len(self.calls), grace=self._config.shutdown_grace)
+        idle = asyncio.create_task(self.calls.wait_idle(self._config.shutdown_grace))
+        hurried = asyncio.create_task(hurry.wait())
+        await asyncio.wait({idle, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        hurried.cancel()
+        for call in self.calls:
+            call.end_with(NotReady("it is shutting down"))
+        await self.calls.wait_idle(2.0)
+
+    async def stop(self) -> None:
+        """End at once. Safe to call at any time, and twice."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._grpc.stop(0.2)
+        await self._door.close()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _assemble(self) -> grpc.aio.Server:
+        limit = self._config.max_message_bytes
+        server = grpc.aio.server(options=channel.options(limit), interceptors=[Guard(self._access)])
+        generate = GenerateServicer(door=self._door, calls=self.calls, max_message_bytes=limit)
+        models = ModelServicer(door=self._door, calls=self.calls, max_message_bytes=limit)
+        generate_grpc.add_GenerateServiceServicer_to_server(generate, server)
+        model_grpc.add_ModelServiceServicer_to_server(models, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
+    def _bind(self) -> Address:
+        try:
+            port = self._grpc.add_insecure_port(str(self._wanted))
+        except RuntimeError as error:
+            raise cannot_listen(self._wanted, "grpc_address", "the port is taken") from error
+        return self._wanted if self._wanted.is_unix else Address(self._wanted.host, port)
+
+    async def _watch_readers(self) -> None:
+        """End streams that nobody reads: what they hold back would grow, and their slot is wanted."""
+        limit = self._config.stall_timeout
+        while True:
+            await asyncio.sleep(min(1.0, limit / 4))
+            now = time.monotonic()
+            for call in self.calls:
+                if call.writing_since is not None and now - call.writing_since > limit:
+                    call.end_with(ReaderStalled(limit))
+
+
+def run(config: ServiceConfig) -> int:
+    """Serve until told to stop; the exit status: 0 after a clean end, 1 where the engine died.
+
+    Raises:
+        OperatorError: it cannot start.
+
+    """
+    import uvloop
+
+    return uvloop.run(serve(config))
+
+
+async def serve(config: ServiceConfig) -> int:
+    """Serve on the running loop until SIGTERM or SIGINT; the exit status."""
+    server = Server(config)
+    asked, hurry = _listen_to_signals()
+    try:
+        if not await _finishes_before(asked, server.start()):
+            return 0
+        announce_ready(str(server.address))
+        died = await _finishes_before(asked, server.health.died.wait())
+        await server.drain(hurry)
+        return int(died)
+    finally:
+        await server.stop()
+
+
+def _listen_to_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Events that the first and the second SIGTERM or SIGINT set."""
+    asked, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if asked.is_set() else asked).set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, on_signal)
+    return asked, hurry
+
+
+async def _finishes_before(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
+    """Run `work` until it is done or `event` is set, whichever comes first; True if it is done."""
+    working, waiting = asyncio.create_task(work), asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+            return True
+        return False
+    finally:
+        working.cancel()
+        waiting.cancel()
