@@ -7,12 +7,44 @@ PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
 .PHONY: serve test check format lint types arrows proto proto-check unit bench lock clean
 
-serve: $(VENV)/.serve
+serve: $(VENV)/.serve  ## Set up, fetch the model, start both servers. ARGS="--help" says what else it takes.
 	@$(BIN)/lodestream up $(ARGS)
 
-test: check unit
+test: check unit  ## Set up and run everything that CI runs.
 
 check: lint types arrows proto-check
+
+format: $(VENV)/.dev  ## Format the code.
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+arrows: $(VENV)/.dev
+	$(BIN)/lint-imports --no-cache
+
+proto: $(VENV)/.dev  ## Generate the protocol modules.
+	proto/generate.sh
+
+proto-check: $(VENV)/.dev
+	proto/check.sh
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest $(ARGS)
+
+bench: $(VENV)/.dev  ## Measure speed and memory; takes minutes, gates nothing.
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock:  ## Renew the lock files; needs uv.
+	requirements/compile.sh
+
+clean:  ## Remove what the targets above made inside the clone.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
