@@ -1,0 +1,26 @@
+"""`python -m benchmarks`: every measurement, or those that are named."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=["throughput", "memory", []], help="default: all")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of runs behind each median (7)")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 32])
+    options = parser.parse_args()
+    wanted = options.what or ["throughput", "memory"]
+    if "throughput" in wanted:
+        from benchmarks import throughput
+
+        throughput.measure(options.streams, options.rounds)
+    if "memory" in wanted:
+        from benchmarks import memory
+
+        memory.measure()
+
+
+if __name__ == "__main__":
+    main()

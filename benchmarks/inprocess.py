@@ -1,0 +1,109 @@
+"""The yardstick: the embedded engine library called directly, in a process of its own.
+
+Speaks lines of JSON: a job `{"concurrency": c, "tokens": n, "prompts": [...]}` on stdin, its result
+`{"seconds": s, "tokens": t, "first": [...]}` on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one job took."""
+
+    tokens_per_second: float
+    first_token_seconds: list[float]
+
+
+class Yardstick:
+    """The parent's side of the process."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def run(self, prompts: list[list[int]], tokens: int) -> Result:
+        """Generate `tokens` tokens for every prompt at once."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"prompts": prompts, "tokens": tokens}) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        return Result(answer["tokens"] / answer["seconds"], answer["first"])
+
+
+@contextmanager
+def yardstick(model: str, slots: int, context: int, prefill_chunk: int) -> Iterator[Yardstick]:
+    """Start the process; `context` is in tokens, for each slot."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.inprocess", model, str(slots), str(context), str(prefill_chunk)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield Yardstick(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _serve(model: str, slots: int, context: int, prefill_chunk: int) -> None:
+    import xllamacpp
+
+    params: Any = xllamacpp.CommonParams()
+    params.model.path = model
+    params.n_ctx, params.n_parallel = context * slots, slots
+    params.n_batch = params.n_ubatch = max(prefill_chunk, slots)
+    params.cache_ram_mib, params.verbosity = 0, -1
+    engine = xllamacpp.Server(params)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_run(engine, **json.loads(line))), flush=True)
+
+
+def _run(engine: Any, prompts: list[list[int]], tokens: int) -> dict[str, Any]:
+    counts, first = [0] * len(prompts), [0.0] * len(prompts)
+    began = time.perf_counter()
+
+    def one(number: int) -> None:
+        def on_chunk(chunk: dict[str, Any]) -> bool:
+            if chunk["choices"][0]["text"] and not first[number]:
+                first[number] = time.perf_counter() - began
+            if usage := chunk.get("usage"):
+                counts[number] = usage["completion_tokens"]
+            return False
+
+        request = {
+            "prompt": prompts[number],
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "stream": True,
+            "cache_prompt": False,
+            "temperature": 0,
+            "n_probs": 1,
+        }
+        engine.handle_completions(request, on_chunk)
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"seconds": time.perf_counter() - began, "tokens": sum(counts), "first": first}
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], *map(int, sys.argv[2:5]))

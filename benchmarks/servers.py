@@ -1,0 +1,72 @@
+"""Both servers as processes of their own, on free ports of the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lodestream_common.ready import READY_FILE, read_ready
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server process and where it listens."""
+
+    address: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The service and a bridge before it."""
+
+    service: Running
+    bridge: Running
+
+
+@contextmanager
+def pair(**settings: str) -> Iterator[Pair]:
+    """Start both servers; the settings are those of the service, by name."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        common = {"keys_file": str(home / "keys.json"), "log_level": "warning"}
+        service = stack.enter_context(
+            server("serve", home, {"grpc_address": "127.0.0.1:0", **common, **settings})
+        )
+        bridge = stack.enter_context(
+            server("bridge", home, {"http_address": "127.0.0.1:0", "grpc_address": service.address, **common})
+        )
+        yield Pair(service, bridge)
+
+
+@contextmanager
+def server(command: str, home: Path, settings: Mapping[str, str]) -> Iterator[Running]:
+    """Run `lodestream COMMAND` until the context ends."""
+    ready = home / f"{command}.ready"
+    variables = {f"LODESTREAM_{name.upper()}": value for name, value in settings.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lodestream.cli", command],
+        env={**os.environ, **variables, READY_FILE: str(ready)},
+    )
+    try:
+        yield Running(_wait_ready(process, ready), process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait_ready(process: subprocess.Popen[bytes], ready: Path) -> str:
+    for _ in range(1200):
+        if address := read_ready(ready):
+            return address
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise SystemExit("a server did not become ready")
