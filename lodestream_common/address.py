@@ -29,6 +29,7 @@ class Address:
 
         Raises:
             ValueError: it is none of these, or the port is over 65535; the message is fit to show.
+
         """
         if unix := _UNIX.fullmatch(text):
             return cls("unix:" + unix["path"])
@@ -62,6 +63,7 @@ def parse_address(text: str, setting: str = "address") -> Address:
 
     Raises:
         SettingError: as `Address.parse` raises ValueError; the message begins with `setting`.
+
     """
     try:
         return Address.parse(text)
@@ -81,6 +83,7 @@ def is_loopback(host: str) -> bool:
 
     Raises:
         OperatorError: the name does not resolve.
+
     """
     if host.startswith("unix:"):
         return True
@@ -105,6 +108,7 @@ def check_open_address(address: Address | str, guarded: bool, setting: str = "ad
 
     Raises:
         OperatorError: other machines could reach `address`, and `guarded` is False.
+
     """
     address = address if isinstance(address, Address) else parse_address(address, setting)
     if not guarded and not is_loopback(address.host):

@@ -30,6 +30,7 @@ def configure(
         level: the least severe level written: `debug`, `info`, `warning` or `error`.
         format: `console` for people, `json` for one object a line, `auto` to decide by the terminal.
         server: which of the two servers this process is.
+
     """
     # The core of grpc writes lines of its own that nothing can route; it reads this when it is loaded.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -18,6 +18,7 @@ def announce_ready(address: str) -> None:
 
     Raises:
         OSError: the file cannot be written.
+
     """
     name = os.environ.get(READY_FILE)
     if not name:

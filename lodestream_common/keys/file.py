@@ -30,6 +30,7 @@ class KeyFile:
 
         Raises:
             OperatorError: the file cannot be read, or is not a key file.
+
         """
         try:
             return parse_keys(self.path.read_bytes(), self.path)
@@ -43,6 +44,7 @@ class KeyFile:
 
         Raises:
             OperatorError: the name is malformed or taken, or the file cannot be written.
+
         """
         _check_name(name)
         token = new_token()
@@ -59,6 +61,7 @@ class KeyFile:
 
         Raises:
             OperatorError: no active key has this name or id, or the file cannot be written.
+
         """
         with self._locked() as target:
             keys = self.list()
@@ -103,6 +106,7 @@ def parse_keys(content: bytes, path: Path) -> tuple[ApiKey, ...]:
 
     Raises:
         OperatorError: it is malformed, or of another version; the message names `path`.
+
     """
     try:
         document = json.loads(content)

@@ -22,6 +22,7 @@ class Keyring:
 
     Raises:
         OperatorError: on construction, the file is there but malformed or unreadable.
+
     """
 
     def __init__(self, path: Path, check_interval: float = 0.25) -> None:

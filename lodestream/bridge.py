@@ -1,0 +1,28 @@
+"""`lodestream bridge`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lodestream import leash, settings
+from lodestream.groups import BRIDGE, COMMON
+from lodestream.parser import CommandParser
+from lodestream_common import logs
+from rest_bridge.config import BridgeConfig
+
+_ABOUT = "Runs the REST bridge: answers OpenAI-style HTTP by asking a gRPC service."
+_EXAMPLES = (
+    "lodestream bridge",
+    "lodestream bridge --grpc-address 10.0.0.5:50051 --http-address 0.0.0.0:8000",
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Bridge until told to end."""
+    parser = CommandParser("bridge", _ABOUT, {**BRIDGE, **COMMON}, _EXAMPLES)
+    config = settings.load(BridgeConfig, parser.parse(arguments))
+    logs.configure(config.log_level, config.log_format, server="bridge")
+    leash.hold()
+    from rest_bridge.serve import run as run_bridge
+
+    return run_bridge(config)

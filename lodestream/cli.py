@@ -1,0 +1,132 @@
+"""The command `lodestream`: finds the subcommand, loads it alone, and puts expected errors in one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lodestream_common.errors import OperatorError, SettingError
+
+OUR_ROOMS = frozenset(
+    {"inference_client", "inference_service", "lodestream", "lodestream_common", "rest_bridge"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand, and the function behind it: arguments in, exit status out."""
+
+    name: str
+    summary: str
+    module: str
+    function: str = "run"
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Load the module and run the command in it."""
+        status: int = getattr(importlib.import_module(self.module), self.function)(arguments)
+        return status
+
+
+COMMANDS = (
+    Command("up", "Fetch the model, then run both servers until Ctrl-C.", "lodestream.up"),
+    Command("serve", "Run the gRPC service.", "lodestream.serve"),
+    Command("bridge", "Run the REST bridge in front of a service.", "lodestream.bridge"),
+    Command("keys create", "Make an API key and print it, this once.", "lodestream.keys", "create"),
+    Command("keys list", "List the API keys, without the keys themselves.", "lodestream.keys", "show"),
+    Command("keys revoke", "End an API key; running servers notice.", "lodestream.keys", "revoke"),
+    Command("model list", "List the served defaults.", "lodestream.models", "show"),
+    Command("model fetch", "Fetch a model and verify it.", "lodestream.models", "fetch"),
+    Command("model path", "Print where a model's file is.", "lodestream.models", "path"),
+    Command("health", "Ask a server whether it serves; the exit status is the answer.", "lodestream.health"),
+    Command("version", "Print the versions of lodestream and what it runs on.", "lodestream.version"),
+)
+
+_HEAD = """\
+usage: lodestream COMMAND [ARGUMENT ...]
+
+Serves a language model over gRPC and, through a bridge, over OpenAI-style REST.
+
+commands:
+"""
+_TAIL = """
+`lodestream COMMAND --help` explains a command with all its settings.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 wrong arguments or settings, 130 interrupted.
+
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _dispatch(arguments)
+    except OperatorError as error:
+        return _complain(str(error), error.exit_status)
+    except ModuleNotFoundError as error:
+        if _is_ours(error):
+            raise
+        return _complain(f"{error.name} is not installed; install the distribution lodestream[all]", 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # The reader of a pipe left. Nothing may be flushed into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        arguments = ["version"]
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        for command in COMMANDS:
+            if command.name == name:
+                return command.run(arguments[words:])
+    return _describe_group(arguments)
+
+
+def overview(group: str = "") -> str:
+    """List the commands, or those whose names begin with `group`."""
+    rows = [f"  {c.name:<12} {c.summary}" for c in COMMANDS if c.name.startswith(group)]
+    return _HEAD + "\n".join(rows) + "\n" + _TAIL
+
+
+def _describe_group(arguments: Sequence[str]) -> int:
+    group = arguments[0] + " "
+    if any(command.name.startswith(group) for command in COMMANDS):
+        if len(arguments) == 1 or arguments[1] in ("-h", "--help"):
+            print(overview(group))
+            return 0
+        raise _unknown_command(" ".join(arguments[:2]))
+    raise _unknown_command(arguments[0])
+
+
+def _unknown_command(name: str) -> SettingError:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [command.name for command in COMMANDS], n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; see lodestream --help"
+    return SettingError(f"{name}: unknown command{hint}")
+
+
+def _is_ours(error: ModuleNotFoundError) -> bool:
+    return (error.name or "").split(".")[0] in OUR_ROOMS
+
+
+def _complain(message: str, status: int) -> int:
+    print("lodestream: " + " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

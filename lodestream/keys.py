@@ -1,0 +1,116 @@
+"""`lodestream keys create`, `list` and `revoke`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from lodestream import settings
+from lodestream.groups import only
+from lodestream.parser import CommandParser
+from lodestream_common.config import CommonConfig
+from lodestream_common.errors import SettingError
+from lodestream_common.keys import ApiKey, KeyFile, Level
+
+_LEVELS = [level.value for level in Level]
+
+
+def create(arguments: Sequence[str]) -> int:
+    """Make a key: the key alone goes to stdout, what to do with it to stderr."""
+    parser = CommandParser(
+        "keys create",
+        "Makes an API key and prints it. It is shown this once: only its hash is stored. As soon as one key "
+        "exists, both servers want one with every request; running servers notice within a second.",
+        only("keys_file"),
+        ["lodestream keys create --name alice", "KEY=$(lodestream keys create --name ci --level read-only)"],
+        operands="--name NAME [--level LEVEL]",
+    )
+    parser.add_argument("--name", required=True, help="1 to 64 printable characters; names the key in logs")
+    parser.add_argument(
+        "--level",
+        default=Level.READ_WRITE.value,
+        metavar="{" + ",".join(_LEVELS) + "}",
+        help="what the key may do: read-only asks what is served, read-write generates too, admin all "
+        "[default: read-write]",
+    )
+    parsed = parser.parse(arguments)
+    level = _level(parsed.level)
+    file = _key_file(parsed)
+    key, token = file.create(parsed.name, level)
+    print(token)
+    print(
+        f"Created {key.id} ({key.name}, {key.level.value}) in {file.path}.\n"
+        f"The key above is shown this once. Callers send it as: Authorization: Bearer pg_...",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def show(arguments: Sequence[str]) -> int:
+    """Print a table of the keys."""
+    parser = CommandParser(
+        "keys list",
+        "Lists the API keys, oldest first, revoked ones included. The keys themselves are not stored.",
+        only("keys_file"),
+        operands="[--json]",
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON array instead of a table")
+    parsed = parser.parse(arguments)
+    rows = [_row(key) for key in _key_file(parsed).list()]
+    if parsed.json:
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        _print_table(rows)
+    else:
+        print("No keys: the servers are open, on loopback only.", file=sys.stderr)
+    return 0
+
+
+def revoke(arguments: Sequence[str]) -> int:
+    """End a key."""
+    parser = CommandParser(
+        "keys revoke",
+        "Ends an API key. Running servers refuse it within a second. It stays on the list, and the servers "
+        "go on asking for a key, also when it was the last one.",
+        only("keys_file"),
+        ["lodestream keys revoke alice"],
+        operands="NAME|ID",
+    )
+    parser.add_argument(
+        "key", metavar="NAME|ID", help="the key's name or id, as `lodestream keys list` shows it"
+    )
+    parsed = parser.parse(arguments)
+    key = _key_file(parsed).revoke(parsed.key)
+    print(f"Revoked {key.id} ({key.name}).", file=sys.stderr)
+    return 0
+
+
+def _key_file(parsed: Namespace) -> KeyFile:
+    return KeyFile(settings.load(CommonConfig, parsed).keys_file)
+
+
+def _level(text: str) -> Level:
+    if text not in _LEVELS:
+        raise SettingError(f"--level: {text!r} is not one of {', '.join(_LEVELS)}")
+    return Level(text)
+
+
+def _row(key: ApiKey) -> dict[str, str]:
+    created = datetime.fromtimestamp(key.created, timezone.utc)
+    return {
+        "id": key.id,
+        "name": key.name,
+        "level": key.level.value,
+        "created": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "state": "active" if key.is_active else "revoked",
+    }
+
+
+def _print_table(rows: Sequence[dict[str, str]]) -> None:
+    table = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    for cells in table:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())

@@ -1,0 +1,69 @@
+"""`lodestream model list`, `fetch` and `path`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inference_service.config import ServiceConfig
+from lodestream import settings
+from lodestream.groups import only
+from lodestream.parser import CommandParser
+from lodestream_common.errors import OperatorError
+
+
+def show(arguments: Sequence[str]) -> int:
+    """Print the served defaults, one a line."""
+    from inference_service.models import catalog
+
+    parser = CommandParser(
+        "model list",
+        "Lists the served defaults: models that --model takes by name, with size, licence and whether they "
+        "are fetched already.",
+        only("cache_dir"),
+    )
+    cache_dir = settings.load(ServiceConfig, parser.parse(arguments)).cache_dir
+    for model in catalog.CATALOG:
+        state = "fetched" if (cache_dir / model.file_name).is_file() else "not fetched"
+        print(f"{model.id}  {model.size / 1e6:.0f} MB  {model.licence}  {state}  {model.title}")
+    return 0
+
+
+def fetch(arguments: Sequence[str]) -> int:
+    """Fetch a model, with progress on stderr; its path goes to stdout."""
+    parser = _model_parser(
+        "model fetch",
+        "Fetches a model into the cache, verifies it and prints its path. Fetches nothing that is there.",
+    )
+    config = _config(parser, arguments)
+    from inference_service.models import store
+
+    print(store.resolve(config.model, config.cache_dir, show_progress=True).path)
+    return 0
+
+
+def path(arguments: Sequence[str]) -> int:
+    """Print where a fetched model is; fail where it is not fetched."""
+    parser = _model_parser("model path", "Prints the path of a model's file; fetches nothing.")
+    config = _config(parser, arguments)
+    from inference_service.models import store
+
+    found = store.locate(config.model, config.cache_dir)
+    if found is None:
+        raise OperatorError(f"{config.model} is not fetched; see: lodestream model fetch")
+    print(found)
+    return 0
+
+
+def _model_parser(command: str, about: str) -> CommandParser:
+    parser = CommandParser(
+        command, about, only("model", "cache_dir"), [f"lodestream {command}"], operands="[MODEL]"
+    )
+    parser.add_argument("operand", nargs="?", metavar="MODEL", help="the same as --model")
+    return parser
+
+
+def _config(parser: CommandParser, arguments: Sequence[str]) -> ServiceConfig:
+    parsed = parser.parse(arguments)
+    if parsed.operand is not None:
+        parsed.model = parsed.operand
+    return settings.load(ServiceConfig, parsed)

@@ -1,0 +1,29 @@
+"""`lodestream serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inference_service.config import ServiceConfig
+from lodestream import leash, settings
+from lodestream.groups import COMMON, SERVICE
+from lodestream.parser import CommandParser
+from lodestream_common import logs
+
+_ABOUT = "Runs the gRPC service: loads a model and generates with it, until SIGTERM or Ctrl-C."
+_EXAMPLES = (
+    "lodestream serve",
+    "lodestream serve --model ~/models/llama-3.1-8b.gguf --alias llama-3.1-8b=llama-3.1-8b.q4",
+    "lodestream serve --backend simulated --simulated-decode-tps 50",
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until told to end."""
+    parser = CommandParser("serve", _ABOUT, {**SERVICE, **COMMON}, _EXAMPLES)
+    config = settings.load(ServiceConfig, parser.parse(arguments))
+    logs.configure(config.log_level, config.log_format, server="service")
+    leash.hold()
+    from inference_service.server import run as run_service
+
+    return run_service(config)
