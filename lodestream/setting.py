@@ -86,6 +86,9 @@ class Setting:
             return "one of " + ", ".join(self.choices)
         if self.is_mapping:
             return "NAME=ID"
+        for rule in self.field.metadata:
+            if pattern := getattr(rule, "pattern", None):
+                return f"text that matches {pattern}"
         kinds = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
         return f"{kinds.get(self.type, 'text')} {self.range}".strip()
 

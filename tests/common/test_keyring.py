@@ -1,0 +1,146 @@
+"""The keys of a running server: recognised, and followed as they change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from lodestream_common.errors import OperatorError
+from lodestream_common.keys import KeyFile, Keyring, Level
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.json")
+
+
+def _soon(question: Callable[[], bool]) -> bool:
+    """Whether the answer turns true within seconds; the promise is one, a busy machine gets more."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if question():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _settle() -> None:
+    """Wait for longer than a change takes to be noticed."""
+    time.sleep(0.6)
+
+
+def test_without_a_key_the_door_is_open(file: KeyFile) -> None:
+    """No file, no guard, and no token is a key."""
+    ring = Keyring(file.path)
+
+    assert not ring.guarded
+    assert ring.verify("pg_" + "a" * 40) is None
+
+
+def test_a_key_is_recognised_and_others_are_not(file: KeyFile) -> None:
+    """Only the whole token is the key; anything else, whatever it holds, is None."""
+    key, token = file.create("alice", Level.READ_ONLY)
+    file.create("bob")
+    ring = Keyring(file.path)
+
+    assert ring.guarded
+    assert ring.verify(token) == key
+    for wrong in (
+        "",
+        token[:-1],
+        token + "a",
+        token.upper(),
+        key.digest,
+        key.id,
+        "pg_\udcff",
+        "é",
+        "a" * 10_000_000,
+    ):
+        assert ring.verify(wrong) is None
+
+
+def test_a_new_key_is_noticed_without_a_restart(file: KeyFile) -> None:
+    """The first key closes an open door, and opens it to its owner."""
+    ring = Keyring(file.path)
+    _, token = file.create("alice")
+
+    assert _soon(lambda: ring.guarded)
+    assert ring.verify(token) is not None
+
+
+def test_a_revoked_key_stops_working_and_the_door_stays_shut(file: KeyFile) -> None:
+    """Revoking the last key ends it, and opens nothing, now or after a restart."""
+    _, token = file.create("alice")
+    ring = Keyring(file.path)
+    assert ring.verify(token) is not None
+
+    file.revoke("alice")
+
+    assert _soon(lambda: ring.verify(token) is None)
+    assert ring.guarded
+    assert Keyring(file.path).guarded
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("{")])
+def test_damage_at_run_time_changes_nothing_and_is_logged_once(
+    file: KeyFile, damage: Callable[[Path], None]
+) -> None:
+    """Where the file vanishes or breaks, the keys known so far count, and one error says so."""
+    _, token = file.create("alice")
+    ring = Keyring(file.path)
+
+    with capture_logs() as logs:
+        damage(file.path)
+        for _ in range(3):
+            _settle()
+            assert ring.verify(token) is not None
+            assert ring.guarded
+
+    errors = [line for line in logs if line["log_level"] == "error"]
+    assert len(errors) == 1
+    assert str(file.path) in errors[0]["reason"]
+
+
+def test_a_restored_file_counts_again(file: KeyFile) -> None:
+    """After damage, the next sound file is followed."""
+    file.create("alice")
+    ring = Keyring(file.path)
+    file.path.unlink()
+    _settle()
+    assert ring.guarded
+
+    _, token = file.create("bob")
+
+    assert _soon(lambda: ring.verify(token) is not None)
+
+
+def test_an_emptied_file_shuts_everybody_out(file: KeyFile) -> None:
+    """A file that is replaced by one without keys ends all keys, and does not open a guarded door."""
+    _, token = file.create("alice")
+    ring = Keyring(file.path)
+
+    file.path.write_text('{"version": 1, "keys": []}')
+
+    assert _soon(lambda: ring.verify(token) is None)
+    assert ring.guarded
+
+
+def test_a_damaged_file_at_the_start_is_an_operators_error(file: KeyFile) -> None:
+    """A server does not start on keys that it cannot read."""
+    file.path.write_text("{")
+
+    with pytest.raises(OperatorError, match=str(file.path)):
+        Keyring(file.path)
+
+
+def test_the_file_is_looked_at_rarely(file: KeyFile) -> None:
+    """Within the interval a change is not seen: no request pays for a look at the disk."""
+    ring = Keyring(file.path, check_interval=3600)
+    file.create("alice")
+    _settle()
+
+    assert not ring.guarded

@@ -1,0 +1,144 @@
+"""Logs as another process sees them: one form for all, and no key in any."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from lodestream_common.logs import redact
+
+KEY = "pg_" + "Ab3" * 13 + "x"
+
+
+def _logged(script: str, level: str = "info", style: str = "json") -> list[str]:
+    """Run a script that has configured its logs, and return what it wrote to stderr."""
+    head = f"""
+        import logging, warnings
+        import structlog
+        from lodestream_common.logs import configure
+        configure({level!r}, {style!r}, server="service")
+        log = structlog.get_logger("room")
+        KEY = {KEY!r}
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_a_line_is_one_json_object() -> None:
+    """It says when (UTC), how severe, which server, what, and carries its fields."""
+    [line] = _logged('log.info("request", tokens=3, text="a\\nb \\ud800 é")')
+    entry = json.loads(line)
+
+    assert list(entry)[:4] == ["timestamp", "level", "server", "event"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", entry["timestamp"])
+    assert (entry["level"], entry["server"], entry["event"], entry["tokens"]) == (
+        "info",
+        "service",
+        "request",
+        3,
+    )
+
+
+def test_auto_means_json_without_a_terminal() -> None:
+    """A pipe gets JSON."""
+    [line] = _logged('log.warning("hello")', style="auto")
+
+    assert json.loads(line)["event"] == "hello"
+
+
+def test_the_console_form_is_plain_text_off_a_terminal() -> None:
+    """No colour codes reach a pipe."""
+    [line] = _logged('log.info("hello", n=3)', style="console")
+
+    assert "hello" in line
+    assert "n=3" in line
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize(("level", "seen"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_a_level_leaves_out_what_is_below_it(level: str, seen: int) -> None:
+    """Only lines as severe as the setting are written."""
+    assert len(_logged('log.debug("d"); log.info("i"); log.warning("w"); log.error("e")', level)) == seen
+
+
+def test_libraries_speak_in_the_same_form() -> None:
+    """Standard loggers and warnings end up as the same JSON; chatter below a warning does not."""
+    lines = _logged("""
+        logging.getLogger("uvicorn.error").warning("slow %s", "reader")
+        logging.getLogger("grpc").error("broken")
+        logging.getLogger("httpx").info("chatter")
+        warnings.warn("careful")
+    """)
+
+    assert [json.loads(line)["logger"] for line in lines] == ["uvicorn.error", "grpc", "py.warnings"]
+    assert json.loads(lines[0])["event"] == "slow reader"
+
+
+def test_configuring_twice_writes_each_line_once() -> None:
+    """The later call replaces the earlier one, and handlers that libraries made."""
+    lines = _logged("""
+        logging.getLogger("uvicorn").addHandler(logging.StreamHandler())
+        configure("info", "json", server="bridge")
+        logging.getLogger("uvicorn").warning("once")
+    """)
+
+    assert [json.loads(line)["server"] for line in lines] == ["bridge"]
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_an_exception_comes_with_its_traceback(style: str) -> None:
+    """The traceback is in the log, in either form."""
+    lines = _logged(
+        """
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            log.exception("failed")
+        """,
+        style=style,
+    )
+    text = json.loads(lines[0])["exception"] if style == "json" else "\n".join(lines)
+
+    assert "Traceback" in text
+    assert "ZeroDivisionError: division by zero" in text
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_no_key_is_ever_written(style: str) -> None:
+    """Wherever a key hides, in fields, messages, nested values, tracebacks, library lines: it is cut."""
+    text = "\n".join(
+        _logged(
+            """
+            log.info("got " + KEY, header=f"Bearer {KEY}", nested={"a": [KEY, {KEY: KEY.encode()}]})
+            logging.getLogger("grpc").error("metadata %r", {"authorization": KEY})
+            structlog.contextvars.bind_contextvars(caller=KEY)
+            try:
+                raise ValueError(KEY)
+            except ValueError:
+                log.exception("failed")
+            """,
+            style=style,
+        )
+    )
+
+    assert KEY not in text
+    assert KEY[3:20] not in text
+    assert text.count("pg_[redacted]") >= 6
+
+
+def test_only_keys_are_redacted() -> None:
+    """Ordinary words survive, what looks like a key does not."""
+    assert redact("pg_ pg_dump page pg_a1") == "pg_ pg_dump page pg_a1"
+    assert redact(f"({KEY})") == "(pg_[redacted])"
