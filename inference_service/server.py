@@ -51,7 +51,7 @@ class Server:
             OperatorError: the keys cannot be read, or an open server should listen beyond this machine.
 
         """
-        self._config = config
+        self.config = config
         keyring = Keyring(config.keys_file)
         self._wanted = parse_address(config.grpc_address, "grpc_address")
         check_open_address(self._wanted, keyring.guarded, "grpc_address")
@@ -76,7 +76,7 @@ class Server:
         self.address = self._bind()
         await self._grpc.start()
         await self.health.refresh()
-        self._door.open(await engine_room.build(self._config, self._workers))
+        self._door.open(await engine_room.build(self.config, self._workers))
         await self.health.enter(State.READY)
         self._tasks = [
             asyncio.create_task(self.health.watch(), name="health"),
@@ -94,8 +94,8 @@ class Server:
         """
         await self.health.enter(State.DRAINING)
         self._door.enter().admission.close()
-        _log.info("draining", running=len(self.calls), grace=self._config.shutdown_grace)
-        idle = asyncio.create_task(self.calls.wait_idle(self._config.shutdown_grace))
+        _log.info("draining", running=len(self.calls), grace=self.config.shutdown_grace)
+        idle = asyncio.create_task(self.calls.wait_idle(self.config.shutdown_grace))
         hurried = asyncio.create_task(hurry.wait())
         await asyncio.wait({idle, hurried}, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
@@ -114,7 +114,7 @@ class Server:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     def _assemble(self) -> grpc.aio.Server:
-        limit = self._config.max_message_bytes
+        limit = self.config.max_message_bytes
         server = grpc.aio.server(options=channel.options(limit), interceptors=[Guard(self._access)])
         generate = GenerateServicer(door=self._door, calls=self.calls, max_message_bytes=limit)
         models = ModelServicer(door=self._door, calls=self.calls, max_message_bytes=limit)
@@ -133,7 +133,7 @@ class Server:
 
     async def _watch_readers(self) -> None:
         """End streams that nobody reads: what they hold back would grow, and their slot is wanted."""
-        limit = self._config.stall_timeout
+        limit = self.config.stall_timeout
         while True:
             await asyncio.sleep(min(1.0, limit / 4))
             now = time.monotonic()
