@@ -64,8 +64,10 @@ class ChoiceStream:
                 return
             text = self._decoder.feed(token_id)
             self._open_ids.append(token_id)
-            # A token that ends inside a character belongs to the text that completes it.
-            if text or not self._decoder.is_mid_character:
+            if self._decoder.is_mid_character:
+                # The token belongs to the text that completes the character.
+                self._add(text, (), 0)
+            else:
                 self._add(text, self._open_ids, len(self._open_ids))
                 self._open_ids = []
             if self.finished is not None:
@@ -100,4 +102,6 @@ class ChoiceStream:
         held_for_good = self.finished is not None and self.finished.cause is StopCause.STOP_SEQUENCE
         if self.finished is None or held_for_good:
             return self._buffer.release(self._matcher.safe)
+        # The tokens of a character that stays unfinished have no more text to wait for.
+        self._buffer.add("", self._open_ids, len(self._open_ids))
         return self._buffer.release_all()
