@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from inference_service.config import ServiceConfig
@@ -45,12 +46,14 @@ def path(arguments: Sequence[str]) -> int:
     """Print where a fetched model is; fail where it is not fetched."""
     parser = _model_parser("model path", "Prints the path of a model's file; fetches nothing.")
     config = _config(parser, arguments)
-    from inference_service.models import store
+    # The library of the hub reads this when it is loaded, and then looks into its cache only.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from inference_service.models import catalog, store
 
-    found = store.locate(config.model, config.cache_dir)
-    if found is None:
-        raise OperatorError(f"{config.model} is not fetched; see: lodestream model fetch")
-    print(found)
+    model = catalog.find(config.model)
+    if model and not (config.cache_dir / model.file_name).is_file():
+        raise OperatorError(f"{model.id} is not fetched; see: lodestream model fetch")
+    print(store.resolve(config.model, config.cache_dir, show_progress=False).path)
     return 0
 
 

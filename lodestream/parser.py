@@ -18,9 +18,9 @@ LODESTREAM_CONFIG names; these three say the same:
   {flag} {value}
   {variable}={value}
   {key} = {toml}
-A flag beats a variable, a variable beats the file, and the file beats the default. An empty variable
-counts as unset. A name that nobody knows is an error; variables and file may hold settings of other
-commands.
+A flag beats a variable, a variable beats the file, and the file beats the default. An empty
+variable counts as unset. A name that nobody knows is an error; variables and file may hold
+settings of other commands.
 """
 
 

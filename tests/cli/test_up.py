@@ -1,0 +1,340 @@
+"""`lodestream up`, end to end: both servers as real processes on the simulated engine."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from inference_service.models.store import ModelFile, model_id
+from lodestream_common.keys import KeyFile
+
+PATIENCE = 60.0
+FREE_PORTS = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
+
+
+@dataclass
+class Up:
+    """A running `lodestream up`."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+
+    @property
+    def banner(self) -> str:
+        return self.out.read_text()
+
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        """The JSON lines on stderr."""
+        return [json.loads(line) for line in self.err.read_text().splitlines() if line.startswith("{")]
+
+    @property
+    def http(self) -> str:
+        return self._find(r"REST +(http://\S+)")
+
+    @property
+    def grpc(self) -> str:
+        return self._find(r"gRPC +(\S+)")
+
+    @property
+    def curl(self) -> str:
+        return self._find(r"(?s)(curl .*'\n)")
+
+    def children(self) -> dict[str, psutil.Process]:
+        """The servers by their subcommand."""
+        return {child.cmdline()[3]: child for child in psutil.Process(self.process.pid).children()}
+
+    def until_ready(self) -> Up:
+        assert _soon(lambda: "Try it" in self.banner or self.process.poll() is not None)
+        assert self.process.poll() is None, self.err.read_text()
+        return self
+
+    def end(self) -> int:
+        """Press Ctrl-C once."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(PATIENCE)
+
+    def _find(self, pattern: str) -> str:
+        found = re.search(pattern, self.banner)
+        assert found, self.banner
+        return found[1]
+
+
+def _all_gone(processes: Iterable[psutil.Process]) -> bool:
+    """Whether none of them runs; one that nobody has reaped yet does not."""
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+Start = Callable[..., Up]
+
+
+def _soon(question: Callable[[], object]) -> bool:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if question():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def start(tmp_path: Path, model_file: ModelFile) -> Iterator[Start]:
+    """Start `lodestream up` on the simulated engine with more flags; what is left at the end is killed."""
+    with contextlib.ExitStack() as stack:
+
+        def run(*flags: str, variables: Mapping[str, str] | None = None) -> Up:
+            up = Up(_spawn(tmp_path, model_file, flags, variables or {}), tmp_path / "out", tmp_path / "err")
+            stack.callback(_kill, up.process)
+            return up
+
+        yield run
+
+
+def _spawn(
+    home: Path, model: ModelFile, flags: tuple[str, ...], variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "lodestream.cli", "up", "--backend=simulated", f"--model={model.path}"]
+    with (home / "out").open("wb") as out, (home / "err").open("wb") as err:
+        return subprocess.Popen(
+            [*command, *flags],
+            stdout=out,
+            stderr=err,
+            env={**os.environ, **variables},
+            start_new_session=True,
+        )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+    process.kill()
+    process.wait(PATIENCE)
+
+
+def _ask(url: str, **body: Any) -> httpx.Response:
+    messages = [{"role": "user", "content": "Hello"}]
+    models = httpx.get(f"{url}/v1/models", timeout=PATIENCE).json()
+    request = {"model": models["data"][0]["id"], "messages": messages, **body}
+    return httpx.post(f"{url}/v1/chat/completions", json=request, timeout=PATIENCE)
+
+
+def test_both_servers_come_up_answer_and_end(start: Start, model_file: ModelFile) -> None:
+    """The banner's addresses are served, its curl line works, and Ctrl-C ends all in order: status 0."""
+    up = start(*FREE_PORTS).until_ready()
+
+    assert f"model   {model_id(model_file.path)}\n" in up.banner
+    assert "open" in up.banner
+    assert "loopback" in up.banner
+    with grpc.insecure_channel(up.grpc) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
+        assert check(health_pb2.HealthCheckRequest(), timeout=10).status == 1
+    assert httpx.get(f"{up.http}/health/ready", timeout=10).status_code == 200
+    assert _paste(up.curl)["object"] == "chat.completion"
+
+    children = up.children()
+    assert set(children) == {"serve", "bridge"}
+    assert up.end() == 0
+    assert _all_gone(children.values())
+    ends = [line["server"] for line in up.logs if line["event"] in {"ending", "draining"}]
+    assert ends == ["bridge", "service"]
+    assert not any(line["level"] == "error" for line in up.logs)
+
+
+def _paste(line: str, **variables: str) -> dict[str, Any]:
+    """Run a line in a shell as a reader of the banner would, or do by hand what curl would do."""
+    if shutil.which("curl"):
+        command = line.replace("curl ", "curl -sS --noproxy '*' ", 1)
+        done = subprocess.run(
+            ["sh", "-c", command],
+            env={**os.environ, **variables},
+            capture_output=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+        return dict(json.loads(done.stdout))
+    words = [re.sub(r"\$(\w+)", lambda name: variables[name[1]], word) for word in shlex.split(line)]
+    headers = dict(word.split(": ", 1) for option, word in itertools.pairwise(words) if option == "-H")
+    return dict(
+        httpx.post(words[1], headers=headers, content=words[words.index("-d") + 1], timeout=PATIENCE).json()
+    )
+
+
+def test_with_keys_the_line_takes_one_from_the_shell(start: Start, tmp_path: Path) -> None:
+    """Where keys exist, the curl line works with $KEY set, and both doors are shut without one."""
+    _, token = KeyFile(tmp_path / "keys.json").create("alice")
+    up = start(*FREE_PORTS, "--keys-file", str(tmp_path / "keys.json")).until_ready()
+
+    assert '-H "Authorization: Bearer $KEY"' in up.curl
+    assert _paste(up.curl, KEY=token)["object"] == "chat.completion"
+    assert _paste(up.curl, KEY="pg_" + "a" * 40)["error"]["code"] == "invalid_api_key"
+    assert up.end() == 0
+    assert token not in up.err.read_text()
+
+
+def test_an_open_server_takes_the_api_pages_key_line(start: Start) -> None:
+    """A caller that sends some key to open servers is answered."""
+    up = start(*FREE_PORTS).until_ready()
+    line = up.curl.replace(" \\\n", ' \\\n  -H "Authorization: Bearer pg_your_api_key" \\\n', 1)
+
+    assert _paste(line)["object"] == "chat.completion"
+
+
+def test_settings_reach_the_servers(start: Start, tmp_path: Path) -> None:
+    """A file and variables of `up` count for its children, which see nothing else of them."""
+    (tmp_path / "c.toml").write_text('region = "moon"\n[alias]\nllama = "x"\n')
+    variables = {"LODESTREAM_CONFIG": str(tmp_path / "c.toml"), "LODESTREAM_MAX_CONCURRENCY": "7"}
+    up = start(*FREE_PORTS, variables=variables).until_ready()
+
+    assert _ask(up.http, model="llama", max_tokens=1).status_code == 200
+    serve, bridge = up.children()["serve"], up.children()["bridge"]
+    assert "--max-concurrency=7" in serve.cmdline()
+    assert "--region=moon" in bridge.cmdline()
+    assert f"--grpc-address={up.grpc}" in bridge.cmdline()
+
+
+def test_ctrl_c_lets_running_requests_finish(start: Start) -> None:
+    """A request that runs when Ctrl-C is pressed is answered in full, and then all ends with status 0."""
+    up = start(*FREE_PORTS, "--simulated-decode-tps=20").until_ready()
+    replies: list[httpx.Response] = []
+    caller = threading.Thread(
+        target=lambda: replies.append(_ask(up.http, max_tokens=40, ignore_eos=True)), daemon=True
+    )
+    caller.start()
+    time.sleep(0.8)
+
+    # As a terminal does it: the signal goes to the whole foreground group.
+    os.killpg(up.process.pid, signal.SIGINT)
+
+    assert up.process.wait(PATIENCE) == 0
+    caller.join(PATIENCE)
+    assert replies[0].status_code == 200
+    assert replies[0].json()["usage"]["completion_tokens"] == 40
+
+
+def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
+    """Whoever does not want to wait for the grace presses again; nothing is left behind."""
+    up = start(*FREE_PORTS, "--simulated-decode-tps=1", "--shutdown-grace=600").until_ready()
+    children = up.children().values()
+    threading.Thread(target=_try, args=(up.http,), daemon=True).start()
+    time.sleep(0.8)
+    up.process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert up.process.poll() is None
+
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.process.wait(30) == 130
+    assert _all_gone(children)
+
+
+def _try(url: str) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        _ask(url, max_tokens=500, ignore_eos=True)
+
+
+def test_sigterm_while_loading_ends_it_cleanly(start: Start) -> None:
+    """A signal before anything is ready leaves nothing behind."""
+    up = start(*FREE_PORTS)
+    assert _soon(lambda: up.process.poll() is not None or _has_children(up))
+    children = up.children().values()
+
+    up.process.send_signal(signal.SIGTERM)
+
+    assert up.process.wait(PATIENCE) == 0
+    assert _all_gone(children)
+
+
+def _has_children(up: Up) -> bool:
+    return bool(psutil.Process(up.process.pid).children())
+
+
+@pytest.mark.parametrize(("victim", "name"), [("serve", "service"), ("bridge", "bridge")])
+def test_when_a_server_dies_the_other_is_ended(start: Start, victim: str, name: str) -> None:
+    """Exit status 1, one line that says which one died and how, and no process left."""
+    up = start(*FREE_PORTS).until_ready()
+    children = up.children()
+
+    children[victim].kill()
+
+    assert up.process.wait(PATIENCE) == 1
+    assert f"lodestream: the {name} was killed by SIGKILL" in up.err.read_text()
+    assert _all_gone(children.values())
+
+
+def test_servers_do_not_outlive_a_killed_parent(start: Start) -> None:
+    """kill -9 of `up` ends both servers."""
+    up = start(*FREE_PORTS).until_ready()
+    children = up.children().values()
+
+    up.process.kill()
+
+    assert _soon(lambda: _all_gone(children))
+
+
+@pytest.mark.parametrize("setting", ["grpc_address", "http_address"])
+def test_a_taken_port_is_named(start: Start, setting: str) -> None:
+    """Exit status 1; the server says which setting and address, up says which server; no traceback."""
+    flag = "--" + setting.replace("_", "-")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        others = [
+            f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http") if not flag.startswith(f"--{name}")
+        ]
+        up = start(f"{flag}={address}", *others)
+
+        assert up.process.wait(PATIENCE) == 1
+
+    said = up.err.read_text()
+    assert f"lodestream: {setting}: cannot listen on {address}" in said
+    assert "ended with status 1" in said
+    assert "Traceback" not in said
+    assert up.banner == ""
+
+
+def test_an_open_server_beyond_loopback_is_refused_first(start: Start) -> None:
+    """Before anything is fetched or started, up says that a key is missing."""
+    up = start("--http-address=0.0.0.0:0", "--model=/nowhere.gguf")
+
+    assert up.process.wait(PATIENCE) == 1
+    assert re.fullmatch(r"lodestream: http_address: [^\n]*lodestream keys create[^\n]*\n", up.err.read_text())
+
+
+def test_a_missing_model_is_one_line(start: Start) -> None:
+    """Nothing is started where there is nothing to serve."""
+    up = start("--model=/nowhere.gguf")
+
+    assert up.process.wait(PATIENCE) == 1
+    assert re.fullmatch(r"lodestream: [^\n]*/nowhere\.gguf[^\n]*\n", up.err.read_text())
+
+
+def test_an_engine_that_does_not_start_is_reported(start: Start) -> None:
+    """The service's own line and up's line, no traceback, status 1."""
+    up = start(*FREE_PORTS, "--simulated-fault=crash_at_start")
+
+    assert up.process.wait(PATIENCE) == 1
+    said = up.err.read_text()
+    assert "lodestream: the service ended with status 1" in said
+    assert "Traceback" not in said
