@@ -96,7 +96,8 @@ class ParsedRequest:
     max_tokens: int | None
     """None: the caller set none; the default or what fits."""
     stops: Sequence[str]
-    stop_token_ids: frozenset[int]
+    stop_token_ids: Sequence[int]
+    """As the caller listed them, not yet checked against a vocabulary."""
     ignore_eos: bool
     user: str | None
 
@@ -258,13 +259,13 @@ def _stops(options: pb.StoppingOptions, wrong: Violations) -> Sequence[str]:
     return tuple(options.stop)
 
 
-def _stop_token_ids(options: pb.StoppingOptions, wrong: Violations) -> frozenset[int]:
+def _stop_token_ids(options: pb.StoppingOptions, wrong: Violations) -> Sequence[int]:
     if len(options.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         wrong.add(
             "stop_token_ids",
             f"stop_token_ids holds {len(options.stop_token_ids)} ids; it may hold {MAX_STOP_TOKEN_IDS}.",
         )
-    return frozenset(options.stop_token_ids)
+    return tuple(options.stop_token_ids)
 
 
 def _user(message: generate_pb.GenerateRequest, wrong: Violations) -> str | None:
@@ -291,4 +292,4 @@ def check_token_ids(ids: Sequence[int], vocabulary_size: int, field: str) -> Non
 
 
 def _number(value: float) -> str:
-    return f"{value:g}"
+    return repr(value).removesuffix(".0")

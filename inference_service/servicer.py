@@ -69,7 +69,7 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
         parsed = parse.parse_generate(message)
         call.facts |= {"user": parsed.user} if parsed.user else {}
         model.check_name(parsed.model)
-        parse.check_token_ids(sorted(parsed.stop_token_ids), model.engine.vocabulary_size, "stop_token_ids")
+        parse.check_token_ids(parsed.stop_token_ids, model.engine.vocabulary_size, "stop_token_ids")
         prompt_ids = await model.encode(parsed.prompt)
         engine = EngineRequest(
             request_id=call.request_id,
@@ -79,7 +79,7 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
             ignore_eos=parsed.ignore_eos,
         )
         deadline = _deadline(call.context)
-        return GenerationRequest(model.id, engine, parsed.stops, parsed.stop_token_ids, deadline)
+        return GenerationRequest(model.id, engine, parsed.stops, frozenset(parsed.stop_token_ids), deadline)
 
 
 def _deadline(context: Context) -> Deadline | None:
