@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,15 +51,15 @@ class Up:
 
     @property
     def http(self) -> str:
-        return self._find(r"REST +(http://\S+)")
+        return self.find(r"REST +(http://\S+)")
 
     @property
     def grpc(self) -> str:
-        return self._find(r"gRPC +(\S+)")
+        return self.find(r"gRPC +(\S+)")
 
     @property
     def curl(self) -> str:
-        return self._find(r"(?s)(curl .*'\n)")
+        return self.find(r"(?s)(curl .*'\n)")
 
     def children(self) -> dict[str, psutil.Process]:
         """The servers by their subcommand."""
@@ -76,7 +75,7 @@ class Up:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(PATIENCE)
 
-    def _find(self, pattern: str) -> str:
+    def find(self, pattern: str) -> str:
         found = re.search(pattern, self.banner)
         assert found, self.banner
         return found[1]
@@ -134,11 +133,19 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait(PATIENCE)
 
 
-def _ask(url: str, **body: Any) -> httpx.Response:
-    messages = [{"role": "user", "content": "Hello"}]
-    models = httpx.get(f"{url}/v1/models", timeout=PATIENCE).json()
-    request = {"model": models["data"][0]["id"], "messages": messages, **body}
-    return httpx.post(f"{url}/v1/chat/completions", json=request, timeout=PATIENCE)
+def _body(model: str, **options: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **options}
+
+
+@contextlib.contextmanager
+def _stream(up: Up, **options: Any) -> Iterator[Iterator[str]]:
+    """The lines of a stream that has begun."""
+    model = up.find(r"model +(\S+)")
+    url = f"{up.http}/v1/chat/completions"
+    with httpx.stream("POST", url, json=_body(model, stream=True, **options), timeout=PATIENCE) as reply:
+        lines = reply.iter_lines()
+        assert next(lines).startswith("data: ")
+        yield lines
 
 
 def test_both_servers_come_up_answer_and_end(start: Start, model_file: ModelFile) -> None:
@@ -208,7 +215,8 @@ def test_settings_reach_the_servers(start: Start, tmp_path: Path) -> None:
     variables = {"LODESTREAM_CONFIG": str(tmp_path / "c.toml"), "LODESTREAM_MAX_CONCURRENCY": "7"}
     up = start(*FREE_PORTS, variables=variables).until_ready()
 
-    assert _ask(up.http, model="llama", max_tokens=1).status_code == 200
+    reply = httpx.post(f"{up.http}/v1/chat/completions", json=_body("llama", max_tokens=1), timeout=PATIENCE)
+    assert reply.status_code == 200
     serve, bridge = up.children()["serve"], up.children()["bridge"]
     assert "--max-concurrency=7" in serve.cmdline()
     assert "--region=moon" in bridge.cmdline()
@@ -216,43 +224,33 @@ def test_settings_reach_the_servers(start: Start, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_lets_running_requests_finish(start: Start) -> None:
-    """A request that runs when Ctrl-C is pressed is answered in full, and then all ends with status 0."""
+    """A stream that runs when Ctrl-C is pressed ends as it should, and then all ends with status 0."""
     up = start(*FREE_PORTS, "--simulated-decode-tps=20").until_ready()
-    replies: list[httpx.Response] = []
-    caller = threading.Thread(
-        target=lambda: replies.append(_ask(up.http, max_tokens=40, ignore_eos=True)), daemon=True
-    )
-    caller.start()
-    time.sleep(0.8)
 
-    # As a terminal does it: the signal goes to the whole foreground group.
-    os.killpg(up.process.pid, signal.SIGINT)
+    with _stream(up, max_tokens=40, ignore_eos=True) as lines:
+        # As a terminal does it: the signal goes to the whole foreground group.
+        os.killpg(up.process.pid, signal.SIGINT)
+        rest = [line for line in lines if line]
 
+    assert '"finish_reason":"length"' in rest[-2].replace(" ", "")
+    assert rest[-1] == "data: [DONE]"
     assert up.process.wait(PATIENCE) == 0
-    caller.join(PATIENCE)
-    assert replies[0].status_code == 200
-    assert replies[0].json()["usage"]["completion_tokens"] == 40
 
 
 def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
     """Whoever does not want to wait for the grace presses again; nothing is left behind."""
     up = start(*FREE_PORTS, "--simulated-decode-tps=1", "--shutdown-grace=600").until_ready()
     children = up.children().values()
-    threading.Thread(target=_try, args=(up.http,), daemon=True).start()
-    time.sleep(0.8)
-    up.process.send_signal(signal.SIGINT)
-    time.sleep(1.0)
-    assert up.process.poll() is None
 
-    up.process.send_signal(signal.SIGINT)
+    with _stream(up, max_tokens=500, ignore_eos=True):
+        up.process.send_signal(signal.SIGINT)
+        time.sleep(1.0)
+        assert up.process.poll() is None
+        up.process.send_signal(signal.SIGINT)
 
-    assert up.process.wait(30) == 130
+        assert up.process.wait(30) == 130
+
     assert _all_gone(children)
-
-
-def _try(url: str) -> None:
-    with contextlib.suppress(httpx.HTTPError):
-        _ask(url, max_tokens=500, ignore_eos=True)
 
 
 def test_sigterm_while_loading_ends_it_cleanly(start: Start) -> None:
