@@ -1,0 +1,72 @@
+"""The app: routes, what they share, and how everything that can go wrong is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient
+from lodestream_common.address import parse_address
+from lodestream_common.keys import Keyring
+from rest_bridge.call import Bridge
+from rest_bridge.config import BridgeConfig
+from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, NOT_FOUND, ApiError
+from rest_bridge.exchange import ExchangeMiddleware
+from rest_bridge.openapi import DescribedApp
+from rest_bridge.routes import chat, completions, health, models
+
+_RETRIES = 2
+"""A restart of the service goes unnoticed by requests that have no output yet."""
+
+
+def create_app(config: BridgeConfig) -> FastAPI:
+    """Make the bridge's app. It connects to the service with the first request.
+
+    Raises:
+        OperatorError: the key file is malformed, or the service's address is.
+
+    """
+    keyring = Keyring(config.keys_file)
+    target = str(parse_address(config.grpc_address, "grpc_address").reachable)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # The same limit holds for answers, which a small one for requests must not cut.
+        limit = max(config.max_body_bytes, DEFAULT_MAX_MESSAGE_BYTES)
+        async with AsyncClient(target, retries=_RETRIES, max_message_bytes=limit) as client:
+            app.state.bridge = Bridge(config, client, keyring)
+            yield
+
+    app = DescribedApp(
+        title="Lodestream",
+        version=version("lodestream"),
+        description="Text generation over REST, OpenAI-style.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        exception_handlers={HTTPException: _on_http_exception},
+    )
+    app.add_middleware(ExchangeMiddleware)
+    for route in (chat, completions, models, health):
+        app.include_router(route.router)
+    return app
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    """Hand what the router refuses to where every other refusal is answered."""
+    raise refusal(error.status_code, dict(error.headers or {})) from None
+
+
+def refusal(status: int, headers: dict[str, str]) -> ApiError:
+    """What the router refuses, in our words."""
+    if status == 404:
+        return ApiError(NOT_FOUND, "No such route; /docs lists those there are.")
+    if status == 405:
+        return ApiError(METHOD_NOT_ALLOWED, "The route does not take this method.", headers=headers)
+    return ApiError(INVALID_VALUE, "The request is malformed.")

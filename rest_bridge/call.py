@@ -1,0 +1,80 @@
+"""What the routes share: who calls, until when, and through which client."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from inference_client import AsyncClient
+from lodestream_common.keys import Keyring, Level
+from rest_bridge.auth import bearer_token, check_key
+from rest_bridge.config import BridgeConfig
+from rest_bridge.errors import invalid
+from rest_bridge.exchange import Exchange
+
+_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
+_MOST_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """What lives as long as the app."""
+
+    config: BridgeConfig
+    client: AsyncClient
+    keyring: Keyring
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request that was let in, as the service will see it."""
+
+    bridge: Bridge
+    exchange: Exchange
+    api_key: str | None
+    """The caller's key; the service checks it, too."""
+    timeout: float | None
+    """Seconds; None: no deadline."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every RPC of the call is given."""
+        return {
+            "request_id": self.exchange.request_id,
+            "api_key": self.api_key,
+            "timeout": self.timeout,
+        }
+
+
+def bridge_of(request: Request) -> Bridge:
+    """The app's own state."""
+    bridge: Bridge = request.app.state.bridge
+    return bridge
+
+
+def admit(request: Request, needed: Level) -> Call:
+    """Let a request in, before anything of its body is read.
+
+    Raises:
+        ApiError: its key does not allow this, or its deadline is malformed.
+
+    """
+    bridge = bridge_of(request)
+    token = bearer_token(request.headers.get("authorization"))
+    check_key(bridge.keyring, token, needed)
+    timeout = _timeout(request.headers.get("x-request-timeout"), bridge.config.request_timeout)
+    return Call(bridge, request.state.exchange, token, timeout)
+
+
+def _timeout(header: str | None, default: float | None) -> float | None:
+    if header is None:
+        return default
+    seconds = float(header) if _SECONDS.fullmatch(header) else 0.0
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise invalid(
+            "x-request-timeout", f"x-request-timeout must be a number of seconds in (0, {_MOST_SECONDS}]."
+        )
+    return seconds

@@ -1,0 +1,45 @@
+"""Settings of the REST bridge."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lodestream_common.config import CommonConfig
+
+
+class BridgeConfig(CommonConfig):
+    """Everything that `lodestream bridge` can be told."""
+
+    http_address: str = Field(
+        default="127.0.0.1:8000",
+        description="host:port where the bridge answers HTTP; port 0 picks one.",
+    )
+    max_body_bytes: int = Field(
+        default=4 * 1024 * 1024,
+        ge=1024,
+        le=256 * 1024 * 1024,
+        description="Largest request body, in bytes; a longer one is refused while it arrives.",
+    )
+    strict: bool = Field(
+        default=False,
+        description="Refuse parameters that nobody knows; otherwise they are named in the response header "
+        "x-ignored-parameters.",
+    )
+    region: str = Field(
+        default="local",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Name of this place, as /health and the metadata of replies give it.",
+    )
+    sse_keepalive: float = Field(
+        default=15.0,
+        gt=0,
+        le=3600,
+        description="Seconds of silence after which a stream sends a comment line, so that no proxy cuts it.",
+    )
+    request_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        le=3600,
+        description="Deadline in seconds of requests that set none with the header x-request-timeout; "
+        "unset: none.",
+    )

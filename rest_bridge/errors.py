@@ -1,0 +1,169 @@
+"""THE table: what went wrong → HTTP status, type and code; and the one body that says so.
+
+Refusals of the service arrive as the client's typed errors, refusals of the bridge itself are made here. Both
+leave as an `ApiError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from starlette.responses import Response
+
+from inference_client import errors as client
+
+MAX_MESSAGE_BYTES = 1000
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one cause is told to REST callers."""
+
+    status: int
+    """HTTP status."""
+    type: str
+    code: str
+
+
+_INVALID = "invalid_request_error"
+
+INVALID_VALUE = Row(400, _INVALID, "invalid_value")
+CONTEXT_LENGTH_EXCEEDED = Row(400, _INVALID, "context_length_exceeded")
+REQUEST_TOO_LARGE = Row(413, _INVALID, "request_too_large")
+INVALID_API_KEY = Row(401, "authentication_error", "invalid_api_key")
+INSUFFICIENT_SCOPE = Row(403, "permission_error", "insufficient_scope")
+NOT_FOUND = Row(404, _INVALID, "model_not_found")
+METHOD_NOT_ALLOWED = Row(405, _INVALID, "method_not_allowed")
+RATE_LIMIT_EXCEEDED = Row(429, "rate_limit_error", "rate_limit_exceeded")
+QUEUE_FULL = Row(429, "overloaded_error", "queue_full")
+NOT_READY = Row(503, "server_error", "not_ready")
+DEADLINE_EXCEEDED = Row(504, "timeout_error", "deadline_exceeded")
+INTERNAL_ERROR = Row(500, "server_error", "internal_error")
+
+TABLE: Mapping[type[client.InferenceError], Row] = {
+    client.InvalidRequestError: INVALID_VALUE,
+    client.ContextLengthError: CONTEXT_LENGTH_EXCEEDED,
+    client.RequestTooLargeError: REQUEST_TOO_LARGE,
+    client.AuthenticationError: INVALID_API_KEY,
+    client.PermissionDeniedError: INSUFFICIENT_SCOPE,
+    client.NotFoundError: NOT_FOUND,
+    client.RateLimitError: RATE_LIMIT_EXCEEDED,
+    client.QueueFullError: QUEUE_FULL,
+    client.UnavailableError: NOT_READY,
+    client.CancelledByServerError: NOT_READY,
+    client.ClosedError: NOT_READY,
+    client.DeadlineError: DEADLINE_EXCEEDED,
+    client.InternalError: INTERNAL_ERROR,
+}
+
+
+class ApiError(Exception):
+    """Expected: a request that ends in an error body. The message is safe to send and never echoes input."""
+
+    def __init__(
+        self,
+        row: Row,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.row = row
+        self.message = message
+        self.param = param
+        """The parameter that is wrong, as REST spells it; None: no single one is."""
+        self.code = code or row.code
+        self.retry_after = retry_after
+        """Seconds after which a retry makes sense."""
+        self.headers = dict(headers or {})
+
+    @property
+    def status(self) -> int:
+        return self.row.status
+
+
+class ClientGone(Exception):
+    """Expected: the caller closed the connection before the reply was complete."""
+
+
+def invalid(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
+    """Make the refusal of one parameter."""
+    return ApiError(INVALID_VALUE, message, param=param, code=code)
+
+
+def unsupported(param: str, message: str) -> ApiError:
+    """Make the refusal of a parameter that cannot be honoured here."""
+    return invalid(param, message, "unsupported_parameter")
+
+
+def too_large(limit: int) -> ApiError:
+    """Make the refusal of a body over `limit` bytes."""
+    return ApiError(REQUEST_TOO_LARGE, f"The request body is larger than the limit of {limit} bytes.")
+
+
+def api_error(error: BaseException, request_id: str) -> ApiError:
+    """Turn whatever ended a request into what its caller is told; the unexpected is logged here, once."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return ApiError(NOT_READY, "The server is shutting down.")
+    if isinstance(error, client.InferenceError) and _row_of(type(error)) is not INTERNAL_ERROR:
+        return _from_client(error)
+    _log.error("request failed", request_id=request_id, exc_info=error)
+    return ApiError(
+        INTERNAL_ERROR, f"An internal error occurred; it is logged under request id {request_id}."
+    )
+
+
+def _from_client(error: client.InferenceError) -> ApiError:
+    row = _row_of(type(error))
+    param = error.param if isinstance(error, client.InvalidRequestError) else None
+    code = row.code if row is NOT_READY else error.code
+    return ApiError(row, error.message, param=param, code=code, retry_after=error.retry_after)
+
+
+def _row_of(kind: type[client.InferenceError]) -> Row:
+    return next((TABLE[base] for base in kind.__mro__ if base in TABLE), INTERNAL_ERROR)
+
+
+def error_body(error: ApiError) -> dict[str, Any]:
+    """The body of an error, also the payload of the event that ends a failed stream."""
+    return {
+        "error": {
+            "message": _shorten(error.message),
+            "type": error.row.type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def error_response(error: ApiError) -> Response:
+    """The reply that says what went wrong."""
+    headers = dict(error.headers)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status in (429, 503):
+        headers.update(_retry_headers(1.0 if error.retry_after is None else error.retry_after))
+    content = orjson.dumps(error_body(error))
+    return Response(content, error.status, headers, media_type="application/json")
+
+
+def _retry_headers(seconds: float) -> dict[str, str]:
+    # Whole seconds are all that `Retry-After` can say; the official SDKs look for the milliseconds first.
+    return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
+
+
+def _shorten(message: str) -> str:
+    return message.encode("utf-8", "replace")[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore")

@@ -1,0 +1,118 @@
+"""The outermost layer of the app: what every request gets, whatever becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rest_bridge.errors import ClientGone, api_error, error_response
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CLIENT_GONE = 499
+"""Logged, never sent: there is nobody left to read it."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what is known of its reply."""
+
+    request_id: str
+    method: str
+    route: str | None = None
+    """The path of the route that took it, as declared; None: none did."""
+    status: int | None = None
+    """HTTP status of the reply; None: it has not begun."""
+    outcome: str = ""
+    """For the log, where the status does not tell it: `client_gone`, or the code of an error."""
+    stream: Callable[[Receive, Send], Awaitable[None]] | None = None
+    """A reply that takes long. It runs after the app has returned, so that no frame of the app, and nothing
+    that one holds, lives as long as the stream does."""
+    _began: float = field(default_factory=time.monotonic)
+
+    def log(self) -> None:
+        """Write the request's one line."""
+        _log.info(
+            "request",
+            request_id=self.request_id,
+            method=self.method,
+            route=self.route,
+            status=self.status,
+            ms=round((time.monotonic() - self._began) * 1000, 1),
+            outcome=self.outcome or ("ok" if (self.status or 500) < 400 else "refused"),
+        )
+
+
+class ExchangeMiddleware:
+    """Gives each request its id, sends it back, turns every exception into a reply, and logs one line.
+
+    Plain ASGI, so that nothing stands between the app and the disconnects of its callers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(_request_id(scope), scope["method"])
+        reply = _tagging(send, exchange)
+        try:
+            await self._run_app(exchange, scope, receive, reply)
+            if exchange.stream is not None:
+                await exchange.stream(receive, reply)
+        except ClientGone:
+            exchange.status, exchange.outcome = _CLIENT_GONE, "client_gone"
+        except (Exception, asyncio.CancelledError) as error:
+            await _refuse(error, exchange, scope, receive, reply)
+        finally:
+            exchange.log()
+
+    async def _run_app(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        # The server cuts the body off the reply to a HEAD request; for the app it is a GET.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        state = {**scope.get("state", {}), "exchange": exchange}
+        inner = {**scope, "method": method, "state": state}
+        try:
+            await self._app(inner, receive, send)
+        finally:
+            exchange.route = getattr(inner.get("route"), "path", None)
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's id, if it is one that may go into logs and headers; else a new one."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _tagging(send: Send, exchange: Exchange) -> Send:
+    header = (b"x-request-id", exchange.request_id.encode("ascii"))
+
+    async def tag(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            exchange.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), header]
+        await send(message)
+
+    return tag
+
+
+async def _refuse(
+    error: BaseException, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+) -> None:
+    failure = api_error(error, exchange.request_id)
+    exchange.outcome = failure.code
+    # Of a reply that has begun nothing can be taken back: leaving it incomplete tells the caller.
+    if exchange.status is None:
+        await error_response(failure)(scope, receive, send)

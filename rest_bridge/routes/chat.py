@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from rest_bridge.convert import chat_reply, chat_request
+from rest_bridge.frames import CHAT
+from rest_bridge.openapi import GENERATION_ERRORS, event_stream, takes
+from rest_bridge.routes.generate import Endpoint
+from rest_bridge.schemas.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
+
+router = APIRouter(tags=["generation"])
+_chat = Endpoint(ChatCompletionRequest, chat_request, chat_reply, CHAT)
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    responses={200: event_stream(ChatCompletion, ChatCompletionChunk), **GENERATION_ERRORS},
+    openapi_extra=takes(ChatCompletionRequest),
+)
+async def create_chat_completion(request: Request) -> Response:
+    """Continue a conversation. With `stream` the answer comes as server-sent events."""
+    return await _chat.respond(request)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from rest_bridge.convert import completion_reply, completion_request
+from rest_bridge.frames import COMPLETION
+from rest_bridge.openapi import GENERATION_ERRORS, event_stream, takes
+from rest_bridge.routes.generate import Endpoint
+from rest_bridge.schemas.completions import Completion, CompletionChunk, CompletionRequest
+
+router = APIRouter(tags=["generation"])
+_completion = Endpoint(CompletionRequest, completion_request, completion_reply, COMPLETION)
+
+
+@router.post(
+    "/v1/completions",
+    response_model=None,
+    responses={200: event_stream(Completion, CompletionChunk), **GENERATION_ERRORS},
+    openapi_extra=takes(CompletionRequest),
+)
+async def create_completion(request: Request) -> Response:
+    """Continue a text. With `stream` the answer comes as server-sent events."""
+    return await _completion.respond(request)
+
+
+@router.post(
+    "/v1/completions/stream",
+    response_model=None,
+    responses={200: event_stream(None, CompletionChunk), **GENERATION_ERRORS},
+    openapi_extra=takes(CompletionRequest),
+)
+async def stream_completion(request: Request) -> Response:
+    """Continue a text, always as server-sent events."""
+    return await _completion.respond(request, always_stream=True)

@@ -1,0 +1,76 @@
+"""How the bridge and the service behind it are. No key is needed to ask."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime, timezone
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request, Response
+
+from inference_client import AsyncClient, InferenceError
+from inference_client import Health as State
+from rest_bridge.auth import bearer_token
+from rest_bridge.call import bridge_of
+from rest_bridge.convert import Json
+from rest_bridge.errors import NOT_READY, ApiError
+from rest_bridge.openapi import NOT_READY_ERROR
+from rest_bridge.routes.generate import json_response
+from rest_bridge.schemas.health import Health, Live, Ready
+
+router = APIRouter(prefix="/health", tags=["health"])
+_PATIENCE = 2.0
+"""Seconds that the service gets to answer."""
+_VERSION = version("lodestream")
+
+
+@router.get("", response_model=None, responses={200: {"model": Health}})
+async def health(request: Request) -> Response:
+    """Say how the node is, always with 200."""
+    bridge = bridge_of(request)
+    healthy = await _is_serving(bridge.client)
+    token = bearer_token(request.headers.get("authorization"))
+    backend = await _backend_name(bridge.client, token) if healthy else None
+    return json_response(
+        {
+            "status": "healthy" if healthy else "unhealthy",
+            "node": bridge.config.region,
+            "runtime": "lodestream",
+            "timestamp": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "features": {"dynamic_loading": False, "huggingface_support": False},
+            "backend": {"healthy": healthy, "info": _info(backend)},
+        }
+    )
+
+
+@router.get("/live", response_model=None, responses={200: {"model": Live}})
+async def live() -> Response:
+    """Say that this process answers."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/ready", response_model=None, responses={200: {"model": Ready}, 503: NOT_READY_ERROR})
+async def ready(request: Request) -> Response:
+    """Say whether requests would be taken."""
+    if not await _is_serving(bridge_of(request).client):
+        raise ApiError(NOT_READY, "The service behind the bridge takes no requests now.")
+    return json_response({"status": "ready"})
+
+
+async def _is_serving(client: AsyncClient) -> bool:
+    try:
+        return await client.health(timeout=_PATIENCE) is State.SERVING
+    except InferenceError:
+        return False
+
+
+async def _backend_name(client: AsyncClient, token: str | None) -> str | None:
+    """The engine's name; only callers with a key may know it where there are keys."""
+    with contextlib.suppress(InferenceError):
+        models = await client.list_models(timeout=_PATIENCE, api_key=token)
+        return models[0].backend if models else None
+    return None
+
+
+def _info(backend: str | None) -> Json:
+    return {"name": backend, "version": _VERSION, "extensions": []}

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from lodestream_common.keys import Level
+from rest_bridge.call import admit
+from rest_bridge.convert import model_json
+from rest_bridge.openapi import MODEL_ERRORS, SECURED
+from rest_bridge.routes.generate import json_response
+from rest_bridge.schemas.models import Model, ModelList
+
+router = APIRouter(tags=["models"])
+
+
+@router.get(
+    "/v1/models",
+    response_model=None,
+    responses={200: {"model": ModelList}, **MODEL_ERRORS},
+    openapi_extra=SECURED,
+)
+async def list_models(request: Request) -> Response:
+    """List what is served."""
+    call = admit(request, Level.READ_ONLY)
+    models = await call.bridge.client.list_models(**call.options)
+    return json_response({"object": "list", "data": [model_json(model) for model in models]})
+
+
+@router.get(
+    # An id may hold slashes.
+    "/v1/models/{model:path}",
+    response_model=None,
+    responses={200: {"model": Model}, **MODEL_ERRORS},
+    openapi_extra=SECURED,
+)
+async def retrieve_model(request: Request, model: str) -> Response:
+    """Describe one model, by its id or an alias."""
+    call = admit(request, Level.READ_ONLY)
+    return json_response(model_json(await call.bridge.client.get_model(model, **call.options)))

@@ -1,0 +1,63 @@
+"""What both ways of generating take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rest_bridge.schemas.fields import FIRST_BAD, RequestModel, documented, knob
+from rest_bridge.schemas.inputs import Stop
+
+_INT32 = 2**31 - 1
+_INT64 = 2**63 - 1
+
+
+class StreamOptions(RequestModel):
+    """What a stream holds beside the text."""
+
+    include_usage: bool | None = documented(
+        "Sends one more chunk before the end, with the token counts and no choices.", default=False
+    )
+
+
+class GenerationRequest(RequestModel):
+    """The parameters that chat and text completions share."""
+
+    model: str = Field(description="A served model id, or an alias of one.")
+    max_tokens: int | None = knob("Most tokens to generate.", 1, 4096, 150)
+    max_completion_tokens: int | None = knob("Another name of `max_tokens`.", 1, 4096, 150)
+    temperature: float | None = knob("Sampling temperature; 0 decodes greedily.", 0.0, 2.0, 0.7)
+    top_p: float | None = knob("Nucleus sampling: the probability mass to sample from.", 0.0, 1.0, 0.9)
+    top_k: int | None = knob("Samples from the k likeliest tokens; 0 or -1: from all.", -1, _INT32, 0)
+    min_p: float | None = knob(
+        "Drops tokens below this share of the likeliest one's probability; 0: none.", 0.0, 1.0, 0.0
+    )
+    frequency_penalty: float | None = knob(
+        "Penalty for each time a token was generated already.", -2.0, 2.0, 0.0
+    )
+    presence_penalty: float | None = knob("Penalty for tokens that were generated already.", -2.0, 2.0, 0.0)
+    repetition_penalty: float | None = documented(
+        "Multiplicative penalty for repetition, over 0; 1 is off.",
+        exclusiveMinimum=0.0,
+        maximum=2.0,
+        default=1.0,
+    )
+    seed: int | None = knob(
+        "The same request with the same seed gives the same text on the same idle engine.",
+        -_INT64 - 1,
+        _INT64,
+    )
+    stop: Stop = documented("Up to 4 texts that end the generation; they are not part of it.")
+    stop_token_ids: Annotated[list[int] | None, FIRST_BAD] = documented(
+        "Token ids that end the generation; they are not part of it.", maxItems=64
+    )
+    ignore_eos: bool | None = documented(
+        "Keeps generating past the model's end-of-sequence token.", default=False
+    )
+    stream: bool | None = documented("Sends the text as it is made, as server-sent events.", default=False)
+    stream_options: StreamOptions | None = documented("Only with `stream`.")
+    user: str | None = documented("Your own name for the end user; recorded with the request.", maxLength=256)
+    return_token_ids: bool | None = documented(
+        "Adds the token ids behind the text to each choice, as `token_ids`.", default=False
+    )

@@ -1,0 +1,115 @@
+"""The parameters that come in more than one form, each brought into one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from rest_bridge.schemas.fields import FIRST_BAD, RequestModel
+
+ROLES = ("system", "developer", "user", "assistant")
+
+
+def _check_role(role: str) -> str:
+    if role in {"tool", "function"}:
+        raise PydanticCustomError("unsupported_parameter", "is a role that is not supported here")
+    if role not in ROLES:
+        raise PydanticCustomError("invalid_value", "must be one of system, developer, user, assistant")
+    return role
+
+
+def _check_part_type(name: str) -> str:
+    if name != "text":
+        raise PydanticCustomError("unsupported_parameter", "must be text; no other content is supported here")
+    return name
+
+
+Role = Annotated[str, AfterValidator(_check_role), WithJsonSchema({"type": "string", "enum": list(ROLES)})]
+"""Who speaks; `developer` is `system` by another name."""
+
+
+class TextPart(RequestModel):
+    """A piece of a message's text."""
+
+    type: Annotated[
+        str, AfterValidator(_check_part_type), WithJsonSchema({"type": "string", "enum": ["text"]})
+    ]
+    text: str = Field(description="The piece; nothing is put between two of them.")
+
+
+_PARTS = TypeAdapter(Annotated[list[TextPart], FIRST_BAD])
+_TEXTS = TypeAdapter(Annotated[list[str], FIRST_BAD])
+_IDS = TypeAdapter(Annotated[list[int], FIRST_BAD])
+
+
+def _read_content(value: Any) -> str | list[TextPart] | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return _PARTS.validate_python(value, strict=True)
+    raise PydanticCustomError("invalid_value", "must be a string or an array of text parts")
+
+
+def _read_stop(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return _TEXTS.validate_python(value, strict=True)
+    raise PydanticCustomError("invalid_value", "must be a string or an array of strings")
+
+
+def _read_prompt(value: Any) -> str | list[int]:
+    if isinstance(value, list) and value and isinstance(value[0], str | list):
+        if len(value) > 1:
+            raise PydanticCustomError("unsupported_parameter", "may hold only one prompt")
+        value = value[0]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value:
+        return _IDS.validate_python(value, strict=True)
+    raise PydanticCustomError("invalid_value", "must be a string or an array of token ids")
+
+
+_TEXT = {"type": "string"}
+_ID_ARRAY = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+
+Content = Annotated[
+    str | list[TextPart] | None,
+    PlainValidator(_read_content),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TEXT,
+                {"type": "array", "items": TextPart.model_json_schema()},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""The text of a message: whole, or in pieces."""
+
+Stop = Annotated[
+    list[str] | None,
+    PlainValidator(_read_stop),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": 4}, {"type": "null"}]}),
+]
+"""Up to four texts that end the generation."""
+
+Prompt = Annotated[
+    str | list[int],
+    PlainValidator(_read_prompt),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                _ID_ARRAY,
+                {"type": "array", "items": {"anyOf": [_TEXT, _ID_ARRAY]}, "minItems": 1, "maxItems": 1},
+            ]
+        }
+    ),
+]
+"""One prompt: text, or token ids; also as the only element of an array."""

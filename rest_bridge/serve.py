@@ -1,0 +1,137 @@
+"""The bridge as a process: binds, serves, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from lodestream_common.address import Address, cannot_listen, check_open_address, parse_address
+from lodestream_common.errors import SettingError
+from lodestream_common.keys import Keyring
+from lodestream_common.ready import announce_ready
+from rest_bridge.app import create_app
+from rest_bridge.config import BridgeConfig
+from rest_bridge.protocol import BridgeProtocol
+
+_BACKLOG = 2048
+_KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open: longer than the usual 60 of load balancers, so that none of
+them sends a request into a connection that is just being closed."""
+_LAST_WORDS = 1.0
+"""Seconds that aborted requests get to tell their callers."""
+_SETTING = "http_address"
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def run(config: BridgeConfig, on_ready: Callable[[str], None] = announce_ready) -> int:
+    """Serve until a signal comes, then finish what runs within `config.shutdown_grace` seconds.
+
+    Args:
+        config: the settings.
+        on_ready: is told the bound `host:port` once requests are answered.
+
+    Returns:
+        0, the exit status of a server that was told to end.
+
+    Raises:
+        OperatorError: a setting is wrong, or the address cannot be bound.
+
+    """
+
+    def ready(address: str) -> None:
+        # What exists by now stays: the collector need not look at it ever again.
+        gc.collect()
+        gc.freeze()
+        on_ready(address)
+
+    server = make_server(config, ready)
+    server.run(sockets=[server.socket])
+    return 0
+
+
+def make_server(config: BridgeConfig, on_ready: Callable[[str], None]) -> BridgeServer:
+    """Make a server that is bound, but does not serve yet.
+
+    Raises:
+        OperatorError: as `run`.
+
+    """
+    address = parse_address(config.http_address, _SETTING)
+    if address.is_unix:
+        raise SettingError(f"{_SETTING}: {address} is not host:port (as 127.0.0.1:8000)")
+    guarded = Keyring(config.keys_file).guarded
+    check_open_address(address, guarded, _SETTING)
+    listener = _listen(address)
+    bound = Address(address.host, listener.getsockname()[1])
+
+    def started() -> None:
+        _log.info("bridge listening", address=str(bound), service=config.grpc_address)
+        if not guarded:
+            _log.warning("there are no API keys: everybody on this machine may use the bridge")
+        on_ready(str(bound))
+
+    return BridgeServer(config, listener, started)
+
+
+def _listen(address: Address) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        # A name like localhost has both; callers expect the older one.
+        family, *_, place = min(found, key=lambda info: info[0] != socket.AF_INET)
+        return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise cannot_listen(address, _SETTING, error.strerror or error) from error
+
+
+class BridgeServer(uvicorn.Server):
+    """uvicorn, bound to `socket`, with our drain: a signal ends it gently, the second one at once."""
+
+    def __init__(self, config: BridgeConfig, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        super().__init__(_uvicorn_config(config))
+        self.socket = listener
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to serve, and say so."""
+        await super().startup(sockets)
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, wait for requests as long as the grace, then abort them."""
+        _log.info(
+            "ending", requests=len(self.server_state.tasks), grace=self.config.timeout_graceful_shutdown
+        )
+        await super().shutdown(sockets)
+        for task in self.server_state.tasks:
+            task.cancel()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_LAST_WORDS)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal. Unlike uvicorn's own, this does not send it again after a clean end."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def _uvicorn_config(config: BridgeConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(config),
+        http=BridgeProtocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=math.ceil(config.shutdown_grace),
+    )
