@@ -55,6 +55,7 @@ class ResponseFold:
             self._response.timings.CopyFrom(summary.timings)
 
     def response(self) -> generate_pb.GenerateResponse:
+        self._response.choices.sort(key=lambda choice: choice.index)
         for choice in self._response.choices:
             choice.text = "".join(self._texts.get(choice.index, ()))
         return self._response

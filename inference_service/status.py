@@ -20,7 +20,8 @@ from grpc_status import rpc_status
 from inference_service import errors
 
 DOMAIN = "lodestream.inference.v1"
-MAX_MESSAGE_LENGTH = 1000
+MAX_TEXT_BYTES = 1000
+"""Of a message, and of each of its ErrorInfo.metadata: peers refuse trailers over 8 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def reason_of(error: errors.ServiceError) -> str:
 def status_of(error: errors.ServiceError) -> grpc.Status:
     """The status that tells a caller of an expected error."""
     row = TABLE[type(error)]
-    metadata = {name: _text(getattr(error, name)) for name in row.metadata}
+    metadata = {name: _fit(_text(getattr(error, name))) for name in row.metadata}
     return _status(row, reason_of(error), str(error), metadata, row.details(error))
 
 
@@ -110,7 +111,7 @@ def internal_status(request_id: str) -> grpc.Status:
 def _status(
     row: Row, reason: str, message: str, metadata: Mapping[str, str], details: list[Message]
 ) -> grpc.Status:
-    status = status_pb2.Status(code=row.code.value[0], message=message[:MAX_MESSAGE_LENGTH])
+    status = status_pb2.Status(code=row.code.value[0], message=_fit(message))
     info = details_pb.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
     for detail in [info, *details]:
         packed = AnyMessage()
@@ -121,3 +122,7 @@ def _status(
 
 def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _fit(text: str) -> str:
+    return text.encode()[:MAX_TEXT_BYTES].decode("utf-8", "ignore")
