@@ -1,0 +1,86 @@
+"""The typed client of the inference service: `AsyncClient` for asyncio, `Client` for code that blocks."""
+
+from inference_client.async_client import AsyncClient
+from inference_client.async_stream import AsyncStream
+from inference_client.channel import DEFAULT_MAX_MESSAGE_BYTES, TlsConfig
+from inference_client.errors import (
+    AuthenticationError,
+    CancelledByServerError,
+    ClosedError,
+    ContextLengthError,
+    DeadlineError,
+    FieldViolation,
+    InferenceError,
+    InternalError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProtocolError,
+    QueueFullError,
+    RateLimitError,
+    ReaderStalledError,
+    RequestTooLargeError,
+    UnavailableError,
+)
+from inference_client.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    Started,
+    StopCause,
+    Summary,
+    Timings,
+    Usage,
+)
+from inference_client.generation import Choice, Generation
+from inference_client.health import Health
+from inference_client.models import Model, TokenCount
+from inference_client.request import GenerateOptions, Message, Messages, Role, build_request
+from inference_client.sync_client import Client
+from inference_client.sync_stream import Stream
+
+__all__ = [
+    "DEFAULT_MAX_MESSAGE_BYTES",
+    "AsyncClient",
+    "AsyncStream",
+    "AuthenticationError",
+    "CancelledByServerError",
+    "Choice",
+    "Client",
+    "ClosedError",
+    "ContextLengthError",
+    "DeadlineError",
+    "Delta",
+    "Event",
+    "FieldViolation",
+    "FinishReason",
+    "Finished",
+    "GenerateOptions",
+    "Generation",
+    "Health",
+    "InferenceError",
+    "InternalError",
+    "InvalidRequestError",
+    "Message",
+    "Messages",
+    "Model",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "ProtocolError",
+    "QueueFullError",
+    "RateLimitError",
+    "ReaderStalledError",
+    "RequestTooLargeError",
+    "Role",
+    "Started",
+    "StopCause",
+    "Stream",
+    "Summary",
+    "Timings",
+    "TlsConfig",
+    "TokenCount",
+    "UnavailableError",
+    "Usage",
+    "build_request",
+]

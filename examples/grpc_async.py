@@ -1,0 +1,36 @@
+"""Ask over gRPC, on asyncio: the text as it is made, then a whole answer.
+
+Run it as `python examples/grpc_async.py [host:port]`, while `make serve` runs. A key comes from LODESTREAM_API_KEY.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from inference_client import AsyncClient, InferenceError, Message
+
+TARGET = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("LODESTREAM_TARGET", "127.0.0.1:50051")
+
+
+async def main() -> None:
+    async with AsyncClient(TARGET, api_key=os.environ.get("LODESTREAM_API_KEY"), timeout=60) as client:
+        model = (await client.list_models())[0].id
+
+        # Leaving the block early, by `break` or an exception, cancels the generation at once.
+        async with client.stream(model=model, prompt="Once upon a time", max_tokens=40) as stream:
+            async for text in stream.text():
+                print(text, end="", flush=True)
+        print()
+
+        question = [Message("user", "What is the capital of France?")]
+        answer = await client.generate(model=model, messages=question, temperature=0)
+        print(answer.text, f"({answer.finish_reason}, {answer.usage.total_tokens} tokens)")
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except InferenceError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,177 @@
+"""A generation as it is made, on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, cast
+
+import grpc
+from grpc import aio
+from lodestream.inference.v1 import generate_service_pb2
+
+from inference_client.call import Call
+from inference_client.decode import decode_event
+from inference_client.errors import ClosedError, InferenceError
+from inference_client.events import Delta, Event, Started, Summary
+from inference_client.generation import Generation, GenerationFold
+from inference_client.grammar import StreamGrammar, cut_short
+from inference_client.status import error_from_rpc
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    Rpc = aio.UnaryStreamCall[
+        generate_service_pb2.GenerateRequest, generate_service_pb2.GenerateStreamResponse
+    ]
+
+
+class AsyncStream:
+    """The events of one generation: `Started`, any number of `Delta` and `Finished`, one `Summary`.
+
+    The call begins with the first event that is asked for. Use it as a context manager: leaving the
+    block cancels what is still running at once, and so does `aclose`, cancelling the task that reads,
+    or dropping the last reference. One task reads a stream.
+
+    Iterating raises any `InferenceError`; after an error or the end there are no more events.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_ended",
+        "_grammar",
+        "_is_client_closed",
+        "_open",
+        "_rpc",
+        "request_id",
+    )
+
+    def __init__(self, open_rpc: Callable[[], Rpc], call: Call, is_client_closed: Callable[[], bool]) -> None:
+        self.request_id = call.request_id
+        """The id of the request: the one that was sent, then the one that the service goes by."""
+        self._open = open_rpc
+        self._call = call
+        self._is_client_closed = is_client_closed
+        self._rpc: Rpc | None = None
+        self._grammar = StreamGrammar()
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            event = await self._receive()
+            if isinstance(event, Delta):
+                return event
+            if isinstance(event, Started):
+                self.request_id = event.request_id or self.request_id
+            elif isinstance(event, Summary):
+                await self._finish(self._rpc)
+        except grpc.RpcError as error:
+            self._cancel()
+            raise error_from_rpc(error, self.request_id) from error
+        except InferenceError as error:
+            self._cancel()
+            error.request_id = error.request_id or self.request_id
+            raise
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            self._cancel()
+            raise
+        return event
+
+    async def text(self) -> AsyncGenerator[str, None]:
+        """The new text of the first choice, piece by piece; no piece is empty."""
+        async for event in self:
+            if isinstance(event, Delta) and event.choice_index == 0 and event.text:
+                yield event.text
+
+    async def collect(self) -> Generation:
+        """Read the whole stream into one answer.
+
+        Raises:
+            RuntimeError: events were read before; they are not kept.
+
+        """
+        if self._rpc is not None or self._ended:
+            raise RuntimeError("collect() needs a stream that nothing was read from.")
+        fold = GenerationFold()
+        async for event in self:
+            fold.add(event)
+        return fold.result()
+
+    async def aclose(self) -> None:
+        """Cancel what is still running. Safe to call twice, and from another task."""
+        self._cancel()
+
+    def __del__(self) -> None:
+        # The loop may be gone at interpreter exit, and every call with it.
+        with contextlib.suppress(AttributeError, RuntimeError):
+            self._cancel()
+
+    async def _receive(self) -> Event:
+        while True:
+            message = await (self._begin() if self._rpc is None else self._rpc.read())
+            if message is aio.EOF:
+                raise cut_short()
+            event = decode_event(cast("generate_service_pb2.GenerateStreamResponse", message))
+            if event is not None:
+                self._grammar.check(event)
+                return event
+
+    async def _begin(self) -> object:
+        while True:
+            self._rpc = rpc = self._open()
+            try:
+                return await rpc.read()
+            except grpc.RpcError as error:
+                pause = self._call.pause_after(error)
+            await asyncio.sleep(pause)
+            if self._ended:
+                raise ClosedError("The stream was closed.")
+
+    async def _finish(self, rpc: Rpc | None) -> None:
+        """Read the status, so that a caller who leaves at the summary does not cancel a call that is over."""
+        # With the summary the answer is whole; a connection that breaks now takes nothing away.
+        with contextlib.suppress(grpc.RpcError):
+            while rpc is not None and (message := await rpc.read()) is not aio.EOF:
+                event = decode_event(cast("generate_service_pb2.GenerateStreamResponse", message))
+                if event is not None:
+                    self._grammar.check(event)
+        self._ended = True
+
+    def _cancel(self) -> None:
+        self._ended = True
+        if self._rpc is not None:
+            self._rpc.cancel()
+
+    def _raise_if_closed(self) -> None:
+        """A reader whose stream, or client, was closed elsewhere was not cancelled itself."""
+        if (self._ended or self._is_client_closed()) and not is_being_cancelled():
+            self._ended = True
+            raise ClosedError(
+                "The stream was closed while it was read.", request_id=self.request_id
+            ) from None
+
+
+def is_being_cancelled() -> bool:
+    """Whether the current task was asked to stop; Python 3.10 cannot tell, and says no."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is not None and cancelling() > 0

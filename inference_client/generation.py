@@ -1,0 +1,110 @@
+"""The whole answer: what `generate` returns, and what `collect` makes of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inference_client.errors import ProtocolError
+from inference_client.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    Started,
+    Summary,
+    Timings,
+    Usage,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One whole generated text."""
+
+    index: int
+    """Counted from 0."""
+    text: str
+    """The text."""
+    token_ids: tuple[int, ...]
+    """Ids of the tokens behind the text, where the engine could name them."""
+    token_count: int
+    """How many tokens stand behind the text."""
+    finished: Finished
+    """How it ended."""
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended."""
+        return self.finished.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The whole answer to one request."""
+
+    request_id: str
+    """The id under which the service knows the request."""
+    model: str
+    """The served model id, also when the request used an alias."""
+    created: int
+    """Seconds since the Unix epoch at which the request was admitted."""
+    choices: tuple[Choice, ...]
+    """The choices by index; never empty."""
+    usage: Usage
+    """Token counts."""
+    timings: Timings
+    """Where the time went."""
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice."""
+        return self.choices[0].text
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first choice ended."""
+        return self.choices[0].finished.reason
+
+
+class GenerationFold:
+    """Folds the events of one whole stream, which keeps the grammar, into a `Generation`."""
+
+    def __init__(self) -> None:
+        self._started: Started | None = None
+        self._deltas: dict[int, list[Delta]] = {}
+        self._finished: dict[int, Finished] = {}
+        self._summary: Summary | None = None
+
+    def add(self, event: Event) -> None:
+        """Take the next event."""
+        if isinstance(event, Delta):
+            self._deltas.setdefault(event.choice_index, []).append(event)
+        elif isinstance(event, Finished):
+            self._finished[event.choice_index] = event
+        elif isinstance(event, Started):
+            self._started = event
+        else:
+            self._summary = event
+
+    def result(self) -> Generation:
+        """The answer, once the summary is in."""
+        if self._started is None or self._summary is None:
+            raise ProtocolError("The stream has no beginning or no end.")
+        return Generation(
+            request_id=self._started.request_id,
+            model=self._started.model,
+            created=self._started.created,
+            choices=tuple(self._choice(self._finished[index]) for index in sorted(self._finished)),
+            usage=self._summary.usage,
+            timings=self._summary.timings,
+        )
+
+    def _choice(self, finished: Finished) -> Choice:
+        deltas = self._deltas.get(finished.choice_index, [])
+        return Choice(
+            index=finished.choice_index,
+            text="".join(delta.text for delta in deltas),
+            token_ids=tuple(token for delta in deltas for token in delta.token_ids),
+            token_count=sum(delta.token_count for delta in deltas),
+            finished=finished,
+        )

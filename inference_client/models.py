@@ -1,0 +1,37 @@
+"""What the service tells about its models and about prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A served model."""
+
+    id: str
+    """The id that requests name."""
+    aliases: tuple[str, ...]
+    """Other names that requests may use."""
+    created: int
+    """Seconds since the Unix epoch at which the model was loaded."""
+    owned_by: str
+    """Who made the model available."""
+    context_length: int
+    """Most tokens of prompt and output together."""
+    vocabulary_size: int
+    """Valid token ids are below it."""
+    backend: str
+    """The engine that runs it: `llama_cpp`, `simulated`, `tensorrt_llm`."""
+    max_concurrency: int
+    """Generations that run at once; more wait in the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """The length of a prompt."""
+
+    token_count: int
+    """Tokens."""
+    token_ids: tuple[int, ...]
+    """The ids themselves."""

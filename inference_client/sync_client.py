@@ -1,0 +1,260 @@
+"""The client, for code that blocks; every name is that of `AsyncClient`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message as ProtoMessage
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from lodestream.inference.v1 import (
+    generate_service_pb2,
+    generate_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+
+from inference_client.call import Call, CallDefaults, Metadata
+from inference_client.channel import DEFAULT_MAX_MESSAGE_BYTES, TlsConfig, check_target, open_sync
+from inference_client.decode import decode_generation, decode_model, decode_models, decode_token_count
+from inference_client.errors import ClosedError, InferenceError, NotFoundError
+from inference_client.generation import Generation
+from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
+from inference_client.models import Model, TokenCount
+from inference_client.request import GenerateOptions, Messages, build_count_request, build_request
+from inference_client.retry import RetryPolicy
+from inference_client.sync_stream import Rpc, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self, Unpack
+
+RequestT = TypeVar("RequestT", bound=ProtoMessage)
+ResponseT = TypeVar("ResponseT", bound=ProtoMessage)
+ResultT = TypeVar("ResultT")
+
+
+class Client:
+    """Calls one inference service. Make one and share it: it holds one connection to each replica.
+
+    It connects with the first call, and any number of threads may call it. Use it as a context manager,
+    or `close` it. Methods raise the errors of `inference_client.errors`, and `ValueError` or `TypeError`
+    for arguments that can make no request. Do not fork a process that holds one.
+
+    Args:
+        target: `host:port`, `dns:///name:port` (every address of the name is used) or `unix:/path`.
+        api_key: sent with each call that brings no key of its own.
+        timeout: seconds that a call may take, retries included, if it does not say; None: without end.
+        retries: attempts after the first for calls that are refused as UNAVAILABLE; see `retry`.
+        max_message_bytes: largest message to send and to take, in bytes.
+        tls: how to encrypt; None: plain text, for a loopback or a private network.
+
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        retries: int = 2,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        tls: TlsConfig | None = None,
+    ) -> None:
+        self._defaults = CallDefaults(api_key, timeout, RetryPolicy(retries), max_message_bytes)
+        self._stubs = _Stubs(open_sync(check_target(target), max_message_bytes, tls))
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; calls that still run fail with `ClosedError`. Safe to call twice."""
+        self._closed.set()
+        self._stubs.channel.close()
+
+    def generate(
+        self,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """Generate, and return the whole answer.
+
+        Args:
+            timeout: seconds that the call may take, retries included. If it passes after the first
+                token, the answer is what was made until then, and ends with `StopCause.DEADLINE`.
+            request_id: 1 to 128 characters of [A-Za-z0-9._:-], to find the request in the logs by.
+            options: see `GenerateOptions`.
+
+        """
+        return self.generate_request(build_request(**options), timeout=timeout, request_id=request_id)
+
+    def stream(
+        self,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Stream:
+        """Generate, and yield the answer as it is made. Takes what `generate` takes."""
+        return self.stream_request(build_request(**options), timeout=timeout, request_id=request_id)
+
+    def generate_request(
+        self,
+        request: generate_service_pb2.GenerateRequest,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+        metadata: Metadata = (),
+    ) -> Generation:
+        """The same as `generate`, for a message that is ready; the key overrides the client's own."""
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        return self._ask(self._stubs.generate.Generate, request, call, decode_generation)
+
+    def stream_request(
+        self,
+        request: generate_service_pb2.GenerateRequest,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+        metadata: Metadata = (),
+    ) -> Stream:
+        """The same as `stream`, for a message that is ready; the key overrides the client's own.
+
+        The call begins, and its first error is raised, with the first event that is asked for; its
+        time runs from here.
+        """
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+
+        def open_rpc() -> Rpc:
+            call.check_size(request)
+            return self._start(self._stubs.generate.GenerateStream, request, call)
+
+        return Stream(open_rpc, call, self._closed)
+
+    def list_models(
+        self, *, timeout: float | None = None, request_id: str | None = None, api_key: str | None = None
+    ) -> tuple[Model, ...]:
+        """Every served model."""
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        request = model_service_pb2.ListModelsRequest()
+        return self._ask(self._stubs.models.ListModels, request, call, decode_models)
+
+    def get_model(
+        self,
+        model: str,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+    ) -> Model:
+        """One model, by id or alias; `NotFoundError` names what is served."""
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        request = model_service_pb2.GetModelRequest(model=model)
+        return self._ask(self._stubs.models.GetModel, request, call, decode_model)
+
+    def count_tokens(
+        self,
+        model: str,
+        *,
+        messages: Messages | None = None,
+        prompt: str | None = None,
+        token_ids: Sequence[int] | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+    ) -> TokenCount:
+        """The length of a prompt as `generate` would count it."""
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        request = build_count_request(model=model, messages=messages, prompt=prompt, token_ids=token_ids)
+        return self._ask(self._stubs.models.CountTokens, request, call, decode_token_count)
+
+    def health(self, service: str = "", *, timeout: float | None = None) -> Health:
+        """What the service says of itself, asked once; the empty name is the whole server.
+
+        Raises:
+            UnavailableError: it cannot be asked.
+
+        """
+        call = replace(self._defaults, retry=RetryPolicy(0)).call(timeout=timeout)
+        method = self._stubs.health_check
+        try:
+            return self._ask(method, health_request(service), call, decode_health)
+        except NotFoundError:
+            return Health.SERVICE_UNKNOWN
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Return once the service takes requests.
+
+        Raises:
+            DeadlineError: it does not within `timeout` seconds.
+
+        """
+        wait = ReadyWait(timeout)
+        while True:
+            try:
+                state: Health | InferenceError = self.health(timeout=wait.next_timeout())
+            except InferenceError as error:
+                state = error
+            if wait.is_over(state):
+                return
+            self._closed.wait(READY_POLL)
+
+    def _ask(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        call: Call,
+        decode: Callable[[ResponseT], ResultT],
+    ) -> ResultT:
+        call.check_size(request)
+        while True:
+            try:
+                return call.decoded(decode, self._start(method, request, call))
+            except grpc.RpcError as error:
+                self._check_open()
+                pause = call.pause_after(error)
+            self._closed.wait(pause)
+
+    def _start(self, method: Callable[..., ResultT], request: ProtoMessage, call: Call) -> ResultT:
+        self._check_open()
+        try:
+            return method(request, timeout=call.timeout(), metadata=call.metadata())
+        except ValueError:
+            # gRPC's word for a channel that another thread has closed by now.
+            self._check_open()
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise ClosedError("The client is closed.")
+
+
+class _Stubs:
+    """The stubs of one channel."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.channel = channel
+        self.generate = generate_service_pb2_grpc.GenerateServiceStub(channel)
+        self.models = model_service_pb2_grpc.ModelServiceStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        self.health_check: grpc.UnaryUnaryMultiCallable[
+            health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+        ] = health.Check

@@ -1,0 +1,169 @@
+"""A generation as it is made, for code that blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+import grpc
+from lodestream.inference.v1 import generate_service_pb2
+
+from inference_client.call import Call
+from inference_client.decode import decode_event
+from inference_client.errors import ClosedError, InferenceError
+from inference_client.events import Delta, Event, Started, Summary
+from inference_client.generation import Generation, GenerationFold
+from inference_client.grammar import StreamGrammar, cut_short
+from inference_client.status import error_from_rpc
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Rpc(Protocol):
+    """A running call of gRPC, which publishes no name for it."""
+
+    def __iter__(self) -> Iterator[generate_service_pb2.GenerateStreamResponse]: ...
+
+    def __next__(self) -> generate_service_pb2.GenerateStreamResponse: ...
+
+    def cancel(self) -> object: ...
+
+
+class Stream:
+    """The events of one generation: `Started`, any number of `Delta` and `Finished`, one `Summary`.
+
+    The call begins with the first event that is asked for. Use it as a context manager: leaving the
+    block cancels what is still running at once, and so do `close`, also from another thread, and
+    dropping the last reference. One thread reads a stream.
+
+    Iterating raises any `InferenceError`; after an error or the end there are no more events.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_client_closed",
+        "_ended",
+        "_grammar",
+        "_open",
+        "_rpc",
+        "request_id",
+    )
+
+    def __init__(self, open_rpc: Callable[[], Rpc], call: Call, client_closed: threading.Event) -> None:
+        self.request_id = call.request_id
+        """The id of the request: the one that was sent, then the one that the service goes by."""
+        self._open = open_rpc
+        self._call = call
+        self._client_closed = client_closed
+        self._rpc: Rpc | None = None
+        self._grammar = StreamGrammar()
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        if self._ended:
+            raise StopIteration
+        try:
+            event = self._receive()
+            if isinstance(event, Delta):
+                return event
+            if isinstance(event, Started):
+                self.request_id = event.request_id or self.request_id
+            elif isinstance(event, Summary):
+                self._finish(self._rpc)
+        except grpc.RpcError as error:
+            self._raise_if_closed()
+            self.close()
+            raise error_from_rpc(error, self.request_id) from error
+        except InferenceError as error:
+            self.close()
+            error.request_id = error.request_id or self.request_id
+            raise
+        return event
+
+    def text(self) -> Iterator[str]:
+        """The new text of the first choice, piece by piece; no piece is empty."""
+        for event in self:
+            if isinstance(event, Delta) and event.choice_index == 0 and event.text:
+                yield event.text
+
+    def collect(self) -> Generation:
+        """Read the whole stream into one answer.
+
+        Raises:
+            RuntimeError: events were read before; they are not kept.
+
+        """
+        if self._rpc is not None or self._ended:
+            raise RuntimeError("collect() needs a stream that nothing was read from.")
+        fold = GenerationFold()
+        for event in self:
+            fold.add(event)
+        return fold.result()
+
+    def close(self) -> None:
+        """Cancel what is still running. Safe to call twice, and from another thread."""
+        self._ended = True
+        if self._rpc is not None:
+            self._rpc.cancel()
+
+    def __del__(self) -> None:
+        # An instance whose constructor failed has no call.
+        with contextlib.suppress(AttributeError):
+            self.close()
+
+    def _receive(self) -> Event:
+        while True:
+            message = self._begin() if self._rpc is None else next(self._rpc, None)
+            if message is None:
+                raise cut_short()
+            event = decode_event(message)
+            if event is not None:
+                self._grammar.check(event)
+                return event
+
+    def _begin(self) -> generate_service_pb2.GenerateStreamResponse | None:
+        while True:
+            self._rpc = rpc = self._open()
+            try:
+                return next(rpc, None)
+            except grpc.RpcError as error:
+                self._raise_if_closed()
+                pause = self._call.pause_after(error)
+            self._client_closed.wait(pause)
+            self._raise_if_closed()
+
+    def _finish(self, rpc: Rpc | None) -> None:
+        """Read the status, so that a caller who leaves at the summary does not cancel a call that is over."""
+        # With the summary the answer is whole; a connection that breaks now takes nothing away.
+        with contextlib.suppress(grpc.RpcError):
+            for message in rpc or ():
+                event = decode_event(message)
+                if event is not None:
+                    self._grammar.check(event)
+        self._ended = True
+
+    def _raise_if_closed(self) -> None:
+        if self._ended or self._client_closed.is_set():
+            self._ended = True
+            raise ClosedError(
+                "The stream was closed while it was read.", request_id=self.request_id
+            ) from None
