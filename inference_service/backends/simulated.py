@@ -22,6 +22,7 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import chain, cycle, islice
 from typing import Protocol
@@ -139,7 +140,7 @@ class SimulatedBackend(Backend):
         self._description = BackendDescription(
             "simulated", context_length, max_concurrency, codec.vocabulary_size
         )
-        self._running: set[str] = set()
+        self._running = 0
         self._pending_aborts = 0
         self._alive = True
         self._last_step = time.monotonic()
@@ -151,33 +152,33 @@ class SimulatedBackend(Backend):
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
         faults = self._faults_of(request)
-        self._enter(request)
+        self._enter()
         finished = False
         try:
             await self._prefill(request)
-            async for step in self._decode(request, faults):
-                finished = step.finish is not None
-                yield step
+            async with aclosing(self._decode(request, faults)) as steps:
+                async for step in steps:
+                    finished = step.finish is not None
+                    yield step
         finally:
-            self._leave(request, keep_slot=faults.ignore_cancel and not finished)
+            self._leave(keep_slot=faults.ignore_cancel and not finished)
 
     def stats(self) -> BackendStats:
-        busy = len(self._running)
-        age = time.monotonic() - self._last_step if busy else 0.0
-        return BackendStats(busy + self._pending_aborts, self._pending_aborts, self._alive, age)
+        age = time.monotonic() - self._last_step if self._running else 0.0
+        return BackendStats(self._running + self._pending_aborts, self._pending_aborts, self._alive, age)
 
     async def close(self) -> None:
         self._alive = False
 
-    def _enter(self, request: EngineRequest) -> None:
+    def _enter(self) -> None:
         if not self._alive:
             raise EngineDeadError("the simulated engine is dead")
         if not self._running:
             self._last_step = time.monotonic()
-        self._running.add(request.request_id)
+        self._running += 1
 
-    def _leave(self, request: EngineRequest, *, keep_slot: bool) -> None:
-        self._running.discard(request.request_id)
+    def _leave(self, *, keep_slot: bool) -> None:
+        self._running -= 1
         if keep_slot:
             self._pending_aborts += 1
             asyncio.get_running_loop().call_later(_IGNORED_CANCEL_SECONDS, self._end_ignored_abort)
