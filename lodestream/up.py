@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
@@ -106,6 +107,7 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, on_signal)
 
     async def _serve(self, directory: Path, pipe: int) -> None:
+        print(f"Starting {self._model} on {self._service.backend} ...", file=sys.stderr, flush=True)
         start = partial(self._start, directory=directory, pipe=pipe)
         service = await start("service", "serve", self._service)
         bridge = await start("bridge", "bridge", await self._bridge_settings(service))

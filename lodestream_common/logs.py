@@ -90,7 +90,11 @@ def _renderers(style: str) -> list[Processor]:
         # The standard encoder escapes what is not ASCII: no text, however broken, can spoil a line.
         return [structlog.processors.format_exc_info, _lead, structlog.processors.JSONRenderer()]
     colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+        )
+    ]
 
 
 def _lead(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
