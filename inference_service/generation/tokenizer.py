@@ -29,6 +29,7 @@ class Tokenizer:
         bos_id: the token that begins a text.
         eos_ids: every token that ends a generation.
         add_bos: whether a prompt begins with the BOS token.
+
     """
 
     def __init__(
@@ -70,11 +71,16 @@ class Tokenizer:
         """The ids of a raw prompt, begun by the BOS token where the model wants one."""
         return self._prefix + self.encode_text(text)
 
+    def begin(self, ids: list[int]) -> list[int]:
+        """A rendered prompt, begun by the BOS token where the model wants one and it has none yet."""
+        return ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids
+
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes that a token stands for, maybe part of a character; none for a control token.
 
         Raises:
             IndexError: there is no such token.
+
         """
         return self._pieces[token_id]
 
@@ -83,6 +89,7 @@ class Tokenizer:
 
         Raises:
             IndexError: one of them is no token.
+
         """
         return b"".join([self._pieces[index] for index in ids]).decode("utf-8", "replace")
 

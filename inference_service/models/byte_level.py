@@ -51,8 +51,24 @@ _RULES = {
 }
 
 
+def _byte_characters() -> dict[int, str]:
+    """From the characters that stand for bytes to the characters of the same codes in Latin-1."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(0x100) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        0x100 + position: chr(byte) for position, byte in enumerate(hidden)
+    }
+
+
+_TO_LATIN_1 = _byte_characters()
+_BYTE_CHARACTERS = {chr(code) for code in _TO_LATIN_1}
+
+
 class ByteLevelEncoder:
-    """The library's byte-level BPE without any special token."""
+    """The library's byte-level BPE without any special token.
+
+    A byte that the vocabulary has no token for is left out, but still keeps its neighbours apart.
+    """
 
     def __init__(self, vocabulary: Vocabulary, rule: _Rule) -> None:
         tokens = {
@@ -62,7 +78,12 @@ class ByteLevelEncoder:
         }
         pairs = (_pair(merge) for merge in vocabulary.merges)
         merges = [pair for pair in pairs if tokens.keys() >= {*pair, "".join(pair)}]
-        model = models.BPE(vocab=tokens, merges=merges, ignore_merges=rule.ignore_merges)
+        self._missing = {
+            character: len(vocabulary.tokens) + position
+            for position, character in enumerate(sorted(_BYTE_CHARACTERS - tokens.keys()))
+        }
+        model = models.BPE(vocab=tokens | self._missing, merges=merges, ignore_merges=rule.ignore_merges)
+        self._end = len(vocabulary.tokens)
         self._library = LibraryTokenizer(model)
         cuts = [pre_tokenizers.Split(Regex(cut), "isolated") for cut in rule.cuts]
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -71,7 +92,7 @@ class ByteLevelEncoder:
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
         ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
-        return ids
+        return [index for index in ids if index < self._end] if self._missing else ids
 
 
 def build(vocabulary: Vocabulary) -> Tokenizer:
@@ -79,6 +100,7 @@ def build(vocabulary: Vocabulary) -> Tokenizer:
 
     Raises:
         ModelError: the rule by which it cuts words is not supported; names those that are.
+
     """
     rule = _RULES.get(vocabulary.pre)
     if rule is None:
@@ -106,18 +128,6 @@ def _pair(merge: str) -> tuple[str, str]:
     # A part may itself be a space, but never an empty text.
     cut = merge.find(" ", 1)
     return merge[:cut], merge[cut + 1 :]
-
-
-def _byte_characters() -> dict[int, str]:
-    """Code points of the printable alphabet that stands for bytes, to the byte of the same Latin-1 code."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(0x100) if byte not in printable]
-    return {ord(chr(byte)): chr(byte) for byte in printable} | {
-        0x100 + index: chr(byte) for index, byte in enumerate(hidden)
-    }
-
-
-_TO_LATIN_1 = _byte_characters()
 
 
 def _piece(token: str, kind: int) -> bytes:

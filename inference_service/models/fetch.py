@@ -30,6 +30,7 @@ def cached_model(model: CatalogModel, cache_dir: Path, *, show_progress: bool) -
 
     Raises:
         ModelError: it cannot be fetched, verified or written.
+
     """
     path = cache_dir / model.file_name
     if _is_intact(path, model):

@@ -36,6 +36,7 @@ def read_model(path: Path) -> GgufModel:
 
     Raises:
         ModelError: the file is no whole GGUF file of a supported architecture.
+
     """
     metadata = read_header(path).metadata
     architecture = metadata.get("general.architecture")

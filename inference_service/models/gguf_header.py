@@ -53,6 +53,7 @@ def read_header(path: Path) -> GgufHeader:
 
     Raises:
         ModelError: the file cannot be read, is no GGUF file, or is cut off or damaged.
+
     """
     try:
         size = path.stat().st_size

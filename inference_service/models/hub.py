@@ -27,6 +27,7 @@ def parse(reference: str) -> HubReference:
 
     Raises:
         ModelError: it has another form.
+
     """
     location, _, revision = reference.removeprefix(SCHEME).partition("@")
     parts = location.split("/", 2)

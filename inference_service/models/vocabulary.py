@@ -76,12 +76,17 @@ class Vocabulary:
     add_space_prefix: bool | None
     """Whether a text begins with a space; None: as is usual."""
 
+    def text_of(self, token_id: int | None) -> str:
+        """A token as it is written in the file; empty for none."""
+        return "" if token_id is None else self.tokens[token_id]
+
 
 def read_vocabulary(metadata: Mapping[str, Any], path: Path) -> Vocabulary:
     """Find the vocabulary in a file's metadata.
 
     Raises:
         ModelError: there is none, or its parts do not fit together.
+
     """
     fields = {key.removeprefix(_PREFIX): value for key, value in metadata.items() if key.startswith(_PREFIX)}
     tokens = fields.get("tokens", ())

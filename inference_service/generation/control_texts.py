@@ -1,0 +1,87 @@
+"""Keeping the control tokens of a template apart from texts that only spell them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+
+
+def new_seal(texts: Iterable[str]) -> str:
+    """A random mark that none of the texts contains.
+
+    It is made of digits, which no filter of a template changes. The first one occurs nowhere else in
+    it, so a mark never overlaps another one or what stands around it, and can be removed exactly.
+    """
+    known = list(texts)
+    while True:
+        seal = f"9{secrets.randbits(96):032o}"
+        if not any(seal in text for text in known):
+            return seal
+
+
+class ControlTexts:
+    """The texts of a model's control tokens.
+
+    A caller's text must not contribute one character to a control token of the rendered prompt. Where
+    it could, it gets a seal: inside every control text that it spells, and at its edges where it could
+    complete one together with what the template puts beside it, before or after the template strips
+    white space. The seals are taken out again when the control tokens of the prompt are found.
+
+    Tokens of a single character are not known here, and so are never found in a prompt.
+    """
+
+    def __init__(self, tokens: Mapping[str, int]) -> None:
+        self._ids = {text: index for text, index in tokens.items() if len(text) > 1}
+        texts = sorted(self._ids, key=len, reverse=True)
+        # The longest first, so that a token is not mistaken for another that it begins with.
+        alternatives = "|".join(map(re.escape, texts)) or "(?!)"
+        self._any = re.compile(alternatives)
+        self._splitter = re.compile(f"({alternatives})")
+        self._beginnings = {text[:size] for text in texts for size in range(1, len(text))}
+        self._endings = {text[-size:] for text in texts for size in range(1, len(text))}
+        self._first = {text[0] for text in texts}
+        self._last = {text[-1] for text in texts}
+        self._joined = "\0".join(texts)
+        self._reach = max(map(len, texts), default=1) - 1
+
+    def weak_points(self, text: str) -> list[int]:
+        """Positions where a text needs a seal, in order; none for nearly every text."""
+        points = set(self._spelled(text))
+        core = text.strip()
+        for edged in {text, core} - {""}:
+            start = text.index(edged)
+            points.update(start + point for point in self._at_edges(edged))
+        return sorted(points)
+
+    def split(self, prompt: str) -> Iterator[str | int]:
+        """The control tokens of a prompt as ids, and the texts between them, which may be empty."""
+        for position, part in enumerate(self._splitter.split(prompt)):
+            yield self._ids[part] if position % 2 else part
+
+    def _spelled(self, text: str) -> Iterator[int]:
+        match = self._any.search(text)
+        while match:
+            yield match.start() + 1
+            match = self._any.search(text, match.start() + 1)
+
+    def _at_edges(self, text: str) -> Iterator[int]:
+        sizes = range(1, min(len(text), self._reach) + 1)
+        if not self._last.isdisjoint(text[: sizes.stop]) and any(
+            text[:size] in self._endings for size in sizes
+        ):
+            yield 0
+        if len(text) < self._reach and text in self._joined:
+            yield 0
+        if not self._first.isdisjoint(text[-sizes.stop :]):
+            yield from (len(text) - size + 1 for size in sizes if text[-size:] in self._beginnings)
+
+
+def sealed(text: str, points: Iterable[int], seal: str) -> str:
+    """A text with seals at the given positions, in order."""
+    parts: list[str] = []
+    start = 0
+    for point in points:
+        parts += (text[start:point], seal)
+        start = point
+    return "".join([*parts, text[start:]])
