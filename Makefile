@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: serve test check format lint types arrows proto proto-check unit bench lock clean
+.PHONY: serve test check format lint types arrows proto proto-check unit bench readme lock clean
 
 serve: $(VENV)/.serve  ## Set up, fetch the model, start both servers. ARGS="--help" says what else it takes.
 	@$(BIN)/lodestream up $(ARGS)
@@ -39,6 +39,9 @@ unit: $(VENV)/.dev
 
 bench: $(VENV)/.dev  ## Measure speed and memory; takes minutes, gates nothing.
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+readme: $(VENV)/.dev  ## Renew the table of settings in the README.
+	@$(BIN)/python -m tests.support.readme
 
 lock:  ## Renew the lock files; needs uv.
 	requirements/compile.sh

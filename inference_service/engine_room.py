@@ -83,7 +83,14 @@ async def build(config: ServiceConfig, workers: Executor) -> EngineRoom:
 
 def _load(config: ServiceConfig) -> loader.LoadedModel:
     found = store.resolve(config.model, config.cache_dir, show_progress=True)
+    _check_aliases(config, found.id)
     return loader.load(found)
+
+
+def _check_aliases(config: ServiceConfig, served: str) -> None:
+    for name, target in config.alias.items():
+        if target != served:
+            raise OperatorError(f"alias: {name}={target} names no served model; the served id is {served}")
 
 
 def _context_length(config: ServiceConfig, model: loader.LoadedModel) -> int:
