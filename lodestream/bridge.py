@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from lodestream import leash, settings
 from lodestream.groups import BRIDGE, COMMON
 from lodestream.parser import CommandParser
-from lodestream_common import logs
 from rest_bridge.config import BridgeConfig
 
 _ABOUT = "Runs the REST bridge: answers OpenAI-style HTTP by asking a gRPC service."
@@ -21,6 +20,8 @@ def run(arguments: Sequence[str]) -> int:
     """Bridge until told to end."""
     parser = CommandParser("bridge", _ABOUT, {**BRIDGE, **COMMON}, _EXAMPLES)
     config = settings.load(BridgeConfig, parser.parse(arguments))
+    from lodestream_common import logs
+
     logs.configure(config.log_level, config.log_format, server="bridge")
     leash.hold()
     from rest_bridge.serve import run as run_bridge

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return _dispatch(arguments)
+        return _dispatch_and_flush(arguments)
     except OperatorError as error:
         return _complain(str(error), error.exit_status)
     except ModuleNotFoundError as error:
@@ -79,6 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe left. Nothing may be flushed into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _dispatch_and_flush(arguments: Sequence[str]) -> int:
+    try:
+        return _dispatch(arguments)
+    finally:
+        # Here a reader that left can still be dealt with; at the exit of the interpreter it cannot.
+        sys.stdout.flush()
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

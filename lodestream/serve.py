@@ -8,7 +8,6 @@ from inference_service.config import ServiceConfig
 from lodestream import leash, settings
 from lodestream.groups import COMMON, SERVICE
 from lodestream.parser import CommandParser
-from lodestream_common import logs
 
 _ABOUT = "Runs the gRPC service: loads a model and generates with it, until SIGTERM or Ctrl-C."
 _EXAMPLES = (
@@ -22,6 +21,8 @@ def run(arguments: Sequence[str]) -> int:
     """Serve until told to end."""
     parser = CommandParser("serve", _ABOUT, {**SERVICE, **COMMON}, _EXAMPLES)
     config = settings.load(ServiceConfig, parser.parse(arguments))
+    from lodestream_common import logs
+
     logs.configure(config.log_level, config.log_format, server="service")
     leash.hold()
     from inference_service.server import run as run_service
