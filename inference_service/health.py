@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import Any
 
+import grpc
 import structlog
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health_pb2 as pb
+from grpc_health.v1 import health_pb2_grpc as pb_grpc
 
 from inference_service.backends.types import BackendStats
 
 _log = structlog.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class State(Enum):
@@ -25,6 +29,45 @@ class State(Enum):
     DRAINING = "draining"
     DEAD = "dead"
     """The engine is gone for good."""
+
+
+class HealthBoard(pb_grpc.HealthServicer):
+    """Shows one status for every service, by grpc.health.v1.
+
+    The asyncio servicer of grpcio-health-checking forgets everybody who watches a service when one of
+    them leaves, and waits for each watcher to read.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._services = frozenset(services)
+        self._serving = False
+        self._changed = asyncio.Event()
+
+    def show(self, *, serving: bool) -> None:
+        """Tell all who watch, if it is news."""
+        if serving is not self._serving:
+            self._serving = serving
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def Check(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:  # noqa: N802
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "No such service.")
+        return pb.HealthCheckResponse(status=self._status_of(request.service))
+
+    async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> None:  # noqa: N802
+        told = None
+        while True:
+            changed, status = self._changed, self._status_of(request.service)
+            if status != told:
+                await context.write(pb.HealthCheckResponse(status=status))
+                told = status
+            await changed.wait()
+
+    def _status_of(self, service: str) -> int:
+        if service not in self._services:
+            return pb.HealthCheckResponse.SERVICE_UNKNOWN
+        return pb.HealthCheckResponse.SERVING if self._serving else pb.HealthCheckResponse.NOT_SERVING
 
 
 class HealthMonitor:
@@ -40,36 +83,32 @@ class HealthMonitor:
     def __init__(
         self, services: Sequence[str], read_stats: Callable[[], BackendStats], stall_seconds: float
     ) -> None:
-        self.servicer = health_aio.HealthServicer()
-        self._services = ("", *services)
+        self.servicer = HealthBoard(("", *services))
         self._read_stats = read_stats
         self._stall_seconds = stall_seconds
         self._lifecycle = State.STARTING
         self.state = State.STARTING
         self.died = asyncio.Event()
 
-    async def enter(self, state: State) -> None:
+    def enter(self, state: State) -> None:
         """Move the life cycle on: STARTING, READY, DRAINING."""
         self._lifecycle = state
-        await self.refresh()
+        self.refresh()
 
     async def watch(self) -> None:
         """Look at the engine until cancelled."""
         while True:
-            await self.refresh()
+            self.refresh()
             await asyncio.sleep(self.PERIOD)
 
-    async def refresh(self) -> None:
+    def refresh(self) -> None:
         state = self._judge()
         if state is not self.state:
             _log.info("health", state=state.value, before=self.state.value)
         self.state = state
         if state is State.DEAD:
             self.died.set()
-        ready = state is State.READY
-        told = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in self._services:
-            await self.servicer.set(service, told)
+        self.servicer.show(serving=state is State.READY)
 
     def _judge(self) -> State:
         if self._lifecycle is State.STARTING:

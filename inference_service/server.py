@@ -75,9 +75,8 @@ class Server:
         """
         self.address = self._bind()
         await self._grpc.start()
-        await self.health.refresh()
         self._door.open(await engine_room.build(self.config, self._workers))
-        await self.health.enter(State.READY)
+        self.health.enter(State.READY)
         self._tasks = [
             asyncio.create_task(self.health.watch(), name="health"),
             asyncio.create_task(self._watch_readers(), name="stalled-readers"),
@@ -92,7 +91,7 @@ class Server:
             hurry: once set, the grace is over.
 
         """
-        await self.health.enter(State.DRAINING)
+        self.health.enter(State.DRAINING)
         self._door.enter().admission.close()
         _log.info("draining", running=len(self.calls), grace=self.config.shutdown_grace)
         idle = asyncio.create_task(self.calls.wait_idle(self.config.shutdown_grace))
