@@ -12,7 +12,7 @@ from lodestream.parser import CommandParser
 _ABOUT = "Runs the gRPC service: loads a model and generates with it, until SIGTERM or Ctrl-C."
 _EXAMPLES = (
     "lodestream serve",
-    "lodestream serve --model ~/models/llama-3.1-8b.gguf --alias llama-3.1-8b=llama-3.1-8b.q4",
+    "lodestream serve --model ~/models/my-llama.gguf --alias llama-3.1-8b=my-llama",
     "lodestream serve --backend simulated --simulated-decode-tps 50",
 )
 

@@ -209,9 +209,9 @@ def test_an_open_server_takes_the_api_pages_key_line(start: Start) -> None:
     assert _paste(line)["object"] == "chat.completion"
 
 
-def test_settings_reach_the_servers(start: Start, tmp_path: Path) -> None:
+def test_settings_reach_the_servers(start: Start, tmp_path: Path, model_file: ModelFile) -> None:
     """A file and variables of `up` count for its children, which see nothing else of them."""
-    (tmp_path / "c.toml").write_text('region = "moon"\n[alias]\nllama = "x"\n')
+    (tmp_path / "c.toml").write_text(f'region = "moon"\n[alias]\nllama = "{model_id(model_file.path)}"\n')
     variables = {"LODESTREAM_CONFIG": str(tmp_path / "c.toml"), "LODESTREAM_MAX_CONCURRENCY": "7"}
     up = start(*FREE_PORTS, variables=variables).until_ready()
 
