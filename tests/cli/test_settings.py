@@ -222,7 +222,7 @@ def test_flags_carry_a_whole_configuration() -> None:
     config = ServiceConfig(
         model="-weird name=1",
         alias={"a": "x", "b": "y=z"},
-        keys_file=Path("/tmp/with space.json"),
+        keys_file=Path("/var/with space.json"),
         context_length=128,
         stall_timeout=0.25,
         simulated_fault="fail_at=3,ignore_cancel",
