@@ -41,6 +41,7 @@ class ChatTemplate:
 
     Raises:
         jinja2.TemplateSyntaxError: the source is no template.
+
     """
 
     def __init__(self, source: str, tokenizer: Tokenizer, *, bos_token: str, eos_token: str) -> None:
@@ -54,6 +55,7 @@ class ChatTemplate:
 
         Raises:
             PromptError: the template refuses the conversation, or fails on it.
+
         """
         weak_points = [self._control.weak_points(message.content) for message in messages]
         seal = new_seal(message.content for message in messages) if any(weak_points) else ""

@@ -36,6 +36,7 @@ def compile_template(source: str) -> Template:
 
     Raises:
         jinja2.TemplateSyntaxError: it is no template.
+
     """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,

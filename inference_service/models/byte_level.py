@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.errors import ModelError
 from inference_service.models.vocabulary import TokenType, Vocabulary
 
@@ -27,12 +26,12 @@ class _Rule:
     """Regular expressions, each applied to what the one before left; what none matches is a word too."""
     ignore_merges: bool = False
     """A word that is a token is that token, whatever the merges make of it."""
-    add_bos: bool = False
+    adds_bos: bool = False
 
 
 _BY_DIGIT = _Rule((r"\p{N}", _GPT2))
 _PLAIN = _Rule((_GPT2,))
-_LLAMA = _Rule((_LLAMA3,), ignore_merges=True, add_bos=True)
+_LLAMA = _Rule((_LLAMA3,), ignore_merges=True, adds_bos=True)
 _RULES = {
     "smollm": _BY_DIGIT,
     "starcoder": _BY_DIGIT,
@@ -68,74 +67,57 @@ class ByteLevelEncoder:
     """The library's byte-level BPE without any special token.
 
     A byte that the vocabulary has no token for is left out, but still keeps its neighbours apart.
+
+    Raises:
+        ModelError: the rule by which it cuts words is not supported; names those that are.
+
     """
 
-    def __init__(self, vocabulary: Vocabulary, rule: _Rule) -> None:
-        tokens = {
-            token: index
-            for index, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
-            if kind == TokenType.NORMAL
-        }
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        rule = _rule(vocabulary.pre)
+        kinds = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+        tokens = {token: index for index, (token, kind) in kinds if kind == TokenType.NORMAL}
         pairs = (_pair(merge) for merge in vocabulary.merges)
         merges = [pair for pair in pairs if tokens.keys() >= {*pair, "".join(pair)}]
+        self._end = len(vocabulary.tokens)
         self._missing = {
-            character: len(vocabulary.tokens) + position
+            character: self._end + position
             for position, character in enumerate(sorted(_BYTE_CHARACTERS - tokens.keys()))
         }
         model = models.BPE(vocab=tokens | self._missing, merges=merges, ignore_merges=rule.ignore_merges)
-        self._end = len(vocabulary.tokens)
         self._library = LibraryTokenizer(model)
         cuts = [pre_tokenizers.Split(Regex(cut), "isolated") for cut in rule.cuts]
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._library.pre_tokenizer = pre_tokenizers.Sequence([*cuts, to_bytes])
+        self.adds_bos = rule.adds_bos
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
         ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
         return [index for index in ids if index < self._end] if self._missing else ids
 
+    @staticmethod
+    def piece(token: str, kind: int) -> bytes:
+        """The bytes that a token stands for; none for a control token."""
+        if kind == TokenType.USER_DEFINED:
+            return token.encode()
+        if kind != TokenType.NORMAL:
+            return b""
+        try:
+            return token.translate(_TO_LATIN_1).encode("latin-1")
+        except UnicodeEncodeError:
+            # Not written in the alphabet of bytes: some conversions keep added tokens as they are.
+            return token.encode()
 
-def build(vocabulary: Vocabulary) -> Tokenizer:
-    """Rebuild a byte-level tokenizer.
 
-    Raises:
-        ModelError: the rule by which it cuts words is not supported; names those that are.
-
-    """
-    rule = _RULES.get(vocabulary.pre)
-    if rule is None:
-        raise ModelError(
-            f"The model's tokenizer cuts words by the rule {vocabulary.pre!r}; supported are: "
-            f"{', '.join(sorted(_RULES))}."
-        )
-    texts = list(zip(vocabulary.tokens, vocabulary.types, strict=True))
-    return Tokenizer(
-        ByteLevelEncoder(vocabulary, rule),
-        pieces=[_piece(token, kind) for token, kind in texts],
-        control_tokens={
-            token: index for index, (token, kind) in enumerate(texts) if kind == TokenType.CONTROL
-        },
-        added_tokens={
-            token: index for index, (token, kind) in enumerate(texts) if kind == TokenType.USER_DEFINED
-        },
-        bos_id=vocabulary.bos_id,
-        eos_ids=vocabulary.end_ids,
-        add_bos=rule.add_bos if vocabulary.add_bos is None else vocabulary.add_bos,
-    )
+def _rule(name: str) -> _Rule:
+    if name not in _RULES:
+        known = ", ".join(sorted(_RULES))
+        raise ModelError(f"The model's tokenizer cuts words by the rule {name!r}; supported are: {known}.")
+    return _RULES[name]
 
 
 def _pair(merge: str) -> tuple[str, str]:
     # A part may itself be a space, but never an empty text.
     cut = merge.find(" ", 1)
     return merge[:cut], merge[cut + 1 :]
-
-
-def _piece(token: str, kind: int) -> bytes:
-    if kind == TokenType.USER_DEFINED:
-        return token.encode()
-    if kind != TokenType.NORMAL:
-        return b""
-    try:
-        return token.translate(_TO_LATIN_1).encode("latin-1")
-    except UnicodeEncodeError:
-        return token.encode()
