@@ -22,6 +22,9 @@ from inference_service.generation.deadline import DeadlinePassed
 from lodestream_common.keys import Level
 
 _log = structlog.get_logger(__name__)
+FAREWELL_SECONDS = 1.0
+"""How long an error waits until its caller has read what was sent before. It arrives later, too, but
+nothing of ours waits for it any more."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -100,6 +103,9 @@ class Calls:
             if call.verdict is None:
                 raise
             outcome = await self._refuse(call, call.verdict)
+        except grpc.aio.InternalError:
+            # What was being sent found no caller any more: the cancellation is on its way.
+            raise asyncio.CancelledError from None
         except Exception as error:
             outcome = await self._refuse(call, _expected(error) or error)
         finally:
@@ -115,8 +121,8 @@ class Calls:
         else:
             _log.exception("rpc.failed", request_id=call.request_id, method=call.method)
             reason, told = status.INTERNAL.reason, status.internal_status(call.request_id)
-        with suppress(grpc.aio.AbortError):
-            await call.context.abort_with_status(told)
+        with suppress(grpc.aio.AbortError, grpc.aio.InternalError, asyncio.TimeoutError):
+            await asyncio.wait_for(call.context.abort_with_status(told), FAREWELL_SECONDS)
         return reason.lower()
 
 

@@ -14,29 +14,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from inference_service.backends.types import BackendStats
 from inference_service.health import HealthMonitor, State
 from inference_service.server import SERVICES
+from tests.support.health import WAIT, Watcher
 from tests.support.service import running_service
 
 Status = health_pb2.HealthCheckResponse
 
 SERVING, NOT_SERVING = Status.SERVING, Status.NOT_SERVING
-WAIT = 5.0
-
-
-class Watcher:
-    """One Watch stream."""
-
-    def __init__(self, channel: grpc.aio.Channel, service: str = "") -> None:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        self._call = stub.Watch(health_pb2.HealthCheckRequest(service=service))
-
-    async def next(self) -> int:
-        response: Status = await asyncio.wait_for(self._call.read(), WAIT)
-        return response.status
-
-    async def leave(self) -> None:
-        self._call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await self._call.read()
 
 
 @asynccontextmanager
