@@ -1,6 +1,6 @@
 """Ask over gRPC, on asyncio: the text as it is made, then a whole answer.
 
-Run it as `python examples/grpc_async.py [host:port]`, while `make serve` runs. A key comes from LODESTREAM_API_KEY.
+Run `python examples/grpc_async.py [host:port]` while `make serve` runs. A key comes from LODESTREAM_API_KEY.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ask over gRPC, without asyncio: the text as it is made, then what there is to know about it.
 
-Run it as `python examples/grpc_sync.py [host:port]`, while `make serve` runs. A key comes from LODESTREAM_API_KEY.
+Run `python examples/grpc_sync.py [host:port]` while `make serve` runs. A key comes from LODESTREAM_API_KEY.
 """
 
 from __future__ import annotations

@@ -68,6 +68,9 @@ def channel_options(target: str, max_message_bytes: int, tls: TlsConfig | None) 
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        # Without this table the core cannot tell the service a longer timeout, up to 3 %, that another
+        # call had: the service would end a little before a deadline which is past that of the caller.
+        ("grpc.http2.hpack_table_size.encoder", 0),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -125,11 +125,6 @@ class Stream:
         if self._rpc is not None:
             self._rpc.cancel()
 
-    def __del__(self) -> None:
-        # An instance whose constructor failed has no call.
-        with contextlib.suppress(AttributeError):
-            self.close()
-
     def _receive(self) -> Event:
         while True:
             message = self._begin() if self._rpc is None else next(self._rpc, None)

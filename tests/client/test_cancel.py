@@ -57,7 +57,7 @@ async def no_task_is_left_over(running: Running) -> AsyncIterator[None]:
     await eventually(lambda: _tasks() == {asyncio.current_task()})
 
 
-async def _read_some(client: AsyncClient, count: int = 5) -> None:
+async def _read_some(client: AsyncClient, count: int) -> None:
     async with client.stream(model="m", prompt="p") as stream:
         for _ in range(count):
             await anext(stream)
@@ -65,7 +65,9 @@ async def _read_some(client: AsyncClient, count: int = 5) -> None:
 
 async def test_leaving_the_block_cancels_at_once(client: AsyncClient, service: ScriptedService) -> None:
     service.stream = _endless
-    await _read_some(client)
+    stream = client.stream(model="m", prompt="p")
+    async with stream:
+        await anext(stream)
 
     assert await eventually(lambda: service.cancelled == 1) < 2
 
@@ -195,13 +197,16 @@ def _sync_read(client: Client, count: int) -> None:
 
 async def test_leaving_the_sync_block_cancels(running: Running) -> None:
     running.service.stream = _endless
+    with Client(running.target) as client:
+        held = client.stream(model="m", prompt="p")
 
-    def use() -> None:
-        with Client(running.target) as client:
-            _sync_read(client, 5)
+        def use() -> None:
+            with held as stream:
+                for _ in range(5):
+                    next(stream)
 
-    await asyncio.to_thread(use)
-    await eventually(lambda: running.service.cancelled == 1)
+        await asyncio.to_thread(use)
+        await eventually(lambda: running.service.cancelled == 1)
 
 
 async def test_dropping_a_sync_stream_cancels(running: Running) -> None:

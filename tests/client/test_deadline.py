@@ -98,6 +98,16 @@ async def test_the_services_early_ending_wins(door: Door, service: ScriptedServi
     assert (events[-2].reason, events[-2].cause) == (FinishReason.LENGTH, StopCause.DEADLINE)  # type: ignore[union-attr]
 
 
+async def test_a_longer_timeout_is_not_told_again(door: Door, service: ScriptedService) -> None:
+    """The gRPC core likes to repeat a header of another call where it is within 3 %."""
+    for timeout in (60, 59, 58.5):
+        await door.call("generate", model="m", prompt="p", timeout=timeout)
+
+    for seen, timeout in zip(service.seen, (60, 59, 58.5), strict=True):
+        assert seen.time_remaining is not None
+        assert seen.time_remaining <= timeout + 0.1
+
+
 @pytest.mark.parametrize("timeout", [0, -1.0])
 async def test_a_timeout_that_has_passed_is_not_sent(
     door: Door, service: ScriptedService, timeout: float
