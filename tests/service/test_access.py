@@ -1,0 +1,250 @@
+"""Keys, levels and rates at the gRPC door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2 as details_pb
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from lodestream.inference.v1 import model_service_pb2 as model_pb
+
+from inference_service.server import Server
+from lodestream_common.errors import OperatorError
+from lodestream_common.keys import KeyFile, Level
+from tests.support.calls import WAIT, ask, eventually, refusal, told
+from tests.support.health import Watcher
+from tests.support.service import MODEL_ID, Running, running_service, service_config
+from tests.support.statuses import ToldStatus, status_of_call
+
+Code = grpc.StatusCode
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.json")
+
+
+@asynccontextmanager
+async def guarded(keys: KeyFile, **settings: Any) -> AsyncIterator[Running]:
+    async with running_service(keys_file=keys.path, **settings) as service:
+        yield service
+
+
+def bearing(token: str, scheme: str = "Bearer ") -> grpc.aio.Metadata:
+    return grpc.aio.Metadata(("authorization", f"{scheme}{token}"))
+
+
+def all_methods(service: Running, metadata: grpc.aio.Metadata | None) -> list[Any]:
+    """A call of every method of ours."""
+    models = service.model_stub
+    return [
+        service.generate_stub.Generate(ask(), metadata=metadata),
+        service.generate_stub.GenerateStream(ask(), metadata=metadata),
+        models.ListModels(model_pb.ListModelsRequest(), metadata=metadata),
+        models.GetModel(model_pb.GetModelRequest(model=MODEL_ID), metadata=metadata),
+        models.CountTokens(model_pb.CountTokensRequest(model=MODEL_ID, prompt="p"), metadata=metadata),
+    ]
+
+
+def list_models(service: Running, token: str) -> Any:
+    return service.model_stub.ListModels(model_pb.ListModelsRequest(), metadata=bearing(token), timeout=WAIT)
+
+
+async def opens(service: Running, token: str) -> bool:
+    """Whether a key is accepted now."""
+    try:
+        await list_models(service, token)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not Code.UNAUTHENTICATED:
+            raise
+        return False
+    return True
+
+
+async def until_it(service: Running, token: str, *, works: bool) -> None:
+    """Wait until a key is, or is no longer, accepted."""
+    for _ in range(100):
+        if await opens(service, token) is works:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the change of the keys was not picked up")
+
+
+def is_unauthenticated(status: ToldStatus) -> bool:
+    return (status.code, status.reason) == (Code.UNAUTHENTICATED, "INVALID_API_KEY")
+
+
+async def test_without_a_valid_key_nothing_works(keys: KeyFile) -> None:
+    _, token = keys.create("alice")
+    _, revoked = keys.create("bob")
+    keys.revoke("bob")
+    async with guarded(keys) as service:
+        wrong = [
+            None,
+            bearing(""),
+            bearing("pg_unknown"),
+            bearing(revoked),
+            bearing(token[:-1]),
+            bearing(token, scheme=""),
+            bearing(token, scheme="Basic "),
+            grpc.aio.Metadata(("x-api-key", token)),
+        ]
+        for metadata in wrong:
+            for call in all_methods(service, metadata):
+                status = await refusal(call)
+                assert is_unauthenticated(status)
+                assert token not in status.message
+                assert revoked not in status.message
+
+
+async def test_with_a_valid_key_everything_works(keys: KeyFile) -> None:
+    _, token = keys.create("alice")
+    async with guarded(keys) as service:
+        for metadata in (
+            bearing(token),
+            bearing(token, scheme="bearer "),
+            bearing(token, scheme="BEARER   "),
+        ):
+            answer, stream, *models = all_methods(service, metadata)
+            assert (await answer).choices
+            assert (await told(stream)).text
+            await asyncio.wait_for(asyncio.gather(*models), WAIT)
+
+
+async def test_a_key_that_may_only_read_may_not_generate(keys: KeyFile) -> None:
+    _, token = keys.create("reader", Level.READ_ONLY)
+    async with guarded(keys) as service:
+        answer, stream, *models = all_methods(service, bearing(token))
+
+        for call in (answer, stream):
+            status = await refusal(call)
+            assert (status.code, status.reason) == (Code.PERMISSION_DENIED, "INSUFFICIENT_SCOPE")
+            assert "read-write" in status.message
+        await asyncio.wait_for(asyncio.gather(*models), WAIT)
+
+
+async def test_errors_about_keys_carry_the_request_id(keys: KeyFile) -> None:
+    keys.create("alice")
+    async with guarded(keys) as service:
+        call = service.generate_stub.Generate(ask(), metadata=grpc.aio.Metadata(("x-request-id", "mine")))
+        await refusal(call)
+
+        assert ("x-request-id", "mine") in list(await call.initial_metadata())
+
+
+async def test_keys_come_and_go_while_it_runs(keys: KeyFile) -> None:
+    _, alice = keys.create("alice")
+    async with guarded(keys) as service:
+        assert await opens(service, alice)
+
+        _, bob = keys.create("bob")
+        await until_it(service, bob, works=True)
+
+        keys.revoke("alice")
+        await until_it(service, alice, works=False)
+        assert await opens(service, bob)
+
+
+async def test_an_open_server_is_guarded_from_its_first_key_on(keys: KeyFile) -> None:
+    async with guarded(keys) as service:
+        assert (await service.generate_stub.Generate(ask(), timeout=WAIT)).choices
+
+        _, token = keys.create("alice")
+        await until_it(service, "pg_nobody", works=False)
+
+        assert await opens(service, token)
+        keys.revoke("alice")
+        await until_it(service, token, works=False)
+
+
+async def test_a_key_s_requests_are_counted_and_come_back(keys: KeyFile) -> None:
+    _, alice = keys.create("alice")
+    _, bob = keys.create("bob")
+    async with guarded(keys, requests_per_minute=60) as service:
+        went_through, status = await spend(service, alice)
+
+        assert went_through >= 60
+        assert (status.code, status.reason) == (Code.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED")
+        assert dict(status.info.metadata) == {"limit": "60"}
+        assert len(status.all_of(details_pb.QuotaFailure)) == 1
+        assert 0 < status.retry_seconds <= 1
+        await list_models(service, bob)
+        await asyncio.sleep(status.retry_seconds + 0.05)
+        await list_models(service, alice)
+
+
+async def spend(service: Running, token: str) -> tuple[int, ToldStatus]:
+    """Ask until refused; how many requests went through, and what the next one was told."""
+    for went_through in range(500):
+        try:
+            await list_models(service, token)
+        except grpc.aio.AioRpcError as error:
+            return went_through, status_of_call(error)
+    raise AssertionError("the key's requests were never refused")
+
+
+async def test_0_requests_a_minute_is_no_limit(keys: KeyFile) -> None:
+    _, token = keys.create("alice")
+    async with guarded(keys, requests_per_minute=0) as service:
+        await asyncio.gather(*[list_models(service, token) for _ in range(150)])
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_an_open_server_does_not_listen_beyond_this_machine(keys: KeyFile, address: str) -> None:
+    with pytest.raises(OperatorError, match="grpc_address"):
+        Server(service_config(grpc_address=address, keys_file=keys.path))
+
+
+async def test_a_guarded_server_listens_where_it_is_told(keys: KeyFile) -> None:
+    keys.create("alice")
+    async with guarded(keys, grpc_address="0.0.0.0:0") as service:
+        assert service.address.startswith("0.0.0.0:")
+
+
+def test_a_broken_key_file_never_opens_a_server(keys: KeyFile) -> None:
+    keys.path.write_text("{")
+
+    with pytest.raises(OperatorError, match=r"keys\.json"):
+        Server(service_config(keys_file=keys.path))
+
+
+async def test_probes_need_no_key(keys: KeyFile) -> None:
+    keys.create("alice")
+    async with guarded(keys) as service:
+        assert await Watcher(service.channel).serving()
+
+
+async def test_reflection_needs_a_key_and_any_level_will_do(keys: KeyFile) -> None:
+    _, token = keys.create("reader", Level.READ_ONLY)
+    async with guarded(keys) as service:
+        channel: Any = service.channel
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
+
+        assert is_unauthenticated(await refusal(stub.ServerReflectionInfo(iter(requests))))
+        answered = stub.ServerReflectionInfo(iter(requests), metadata=bearing(token))
+        response = await asyncio.wait_for(anext(aiter(answered)), WAIT)
+        assert response.list_services_response.service
+
+
+async def test_tenants_are_keys(keys: KeyFile) -> None:
+    """A key that floods the queue delays itself: another key's request is next but one."""
+    _, flooder = keys.create("flooder")
+    _, quiet = keys.create("quiet")
+    async with guarded(keys, max_concurrency=1, simulated_decode_tps=200) as service:
+        flood = [
+            asyncio.create_task(told(service.generate_stub.GenerateStream(ask(), metadata=bearing(flooder))))
+            for _ in range(10)
+        ]
+        await eventually(lambda: service.room.admission.waiting == 9)
+
+        await told(service.generate_stub.GenerateStream(ask(), metadata=bearing(quiet)))
+
+        assert sum(task.done() for task in flood) <= 3
+        await asyncio.gather(*flood)
