@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from inference_service.backends.types import BackendDescription
-from inference_service.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from inference_service.backends.types import BackendDescription, Sampling
+from inference_service.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, Violation
 from inference_service.generation.prompt import ChatTemplate, PromptError
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.parse import (
@@ -49,6 +49,24 @@ class ServedModel:
         """
         if name != self.id and name not in self.aliases:
             raise ModelNotFound((self.id, *self.aliases))
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Refuse parameters that the loaded engine cannot honour.
+
+        Raises:
+            InvalidRequest: naming each of them.
+
+        """
+        wrong = [
+            Violation(name, f"{name} is not supported by the loaded engine.", "unsupported_parameter")
+            for name in sorted(sampling.in_use & self.engine.refused)
+        ]
+        for name, most in self.engine.ceilings.items():
+            value = getattr(sampling, name)
+            if value > most:
+                wrong.append(Violation(name, f"{name} is {value}; the loaded engine takes at most {most:g}."))
+        if wrong:
+            raise InvalidRequest(wrong)
 
     async def encode(self, prompt: Prompt) -> Sequence[int]:
         """The token ids of a prompt.

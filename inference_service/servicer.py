@@ -69,6 +69,7 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
         parsed = parse.parse_generate(message)
         call.facts |= {"user": parsed.user} if parsed.user else {}
         model.check_name(parsed.model)
+        model.check_sampling(parsed.sampling)
         parse.check_token_ids(parsed.stop_token_ids, model.engine.vocabulary_size, "stop_token_ids")
         prompt_ids = await model.encode(parsed.prompt)
         engine = EngineRequest(

@@ -5,9 +5,21 @@ Everything here is engine-agnostic and already valid: a backend never checks a r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
+
+_OFF: Mapping[str, float] = MappingProxyType(
+    {
+        "top_k": 0,
+        "min_p": 0.0,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "repetition_penalty": 1.0,
+    }
+)
+"""Sampling parameters that can be off, with the value that says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,11 @@ class Sampling:
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0.0
+
+    @property
+    def in_use(self) -> frozenset[str]:
+        """Names of the parameters that can be off and are not."""
+        return frozenset(name for name, off in _OFF.items() if getattr(self, name) != off)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +106,10 @@ class BackendDescription:
     max_concurrency: int
     """Generations that run at once; the service admits no more."""
     vocabulary_size: int
+    refused: frozenset[str] = frozenset()
+    """Parameters that it cannot honour, of those that can be off, by their public names."""
+    ceilings: Mapping[str, float] = field(default_factory=dict)
+    """Greatest values that it takes, by public name, where the contract allows more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +124,8 @@ class BackendStats:
     """False once the engine can serve nothing any more."""
     last_step_age: float = 0.0
     """Seconds since the engine last made progress; 0 when nothing runs."""
+    waiting: int | None = None
+    """Requests that the engine has and does not work on yet; None where it does not tell."""
+    kv_blocks_used: int | None = None
+    """Blocks of the KV cache that hold something; None where the engine does not tell."""
+    kv_blocks_free: int | None = None
