@@ -169,7 +169,7 @@ async def test_a_key_s_requests_are_counted_and_come_back(keys: KeyFile) -> None
     async with guarded(keys, requests_per_minute=60) as service:
         went_through, status = await spend(service, alice)
 
-        assert went_through >= 60
+        assert 60 <= went_through < 200
         assert (status.code, status.reason) == (Code.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED")
         assert dict(status.info.metadata) == {"limit": "60"}
         assert len(status.all_of(details_pb.QuotaFailure)) == 1
@@ -180,13 +180,10 @@ async def test_a_key_s_requests_are_counted_and_come_back(keys: KeyFile) -> None
 
 
 async def spend(service: Running, token: str) -> tuple[int, ToldStatus]:
-    """Ask until refused; how many requests went through, and what the next one was told."""
-    went_through = 0
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        while went_through < 500:
-            await list_models(service, token)
-            went_through += 1
-    return went_through, status_of_call(caught.value)
+    """Ask more often than allowed; how many requests went through, and what another one was told."""
+    ended = await asyncio.gather(*[list_models(service, token) for _ in range(200)], return_exceptions=True)
+    refused = [end for end in ended if isinstance(end, grpc.aio.AioRpcError)]
+    return len(ended) - len(refused), status_of_call(refused[-1])
 
 
 async def test_0_requests_a_minute_is_no_limit(keys: KeyFile) -> None:
