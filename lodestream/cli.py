@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from lodestream_common.errors import OperatorError, SettingError
 
 OUR_ROOMS = frozenset(
-    {"inference_client", "inference_service", "lodestream", "lodestream_common", "rest_bridge"}
+    {"engines", "inference_client", "inference_service", "lodestream", "lodestream_common", "rest_bridge"}
 )
 
 
@@ -41,6 +41,7 @@ COMMANDS = (
     Command("model list", "List the served defaults.", "lodestream.models", "show"),
     Command("model fetch", "Fetch a model and verify it.", "lodestream.models", "fetch"),
     Command("model path", "Print where a model's file is.", "lodestream.models", "path"),
+    Command("engine plan", "Plan a TensorRT-LLM engine for a GPU; needs none.", "lodestream.engine", "plan"),
     Command("health", "Ask a server whether it serves; the exit status is the answer.", "lodestream.health"),
     Command("version", "Print the versions of lodestream and what it runs on.", "lodestream.version"),
 )

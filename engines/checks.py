@@ -1,0 +1,104 @@
+"""What stands in the way of a plan."""
+
+from __future__ import annotations
+
+from engines.errors import PlanRefused
+from engines.gpus import GPUS_PER_NODE, Gpu
+from engines.memory import Limits, Memory
+from engines.model_config import ModelConfig
+from engines.quantization import (
+    Support,
+    Verdict,
+    WeightFormat,
+    kv_verdict,
+    paged_context_obstacle,
+    weight_verdict,
+)
+from engines.units import gib
+
+
+def check_split(model: ModelConfig, tp: int) -> None:
+    """Refuse a number of GPUs that the model cannot be split over."""
+    if tp < 1:
+        raise PlanRefused("tp", tp, "is not 1 or more")
+    if model.kv_heads % tp:
+        fitting = ", ".join(str(n) for n in range(1, GPUS_PER_NODE + 1) if model.kv_heads % n == 0)
+        raise PlanRefused("tp", tp, f"does not divide the {model.kv_heads} KV heads; take one of {fitting}")
+    for what, size in (("attention heads", model.heads), ("intermediate size", model.intermediate_size)):
+        if size % tp:
+            raise PlanRefused("tp", tp, f"does not divide the {what} {size}")
+    if tp > GPUS_PER_NODE:
+        raise PlanRefused("tp", tp, f"only engines for one machine of up to {GPUS_PER_NODE} GPUs are planned")
+    if model.tp_size is not None and model.tp_size != tp:
+        reason = (
+            f"the checkpoint is converted for {model.tp_size}; convert it anew, or take tp {model.tp_size}"
+        )
+        raise PlanRefused("tp", tp, reason)
+
+
+def check_fraction(fraction: float) -> None:
+    """Refuse a share of the memory that is none."""
+    if not 0 < fraction <= 1:
+        raise PlanRefused("memory_fraction", fraction, "is not above 0 and at most 1")
+
+
+def check_formats(form: WeightFormat, kv_cache: str, gpu: Gpu, *, paged_context: bool) -> None:
+    """Refuse formats that the architecture does not take, or that exclude each other."""
+    where = f"on {gpu.title} (SM {gpu.sm})"
+    _check("quantization", form.name, weight_verdict(form, gpu.sm), where)
+    _check("kv_cache", kv_cache, kv_verdict(kv_cache, gpu.sm), where)
+    obstacle = paged_context_obstacle(form, kv_cache, gpu.sm)
+    if paged_context and obstacle:
+        remedy = "take kv_cache bf16, or do without paged context (no KV reuse, no chunked prefill)"
+        raise PlanRefused("kv_cache", kv_cache, f"{obstacle}; {remedy}")
+
+
+def _check(field: str, found: str, verdict: Verdict, where: str) -> None:
+    if verdict.support is Support.NO:
+        raise PlanRefused(field, found, f"not possible {where}: {verdict.reason}")
+
+
+def check_limits(model: ModelConfig, limits: Limits) -> None:
+    """Refuse limits that are out of range or contradict each other."""
+    for field in ("max_batch_size", "max_seq_len", "max_num_tokens"):
+        if getattr(limits, field) < 1:
+            raise PlanRefused(field, getattr(limits, field), "is not 1 or more")
+    if limits.max_seq_len > model.max_position_embeddings:
+        reason = f"is more than the model's max_position_embeddings, {model.max_position_embeddings}"
+        raise PlanRefused("max_seq_len", limits.max_seq_len, reason)
+    if limits.max_batch_size > limits.max_num_tokens:
+        reason = f"a step has a token of every request, more than max_num_tokens, {limits.max_num_tokens}"
+        raise PlanRefused("max_batch_size", limits.max_batch_size, reason)
+
+
+def check_shape(prompt: int, output: int, limits: Limits) -> None:
+    """Refuse a request for the capacity table that the engine would refuse."""
+    if prompt < 1 or output < 1:
+        raise PlanRefused("lengths", f"{prompt} + {output}", "prompt and answer have 1 token or more")
+    if prompt + output > limits.max_seq_len:
+        reason = f"is more than max_seq_len, {limits.max_seq_len}"
+        raise PlanRefused("lengths", f"{prompt} + {output}", reason)
+
+
+def check_memory(memory: Memory, model: ModelConfig, gpu: Gpu, limits: Limits, tp: int) -> None:
+    """Refuse an engine that does not fit, or leaves no room for one request of full length."""
+    if memory.weights >= memory.total:
+        reason = f"weights take {gib(memory.weights)} of the {gib(memory.total)} of one {gpu.title}"
+        raise PlanRefused("gpu", gpu.name, f"{reason}; {_more_room(model, tp)}")
+    if memory.kv_pool < memory.block_bytes:
+        reason = (
+            f"leaves no KV cache: weights {gib(memory.weights)} and workspace {gib(memory.workspace)} "
+            f"(about) of {gib(memory.total)}; take less max_batch_size or max_num_tokens, or "
+        )
+        raise PlanRefused("max_batch_size", limits.max_batch_size, reason + _more_room(model, tp))
+    if memory.requests(limits.max_seq_len) < 1:
+        reason = (
+            f"not one request of that length fits: the KV pool holds {memory.tokens} tokens "
+            f"({gib(memory.kv_pool)}); take at most that, or less max_batch_size or max_num_tokens"
+        )
+        raise PlanRefused("max_seq_len", limits.max_seq_len, reason)
+
+
+def _more_room(model: ModelConfig, tp: int) -> str:
+    more = [n for n in range(tp + 1, GPUS_PER_NODE + 1) if model.kv_heads % n == 0]
+    return "a smaller format, a larger GPU" + (f", or tp {more[0]}" if more else "")
