@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from lodestream_common.errors import OperatorError
 
-class ModelError(Exception):
-    """Expected: a model cannot be found, fetched, verified or read. One line that says what to do."""
+
+class ModelError(OperatorError):
+    """Expected: a model cannot be found, fetched, verified or read."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))

@@ -38,7 +38,15 @@ def read_model(path: Path) -> GgufModel:
         ModelError: the file is no whole GGUF file of a supported architecture.
 
     """
-    metadata = read_header(path).metadata
+    try:
+        return _model(read_header(path).metadata, path)
+    except (TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} holds metadata of unexpected types: convert or fetch the model again."
+        ) from error
+
+
+def _model(metadata: dict[str, Any], path: Path) -> GgufModel:
     architecture = metadata.get("general.architecture")
     if architecture not in _ARCHITECTURES:
         raise ModelError(

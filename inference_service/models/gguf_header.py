@@ -63,8 +63,10 @@ def read_header(path: Path) -> GgufHeader:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 header = _Reader(data).header()
     except OSError as error:
-        raise ModelError(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
-    except (struct.error, ValueError, OverflowError) as error:
+        raise ModelError(
+            f"Cannot read {path} ({error.strerror}): check the path and its permissions."
+        ) from error
+    except (struct.error, ValueError, ArithmeticError, RecursionError) as error:
         raise ModelError(f"{path} is cut off or damaged ({error}): fetch it again.") from error
     if header.data_end > size:
         raise ModelError(f"{path} is cut off: {size} of {header.data_end} bytes are there; fetch it again.")

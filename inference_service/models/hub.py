@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inference_service.models.errors import ModelError
+from inference_service.models.files import say, writing_to
 
 SCHEME = "hf://"
+_MOST_REASON = 200
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,10 @@ class HubReference:
     """Path inside the repository."""
     revision: str | None
     """Branch, tag or commit; None: the default branch."""
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        return f"{SCHEME}{self.repository}/{self.file}{at}"
 
 
 def parse(reference: str) -> HubReference:
@@ -37,4 +46,74 @@ def parse(reference: str) -> HubReference:
 
 
 def cached_file(reference: HubReference, cache_dir: Path, *, show_progress: bool) -> Path:
-    raise NotImplementedError
+    """The file in the cache directory, fetched if the hub has another than the one there.
+
+    The library keeps to its own environment variables: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, ...
+
+    Raises:
+        ModelError: it cannot be fetched or written.
+
+    """
+    from huggingface_hub import hf_hub_download
+
+    with writing_to(cache_dir):
+        try:
+            path = hf_hub_download(
+                reference.repository,
+                reference.file,
+                revision=reference.revision,
+                cache_dir=cache_dir / "hub",
+                tqdm_class=_progress(show_progress=show_progress),
+            )
+        except Exception as error:
+            # The library lets the errors of several HTTP libraries through.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise ModelError(f"Cannot fetch {reference}: {_advice(error)}") from error
+    return Path(path)
+
+
+def _advice(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    rows: list[tuple[type[Exception], str]] = [
+        (errors.GatedRepoError, "accept the model's terms on the hub and set HF_TOKEN."),
+        (errors.RepositoryNotFoundError, "there is no such repository, or it is private; set HF_TOKEN then."),
+        (errors.RevisionNotFoundError, "there is no such revision."),
+        (errors.LocalEntryNotFoundError, _unreachable()),
+        (errors.EntryNotFoundError, "there is no such file in the repository."),
+        (errors.HFValidationError, "that is no name of a repository."),
+    ]
+    for kind, advice in rows:
+        if isinstance(error, kind):
+            return advice
+    reason = str(error).strip().partition("\n")[0][:_MOST_REASON] or type(error).__name__
+    return f"the download broke off ({reason}); nothing of it was kept, try again."
+
+
+def _unreachable() -> str:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "it is not in the cache, and HF_HUB_OFFLINE forbids to fetch it."
+    hub = constants.ENDPOINT
+    return f"it is not in the cache, and {hub} does not answer as a hub; check the network and HF_ENDPOINT."
+
+
+def _progress(*, show_progress: bool) -> type[Any]:
+    """How the library shows progress: its own bar on a terminal, else a line now and then."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    if sys.stderr.isatty() and show_progress:
+        return tqdm
+
+    class Lines(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options |= {"mininterval": _SECONDS_BETWEEN_LINES, "disable": False}
+            super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+
+        def display(self, *_: Any, **__: Any) -> None:
+            if self.total and self.n:
+                say(f"{int(self.n) >> 20} of {int(self.total) >> 20} MiB", wanted=show_progress)
+
+    return Lines

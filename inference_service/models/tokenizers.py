@@ -55,4 +55,4 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
 def _of_type(vocabulary: Vocabulary, wanted: TokenType) -> dict[str, int]:
     kinds = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
-    return {token: index for index, (token, kind) in kinds if kind == wanted}
+    return {token: index for index, (token, kind) in kinds if kind == wanted and token}

@@ -38,6 +38,9 @@ _INFILL = frozenset({
 
 _CONTROL_TEXTS = _ENDS | _ENDS_OF_INFILL | _INFILL
 
+_USUAL_IDS = {("llama", "bos"): 1, ("llama", "eos"): 2}
+"""Special tokens where a file names none, by kind of tokenizer."""
+
 _END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 
@@ -117,13 +120,25 @@ def read_vocabulary(metadata: Mapping[str, Any], path: Path) -> Vocabulary:
 
 def _corrected_types(tokens: tuple[str, ...], types: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(
-        TokenType.CONTROL if token in _CONTROL_TEXTS else kind
-        for token, kind in zip(tokens, types, strict=False)
+        [
+            TokenType.CONTROL if _is_control(token, kind) else kind
+            for token, kind in zip(tokens, types, strict=False)
+        ]
     )
 
 
+def _is_control(token: str, kind: int) -> bool:
+    """Whether a token is one that callers must not be able to write, whatever the file calls it.
+
+    By the text alone as llama.cpp does it, and where a conversion took a marker of turns for ordinary
+    text that was added to the vocabulary, which llama.cpp lets pass.
+    """
+    is_marker = token.startswith(("<|", "<｜")) and token.endswith(("|>", "｜>"))
+    return token in _CONTROL_TEXTS or (kind == TokenType.USER_DEFINED and is_marker)
+
+
 def _token_id(fields: Mapping[str, Any], key: str, size: int) -> int | None:
-    value = fields.get(f"{key}_token_id")
+    value = fields.get(f"{key}_token_id", _USUAL_IDS.get((fields["model"], key)))
     return value if isinstance(value, int) and 0 <= value < size else None
 
 
