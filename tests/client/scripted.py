@@ -165,7 +165,8 @@ class ScriptedService(
         self.running += 1
         try:
             yield
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
+            # The second where gRPC was cancelled as it sent an event, and dropped the stream.
             self.cancelled += 1
             raise
         finally:
