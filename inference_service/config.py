@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from lodestream_common.config import CommonConfig
 
@@ -19,10 +20,16 @@ def cache_home() -> Path:
 class ServiceConfig(CommonConfig):
     """Everything that `lodestream serve` can be told."""
 
-    backend: Literal["llama_cpp", "simulated"] = Field(
+    engine: Path | None = Field(
+        default=None,
+        description="Directory of a compiled TensorRT-LLM engine with its tokenizer; takes the place of "
+        "--model.",
+    )
+    backend: Literal["llama_cpp", "tensorrt_llm", "simulated"] = Field(
         default="llama_cpp",
-        description="The engine: llama_cpp runs the model on this machine; simulated answers with made-up, "
-        "deterministic text at a set speed, to test callers with.",
+        description="What generates: llama_cpp runs a GGUF model on this machine; tensorrt_llm, implied by "
+        "--engine, runs a compiled engine on GPUs; simulated answers with made-up, deterministic text at a "
+        "set speed, to test callers with.",
     )
     model: str = Field(
         default="smollm2-135m-instruct",
@@ -38,11 +45,15 @@ class ServiceConfig(CommonConfig):
         default=None,
         ge=64,
         le=1_048_576,
-        description="Most tokens of one request, prompt and output together; unset: the model's own, "
-        "at most 8192.",
+        description="Most tokens of one request, prompt and output together; unset: the engine's own, or the "
+        "model's, at most 8192.",
     )
-    max_concurrency: int = Field(
-        default=4, ge=1, le=1024, description="Generations that run at once; more wait in the queue."
+    max_concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Generations that run at once; more wait in the queue; unset: as many as the engine was "
+        "built for, or 4.",
     )
     queue_limit: int = Field(
         default=256, ge=0, le=100_000, description="Requests that may wait; one more is refused at once."
@@ -84,3 +95,18 @@ class ServiceConfig(CommonConfig):
         description="A fault for every request of the simulated engine: fail_at=N, stall_at=N, die_at=N, "
         "ignore_cancel, or crash_at_start; several are joined by commas.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imply_backend(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("engine") is not None:
+            return {"backend": "tensorrt_llm", **given}
+        return given
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> ServiceConfig:
+        if self.engine is None and self.backend == "tensorrt_llm":
+            raise PydanticCustomError("engine", "backend: tensorrt_llm needs an engine; see --engine")
+        if self.engine is not None and self.backend == "llama_cpp":
+            raise PydanticCustomError("engine", "backend: llama_cpp cannot run an engine; see --model")
+        return self

@@ -17,7 +17,10 @@ from inference_service.served import ServedModel
 from lodestream_common.errors import OperatorError
 
 DEFAULT_CONTEXT_LENGTH = 8192
-"""Unless the settings say otherwise, no request gets more: the KV cache is reserved for all slots."""
+"""Unless the settings say otherwise, no request gets more: the KV cache is reserved for all slots.
+
+Compiled engines share theirs between requests as they come, and have their own limit.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ async def build(config: ServiceConfig, workers: Executor) -> EngineRoom:
 
 
 def _load(config: ServiceConfig) -> loader.LoadedModel:
-    found = store.resolve(config.model, config.cache_dir, show_progress=True)
+    found = store.configured(config, show_progress=True)
     _check_aliases(config, found.id)
     return loader.load(found)
 
@@ -94,9 +97,8 @@ def _check_aliases(config: ServiceConfig, served: str) -> None:
 
 
 def _context_length(config: ServiceConfig, model: loader.LoadedModel) -> int:
-    wanted = config.context_length or min(model.context_length, DEFAULT_CONTEXT_LENGTH)
-    if wanted > model.context_length:
-        raise OperatorError(
-            f"context_length: the model was made for {model.context_length} tokens, {wanted} are too many"
-        )
+    most = model.context_length
+    wanted = config.context_length or (min(most, DEFAULT_CONTEXT_LENGTH) if config.engine is None else most)
+    if wanted > most:
+        raise OperatorError(f"context_length: the model was made for {most} tokens, {wanted} are too many")
     return wanted

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     guarded = _check_doors(service, bridge)
     from inference_service.models import store
 
-    model = store.resolve(service.model, service.cache_dir, show_progress=True).id
+    model = store.configured(service, show_progress=True).id
     return asyncio.run(Supervisor(service, bridge, model, guarded).run())
 
 

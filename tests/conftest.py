@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from inference_service.config import cache_home
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.loader import LoadedModel, load
 from inference_service.models.store import ModelFile, resolve
+from tests.support import llama31
+from tests.support.tensorrt import double_on_path
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +32,18 @@ def loaded_model(model_file: ModelFile) -> LoadedModel:
 def tokenizer(loaded_model: LoadedModel) -> Tokenizer:
     """The default model's tokenizer."""
     return loaded_model.tokenizer
+
+
+@pytest.fixture(scope="session")
+def llama31_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the tokenizer files of Llama 3.1, its vocabulary fetched once like the model."""
+    directory = tmp_path_factory.mktemp("llama31")
+    llama31.write_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def double() -> Iterator[Any]:
+    """The double of TensorRT-LLM, as whoever imports `tensorrt_llm` gets it."""
+    with double_on_path() as package:
+        yield package

@@ -24,6 +24,9 @@ class ModelTokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
+DEFAULT_CONCURRENCY = 4
+"""For backends that no build has set a limit to."""
+
 Creator = Callable[[ServiceConfig, Path, ModelTokenizer, int], Backend]
 
 
@@ -44,7 +47,7 @@ def _llama_cpp(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, con
         path,
         tokenizer,
         context_length=context_length,
-        max_concurrency=config.max_concurrency,
+        max_concurrency=config.max_concurrency or DEFAULT_CONCURRENCY,
         threads=config.threads,
         prefill_chunk=config.prefill_chunk,
     )
@@ -56,11 +59,25 @@ def _simulated(config: ServiceConfig, _: Path, tokenizer: ModelTokenizer, contex
     return SimulatedBackend(
         tokenizer,
         context_length=context_length,
-        max_concurrency=config.max_concurrency,
+        max_concurrency=config.max_concurrency or DEFAULT_CONCURRENCY,
         prefill_tps=config.simulated_prefill_tps,
         decode_tps=config.simulated_decode_tps,
         faults=config.simulated_fault,
     )
 
 
-_CREATORS: Mapping[str, Creator] = {"llama_cpp": _llama_cpp, "simulated": _simulated}
+def _tensorrt_llm(
+    config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, context_length: int
+) -> Backend:
+    from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
+
+    return TensorRtLlmBackend(
+        path, tokenizer, context_length=context_length, max_concurrency=config.max_concurrency
+    )
+
+
+_CREATORS: Mapping[str, Creator] = {
+    "llama_cpp": _llama_cpp,
+    "simulated": _simulated,
+    "tensorrt_llm": _tensorrt_llm,
+}

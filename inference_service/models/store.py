@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from inference_service.config import ServiceConfig
 from inference_service.models import catalog, fetch, hub
 from inference_service.models.errors import ModelError
 
@@ -17,8 +18,27 @@ class ModelFile:
     id: str
     """The id that requests name: characters of [a-z0-9._-]."""
     path: Path
+    """A GGUF file, or an engine directory."""
     sha256: str | None
     """Hash of the content, in hex, where it was verified."""
+
+
+def configured(config: ServiceConfig, *, show_progress: bool) -> ModelFile:
+    """Find the model that the settings name: an engine directory, or else what `resolve` finds.
+
+    Raises:
+        ModelError: it cannot be found, fetched or verified.
+
+    """
+    if config.engine is None:
+        return resolve(config.model, config.cache_dir, show_progress=show_progress)
+    if not config.engine.is_dir():
+        raise ModelError(
+            f"There is no directory {config.engine}: give --engine the one that an engine build wrote."
+        )
+    from inference_service.models.engine_directory import served_name
+
+    return ModelFile(_as_id(served_name(config.engine)), config.engine, None)
 
 
 def resolve(reference: str, cache_dir: Path, *, show_progress: bool) -> ModelFile:
@@ -46,17 +66,21 @@ def resolve(reference: str, cache_dir: Path, *, show_progress: bool) -> ModelFil
 
 def model_id(path: Path) -> str:
     """The id under which a file is served: its stem in lower case, other characters turned to dashes."""
-    return re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._") or "model"
+    return _as_id(path.stem)
+
+
+def _as_id(name: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
 
 
 def _local_file(reference: str) -> Path:
     path = Path(reference).expanduser()
     if path.is_file():
         return path
-    if path.is_dir():
+    if reference and path.is_dir():
         raise ModelError(f"{reference} is a directory: give --model the path of the GGUF file inside it.")
     served = ", ".join(model.id for model in catalog.CATALOG)
     raise ModelError(
-        f"There is no model {reference}: give --model a served default ({served}), "
+        f"There is no model {reference!r}: give --model a served default ({served}), "
         "the path of a GGUF file, or hf://owner/repo/file.gguf."
     )

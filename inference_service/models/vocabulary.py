@@ -16,7 +16,7 @@ from inference_service.models.errors import ModelError
 
 _PREFIX = "tokenizer.ggml."
 
-_ENDS = frozenset({
+END_TEXTS = frozenset({
     "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>",
     "<end_of_turn>", "<turn|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_utterance>", "</s>", "<eos>",
     "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<｜end▁of▁sentence｜>",
@@ -36,7 +36,7 @@ _INFILL = frozenset({
     "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>",
 })  # fmt: skip
 
-_CONTROL_TEXTS = _ENDS | _ENDS_OF_INFILL | _INFILL
+_CONTROL_TEXTS = END_TEXTS | _ENDS_OF_INFILL | _INFILL
 
 _USUAL_IDS = {("llama", "bos"): 1, ("llama", "eos"): 2}
 """Special tokens where a file names none, by kind of tokenizer."""
@@ -143,5 +143,5 @@ def _token_id(fields: Mapping[str, Any], key: str, size: int) -> int | None:
 
 
 def _end_ids(tokens: tuple[str, ...], named: list[int | None]) -> frozenset[int]:
-    by_text = {index for index, token in enumerate(tokens) if token in _ENDS or token in _ENDS_OF_INFILL}
+    by_text = {index for index, token in enumerate(tokens) if token in END_TEXTS or token in _ENDS_OF_INFILL}
     return frozenset(by_text.union(index for index in named if index is not None))

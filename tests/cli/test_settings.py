@@ -35,13 +35,13 @@ def test_flag_beats_variable_beats_file_beats_default(
 ) -> None:
     """In every combination the strongest source that speaks is the one that counts."""
     in_file, in_environment, in_flags = sources
-    file.write_text("max_concurrency = 11\n" if in_file else "")
+    file.write_text("queue_limit = 11\n" if in_file else "")
     if in_environment:
-        monkeypatch.setenv("LODESTREAM_MAX_CONCURRENCY", "22")
-    flags = ["--max-concurrency", "33"] if in_flags else []
+        monkeypatch.setenv("LODESTREAM_QUEUE_LIMIT", "22")
+    flags = ["--queue-limit", "33"] if in_flags else []
 
-    expected = 33 if in_flags else 22 if in_environment else 11 if in_file else 4
-    assert _load("--config", str(file), *flags).max_concurrency == expected
+    expected = 33 if in_flags else 22 if in_environment else 11 if in_file else 256
+    assert _load("--config", str(file), *flags).queue_limit == expected
 
 
 def test_sources_are_merged_setting_by_setting(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ MALFORMED: Sequence[Wrong] = [
     Wrong(["--threads=-1"], {}, "", ["--threads", "from 0 to 1024"]),
     Wrong(["--threads"], {}, "", ["--threads", "expected one argument"]),
     Wrong(["--stall-timeout", "0"], {}, "", ["--stall-timeout", "above 0, at most 3600"]),
-    Wrong(["--backend", "magic"], {}, "", ["--backend", "'magic'", "llama_cpp, simulated"]),
+    Wrong(["--backend", "magic"], {}, "", ["--backend", "'magic'", "llama_cpp, tensorrt_llm, simulated"]),
     Wrong(["--alias", "a"], {}, "", ["--alias", "'a'", "NAME=ID"]),
     Wrong(["--grpc-address", "50051"], {}, "", ["--grpc-address", "host:port"]),
     Wrong([], {"LODESTREAM_THREADS": "many"}, "", ["LODESTREAM_THREADS", "'many'"]),

@@ -1,0 +1,199 @@
+"""The TensorRT-LLM engine behind the seam."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from inference_service.backends.base import Backend
+from inference_service.backends.errors import BackendStartError, EngineDeadError
+from inference_service.backends.tensorrt_llm import preflight
+from inference_service.backends.tensorrt_llm.call import EngineCall
+from inference_service.backends.tensorrt_llm.cursor import OutputCursor
+from inference_service.backends.tensorrt_llm.engine import Engine
+from inference_service.backends.tensorrt_llm.engine_config import EngineConfig, read_engine_config
+from inference_service.backends.tensorrt_llm.loading import load_engine
+from inference_service.backends.tensorrt_llm.off_loop import off_loop
+from inference_service.backends.tensorrt_llm.readings import Reading
+from inference_service.backends.tensorrt_llm.sampling import MAX_TOP_K, first_end_id
+from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
+
+_log = structlog.stdlib.get_logger(__name__)
+
+SHUTDOWN_SECONDS = 60.0
+"""How long closing waits for the engine's worker processes."""
+WATCH_SECONDS = 0.2
+"""Between two looks at whether the engine lives: those who wait for a dead one are not told."""
+
+
+class ModelTokenizer(Protocol):
+    """What the engine needs of the tokenizer."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+
+class TensorRtLlmBackend(Backend):
+    """Serves an engine directory.
+
+    Sampling is TensorRT-LLM's, see `sampling.py` for what that means. An aborted request keeps its slot
+    until the engine says that it let go.
+
+    Args:
+        directory: what an engine build wrote.
+        tokenizer: the model's; its end tokens are sent with every request.
+        context_length: most tokens of one request, within the engine's limits.
+        max_concurrency: requests at once; None: as many as the engine was built for.
+
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        tokenizer: ModelTokenizer,
+        *,
+        context_length: int,
+        max_concurrency: int | None = None,
+    ) -> None:
+        self._directory = directory
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._max_concurrency = max_concurrency
+        self._engine: Engine | None = None
+        self._closed = False
+        self._calls: set[EngineCall] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._submitted = asyncio.Event()
+        self._reading = Reading()
+        self._last_response = time.monotonic()
+
+    async def start(self) -> BackendDescription:
+        config, slots = self._check()
+        engine = await off_loop(lambda: load_engine(self._directory, config, self._tokenizer.eos_ids))
+        if self._closed:
+            await _shut_down(engine)
+            raise BackendStartError("the engine was closed while it was loading")
+        self._engine = engine
+        self._tasks = [
+            asyncio.create_task(self._watch(engine), name="tensorrt_llm-watch"),
+            asyncio.create_task(self._read_statistics(engine), name="tensorrt_llm-statistics"),
+        ]
+        return BackendDescription(
+            name="tensorrt_llm",
+            context_length=self._context_length,
+            max_concurrency=slots,
+            vocabulary_size=self._tokenizer.vocabulary_size,
+            refused=engine.refused,
+            ceilings={"top_k": MAX_TOP_K},
+        )
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+        call = self._enter(request)
+        try:
+            finished = False
+            while not finished:
+                step = await call.next_step()
+                finished = step.finish is not None
+                yield step
+        finally:
+            call.abort()
+
+    def stats(self) -> BackendStats:
+        running = len(self._calls)
+        return BackendStats(
+            running=running,
+            aborts_pending=sum(call.is_aborting for call in self._calls),
+            alive=self._engine is not None and self._engine.is_alive,
+            last_step_age=time.monotonic() - self._last_response if running else 0.0,
+            waiting=self._reading.queued,
+            kv_blocks_used=self._reading.kv_blocks_used,
+            kv_blocks_free=self._reading.kv_blocks_free,
+        )
+
+    async def close(self) -> None:
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._fail_all("the engine is closed")
+        if self._engine is not None:
+            await _shut_down(self._engine)
+
+    def _check(self) -> tuple[EngineConfig, int]:
+        """Find out, before anything is loaded, whether it can be served, and with how many slots."""
+        config = read_engine_config(self._directory)
+        slots = self._max_concurrency or config.max_batch_size
+        wanted = preflight.Wanted(slots, self._context_length, self._tokenizer.vocabulary_size)
+        preflight.check(self._directory, config, wanted)
+        if not self._tokenizer.eos_ids:
+            raise BackendStartError(
+                f"no token ends a generation of {self._directory}: put the model's generation_config.json "
+                "beside the engine"
+            )
+        return config, slots
+
+    def _enter(self, request: EngineRequest) -> EngineCall:
+        if self._engine is None or not self._engine.is_alive:
+            raise EngineDeadError("the engine is not running")
+        end_ids = self._tokenizer.eos_ids
+        output = self._engine.submit(request)
+        call = EngineCall(
+            request.request_id,
+            output,
+            OutputCursor(frozenset() if request.ignore_eos else end_ids, first_end_id(end_ids)),
+            translate=self._engine.translate,
+            on_response=self._beat,
+            on_left=self._calls.discard,
+        )
+        if not self._calls:
+            self._beat()
+        self._calls.add(call)
+        self._submitted.set()
+        return call
+
+    def _beat(self) -> None:
+        self._last_response = time.monotonic()
+
+    async def _watch(self, engine: Engine) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if not engine.is_alive:
+                await self._fail_all("the engine has shut down")
+                return
+
+    async def _read_statistics(self, engine: Engine) -> None:
+        while True:
+            await self._submitted.wait()
+            self._submitted.clear()
+            try:
+                async for reading in engine.readings():
+                    self._reading = reading
+                    self._beat()
+            except Exception as error:
+                _log.warning("no_statistics", reason=f"{type(error).__name__}: {error}"[:300])
+                return
+
+    async def _fail_all(self, reason: str) -> None:
+        calls = tuple(self._calls)
+        for call in calls:
+            call.fail(EngineDeadError(reason))
+        for call in calls:
+            await call.wait_left()
+
+
+async def _shut_down(engine: Engine) -> None:
+    """End the engine, and leave it behind if that takes too long."""
+    try:
+        await asyncio.wait_for(off_loop(engine.shutdown), SHUTDOWN_SECONDS)
+    except (asyncio.TimeoutError, TimeoutError):
+        _log.error("shutdown_unanswered", seconds=SHUTDOWN_SECONDS)
+    except Exception as error:
+        _log.error("shutdown_failed", reason=f"{type(error).__name__}: {error}"[:300])

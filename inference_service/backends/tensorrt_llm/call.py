@@ -1,0 +1,141 @@
+"""One request inside the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from inference_service.backends.errors import BackendError, EngineRequestError
+from inference_service.backends.tensorrt_llm.cursor import OutputCursor
+from inference_service.backends.tensorrt_llm.engine import Completion, Output
+from inference_service.backends.types import EngineFinish, EngineStep
+
+_log = structlog.stdlib.get_logger(__name__)
+
+ABORT_SECONDS = 30.0
+"""How long an aborted request is waited for before it counts as lost."""
+
+_FAILURES = {
+    "timeout": "the engine ran out of time for this request",
+    "cancelled": "the engine cancelled this request",
+}
+
+
+class EngineCall:
+    """Follows a request to its very end, whether or not anybody reads it.
+
+    The library's queue of responses has no bound. It is emptied here at the engine's pace, into the
+    library's own list of ids, which `max_tokens` bounds; a reader that is slow finds more in one step.
+
+    Args:
+        request_id: for the log.
+        output: the request, just submitted.
+        cursor: reads it.
+        translate: turns the library's errors into ours.
+        on_response: called at each sign of the engine.
+        on_left: called once, when the engine has let go.
+
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        output: Output,
+        cursor: OutputCursor,
+        *,
+        translate: Callable[[Exception, str], BackendError],
+        on_response: Callable[[], None],
+        on_left: Callable[[EngineCall], None],
+    ) -> None:
+        self._request_id = request_id
+        self._output = output
+        self._cursor = cursor
+        self._translate = translate
+        self._on_response = on_response
+        self._on_left = on_left
+        self._changed = asyncio.Event()
+        self._error: BackendError | None = None
+        self._cached_told = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._follower = asyncio.create_task(self._follow(), name=f"tensorrt_llm-{request_id}")
+        self._follower.add_done_callback(self._on_follower_done)
+
+    @property
+    def is_aborting(self) -> bool:
+        """Aborted, and still in the engine."""
+        return self._patience is not None and not self._follower.done()
+
+    async def next_step(self) -> EngineStep:
+        """Wait for tokens, and take all that are ready.
+
+        Raises:
+            BackendError: the request failed.
+
+        """
+        while True:
+            self._changed.clear()
+            completion = self._output.outputs[0]
+            if completion.finish_reason is not None:
+                return self._last_step(completion)
+            if self._cursor.has_news(completion.token_ids):
+                return self._step(self._cursor.take(completion.token_ids), None)
+            if self._error is not None:
+                raise self._error
+            await self._changed.wait()
+
+    def abort(self) -> None:
+        """Tell the engine to let go, and wait for it in the background."""
+        if self._follower.done() or self._patience is not None:
+            return
+        self._patience = asyncio.get_running_loop().call_later(ABORT_SECONDS, self._give_up)
+        try:
+            self._output.abort()
+        except Exception as error:
+            self._translate(error, self._request_id)
+
+    def fail(self, error: BackendError) -> None:
+        """End the request with this error, unless it has one already; the engine is not asked."""
+        self._error = self._error or error
+        self._follower.cancel()
+        self._changed.set()
+
+    async def wait_left(self) -> None:
+        """Wait until nothing follows the request any more."""
+        await asyncio.wait([self._follower])
+
+    async def _follow(self) -> None:
+        try:
+            async for _ in self._output:
+                self._on_response()
+                self._changed.set()
+        except Exception as error:
+            # Iterating on after an error would wait for ever.
+            self._error = self._translate(error, self._request_id)
+
+    def _on_follower_done(self, _: asyncio.Task[None]) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._error is None and self._output.outputs[0].finish_reason is None:
+            self._error = EngineRequestError("the engine dropped this request")
+        self._changed.set()
+        self._on_left(self)
+
+    def _give_up(self) -> None:
+        _log.warning("abort_unanswered", request_id=self._request_id, seconds=ABORT_SECONDS)
+        self._follower.cancel()
+
+    def _last_step(self, completion: Completion) -> EngineStep:
+        reason, ids = completion.finish_reason, completion.token_ids
+        if reason == "stop":
+            fresh = self._cursor.take_ended(ids, completion.stop_reason)
+            return self._step(fresh, EngineFinish.END_OF_SEQUENCE)
+        if reason == "length":
+            return self._step(self._cursor.take_cut(ids), EngineFinish.MAX_TOKENS)
+        raise EngineRequestError(_FAILURES.get(str(reason), f"the engine ended with {reason!r}"))
+
+    def _step(self, ids: list[int], finish: EngineFinish | None) -> EngineStep:
+        cached = None if self._cached_told else getattr(self._output, "cached_tokens", None)
+        self._cached_told = True
+        return EngineStep(ids, len(ids), None, finish, cached)

@@ -1,0 +1,110 @@
+"""The installed TensorRT-LLM: which version it is, and what of it exists.
+
+The pinned line is 1.2: 1.2.1 is the last stable release that runs compiled engines, and names differ
+between releases. So nothing is passed on a guess: what serving needs must be there, or the service
+does not start; what a request may want and is not there is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from inference_service.backends.errors import BackendStartError
+
+SUPPORTED = ">=1.2.1,<1.3"
+
+_NEEDED_FIELDS = frozenset({
+    "end_id", "pad_id", "max_tokens", "stop_token_ids", "ignore_eos", "detokenize", "temperature", "top_k",
+    "top_p", "seed", "n",
+})  # fmt: skip
+_OPTIONAL_FIELDS = frozenset({
+    "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "prompt_ignore_length",
+    "add_special_tokens", "exclude_input_from_output", "include_stop_str_in_output", "use_beam_search",
+})  # fmt: skip
+_NEEDED_ARGUMENTS = frozenset({"inputs", "sampling_params", "streaming"})
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The parts that serving takes."""
+
+    version: str
+    llm: Callable[..., Any]
+    """The class of compiled engines."""
+    sampling_params: Callable[..., Any]
+    kv_cache_config: Callable[..., Any]
+    request_error: type[Exception]
+    fields: frozenset[str]
+    """Of the sampling fields that this service sets, those that exist."""
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Parameters, by their public names, that this version cannot honour.
+
+        Presence and frequency penalties count the prompt's tokens, unless they can be told not to.
+        """
+        missing = {"min_p", "repetition_penalty"} - self.fields
+        if "prompt_ignore_length" not in self.fields:
+            return frozenset(missing | {"presence_penalty", "frequency_penalty"})
+        return frozenset(missing | ({"presence_penalty", "frequency_penalty"} - self.fields))
+
+
+def is_supported(version: str) -> bool:
+    """Whether a version is a release of the supported line."""
+    match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(?:\.post\d+)?(?:\+.*)?", version)
+    return match is not None and (1, 2, 1) <= tuple(map(int, match.groups()[:3])) < (1, 3)
+
+
+def load_library() -> Library:
+    """Import TensorRT-LLM, which takes many seconds, and look at what is there.
+
+    Raises:
+        BackendStartError: it is not installed, broken, of another version, or a needed part is missing.
+
+    """
+    package = _import("tensorrt_llm")
+    version = str(getattr(package, "__version__", "unknown"))
+    if not is_supported(version):
+        raise BackendStartError(f"TensorRT-LLM {version} is installed; engines are served by {SUPPORTED}")
+    llm = _part(_import("tensorrt_llm._tensorrt_engine"), "LLM")
+    sampling_params = _part(package, "SamplingParams")
+    names = {field.name for field in dataclasses.fields(sampling_params)}
+    arguments = set(inspect.signature(llm.generate_async).parameters)
+    missing = sorted(_NEEDED_FIELDS - names) + sorted(_NEEDED_ARGUMENTS - arguments)
+    if missing:
+        raise BackendStartError(f"TensorRT-LLM {version} lacks {', '.join(missing)}; install release 1.2.1")
+    return Library(
+        version=version,
+        llm=llm,
+        sampling_params=sampling_params,
+        kv_cache_config=_part(_import("tensorrt_llm.llmapi"), "KvCacheConfig"),
+        request_error=_part(_import("tensorrt_llm.executor.utils"), "RequestError"),
+        fields=frozenset(names) & (_NEEDED_FIELDS | _OPTIONAL_FIELDS),
+    )
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except (ImportError, OSError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "tensorrt_llm":
+            raise BackendStartError(
+                "TensorRT-LLM is not installed: run the service in NVIDIA's release image of 1.2.1, or "
+                "install tensorrt_llm==1.2.1 beside it"
+            ) from None
+        reason = " ".join(str(error).split())[:300]
+        raise BackendStartError(f"TensorRT-LLM is installed but cannot be imported: {reason}") from error
+
+
+def _part(module: ModuleType, name: str) -> Any:
+    part = getattr(module, name, None)
+    if part is None:
+        raise BackendStartError(f"this TensorRT-LLM has no {module.__name__}.{name}; install release 1.2.1")
+    return part

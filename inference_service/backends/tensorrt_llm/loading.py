@@ -1,0 +1,66 @@
+"""From an engine directory to a loaded engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from inference_service.backends.errors import BackendStartError
+from inference_service.backends.tensorrt_llm.engine import Engine
+from inference_service.backends.tensorrt_llm.engine_config import EngineConfig
+from inference_service.backends.tensorrt_llm.library import Library, load_library
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def load_engine(directory: Path, config: EngineConfig, end_ids: frozenset[int]) -> Engine:
+    """Import the library and load an engine with it. Blocks, for minutes where the engine is large.
+
+    Args:
+        directory: an engine directory that passed its preflight.
+        config: what it says of itself.
+        end_ids: tokens that end a generation, at least one.
+
+    Raises:
+        BackendStartError: the library is missing or of another version, or cannot load the engine.
+
+    """
+    library = load_library()
+    if library.version != config.version:
+        raise BackendStartError(
+            f"the engine in {directory} cannot be served: version: found {config.version}, wanted the "
+            f"installed TensorRT-LLM {library.version}; build the engine with it"
+        )
+    _log.info("tensorrt_llm", version=library.version, refused=sorted(library.refused))
+    try:
+        llm = library.llm(**arguments(directory, config, library))
+    except Exception as error:
+        raise BackendStartError(f"TensorRT-LLM cannot load {directory}: {_reason(error)}") from error
+    return Engine(llm, library, end_ids)
+
+
+def arguments(directory: Path, config: EngineConfig, library: Library) -> dict[str, Any]:
+    """The constructor's arguments.
+
+    The engine's own limits are passed one by one: the defaults (2048 requests, 8192 tokens, 1024 of
+    prompt) are not taken from the engine in every release, and larger ones end in a C++ check.
+    """
+    return {
+        "model": str(directory),
+        "max_batch_size": config.max_batch_size,
+        "max_num_tokens": config.max_num_tokens,
+        "max_seq_len": config.max_seq_len,
+        "max_input_len": config.max_input_len,
+        "max_beam_width": config.max_beam_width,
+        "kv_cache_config": library.kv_cache_config(enable_block_reuse=config.paged_context_fmha),
+        "enable_chunked_prefill": config.paged_context_fmha,
+        "guided_decoding_backend": "xgrammar",
+    }
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

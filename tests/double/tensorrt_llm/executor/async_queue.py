@@ -1,0 +1,76 @@
+"""How results travel from the worker's thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class AsyncQueue(Generic[Item]):
+    """A queue without a bound, filled by a thread and read in one loop, the one it was made in."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._items: deque[Item] = deque()
+        self._filled = asyncio.Event()
+
+    def put_nowait(self, item: Item) -> None:
+        """Add an item without waking anybody. Safe in any thread."""
+        self._items.append(item)
+
+    async def get(self) -> Item:
+        while not self._items:
+            self._filled.clear()
+            await self._filled.wait()
+        return self._items.popleft()
+
+    async def get_within(self, seconds: float) -> Item:
+        """Like `get`.
+
+        Raises:
+            asyncio.TimeoutError: nothing came in time.
+
+        """
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            self._filled.set()
+
+        alarm = self.loop.call_later(seconds, expire)
+        try:
+            while not self._items and not expired:
+                self._filled.clear()
+                await self._filled.wait()
+        finally:
+            alarm.cancel()
+        if not self._items:
+            raise asyncio.TimeoutError
+        return self._items.popleft()
+
+    def _notify(self) -> None:
+        if self._items:
+            self._filled.set()
+
+
+def notify_many(queues: Iterable[AsyncQueue[Item]]) -> None:
+    """Wake the readers of some queues, all in the loop of the first: readers in other loops sleep on."""
+    queues = tuple(queues)
+    if not queues:
+        return
+    loop = queues[0].loop
+    woken = [queue for queue in queues if queue.loop is loop]
+
+    def notify() -> None:
+        for queue in woken:
+            queue._notify()
+
+    # A loop that is closed has no readers either.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(notify)

@@ -1,0 +1,206 @@
+"""The running engine: a worker thread that steps every request and hands results to the event loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+
+from ..script import Script
+from ..tokenizer import Tokenizer
+from .async_queue import AsyncQueue, notify_many
+from .kv_cache import KvCache
+from .result import ErrorResponse, RequestOutput, Response
+from .sequence import Request, Sequence
+
+_LEAST_PAUSE = 0.0005
+_STATS_PERIOD = 0.2
+MOST_STATS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """What `abort` sends."""
+
+    id: int
+
+
+class Executor:
+    """Takes requests and cancels as messages, steps at most `max_batch_size` requests at a time."""
+
+    def __init__(
+        self,
+        script: Script,
+        tokenizer: Tokenizer,
+        cache: KvCache,
+        *,
+        max_batch_size: int,
+        max_num_tokens: int,
+    ) -> None:
+        self._script = script
+        self._tokenizer = tokenizer
+        self._cache = cache
+        self._max_batch_size = max_batch_size
+        self._max_num_tokens = max_num_tokens
+        self._results: dict[int, RequestOutput] = {}
+        self._inbox: deque[Request | Cancel] = deque()
+        self._mail = threading.Condition()
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}
+        self._stopping = False
+        self._iteration = 0
+        self._last_id = 0
+        self._thread: threading.Thread | None = None
+        self._completed = 0
+        self.stats: AsyncQueue[str] | None = None
+        self._unsent_stats: deque[str] = deque(maxlen=MOST_STATS)
+        self._stats_sent_at = 0.0
+
+    def is_shutdown(self) -> bool:
+        return self._stopping
+
+    def submit(self, request: Request) -> RequestOutput:
+        """Put a request into the worker's inbox; it has no bound."""
+        if self.stats is None:
+            self.stats = AsyncQueue()
+        self._last_id += 1
+        request = replace(request, id=self._last_id)
+        result = RequestOutput(
+            request.id,
+            list(request.prompt_ids),
+            request.params,
+            decode=self._tokenizer.decode,
+            abort=self.abort_request,
+        )
+        self._results[request.id] = result
+        self._send(request)
+        self._start_thread()
+        return result
+
+    def abort_request(self, request_id: int) -> None:
+        """Put a cancel into the worker's inbox. A finished request is none of its business."""
+        if request_id in self._results:
+            self._send(Cancel(request_id))
+
+    def shutdown(self) -> None:
+        """Abort everything and end the worker. Those that wait for results are not told."""
+        self._send(None)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _send(self, message: Request | Cancel | None) -> None:
+        with self._mail:
+            if message is None:
+                self._stopping = True
+            else:
+                self._inbox.append(message)
+            self._mail.notify()
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._work, name="proxy_dispatch_result_thread", daemon=True
+            )
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._mail:
+                self._mail.wait_for(lambda: self._stopping or bool(self._inbox), self._pause())
+                messages = list(self._inbox)
+                self._inbox.clear()
+            if self._stopping:
+                return
+            failures = [error for message in messages if (error := self._receive(message))]
+            self._schedule()
+            responses = [*failures, *self._iterate()]
+            self._dispatch(responses)
+            self._send_stats()
+
+    def _pause(self) -> float | None:
+        """Seconds until there is something to do; None: until there is mail."""
+        if not self._running:
+            return _STATS_PERIOD if self._unsent_stats else None
+        due = min(sequence.wakes_at for sequence in self._running.values())
+        return None if math.isinf(due) else max(due - time.monotonic(), _LEAST_PAUSE)
+
+    def _receive(self, message: Request | Cancel) -> ErrorResponse | None:
+        if isinstance(message, Cancel):
+            self._cancel(message.id)
+            return None
+        if len(message.prompt_ids) > self._max_num_tokens:
+            return ErrorResponse(message.id, f"the prompt has more than {self._max_num_tokens} tokens")
+        try:
+            self._waiting.append(Sequence(message, self._script, self._tokenizer))
+        except ValueError as error:
+            return ErrorResponse(message.id, str(error))
+        return None
+
+    def _cancel(self, request_id: int) -> None:
+        for sequence in tuple(self._waiting):
+            if sequence.request.id == request_id:
+                # It gets a turn, only to be let go.
+                self._waiting.remove(sequence)
+                self._running[request_id] = sequence
+        if request_id in self._running:
+            self._running[request_id].cancel()
+
+    def _schedule(self) -> None:
+        while self._waiting and len(self._running) < self._max_batch_size:
+            request = self._waiting[0].request
+            if not self._cache.reserve(request.id, len(request.prompt_ids) + request.max_tokens):
+                return
+            sequence = self._waiting.popleft()
+            sequence.begin(self._cache.reuse(request.prompt_ids, request.cache_salt))
+            self._running[request.id] = sequence
+
+    def _iterate(self) -> list[Response | ErrorResponse]:
+        """One engine step: at most one response for each request."""
+        self._iteration += 1
+        now = time.monotonic()
+        responses = [s.step() for s in tuple(self._running.values()) if s.wakes_at <= now]
+        for response in responses:
+            if isinstance(response, ErrorResponse) or response.is_final:
+                del self._running[response.client_id]
+                self._cache.free(response.client_id)
+                self._completed += 1
+        return responses
+
+    def _dispatch(self, responses: list[Response | ErrorResponse]) -> None:
+        queues = []
+        for response in responses:
+            result = self._results[response.client_id]
+            if isinstance(response, ErrorResponse) or response.is_final:
+                del self._results[response.client_id]
+            if result.aqueue is not None:
+                result.aqueue.put_nowait(response)
+                queues.append(result.aqueue)
+            if isinstance(response, ErrorResponse) and response.fatal:
+                self._stopping = True
+        notify_many(queues)
+
+    def _send_stats(self) -> None:
+        self._unsent_stats.append(json.dumps(self._reading()))
+        if self.stats is None or time.monotonic() - self._stats_sent_at < _STATS_PERIOD:
+            return
+        self._stats_sent_at = time.monotonic()
+        while self._unsent_stats:
+            self.stats.put_nowait(self._unsent_stats.popleft())
+        notify_many([self.stats])
+
+    def _reading(self) -> dict[str, object]:
+        return {
+            "iter": self._iteration,
+            "iterLatencyMS": 1.0,
+            "numActiveRequests": len(self._running),
+            "numQueuedRequests": len(self._waiting),
+            "numCompletedRequests": self._completed,
+            "maxNumActiveRequests": self._max_batch_size,
+            "maxBatchSizeStatic": self._max_batch_size,
+            "maxNumTokensStatic": self._max_num_tokens,
+            "kvCacheStats": self._cache.stats(),
+            "inflightBatchingStats": {"numScheduledRequests": len(self._running)},
+        }

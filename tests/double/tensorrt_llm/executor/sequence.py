@@ -1,0 +1,119 @@
+"""One request inside the worker."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, cycle
+
+from ..sampling_params import SamplingParams
+from ..script import Script, directed
+from ..tokenizer import Tokenizer
+from .result import ErrorResponse, FinishReason, Response
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the worker is sent."""
+
+    id: int
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    max_tokens: int
+    end_id: int
+    """-1: nothing ends the answer."""
+    cache_salt: str | None = None
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return frozenset() if self.params.ignore_eos else frozenset(self.params.stop_token_ids or ())
+
+
+class Sequence:
+    """Where a request stands, from the moment the worker has it.
+
+    Raises:
+        ValueError: the prompt's directive cannot be read.
+
+    """
+
+    def __init__(self, request: Request, script: Script, tokenizer: Tokenizer) -> None:
+        self.request = request
+        self._script = directed(script, tokenizer.decode(request.prompt_ids))
+        self._answer = _answer(request, self._script, tokenizer)
+        self._position = 0
+        self._cached_tokens = 0
+        self._due = 0.0
+        self._let_go_at: float | None = None
+        self._stop_word_met = False
+
+    def begin(self, cached_tokens: int) -> None:
+        """Get a slot, and begin with the prefill."""
+        speed = self._script.prefill_tps
+        self._due = time.monotonic() + (len(self.request.prompt_ids) / speed if speed else 0.0)
+        self._cached_tokens = cached_tokens
+
+    def cancel(self) -> None:
+        self._let_go_at = time.monotonic() + self._script.ignore_abort
+
+    @property
+    def wakes_at(self) -> float:
+        """When there is something to do."""
+        stalled = self._position == self._script.stall_at
+        due = float("inf") if stalled else self._due
+        return min(due, float("inf") if self._let_go_at is None else self._let_go_at)
+
+    def step(self) -> Response | ErrorResponse:
+        """Make the response that is due."""
+        if self._let_go_at is not None and time.monotonic() >= self._let_go_at:
+            return self._end(FinishReason.CANCELLED)
+        if self._stop_word_met:
+            return self._end(FinishReason.STOP_WORDS)
+        fault = self._fault()
+        if fault is not None:
+            return fault
+        self._due += 1 / self._script.tps if self._script.tps else 0.0
+        token = next(self._answer)
+        if token == self.request.end_id:
+            # The end id itself is never part of the output.
+            return self._end(FinishReason.END_ID)
+        return self._emit(token)
+
+    def _emit(self, token: int) -> Response:
+        self._position += 1
+        # A stop word shows, and is taken back with the final response.
+        self._stop_word_met = token in self.request.stop_ids
+        full = self._position == self.request.max_tokens and not self._stop_word_met
+        finish = FinishReason.LENGTH if full else None
+        return Response(self.request.id, (token,), finish, self._cached_tokens, log_prob=-0.25)
+
+    def _end(self, finish: FinishReason) -> Response:
+        return Response(self.request.id, (), finish, self._cached_tokens)
+
+    def _fault(self) -> Response | ErrorResponse | None:
+        script, position = self._script, self._position
+        if position == script.die_at:
+            return ErrorResponse(self.request.id, "the double was told to die", fatal=True)
+        if position == script.fail_at:
+            return ErrorResponse(self.request.id, "the double was told to fail this request")
+        if position == script.timeout_at:
+            return self._end(FinishReason.TIMED_OUT)
+        return self._end(FinishReason.CANCELLED) if position == script.cancel_at else None
+
+
+def _answer(request: Request, script: Script, tokenizer: Tokenizer) -> Iterator[int]:
+    """`[digest] ` and the prompt's own text, so that every answer proves its prompt.
+
+    The digest hangs on the prompt and, unless the likeliest token is taken, on seed, temperature and top_p.
+    """
+    params = request.params
+    seed = "" if params.is_greedy else f"{params.engine_seed} {params.temperature} {params.top_p}"
+    digest = hashlib.sha256(f"{request.prompt_ids}{seed}".encode()).hexdigest()[:8]
+    head = tokenizer.encode(f"[{digest}] ")
+    body = [index for index in request.prompt_ids if index not in tokenizer.special_ids] or head
+    if params.ignore_eos:
+        return chain(head, cycle(body))
+    end = tokenizer.eos_id if script.end_id is None else script.end_id
+    return chain(head, body, cycle([end]))
