@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lodestream.inference.v1 import model_service_pb2 as pb
 from lodestream.inference.v1 import model_service_pb2_grpc as pb_grpc
 
 from inference_service import parse
 from inference_service.call import Calls, Context
 from inference_service.engine_room import EngineDoor
+from inference_service.served import ServedModel
 from lodestream_common.keys import Level
 
 OWNER = "lodestream"
@@ -39,11 +42,9 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
     ) -> pb.CountTokensResponse:
         response = pb.CountTokensResponse()
         async with self._calls.run(context, "CountTokens", Level.READ_ONLY):
-            parse.check_size(request, self._max_message_bytes)
-            name, prompt = parse.parse_count(request)
+            size = parse.check_size(request, self._max_message_bytes)
             model = self._door.enter().model
-            model.check_name(name)
-            response.token_ids.extend(await model.encode(prompt))
+            response.token_ids.extend(await model.work(size, _count, request, model))
             response.token_count = len(response.token_ids)
         return response
 
@@ -59,3 +60,9 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
             backend=model.engine.name,
             max_concurrency=model.engine.max_concurrency,
         )
+
+
+def _count(request: pb.CountTokensRequest, model: ServedModel) -> Sequence[int]:
+    name, prompt = parse.parse_count(request)
+    model.check_name(name)
+    return model.encode(prompt)

@@ -22,6 +22,8 @@ MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024
 MAX_STOP_TOKEN_IDS = 64
 MAX_USER_LENGTH = 256
+MAX_VIOLATIONS = 16
+"""So many are told at once."""
 DEFAULT_MAX_TOKENS = 150
 
 
@@ -123,13 +125,18 @@ class Violations:
             self.add(knob.name, f"{knob.name} is {_number(value)}; it must be in {knob.range}.")
         return value
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is nothing to gain from looking further."""
+        return len(self._found) >= MAX_VIOLATIONS
+
     def raise_if_any(self) -> None:
         if self._found:
-            raise InvalidRequest(self._found[:16])
+            raise InvalidRequest(self._found[:MAX_VIOLATIONS])
 
 
-def check_size(message: Message, limit: int) -> None:
-    """Refuse a message over `limit` bytes.
+def check_size(message: Message, limit: int) -> int:
+    """The size of a message, in bytes, at most `limit`.
 
     Raises:
         RequestTooLarge: it is.
@@ -138,6 +145,7 @@ def check_size(message: Message, limit: int) -> None:
     size = message.ByteSize()
     if size > limit:
         raise RequestTooLarge(size, limit)
+    return size
 
 
 def parse_generate(message: generate_pb.GenerateRequest) -> ParsedRequest:
@@ -223,6 +231,8 @@ def _chat(chat: pb.ChatInput, wrong: Violations) -> ChatPrompt:
                 f"messages[{number}].role",
                 f"messages[{number}].role must be one of {', '.join(_ROLES.values())}.",
             )
+        if wrong.is_full:
+            break
         turns.append(ChatTurn(role or "", message.content))
     return ChatPrompt(tuple(turns))
 
@@ -252,7 +262,7 @@ def _max_tokens(options: pb.StoppingOptions, wrong: Violations) -> int | None:
 def _stops(options: pb.StoppingOptions, wrong: Violations) -> Sequence[str]:
     if len(options.stop) > MAX_STOPS:
         wrong.add("stop", f"stop holds {len(options.stop)} sequences; it may hold {MAX_STOPS}.")
-    for number, stop in enumerate(options.stop):
+    for number, stop in enumerate(options.stop[: MAX_STOPS + 1]):
         if not 1 <= len(stop) <= MAX_STOP_LENGTH:
             name = f"stop[{number}]"
             wrong.add(name, f"{name} is {len(stop)} characters long; it must be in [1, {MAX_STOP_LENGTH}].")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from inference_service.backends.types import BackendDescription, Sampling
 from inference_service.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, Violation
@@ -21,8 +22,10 @@ from inference_service.parse import (
     check_token_ids,
 )
 
-_INLINE_CHARACTERS = 2000
-"""Longer prompts are encoded off the loop: 500 tokens take about a millisecond."""
+_INLINE_BYTES = 2000
+"""Larger requests are read off the loop: 500 tokens take about a millisecond to encode."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class ServedModel:
     template: ChatTemplate | None
     engine: BackendDescription
     workers: Executor
-    """Where long prompts are encoded."""
+    """Where large requests are read."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Seconds since the Unix epoch."""
 
@@ -68,17 +71,25 @@ class ServedModel:
         if wrong:
             raise InvalidRequest(wrong)
 
-    async def encode(self, prompt: Prompt) -> Sequence[int]:
+    async def work(self, size: int, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function that reads a request of `size` bytes, in a worker where that takes its time."""
+        if size <= _INLINE_BYTES:
+            return function(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.workers, function, *arguments)
+
+    def encode(self, prompt: Prompt) -> Sequence[int]:
         """The token ids of a prompt.
 
         Raises:
             InvalidRequest: the model's template refuses the conversation, or an id is out of range.
 
         """
-        if _size(prompt) <= _INLINE_CHARACTERS:
-            return self._encode(prompt)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.workers, self._encode, prompt)
+        if isinstance(prompt, ChatPrompt):
+            return self._encode_chat(prompt)
+        if isinstance(prompt, TextPrompt):
+            return self.tokenizer.encode_prompt(prompt.text)
+        check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, "prompt")
+        return prompt.ids
 
     def room(self, request: ParsedRequest, prompt_tokens: int) -> int:
         """How many tokens to generate: what was asked for, or the default as far as it fits.
@@ -94,29 +105,19 @@ class ServedModel:
             raise ContextLengthExceeded(prompt_tokens, max(wanted, 1), context, _field_of(request.prompt))
         return wanted
 
-    def _encode(self, prompt: Prompt) -> Sequence[int]:
-        if isinstance(prompt, ChatPrompt):
-            return self._encode_chat(prompt)
-        if isinstance(prompt, TextPrompt):
-            return self.tokenizer.encode_prompt(prompt.text)
-        check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, "prompt")
-        return prompt.ids
-
     def _encode_chat(self, prompt: ChatPrompt) -> Sequence[int]:
         if self.template is None:
             raise InvalidRequest.of(
                 "messages", "The model has no chat template; send a prompt instead.", "unsupported_parameter"
             )
+        count, most = len(prompt.turns), self.engine.context_length
+        if count > most:
+            # Each turn takes a token or more: this many cannot fit, and would take long to render.
+            raise InvalidRequest.of("messages", f"messages holds {count} messages; it may hold {most}.")
         try:
             return self.template.render(prompt.turns)
         except PromptError as error:
             raise InvalidRequest.of("messages", str(error)) from None
-
-
-def _size(prompt: Prompt) -> int:
-    if isinstance(prompt, ChatPrompt):
-        return sum(len(turn.content) for turn in prompt.turns)
-    return len(prompt.text) if isinstance(prompt, TextPrompt) else 0
 
 
 def _field_of(prompt: Prompt) -> str:

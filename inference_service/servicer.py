@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import cast
 
@@ -65,13 +65,8 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
                 call.facts |= _facts(generation, watch)
 
     async def _read(self, call: Call, message: pb.GenerateRequest, model: ServedModel) -> GenerationRequest:
-        parse.check_size(message, self._max_message_bytes)
-        parsed = parse.parse_generate(message)
-        call.facts |= {"user": parsed.user} if parsed.user else {}
-        model.check_name(parsed.model)
-        model.check_sampling(parsed.sampling)
-        parse.check_token_ids(parsed.stop_token_ids, model.engine.vocabulary_size, "stop_token_ids")
-        prompt_ids = await model.encode(parsed.prompt)
+        size = parse.check_size(message, self._max_message_bytes)
+        parsed, prompt_ids = await model.work(size, _understand, call, message, model)
         engine = EngineRequest(
             request_id=call.request_id,
             prompt_ids=prompt_ids,
@@ -81,6 +76,17 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
         )
         deadline = _deadline(call.context)
         return GenerationRequest(model.id, engine, parsed.stops, frozenset(parsed.stop_token_ids), deadline)
+
+
+def _understand(
+    call: Call, message: pb.GenerateRequest, model: ServedModel
+) -> tuple[parse.ParsedRequest, Sequence[int]]:
+    parsed = parse.parse_generate(message)
+    call.facts |= {"user": parsed.user} if parsed.user else {}
+    model.check_name(parsed.model)
+    model.check_sampling(parsed.sampling)
+    parse.check_token_ids(parsed.stop_token_ids, model.engine.vocabulary_size, "stop_token_ids")
+    return parsed, model.encode(parsed.prompt)
 
 
 def _deadline(context: Context) -> Deadline | None:

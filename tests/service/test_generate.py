@@ -290,6 +290,13 @@ async def test_a_prompt_that_does_not_fit_is_told_the_numbers(service: Running) 
     assert status.fields == ["prompt"]
 
 
+async def test_more_messages_than_the_context_has_tokens_are_refused(service: Running) -> None:
+    status = await refusal(service.generate_stub.Generate(chat(*[(pb.ROLE_USER, "")] * 1025)))
+
+    assert (status.code, status.fields) == (Code.INVALID_ARGUMENT, ["messages"])
+    assert status.message == "messages holds 1025 messages; it may hold 1024."
+
+
 async def test_a_limit_that_does_not_fit_is_refused_and_the_default_is_clipped(service: Running) -> None:
     prompt = "hello" * 1000
     count = await service.model_stub.CountTokens(model_pb.CountTokensRequest(model=MODEL_ID, prompt=prompt))

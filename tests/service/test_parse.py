@@ -277,7 +277,7 @@ def test_a_model_must_be_named() -> None:
 
 def test_size() -> None:
     message = request()
-    check_size(message, message.ByteSize())
+    assert check_size(message, message.ByteSize()) == message.ByteSize()
 
     with pytest.raises(RequestTooLarge) as caught:
         check_size(message, message.ByteSize() - 1)

@@ -16,7 +16,7 @@ from lodestream.inference.v1 import generation_pb2 as pb
 from tests.support.service import MODEL_ID, Running
 from tests.support.statuses import ToldStatus, status_of_call
 
-WAIT = 10.0
+WAIT = 30.0
 """Seconds after which a test gives up."""
 
 

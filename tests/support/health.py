@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Watcher:
