@@ -1,0 +1,150 @@
+"""The llama.cpp engine behind the seam."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import AsyncGenerator, Callable, Set
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from inference_service.backends.base import Backend
+from inference_service.backends.errors import BackendStartError, EngineDeadError
+from inference_service.backends.llama_cpp.call import Engine, EngineCall, Pulse
+from inference_service.backends.llama_cpp.gate import PrefillGate
+from inference_service.backends.llama_cpp.loading import EngineSettings, load_engine
+from inference_service.backends.llama_cpp.sampling import completion_body
+from inference_service.backends.llama_cpp.steps import TextEncoder
+from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
+
+RELEASE_SECONDS = 10.0
+"""How long closing waits for the engine to let go of what it runs."""
+
+Result = TypeVar("Result")
+
+
+class LlamaCppBackend(Backend):
+    """Runs a GGUF model in this process.
+
+    Penalties are llama.cpp's, see `sampling.py` for what that means. A request that is not
+    `reproducible` may find the beginning of its prompt in the KV cache.
+
+    Args:
+        model_path: a GGUF file.
+        tokenizer: the model's; names the ids of characters that span tokens.
+        context_length: most tokens of one request, 1 or more; memory for all of them is reserved in
+            every slot.
+        max_concurrency: slots, range [1, 256].
+        threads: threads that compute; 0 is one for each core.
+        prefill_chunk: prompt tokens for which each step of the engine has room, 1 or more. An aborted
+            request leaves the engine at the end of a step.
+
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        tokenizer: TextEncoder,
+        *,
+        context_length: int,
+        max_concurrency: int,
+        threads: int,
+        prefill_chunk: int,
+    ) -> None:
+        self._settings = EngineSettings(model_path, context_length, max_concurrency, threads, prefill_chunk)
+        self._tokenizer = tokenizer
+        self._gate: PrefillGate[EngineCall] = PrefillGate(slots=max_concurrency, chunk=prefill_chunk)
+        self._pulse = Pulse()
+        self._engine: list[Engine] = []
+        """The engine while there is one."""
+        self._closed = False
+        # Also runs when this object is dropped, and at interpreter exit.
+        self._release = weakref.finalize(self, _free, self._engine, self._gate.inside)
+
+    async def start(self) -> BackendDescription:
+        engine = await _off_loop(load_engine, self._settings)
+        if self._closed:
+            raise BackendStartError("the engine was closed while it was loading")
+        self._engine.append(engine)
+        return BackendDescription(
+            name="llama_cpp",
+            context_length=self._settings.context_length,
+            max_concurrency=self._settings.slots,
+            vocabulary_size=self._tokenizer.vocabulary_size,
+        )
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+        call = self._call(request)
+        await self._gate.enter(call)
+        try:
+            if len(self._gate.inside) == 1:
+                self._pulse.beat()
+            call.start()
+            finished = False
+            while not finished:
+                step = await call.next_step()
+                finished = step.finish is not None
+                yield step
+        finally:
+            call.abort()
+            self._on_change(call)
+
+    def stats(self) -> BackendStats:
+        inside = self._gate.inside
+        return BackendStats(
+            running=len(inside),
+            aborts_pending=sum(call.is_aborting for call in inside),
+            alive=bool(self._engine) and not self._closed,
+            last_step_age=self._pulse.age if inside else 0.0,
+        )
+
+    async def close(self) -> None:
+        self._closed = True
+        dead = EngineDeadError("the engine is closed")
+        self._gate.refuse_all(dead)
+        for call in self._gate.inside:
+            call.fail(dead)
+        await _off_loop(self._release)
+
+    def _call(self, request: EngineRequest) -> EngineCall:
+        if self._closed or not self._engine:
+            raise EngineDeadError("the engine is not running")
+        return EngineCall(
+            self._engine[0],
+            self._tokenizer,
+            self._pulse,
+            request_id=request.request_id,
+            body=completion_body(request, self._settings.context_length),
+            prefill_left=len(request.prompt_ids),
+            on_change=self._on_change,
+        )
+
+    def _on_change(self, call: EngineCall) -> None:
+        if call.is_inside:
+            self._gate.advance()
+        else:
+            self._gate.leave(call)
+
+
+def _free(engine: list[Engine], inside: Set[EngineCall]) -> None:
+    """Abort what runs, wait for it, and free the engine.
+
+    A call that does not return in time keeps the engine alive by holding on to it.
+    """
+    calls = list(inside)
+    for call in calls:
+        call.abort()
+    deadline = time.monotonic() + RELEASE_SECONDS
+    for call in calls:
+        call.join(deadline - time.monotonic())
+    engine.clear()
+
+
+async def _off_loop(work: Callable[..., Result], *args: object) -> Result:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="llama_cpp")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+    finally:
+        pool.shutdown(wait=False)

@@ -1,0 +1,194 @@
+"""One request inside the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from inference_service.backends.errors import BackendError, EngineRequestError
+from inference_service.backends.llama_cpp.steps import (
+    Piece,
+    Progress,
+    StepBuffer,
+    TextEncoder,
+    read_chunk,
+)
+from inference_service.backends.types import EngineStep
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Engine(Protocol):
+    """The part of `xllamacpp.Server` that runs requests."""
+
+    def handle_completions(self, body: bytes, callback: Callable[[bytes], bool]) -> None:
+        """Block until the request ends. The callback gets each chunk; True aborts."""
+        ...
+
+
+class Pulse:
+    """When the engine last gave a sign of life."""
+
+    def __init__(self) -> None:
+        self.beat()
+
+    def beat(self) -> None:
+        self._last = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self._last
+
+
+class EngineCall:
+    """Runs one request on a thread of its own and hands what it makes to the loop.
+
+    The thread that the engine calls back only keeps the chunk and wakes the loop, once until the loop
+    has looked. The loop parses, whether or not anybody waits for a step.
+
+    Args:
+        request_id: for the log.
+        body: the request in the engine's words.
+        prefill_left: the length of the prompt, in tokens.
+        on_change: called in the loop when `prefill_left` fell or `is_inside` ended.
+
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: TextEncoder,
+        pulse: Pulse,
+        *,
+        request_id: str,
+        body: bytes,
+        prefill_left: int,
+        on_change: Callable[[EngineCall], None],
+    ) -> None:
+        self._engine = engine
+        self._pulse = pulse
+        self._request_id = request_id
+        self._body = body
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._chunks: deque[bytes] = deque()
+        self._loop_woken = False
+        self._steps = StepBuffer(encoder)
+        self._changed = asyncio.Event()
+        self._error: BackendError | None = None
+        self._ended = False
+        self._abort = False
+        # A daemon: an engine that hangs must not keep the interpreter from exiting.
+        self._thread = threading.Thread(target=self._run, name=f"llama_cpp-{request_id}", daemon=True)
+        self.prefill_left = prefill_left
+        self.is_inside = False
+
+    @property
+    def is_aborting(self) -> bool:
+        """Aborted, and still in the engine."""
+        return self._abort and self.is_inside
+
+    def start(self) -> None:
+        """Enter the engine."""
+        self._thread.start()
+        self.is_inside = True
+
+    def join(self, timeout: float) -> None:
+        """Wait, for so many seconds, until the engine has let go. Blocks."""
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, timeout))
+
+    async def next_step(self) -> EngineStep:
+        """Wait for tokens, and take all that are ready.
+
+        Raises:
+            BackendError: the request failed.
+
+        """
+        while not self._steps.is_ready:
+            if self._error is not None:
+                raise self._error
+            await self._changed.wait()
+            self._changed.clear()
+        return self._steps.take()
+
+    def abort(self) -> None:
+        """Have the engine let go, at the next sign it gives. Does nothing once the request has ended."""
+        self._abort = not self._ended
+
+    def fail(self, error: BackendError) -> None:
+        """End the request with this error, unless it has one already."""
+        self._error = self._error or error
+        self._changed.set()
+
+    def _run(self) -> None:
+        try:
+            self._engine.handle_completions(self._body, self._on_chunk)
+        except Exception as error:
+            self._log("engine_call_failed", error)
+        finally:
+            self._call_soon(self._on_returned)
+
+    def _on_chunk(self, chunk: bytes) -> bool:
+        """Called by the engine, in the worker thread."""
+        self._pulse.beat()
+        self._chunks.append(chunk)
+        if not self._loop_woken:
+            self._loop_woken = True
+            self._call_soon(self._on_chunks)
+        return self._abort or self._loop.is_closed()
+
+    def _call_soon(self, callback: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            # The loop is closed, and nobody is left to be told.
+            self._abort = True
+
+    def _on_chunks(self) -> None:
+        # Lowered first: a chunk that comes from now on wakes the loop again.
+        self._loop_woken = False
+        if not self._abort and self._error is None:
+            self._drain()
+            self._changed.set()
+
+    def _drain(self) -> None:
+        try:
+            while self._chunks:
+                self._take_in(self._chunks.popleft())
+        except Exception as error:
+            self._log("engine_request_failed", error)
+            self._error = EngineRequestError("the engine failed this request")
+
+    def _take_in(self, raw: bytes) -> None:
+        chunk = read_chunk(raw)
+        self._steps.add(chunk)
+        if isinstance(chunk, Progress):
+            self._set_prefill_left(chunk.total - chunk.processed)
+        elif isinstance(chunk, Piece):
+            self._set_prefill_left(0)
+        else:
+            self._ended = True
+
+    def _set_prefill_left(self, tokens: int) -> None:
+        if tokens != self.prefill_left:
+            self.prefill_left = tokens
+            self._on_change(self)
+
+    def _log(self, event: str, error: Exception) -> None:
+        # Without its traceback, which could show a prompt.
+        _log.error(event, request_id=self._request_id, reason=f"{type(error).__name__}: {error}")
+
+    def _on_returned(self) -> None:
+        self._on_chunks()
+        self.is_inside = False
+        if not self._ended:
+            self.fail(EngineRequestError("the engine dropped this request"))
+        self._on_change(self)

@@ -1,0 +1,99 @@
+"""A request in the words of llama.cpp's completion endpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import orjson
+
+from inference_service.backends.types import EngineRequest, Sampling
+
+GREEDY_BELOW = 1e-5
+"""Temperatures under this are greedy: dividing by them overflows the engine's 32-bit floats."""
+
+_RANDOM_SEED = 0xFFFFFFFF
+"""What llama.cpp takes for "draw one yourself"."""
+
+# Stated although most are the engine's defaults: a model file may bring its own.
+_OFF = {
+    "adaptive_target": -1.0,
+    "backend_sampling": False,
+    "dry_multiplier": 0.0,
+    "dynatemp_range": 0.0,
+    "mirostat": 0,
+    "n_probs": 0,
+    "top_n_sigma": -1.0,
+    "typical_p": 1.0,
+    "xtc_probability": 0.0,
+}
+
+
+def completion_body(request: EngineRequest, context_length: int) -> bytes:
+    """The JSON body that runs this request.
+
+    Every sampling knob is stated. Tokens are filtered before the temperature applies (penalties,
+    top_k, top_p, min_p, temperature), so what may be drawn does not depend on the temperature.
+    `ignore_eos` forbids every end-of-generation token the model has.
+    """
+    return orjson.dumps(
+        {
+            "prompt": list(request.prompt_ids),
+            "n_predict": request.max_tokens,
+            "ignore_eos": request.ignore_eos,
+            "stream": True,
+            "return_progress": True,
+            # Brings each token's id and the exact count, at less cost than asking for probabilities.
+            "verbose": True,
+            # A prefix out of the cache changes the shape of the batches, and by that the last bits of
+            # the logits: the same request may then answer differently.
+            "cache_prompt": not request.sampling.reproducible,
+            **_OFF,
+            **_choice(request.sampling),
+            **_penalties(request.sampling, request.prompt_ids, context_length),
+        }
+    )
+
+
+def engine_seed(seed: int) -> int:
+    """Fold an unsigned 64-bit seed into the engine's 32 bits; the smaller ones stay what they are."""
+    folded = (seed ^ (seed >> 32)) & 0xFFFFFFFF
+    return folded if folded != _RANDOM_SEED else _RANDOM_SEED - 1
+
+
+def _choice(sampling: Sampling) -> dict[str, object]:
+    if sampling.temperature < GREEDY_BELOW:
+        return {"samplers": ["penalties", "top_k"], "top_k": 1, "temperature": 0.0, "seed": 0}
+    return {
+        "samplers": ["penalties", "top_k", "top_p", "min_p", "temperature"],
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        # With a mass of 0 the likeliest token is still there.
+        "min_keep": 1,
+        "seed": engine_seed(sampling.seed),
+    }
+
+
+def _penalties(sampling: Sampling, prompt_ids: Sequence[int], context_length: int) -> dict[str, object]:
+    """Penalties that count the generated tokens only, as far as the engine can.
+
+    llama.cpp counts the prompt too. With a window over the whole context the prompt's share is a
+    constant for each token, which a bias takes back: exactly for the frequency penalty. For the
+    presence penalty, tokens that occur in the prompt are never penalised, not even once generated.
+    The repetition penalty is meant to cover prompt and output, and is exact; together with the other
+    two, their bias is exact for tokens with a positive logit.
+    """
+    frequency, presence = sampling.frequency_penalty, sampling.presence_penalty
+    repetition = sampling.repetition_penalty
+    if not (frequency or presence) and repetition == 1.0:
+        return {"repeat_last_n": 0, "repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+    counts = Counter(prompt_ids) if frequency or presence else Counter()
+    return {
+        "repeat_last_n": context_length,
+        "repeat_penalty": repetition,
+        "frequency_penalty": frequency,
+        "presence_penalty": presence,
+        "logit_bias": [[i, (n * frequency + presence) * repetition] for i, n in counts.items()],
+    }
