@@ -41,6 +41,7 @@ class Canvas:
 @dataclass(frozen=True, slots=True)
 class _Part:
     label: str
+    """With a `{}` for the size."""
     size: int
     block: str
     ascii: str
@@ -50,13 +51,14 @@ class _Part:
 def memory_bar(memory: Memory, canvas: Canvas) -> str:
     """Draw the bar, and below it what its parts are; no line is wider than the canvas.
 
-    Every part that is not empty has a cell at least, and the cells add up to the width.
+    Every part that is not empty has a cell at least, and the cells add up to the width. The workspace is an
+    estimate, hence the `~`.
     """
     parts = [
-        _Part("weights", memory.weights, "█", "#", 34),
-        _Part("workspace (about)", memory.workspace, "▓", "=", 33),
-        _Part("KV cache", memory.kv_pool, "▒", ":", 32),
-        _Part("left free", memory.left, "░", ".", 37),
+        _Part("weights {}", memory.weights, "█", "#", 34),
+        _Part("workspace ~{}", memory.workspace, "▓", "=", 33),
+        _Part("KV cache {}", memory.kv_pool, "▒", ":", 32),
+        _Part("free {}", memory.left, "░", ".", 37),
     ]
     cells = share([part.size for part in parts], canvas.width)
     bar = "".join(_paint(_mark(part, canvas) * n, part, canvas) for part, n in zip(parts, cells, strict=True))
@@ -79,14 +81,14 @@ def _legend(parts: Sequence[_Part], canvas: Canvas) -> list[str]:
     lines: list[str] = []
     used = canvas.width
     for part in parts:
-        text = f"{_mark(part, canvas)} {part.label} {part.size / GIB:.1f} GiB"
+        text = f"{_mark(part, canvas)} {part.label.format(f'{part.size / GIB:.1f} GiB')}"
         painted = _paint(text[0], part, canvas) + text[1:]
-        if used + 3 + len(text) > canvas.width:
+        if used + 2 + len(text) > canvas.width:
             lines.append(painted)
             used = len(text)
         else:
-            lines[-1] += "   " + painted
-            used += 3 + len(text)
+            lines[-1] += "  " + painted
+            used += 2 + len(text)
     return lines
 
 

@@ -84,6 +84,8 @@ class ModelConfig:
     def excluded_parameters(self) -> int:
         """Of those matrices that a quantised checkpoint leaves in 16 bits."""
         patterns = self.quantization.excluded if self.quantization else ()
+        if not patterns:
+            return 0
         return sum(
             parameters
             for layer in range(self.layers)

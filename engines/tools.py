@@ -1,7 +1,7 @@
 """What the tools of TensorRT-LLM 1.2.1 accept, name by name; recipes use nothing else.
 
-Each table maps a name to the values it takes; an empty tuple: a number, a path or another free text, or no
-value at all. They hold the engine path only and are not complete where a name is of no use to a build.
+Each table maps a name to the values it takes; an empty tuple: a number, a path, another free text, or no
+value at all.
 """
 
 from __future__ import annotations
@@ -56,7 +56,15 @@ BUILD: Names = {
         "--opt_num_tokens --max_beam_width --workers --input_timing_cache --output_timing_cache "
         "--profiling_verbosity --strip_plan --weight_streaming --weight_sparsity --fast_build "
         "--gather_context_logits --gather_generation_logits --lora_dir --max_lora_rank --max_draft_len "
-        "--build_config --dry_run --monitor_memory --log_level --tokens_per_block"
+        "--build_config --dry_run --monitor_memory --log_level --tokens_per_block --fp8_rowwise_gemm_plugin "
+        "--lora_plugin --nccl_plugin --gemm_allreduce_plugin --fuse_fp4_quant --pp_reduce_scatter"
+    ),
+    "--speculative_decoding_mode": (
+        "draft_tokens_external",
+        "lookahead_decoding",
+        "medusa",
+        "explicit_draft_tokens",
+        "eagle",
     ),
     "--kv_cache_type": ("continuous", "paged", "disabled"),
     "--logits_dtype": ("float16", "float32"),
