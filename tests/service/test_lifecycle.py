@@ -184,15 +184,17 @@ async def test_what_runs_may_finish_and_nothing_new_begins() -> None:
 async def test_when_the_grace_is_over_what_still_runs_is_told_so() -> None:
     async with running_service(shutdown_grace=0.3) as service:
         stream = service.generate_stub.GenerateStream(ask("@sim(stall_at=3)"))
+        answer = service.generate_stub.Generate(ask("@sim(stall_at=3)"), timeout=WAIT)
         seen = await first(stream, 4)
 
         async with draining(service, asyncio.Event()) as drain:
-            status = await refusal(stream)
+            for call in (stream, answer):
+                status = await refusal(call)
+                assert (status.code, status.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
+                assert "shutting down" in status.message
             await asyncio.wait_for(drain, WAIT)
 
         assert [event.WhichOneof("event") for event in seen] == ["started", "delta", "delta", "delta"]
-        assert (status.code, status.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
-        assert "shutting down" in status.message
         assert is_free(service)
 
 
