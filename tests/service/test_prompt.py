@@ -39,7 +39,8 @@ LLAMA_3 = (
 """Put together as the templates of Llama 3.1 are."""
 
 EDGES = (
-    "{% for m in messages %}<|{{ m.content }}|>{{ m.content | trim }}<|im_{{ m.content }}end|>{% endfor %}"
+    "{% for m in messages %}<|{{ m.content }}|> <|{{ m.content | trim }}|> "
+    "<|im_{{ m.content | trim }}end|>{% endfor %}"
 )
 """A template careless enough to put parts of control tokens right beside what callers write."""
 
@@ -180,7 +181,7 @@ def test_no_message_completes_what_a_careless_template_begins(texts: list[str], 
     """Not even where the template writes `<|` right before a text, or `|>` right behind it."""
     ids = compiled(EDGES, tokenizer).render([ChatTurn("user", text) for text in texts])
     # Nothing at all between the two parts leaves a control token of the template's own.
-    own = [tokenizer.control_tokens["<|im_end|>"] for text in texts if not text]
+    own = [tokenizer.control_tokens["<|im_end|>"] for text in texts if not text.strip()]
 
     assert control_ids(ids, tokenizer) == own
 
