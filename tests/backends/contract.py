@@ -73,10 +73,15 @@ def request(
 
 
 def chat_ids(tokenizer: Tokenizer, question: str) -> list[int]:
-    """A ChatML prompt; engines answer it and end by themselves."""
-    start, end = tokenizer.control_tokens["<|im_start|>"], tokenizer.control_tokens["<|im_end|>"]
-    text = tokenizer.encode_text
-    return [start, *text(f"user\n{question}"), end, *text("\n"), start, *text("assistant\n")]
+    """A chat prompt as the model was trained on; engines answer it and end by themselves."""
+    text, control = tokenizer.encode_text, tokenizer.control_tokens
+    if "<|im_start|>" in control:
+        start, end = control["<|im_start|>"], control["<|im_end|>"]
+        return [start, *text(f"user\n{question}"), end, *text("\n"), start, *text("assistant\n")]
+    begin, head = control["<|begin_of_text|>"], control["<|start_header_id|>"]
+    tail, end = control["<|end_header_id|>"], control["<|eot_id|>"]
+    turn = [head, *text("user"), tail, *text(f"\n\n{question}"), end]
+    return [begin, *turn, head, *text("assistant"), tail, *text("\n\n")]
 
 
 async def collect(backend: Backend, wanted: EngineRequest) -> list[EngineStep]:

@@ -13,7 +13,7 @@ import structlog
 
 from inference_service.backends.errors import BackendError, EngineRequestError
 from inference_service.backends.llama_cpp.steps import (
-    Piece,
+    End,
     Progress,
     StepBuffer,
     TextEncoder,
@@ -57,7 +57,7 @@ class EngineCall:
         request_id: for the log.
         body: the request in the engine's words.
         prefill_left: the length of the prompt, in tokens.
-        on_change: called in the loop when `prefill_left` fell or `is_inside` ended.
+        on_change: called in the loop when the prefill moved on or `is_inside` ended.
 
     """
 
@@ -88,6 +88,7 @@ class EngineCall:
         # A daemon: an engine that hangs must not keep the interpreter from exiting.
         self._thread = threading.Thread(target=self._run, name=f"llama_cpp-{request_id}", daemon=True)
         self.prefill_left = prefill_left
+        self.has_begun = False
         self.is_inside = False
 
     @property
@@ -172,15 +173,13 @@ class EngineCall:
         self._steps.add(chunk)
         if isinstance(chunk, Progress):
             self._set_prefill_left(chunk.total - chunk.processed)
-        elif isinstance(chunk, Piece):
-            self._set_prefill_left(0)
-        else:
+        elif isinstance(chunk, End):
             self._ended = True
 
     def _set_prefill_left(self, tokens: int) -> None:
-        if tokens != self.prefill_left:
-            self.prefill_left = tokens
-            self._on_change(self)
+        self.prefill_left = tokens
+        self.has_begun = True
+        self._on_change(self)
 
     def _log(self, event: str, error: Exception) -> None:
         # Without its traceback, which could show a prompt.

@@ -12,21 +12,23 @@ class Entrant(Protocol):
 
     prefill_left: int
     """Prompt tokens that the engine has yet to compute."""
+    has_begun: bool
+    """Whether the engine has said that it works on the prompt: it is part of the step that runs now."""
 
 
 EntrantT = TypeVar("EntrantT", bound=Entrant)
 
 
 class PrefillGate(Generic[EntrantT]):
-    """Lets requests into the engine, first come first served, once it can begin them at once.
+    """Lets requests into the engine, first come first served, once it begins them with the next step.
 
-    llama.cpp fills each batch with the prompts of its slots in the order of the slots. A request behind
-    a long prompt is not touched, gives no sign, and so cannot be aborted until that prompt is read. The
-    gate keeps it outside, where leaving costs nothing, until the next batch has room for it.
+    llama.cpp fills each step with the prompts of its slots in the order of the slots. A request behind a
+    long prompt is not touched, gives no sign, and so cannot be aborted until that prompt is read. The gate
+    keeps it outside, where leaving costs nothing, until there is room for it.
 
     Args:
         slots: requests that the engine runs at once; an aborted one counts until the engine let go.
-        chunk: prompt tokens that always fit into a batch.
+        chunk: prompt tokens for which every step has room.
 
     """
 
@@ -55,11 +57,14 @@ class PrefillGate(Generic[EntrantT]):
 
     def advance(self) -> None:
         """Let in all that fit by now."""
-        while self._waiting and self._has_room():
-            entrant, turn = self._waiting.popleft()
+        while self._waiting:
+            entrant, turn = self._waiting[0]
             if not turn.done():
+                if not self._has_room_for(entrant):
+                    return
                 self.inside.add(entrant)
                 turn.set_result(None)
+            self._waiting.popleft()
 
     def refuse_all(self, error: Exception) -> None:
         """Turn away everyone who waits."""
@@ -68,5 +73,14 @@ class PrefillGate(Generic[EntrantT]):
             if not turn.done():
                 turn.set_exception(error)
 
-    def _has_room(self) -> bool:
-        return len(self.inside) < self._slots and sum(e.prefill_left for e in self.inside) < self._chunk
+    def _has_room_for(self, entrant: Entrant) -> bool:
+        if len(self.inside) >= self._slots:
+            return False
+        ahead = self._tokens_ahead()
+        return ahead == 0 or ahead + entrant.prefill_left <= self._chunk
+
+    def _tokens_ahead(self) -> int:
+        """Prompt tokens that will be left when the step that runs now is over."""
+        begun = sum(e.prefill_left for e in self.inside if e.has_begun)
+        waiting = sum(e.prefill_left for e in self.inside if not e.has_begun)
+        return max(0, begun - self._chunk) + waiting
