@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient
 from lodestream_common.address import parse_address
+from lodestream_common.errors import SettingError
 from lodestream_common.keys import Keyring
 from rest_bridge.call import Bridge
 from rest_bridge.config import BridgeConfig
@@ -32,7 +33,10 @@ def create_app(config: BridgeConfig) -> FastAPI:
 
     """
     keyring = Keyring(config.keys_file)
-    target = str(parse_address(config.grpc_address, "grpc_address").reachable)
+    service = parse_address(config.grpc_address, "grpc_address")
+    if not service.port and not service.is_unix:
+        raise SettingError("grpc_address: port 0 is no place to find the service")
+    target = str(service.reachable)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lodestream_common.config import CommonConfig
+from lodestream_common.config import AddressText, CommonConfig
 
 
 class BridgeConfig(CommonConfig):
     """Everything that `lodestream bridge` can be told."""
 
-    http_address: str = Field(
+    http_address: AddressText = Field(
         default="127.0.0.1:8000",
         description="host:port where the bridge answers HTTP; port 0 picks one.",
     )

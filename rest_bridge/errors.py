@@ -46,6 +46,7 @@ RATE_LIMIT_EXCEEDED = Row(429, "rate_limit_error", "rate_limit_exceeded")
 QUEUE_FULL = Row(429, "overloaded_error", "queue_full")
 NOT_READY = Row(503, "server_error", "not_ready")
 DEADLINE_EXCEEDED = Row(504, "timeout_error", "deadline_exceeded")
+READER_STALLED = Row(504, "timeout_error", "reader_stalled")
 INTERNAL_ERROR = Row(500, "server_error", "internal_error")
 
 TABLE: Mapping[type[client.InferenceError], Row] = {
@@ -61,6 +62,7 @@ TABLE: Mapping[type[client.InferenceError], Row] = {
     client.CancelledByServerError: NOT_READY,
     client.ClosedError: NOT_READY,
     client.DeadlineError: DEADLINE_EXCEEDED,
+    client.ReaderStalledError: READER_STALLED,
     client.InternalError: INTERNAL_ERROR,
 }
 

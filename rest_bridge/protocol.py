@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
@@ -12,14 +13,20 @@ from rest_bridge.errors import error_body, invalid
 
 HEAD_LIMIT = 64 * 1024
 """Most bytes of a request line and its headers together."""
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 class BridgeProtocol(HttpToolsProtocol):
-    """Refuses what is no HTTP, and heads without end, with the same body as every other refusal."""
+    """Refuses what is no HTTP, and heads without end, with the same body as every other refusal.
+
+    Offers to upgrade are hidden from the parser, which would take the body of a request that makes one for
+    another protocol's. Java's own client offers HTTP/2 with its first request.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = False
+        self._in_body = False
         self._head_size = 0
 
     def on_message_begin(self) -> None:
@@ -31,11 +38,17 @@ class BridgeProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """... to here."""
         self._in_head = False
+        self._in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Between here and the next beginning nothing is expected."""
+        self._in_body = False
+        super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived."""
-        super().data_received(data)
+        super().data_received(data if self._in_body or b"pgrade" not in data else _without_upgrade(data))
         if self._in_head and not self.transport.is_closing():
             self._head_size += len(data)
             if self._head_size > HEAD_LIMIT:
@@ -53,3 +66,8 @@ class BridgeProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + content)
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-declined-upgrade:", head) + end + rest

@@ -69,6 +69,7 @@ def make_server(config: BridgeConfig, on_ready: Callable[[str], None]) -> Bridge
         raise SettingError(f"{_SETTING}: {address} is not host:port (as 127.0.0.1:8000)")
     guarded = Keyring(config.keys_file).guarded
     check_open_address(address, guarded, _SETTING)
+    settings = _uvicorn_config(config)
     listener = _listen(address)
     bound = Address(address.host, listener.getsockname()[1])
 
@@ -78,7 +79,7 @@ def make_server(config: BridgeConfig, on_ready: Callable[[str], None]) -> Bridge
             _log.warning("there are no API keys: everybody on this machine may use the bridge")
         on_ready(str(bound))
 
-    return BridgeServer(config, listener, started)
+    return BridgeServer(settings, listener, started)
 
 
 def _listen(address: Address) -> socket.socket:
@@ -94,8 +95,10 @@ def _listen(address: Address) -> socket.socket:
 class BridgeServer(uvicorn.Server):
     """uvicorn, bound to `socket`, with our drain: a signal ends it gently, the second one at once."""
 
-    def __init__(self, config: BridgeConfig, listener: socket.socket, on_started: Callable[[], None]) -> None:
-        super().__init__(_uvicorn_config(config))
+    def __init__(
+        self, config: uvicorn.Config, listener: socket.socket, on_started: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
         self.socket = listener
         self._on_started = on_started
 

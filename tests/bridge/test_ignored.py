@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from rest_bridge import ignored
+from rest_bridge.errors import ApiError
+from rest_bridge.parse import parse_body
+from rest_bridge.schemas.chat import ChatCompletionRequest
+from rest_bridge.schemas.completions import CompletionRequest
+from tests.bridge.bodies import chat, completion
+
+
+def names(body: dict[str, Any], *, streams: bool = True, strict: bool = False) -> list[str]:
+    schema = CompletionRequest if "prompt" in body else ChatCompletionRequest
+    request = parse_body(schema, json.dumps(body).encode())
+    return ignored.ignored_parameters(request, streams=streams, strict=strict)
+
+
+@pytest.mark.parametrize("name", sorted(ignored.REFUSED_IN_CHAT))
+def test_what_chat_cannot_honour_is_refused(name: str) -> None:
+    """A parameter of the contract that is not built yet is a 400 that names it."""
+    with pytest.raises(ApiError) as caught:
+        names(chat(**{name: {"some": "thing"}}))
+
+    assert (caught.value.status, caught.value.code, caught.value.param) == (
+        400,
+        "unsupported_parameter",
+        name,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(ignored.REFUSED_IN_COMPLETIONS))
+def test_what_completions_cannot_honour_is_refused(name: str) -> None:
+    """The same for completions."""
+    with pytest.raises(ApiError) as caught:
+        names(completion(**{name: [5]}))
+
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_asks_for_nothing_is_accepted(strict: bool) -> None:
+    """The values that the parameters have when nobody wants anything of them pass without a word."""
+    nothing = dict.fromkeys(ignored.REFUSED_IN_CHAT)
+    assert names(chat(**nothing), strict=strict) == []
+    for name, harmless in ignored.REFUSED_IN_CHAT.items():
+        for value in harmless:
+            assert names(chat(**{name: value}), strict=strict) == []
+    for name, harmless in ignored.REFUSED_IN_COMPLETIONS.items():
+        for value in harmless:
+            assert names(completion(**{name: value}), strict=strict) == []
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", 2, 0, [1]])
+def test_only_the_very_value_asks_for_nothing(value: object) -> None:
+    """`n` of true or 1.0 is not the 1 that is harmless."""
+    with pytest.raises(ApiError, match="n is not supported"):
+        names(chat(n=value))
+
+
+@pytest.mark.parametrize("name", sorted(ignored.WITHOUT_EFFECT))
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_has_no_effect_is_named(name: str, strict: bool) -> None:
+    """Parameters without effect by their nature are accepted and named, also under `strict`."""
+    assert names(chat(**{name: {"any": 1}}), strict=strict) == [name]
+    assert names(chat(**{name: None}), strict=strict) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (chat(tempratur=1), "tempratur"),
+        (completion(typical_p=1), "typical_p"),
+        (chat(stream_options={"include_obfuscation": True}), "stream_options.include_obfuscation"),
+        (chat(messages=[{"role": "user", "content": "x", "mood": "good"}]), "messages[0].mood"),
+        (
+            chat(
+                messages=[
+                    {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"a": 1}}]}
+                ]
+            ),
+            "messages[0].content[0].cache_control",
+        ),
+    ],
+    ids=str,
+)
+def test_a_name_nobody_knows_is_named_or_refused(body: dict[str, Any], path: str) -> None:
+    """Wherever it stands: in the list with its path, or under `strict` a 400."""
+    assert names(body) == [path]
+    with pytest.raises(ApiError) as caught:
+        names(body, strict=True)
+    assert (caught.value.status, caught.value.param) == (400, path)
+
+
+def test_names_of_speakers_are_known_and_without_effect() -> None:
+    """`name` and `refusal` of a message are named, also under `strict`; null ones are nothing."""
+    turn = {"role": "assistant", "content": "x", "name": "me", "refusal": None}
+
+    assert names(chat(messages=[turn]), strict=True) == ["messages[0].name"]
+
+
+def test_calls_of_tools_in_the_history_are_refused() -> None:
+    """They cannot be rendered, and leaving them out would change the conversation."""
+    turn = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+
+    with pytest.raises(ApiError) as caught:
+        names(chat(messages=[turn]))
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "messages[0].tool_calls")
+
+
+def test_options_of_a_stream_mean_nothing_without_one() -> None:
+    """`stream_options` is named if the reply does not stream."""
+    body = chat(stream_options={"include_usage": True})
+
+    assert names(body, streams=False) == ["stream_options"]
+    assert names(body, streams=True) == []
+
+
+@pytest.mark.parametrize("name", ["", "a\r\nx-evil: 1", "naïve", "😀" * 500, "a,b", 'q"uote', "x" * 5000])
+def test_names_are_safe_in_a_header(name: str) -> None:
+    """Whatever a caller calls a member, the header stays one clean line."""
+    found = names(chat(**{name: 1}))
+    value = ignored.header_value(found)
+
+    assert re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,64}", value)
+
+
+def test_the_header_is_bounded() -> None:
+    """Thousands of unknown names end in an ellipsis."""
+    value = ignored.header_value(names(chat(**{f"unknown{n}": 1 for n in range(5000)})))
+
+    assert len(value) <= 1010
+    assert value.startswith("unknown0,unknown1,")
+    assert value.endswith(",...")
