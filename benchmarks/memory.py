@@ -37,8 +37,8 @@ async def _measure(servers: Pair) -> None:
 async def _open(stack: AsyncExitStack, servers: Pair, count: int) -> None:
     body = {"model": "smollm2-135m-instruct", "prompt": "@sim(stall_at=1) hello", "max_tokens": 64}
     for _ in range(count):
-        _, writer = await open_stream(servers.bridge.address, body)
-        stack.callback(writer.close)
+        transport, _ = await open_stream(servers.bridge.address, body)
+        stack.callback(transport.close)
 
 
 def _resident(servers: Pair) -> tuple[int, int]:

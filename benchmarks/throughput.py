@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from statistics import median
 from typing import Any
@@ -63,7 +62,7 @@ def _round(inside: Yardstick, servers: Pair, model: str, streams: int) -> tuple[
         return result.tokens_per_second, result.first_token_seconds
 
     def rest() -> tuple[float, list[float]]:
-        return asyncio.run(run(servers.bridge.address, bodies(asked, TOKENS, model)))
+        return run(servers.bridge.address, bodies(asked, TOKENS, model))
 
     if random.random() < 0.5:
         one, other = direct(), rest()

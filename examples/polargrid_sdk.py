@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 
-from polargrid import PolarGrid  # type: ignore[import-untyped]
+from polargrid import PolarGrid
 
 URL = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("LODESTREAM_URL", "http://127.0.0.1:8000")
 QUESTION = {"role": "user", "content": "What is the capital of France?"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import openai
-import polargrid  # type: ignore[import-untyped]
+import polargrid
 import pytest
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam
