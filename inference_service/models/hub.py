@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inference_service.models.errors import ModelError
-from inference_service.models.files import say, writing_to
+from inference_service.models.files import writing_to
+from inference_service.models.progress import Progress
 
 SCHEME = "hf://"
 _MOST_REASON = 200
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,13 @@ def parse(reference: str) -> HubReference:
     return HubReference(f"{parts[0]}/{parts[1]}", parts[2], revision or None)
 
 
-def cached_file(reference: HubReference, cache_dir: Path, *, show_progress: bool) -> Path:
+def cached_file(reference: HubReference, cache_dir: Path, progress: Progress) -> Path:
     """The file in the cache directory, fetched if the hub has another than the one there.
 
     The library keeps to its own environment variables: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, ...
 
     Raises:
-        ModelError: it cannot be fetched or written.
+        ModelError: it cannot be fetched or written, or the fetch is to end.
 
     """
     from huggingface_hub import hf_hub_download
@@ -63,8 +62,10 @@ def cached_file(reference: HubReference, cache_dir: Path, *, show_progress: bool
                 reference.file,
                 revision=reference.revision,
                 cache_dir=cache_dir / "hub",
-                tqdm_class=_progress(show_progress=show_progress),
+                tqdm_class=_bar(progress),
             )
+        except ModelError:
+            raise
         except Exception as error:
             # The library lets the errors of several HTTP libraries through.
             if isinstance(error, OSError) and error.errno is not None:
@@ -100,20 +101,20 @@ def _unreachable() -> str:
     return f"it is not in the cache, and {hub} does not answer as a hub; check the network and HF_ENDPOINT."
 
 
-def _progress(*, show_progress: bool) -> type[Any]:
-    """How the library shows progress: its own bar on a terminal, else a line now and then."""
+def _bar(progress: Progress) -> type[Any]:
+    """The library's bar, which is drawn on a terminal only, and reports every block it is told of."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    if sys.stderr.isatty() and show_progress:
-        return tqdm
-
-    class Lines(tqdm):
+    class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            options |= {"mininterval": _SECONDS_BETWEEN_LINES, "disable": False}
+            options["disable"] = not progress.wants_bar
+            self._done = 0
+            self._total = int(options.get("total") or 0)
             super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
-        def display(self, *_: Any, **__: Any) -> None:
-            if self.total and self.n:
-                say(f"{int(self.n) >> 20} of {int(self.total) >> 20} MiB", wanted=show_progress)
+        def update(self, n: float | None = 1) -> bool | None:
+            self._done += int(n or 0)
+            progress.report(self._done, self._total)
+            return super().update(n)  # type: ignore[no-any-return]
 
-    return Lines
+    return Bar

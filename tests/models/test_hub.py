@@ -11,6 +11,7 @@ import pytest
 from inference_service.models.errors import ModelError
 from inference_service.models.hub import HubReference, parse
 from tests.models.hub_stand_in import COMMIT, StandInHub, running_hub
+from tests.models.terminal import shown_on_a_terminal
 
 MODEL = b"GGUF" + bytes(range(256)) * 400
 REFERENCE = "hf://owner/repo/deep/Tiny-Model.Q4.gguf"
@@ -28,6 +29,11 @@ print(found.id, found.path)
 """
 
 
+STOPPED = FETCH.replace("show_progress=True", "show_progress=True, stop=stop").replace(
+    "try:", "import threading\nstop = threading.Event()\nstop.set()\ntry:"
+)
+
+
 @pytest.fixture
 def hub() -> Iterator[StandInHub]:
     with running_hub() as hub:
@@ -36,12 +42,12 @@ def hub() -> Iterator[StandInHub]:
 
 
 def fetch(
-    reference: str, cache_dir: Path, hub: StandInHub, **environment: str
+    reference: str, cache_dir: Path, hub: StandInHub, script: str = FETCH, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Resolve in a fresh process: the library reads its environment when it is imported."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     return subprocess.run(
-        [sys.executable, "-c", FETCH, reference, str(cache_dir)],
+        [sys.executable, "-c", script, reference, str(cache_dir)],
         env=clean
         | {"HF_ENDPOINT": hub.url, "HF_HOME": str(cache_dir / "home"), "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
         | environment,
@@ -147,6 +153,22 @@ def test_offline_mode_is_named(hub: StandInHub, tmp_path: Path) -> None:
     assert failed.returncode == 1
     assert "HF_HUB_OFFLINE forbids" in failed.stderr
     assert hub.downloads == 0
+
+
+def test_a_download_can_be_stopped(hub: StandInHub, tmp_path: Path) -> None:
+    failed = fetch(REFERENCE, tmp_path, hub, script=STOPPED)
+
+    assert "ModelError: Fetching the model was stopped" in failed.stderr
+    assert hub.downloads == 1
+    assert left_behind(tmp_path) == []
+
+
+def test_a_terminal_gets_the_librarys_bar(hub: StandInHub, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FETCH, REFERENCE, str(tmp_path)]
+
+    assert "100%" in shown_on_a_terminal(
+        command, os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    )
 
 
 def test_a_reference_has_an_owner_a_repository_a_file_and_maybe_a_revision() -> None:
