@@ -33,7 +33,7 @@ _FRAGMENTS = [fragment for text in CORPUS for fragment in (*text.split(" "), tex
 def texts() -> st.SearchStrategy[str]:
     """Characters of any script, and pieces of CORPUS put together anew, of at most some hundred characters.
 
-    Only what Unicode 14 assigned: the libraries' tables differ in the digits that came later.
+    None of the digits beyond U+10D40: some are newer than llama.cpp's table of characters.
     """
     characters = st.characters(exclude_categories=["Cs", "Cn"]).filter(_is_old)
     return st.one_of(
@@ -44,4 +44,4 @@ def texts() -> st.SearchStrategy[str]:
 
 
 def _is_old(character: str) -> bool:
-    return unicodedata.category(character) != "Nd" or ord(character) < 0x10D40 or ord(character) > 0x1E000
+    return unicodedata.category(character) != "Nd" or ord(character) < 0x10D40
