@@ -15,6 +15,7 @@ from typing import Any
 from inference_service.config import cache_home
 from inference_service.models.catalog import CatalogModel, WheelMember
 from inference_service.models.fetch import cached_model
+from inference_service.models.progress import Progress
 
 BEGIN_OF_TEXT, END_OF_TEXT = 128000, 128001
 START_HEADER, END_HEADER = 128006, 128007
@@ -71,7 +72,7 @@ TEMPLATE = """\
 
 def read_ranks() -> dict[bytes, int]:
     """The bytes of every ordinary token, with its id; fetched once into the cache."""
-    path = cached_model(_RANKS, cache_home(), show_progress=True)
+    path = cached_model(_RANKS, cache_home(), Progress(shown=True))
     pairs = (line.split() for line in path.read_bytes().splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
 

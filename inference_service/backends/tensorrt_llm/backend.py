@@ -176,7 +176,6 @@ class TensorRtLlmBackend(Backend):
             try:
                 async for reading in engine.readings():
                     self._reading = reading
-                    self._beat()
             except Exception as error:
                 _log.warning("no_statistics", reason=f"{type(error).__name__}: {error}"[:300])
                 return

@@ -86,8 +86,9 @@ class EngineCall:
             await self._changed.wait()
 
     def abort(self) -> None:
-        """Tell the engine to let go, and wait for it in the background."""
-        if self._follower.done() or self._patience is not None:
+        """Tell the engine to let go, and wait for it in the background. Does nothing once it has ended."""
+        ended = self._follower.done() or self._output.outputs[0].finish_reason is not None
+        if ended or self._patience is not None:
             return
         self._patience = asyncio.get_running_loop().call_later(ABORT_SECONDS, self._give_up)
         try:

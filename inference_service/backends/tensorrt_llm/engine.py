@@ -58,10 +58,7 @@ class Engine:
     @property
     def is_alive(self) -> bool:
         """Whether it can still serve. Once False, always False."""
-        if not self._dead:
-            # There is no public way to ask.
-            executor = getattr(self._llm, "_executor", None)
-            self._dead = executor is None or executor.is_shutdown()
+        self._dead = self._dead or self._has_shut_down()
         return not self._dead
 
     def submit(self, request: EngineRequest) -> Output:
@@ -98,6 +95,13 @@ class Engine:
         """Statistics as they come; ends after a pause, until the next request."""
         async for stats in self._llm.get_stats_async(timeout=2):
             yield read(stats)
+
+    def _has_shut_down(self) -> bool:
+        # There is no public way to ask. Where even this is missing, the next request finds out.
+        if not hasattr(self._llm, "_executor"):
+            return False
+        executor = self._llm._executor
+        return executor is None or bool(executor.is_shutdown())
 
     def shutdown(self) -> None:
         """End the engine and its worker processes. Blocks."""

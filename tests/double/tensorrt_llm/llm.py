@@ -17,7 +17,7 @@ from .executor.result import RequestOutput
 from .executor.sequence import Request
 from .loading import engine_directory, load_executor
 from .sampling_params import SamplingParams, check
-from .tokenizer import load_tokenizer
+from .tokenizer import Tokenizer
 
 
 class LLM:
@@ -49,11 +49,15 @@ class LLM:
             tokenizer_revision=tokenizer_revision,
             **kwargs,
         )
-        self._workspace = tempfile.TemporaryDirectory(suffix="-llm-workspace")
-        self._engine_dir = engine_directory(self.args, Path(self._workspace.name))
-        self._tokenizer = load_tokenizer(Path(self.args.tokenizer or self.args.model))
-        self._executor = load_executor(self.args, self._engine_dir, self._tokenizer)
         self._stats_done = False
+        self._workspace = tempfile.TemporaryDirectory(suffix="-llm-workspace")
+        try:
+            self._engine_dir = engine_directory(self.args, Path(self._workspace.name))
+            self._tokenizer = Tokenizer(Path(self.args.tokenizer or self.args.model))
+            self._executor = load_executor(self.args, self._engine_dir, self._tokenizer)
+        except BaseException:
+            self._workspace.cleanup()
+            raise
 
     def __enter__(self) -> LLM:
         return self
@@ -123,6 +127,7 @@ class LLM:
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown()
+        self._workspace.cleanup()
 
     def _prompt_ids(self, inputs: Any) -> list[int]:
         if isinstance(inputs, dict) and inputs.keys() == {"prompt_token_ids"}:

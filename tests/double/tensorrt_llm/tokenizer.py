@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as LibraryTokenizer
 
+_read: dict[tuple[int, int], Any] = {}
+"""Parsed files by inode and time of change: engines of one test run share theirs."""
+
 
 class Tokenizer:
-    """Ids, texts, and the tokens that are neither."""
+    """Ids, texts, and the tokens that are neither.
+
+    Raises:
+        OSError: the directory has none.
+
+    """
 
     def __init__(self, directory: Path) -> None:
-        library: Any = LibraryTokenizer.from_file(str(directory / "tokenizer.json"))
-        added = library.get_added_tokens_decoder()
+        self._library = _library(directory / "tokenizer.json")
+        added = self._library.get_added_tokens_decoder()
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
         settings = json.loads((directory / "tokenizer_config.json").read_text())
-        self.eos_id: int = library.token_to_id(settings["eos_token"])
-        self._library = library
+        self.eos_id: int = self._library.token_to_id(settings["eos_token"])
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
@@ -31,16 +38,9 @@ class Tokenizer:
         return text
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a directory, read once for as long as its file does not change.
-
-    Raises:
-        OSError: there is none.
-
-    """
-    return _load(directory, (directory / "tokenizer.json").stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=2)
-def _load(directory: Path, _: int) -> Tokenizer:
-    return Tokenizer(directory)
+def _library(file: Path) -> Any:
+    facts: os.stat_result = file.stat()
+    key = (facts.st_ino, facts.st_mtime_ns)
+    if key not in _read:
+        _read[key] = LibraryTokenizer.from_file(str(file))
+    return _read[key]

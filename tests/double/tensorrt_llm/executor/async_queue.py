@@ -59,12 +59,8 @@ class AsyncQueue(Generic[Item]):
             self._filled.set()
 
 
-def notify_many(queues: Iterable[AsyncQueue[Item]]) -> None:
-    """Wake the readers of some queues, all in the loop of the first: readers in other loops sleep on."""
-    queues = tuple(queues)
-    if not queues:
-        return
-    loop = queues[0].loop
+def notify_many(loop: asyncio.AbstractEventLoop, queues: Iterable[AsyncQueue[Item]]) -> None:
+    """Wake the readers of some queues, all in one loop: readers in other loops sleep on."""
     woken = [queue for queue in queues if queue.loop is loop]
 
     def notify() -> None:

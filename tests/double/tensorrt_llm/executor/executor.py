@@ -64,7 +64,8 @@ class Executor:
 
     def submit(self, request: Request) -> RequestOutput:
         """Put a request into the worker's inbox; it has no bound."""
-        if self.stats is None:
+        if self.stats is None or self.stats.loop.is_closed():
+            # The loop that is current now is the only one that will ever be woken.
             self.stats = AsyncQueue()
         self._last_id += 1
         request = replace(request, id=self._last_id)
@@ -180,7 +181,8 @@ class Executor:
                 queues.append(result.aqueue)
             if isinstance(response, ErrorResponse) and response.fatal:
                 self._stopping = True
-        notify_many(queues)
+        if self.stats is not None:
+            notify_many(self.stats.loop, queues)
 
     def _send_stats(self) -> None:
         self._unsent_stats.append(json.dumps(self._reading()))
@@ -189,7 +191,7 @@ class Executor:
         self._stats_sent_at = time.monotonic()
         while self._unsent_stats:
             self.stats.put_nowait(self._unsent_stats.popleft())
-        notify_many([self.stats])
+        notify_many(self.stats.loop, [self.stats])
 
     def _reading(self) -> dict[str, object]:
         return {

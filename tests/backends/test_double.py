@@ -1,0 +1,310 @@
+"""The double does what TensorRT-LLM is known to do, so that what passes over it may pass there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.double.tensorrt_llm.builder import LLAMA_3_1_8B
+from tests.support.tensorrt import LIMITS, make_engine
+
+pytestmark = pytest.mark.usefixtures("double")
+
+Load = Callable[..., Any]
+
+
+@pytest.fixture
+def arguments() -> dict[str, Any]:
+    """What an engine of LIMITS is loaded with."""
+    return {**LIMITS, "max_input_len": 1024, "max_beam_width": 1, "enable_chunked_prefill": True}
+
+
+@pytest_asyncio.fixture
+async def load(llama31_files: Path, tmp_path: Path, arguments: dict[str, Any]) -> AsyncIterator[Load]:
+    """Loads an engine that follows a script; shuts it down after the test."""
+    made: list[Any] = []
+
+    def load(script: dict[str, Any] | None = None, **changes: Any) -> Any:
+        directory = tmp_path / f"engine-{len(made)}"
+        make_engine(directory, llama31_files, script=script or {})
+        llm = import_module("tensorrt_llm._tensorrt_engine").LLM
+        made.append(llm(model=str(directory), **{**arguments, **changes}))
+        return made[-1]
+
+    yield load
+    for llm in made:
+        llm.shutdown()
+
+
+def params(**fields: Any) -> Any:
+    fields = {"max_tokens": 10, "ignore_eos": True, "temperature": 1.0, "top_p": 1.0, "seed": 1, **fields}
+    return import_module("tensorrt_llm").SamplingParams(**fields)
+
+
+def ask(llm: Any, ids: list[int] | None = None, **fields: Any) -> Any:
+    inputs = {"prompt_token_ids": ids or [9906, 1917]}
+    return llm.generate_async(inputs=inputs, sampling_params=params(**fields), streaming=True)
+
+
+def ask_text(llm: Any, text: str, **fields: Any) -> Any:
+    return ask(llm, llm._tokenizer.encode(text), **fields)
+
+
+async def finished(result: Any) -> Any:
+    return await asyncio.wait_for(result.aresult(), 10)
+
+
+class TestResults:
+    async def test_result_yields_itself_and_its_ids_are_cumulative(self, load: Load) -> None:
+        result = ask(load())
+        lengths = []
+        async for turn in result:
+            assert turn is result
+            lengths.append(len(result.outputs[0].token_ids))
+
+        assert lengths == list(range(1, 11))
+        assert result.finished
+        assert result.outputs[0].finish_reason == "length"
+
+    async def test_differences_are_those_of_the_last_response_only(self, load: Load) -> None:
+        result = ask(load())
+        await asyncio.sleep(0.3)
+        await result.__anext__()
+        await result.__anext__()
+
+        assert len(result.outputs[0].token_ids_diff) == 1
+        assert len(result.outputs[0].token_ids) == 2
+
+    async def test_stop_word_shows_and_is_taken_back(self, load: Load) -> None:
+        llm = load()
+        result = ask(llm, ignore_eos=False, end_id=128001, stop_token_ids=[128009], max_tokens=50)
+        seen: list[list[int]] = [list(turn.outputs[0].token_ids) async for turn in result]
+
+        assert seen[-2][-1] == 128009
+        assert seen[-1] == seen[-2][:-1]
+        assert (result.outputs[0].finish_reason, result.outputs[0].stop_reason) == ("stop", 128009)
+
+    async def test_end_id_never_shows(self, load: Load) -> None:
+        result = await finished(ask(load(), ignore_eos=False, end_id=128009, max_tokens=50))
+
+        assert 128009 not in result.outputs[0].token_ids
+        assert (result.outputs[0].finish_reason, result.outputs[0].stop_reason) == ("stop", None)
+
+    async def test_text_comes_unless_it_is_not_wanted(self, load: Load) -> None:
+        llm = load()
+
+        assert (await finished(ask(llm))).outputs[0].text.startswith("[")
+        assert (await finished(ask(llm, detokenize=False))).outputs[0].text == ""
+
+    async def test_unset_fields_are_greedy_short_and_seeded_alike(self, load: Load) -> None:
+        llm, plain = load(), import_module("tensorrt_llm").SamplingParams
+        inputs = {"prompt_token_ids": [9906, 1917]}
+
+        first = await finished(llm.generate_async(inputs=inputs, sampling_params=plain(), streaming=True))
+        other = await finished(ask(llm, temperature=1.0, top_p=None, seed=7))
+        sampled = [await finished(ask(llm, seed=seed)) for seed in (None, 0, 7)]
+
+        assert plain().max_tokens == 32
+        assert first.outputs[0].token_ids[:9] == other.outputs[0].token_ids[:9]
+        assert sampled[0].outputs[0].token_ids == sampled[1].outputs[0].token_ids
+        assert sampled[1].outputs[0].token_ids != sampled[2].outputs[0].token_ids
+
+    async def test_log_probabilities_by_the_private_switch(self, load: Load) -> None:
+        llm, wanted = load(), params()
+        wanted._return_log_probs = True
+        inputs = {"prompt_token_ids": [9906]}
+
+        result = await finished(llm.generate_async(inputs=inputs, sampling_params=wanted, streaming=True))
+
+        assert len(result.outputs[0].logprobs) == 10
+        assert result.outputs[0].cumulative_logprob == sum(result.outputs[0].logprobs)
+
+    async def test_other_loops_starve(self, load: Load) -> None:
+        """The loop of the first request is the only one that is woken."""
+        llm = load({"tps": 50})
+        own = ask(llm, max_tokens=100)
+        await own.__anext__()
+        starved: list[bool] = []
+
+        async def elsewhere() -> None:
+            result = ask(llm, max_tokens=5)
+            try:
+                await asyncio.wait_for(result.aresult(), 0.5)
+            except (asyncio.TimeoutError, TimeoutError):
+                starved.append(True)
+
+        thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+        thread.start()
+        await finished(own)
+        await asyncio.to_thread(thread.join, 10)
+
+        assert starved
+
+
+class TestEnds:
+    async def test_abort_is_a_message_whose_answer_comes_later(self, load: Load) -> None:
+        result = ask_text(load({"tps": 100}), "@sim(ignore_abort=0.2)", max_tokens=5000)
+        await result.__anext__()
+
+        result.abort()
+
+        assert result.aborted()
+        assert not result.finished
+        before = len(result.outputs[0].token_ids)
+        await finished(result)
+        assert result.outputs[0].finish_reason == "cancelled"
+        assert len(result.outputs[0].token_ids) > before
+        result.abort()
+
+    async def test_failed_request_raises_once_and_then_waits_for_ever(self, load: Load, double: Any) -> None:
+        result = ask_text(load(), "@sim(fail_at=0)")
+        error = import_module("tensorrt_llm.executor.utils").RequestError
+
+        with pytest.raises(error):
+            await result.__anext__()
+        with pytest.raises((asyncio.TimeoutError, TimeoutError)):
+            await asyncio.wait_for(result.__anext__(), 0.3)
+        assert error is import_module("tensorrt_llm.llmapi").RequestError
+
+    async def test_dead_engine_tells_callers_and_not_those_that_wait(self, load: Load) -> None:
+        llm = load({"tps": 100})
+        waiting = ask(llm, max_tokens=5000)
+        await waiting.__anext__()
+
+        with pytest.raises(RuntimeError, match="told to die"):
+            await finished(ask_text(llm, "@sim(die_at=0)"))
+
+        assert llm._executor.is_shutdown()
+        with pytest.raises(RuntimeError, match="LLM is shutting down"):
+            ask(llm)
+        with pytest.raises((asyncio.TimeoutError, TimeoutError)):
+            await asyncio.wait_for(waiting.aresult(), 0.3)
+
+    async def test_closed_engine_takes_no_requests(self, load: Load) -> None:
+        llm = load()
+        llm.shutdown()
+        llm.shutdown()
+
+        with pytest.raises(RuntimeError, match="LLM is shutting down"):
+            ask(llm)
+
+
+class TestRefusals:
+    def test_unknown_sampling_field_is_a_type_error(self) -> None:
+        with pytest.raises(TypeError):
+            params(random_seed=3)
+
+    @pytest.mark.parametrize(
+        ("fields", "error"),
+        [
+            ({"top_k": 1025}, ValueError),
+            ({"top_p": 1.5}, ValueError),
+            ({"seed": 2**64}, ValueError),
+            ({"logprobs": 3}, ValueError),
+            ({"prompt_logprobs": 1}, ValueError),
+            ({"stop": ["x"], "end_id": 5}, RuntimeError),
+            ({"n": 2}, NotImplementedError),
+            ({"lookahead_config": (1, 1, 1)}, NotImplementedError),
+        ],
+    )
+    async def test_what_a_request_may_not_ask(
+        self, load: Load, fields: dict[str, Any], error: type[Exception]
+    ) -> None:
+        llm = load()
+
+        with pytest.raises(error):
+            ask(llm, **fields)
+
+    async def test_requests_that_are_malformed(self, load: Load) -> None:
+        llm = load()
+
+        with pytest.raises(TypeError):
+            llm.generate_async(inputs=[1.5], sampling_params=params(), streaming=True)
+        with pytest.raises(TypeError):
+            llm.generate_async(inputs=[1], sampling_params=params(), streaming=True, priority=0.5)
+
+    async def test_lengths_are_checked_against_the_engine_on_every_call(self, load: Load) -> None:
+        whole, cut = load(enable_chunked_prefill=False), load(enable_chunked_prefill=True)
+
+        with pytest.raises(ValueError, match="more than 8192"):
+            ask(whole, [1] * 8190)
+        assert ask(cut, [1] * 8190)
+        with pytest.raises(ValueError, match="more than 8192"):
+            ask(cut, [1] * 8192)
+
+    @pytest.mark.parametrize(
+        ("changes", "error"),
+        [
+            ({"max_batch_size": 17}, RuntimeError),
+            ({"max_num_tokens": 8193}, RuntimeError),
+            ({"max_seq_len": 4096}, RuntimeError),
+            ({"max_beam_width": 2}, RuntimeError),
+            ({"tensor_parallel_size": 2}, ValueError),
+            ({"guided_decoding_backend": "outlines"}, ValueError),
+            ({"stream_interval": 5}, ValueError),
+            ({"max_running_requests": 5}, ValueError),
+            ({"max_batch_size": "16"}, ValueError),
+        ],
+    )
+    def test_what_the_constructor_does_not_take(
+        self,
+        llama31_files: Path,
+        tmp_path: Path,
+        arguments: dict[str, Any],
+        changes: dict[str, Any],
+        error: type[Exception],
+    ) -> None:
+        directory = make_engine(tmp_path / "engine", llama31_files)
+        llm = import_module("tensorrt_llm._tensorrt_engine").LLM
+
+        with pytest.raises(error):
+            llm(model=str(directory), **{**arguments, **changes})
+
+    def test_default_limits_trip_over_a_smaller_engine(self, llama31_files: Path, tmp_path: Path) -> None:
+        directory = make_engine(tmp_path / "engine", llama31_files)
+        llm = import_module("tensorrt_llm._tensorrt_engine").LLM
+
+        with pytest.raises(RuntimeError, match="max_batch_size 2048"):
+            llm(model=str(directory))
+
+
+class TestBuilding:
+    async def test_checkpoint_is_built_saved_and_served(
+        self, llama31_files: Path, tmp_path: Path, double: Any
+    ) -> None:
+        """The resulting limits are the builder's, not the ones that were passed."""
+        model, saved = tmp_path / "model", tmp_path / "saved"
+        shutil.copytree(llama31_files, model)
+        (model / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
+        api = import_module("tensorrt_llm.llmapi")
+        build = api.BuildConfig(max_batch_size=4, max_num_tokens=2048, max_input_len=200_000)
+        quant = api.QuantConfig(kv_cache_quant_algo=api.QuantAlgo.INT8)
+        reuse = api.KvCacheConfig(enable_block_reuse=False)
+
+        llm = import_module("tensorrt_llm._tensorrt_engine").LLM(
+            model=str(model), build_config=build, quant_config=quant, kv_cache_config=reuse
+        )
+        llm.save(str(saved))
+        llm.shutdown()
+
+        config = json.loads((saved / "config.json").read_text())["build_config"]
+        assert (config["max_seq_len"], config["max_input_len"]) == (131072, 131072)
+        assert config["plugin_config"]["use_paged_context_fmha"] is False
+        assert config["kv_cache_type"] == "PAGED"
+        assert {file.name for file in saved.iterdir()} == {
+            "config.json",
+            "rank0.engine",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        }
+        builder = import_module("tensorrt_llm.builder")
+        assert builder.get_engine_version(str(saved)) == double.__version__ == "1.2.1"

@@ -1,0 +1,329 @@
+"""What keeps an engine from being served is found before it is loaded, and said in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from inference_service.backends.errors import BackendStartError, EngineDeadError
+from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
+from inference_service.backends.tensorrt_llm.library import is_supported
+from inference_service.backends.types import BackendDescription
+from tests.backends.contract import collect, request
+from tests.support.llama31 import END_IDS, VOCABULARY_SIZE
+from tests.support.tensorrt import LIMITS, make_engine
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """All that the backend wants to know of a tokenizer."""
+
+    vocabulary_size: int = VOCABULARY_SIZE
+    eos_ids: frozenset[int] = END_IDS
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def engine(llama31_files: Path, tmp_path: Path) -> Path:
+    return make_engine(tmp_path / "engine", llama31_files)
+
+
+@pytest_asyncio.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts a backend; closes it after the test."""
+    made: list[TensorRtLlmBackend] = []
+
+    async def start(
+        directory: Path, vocabulary: Vocabulary | None = None, **settings: Any
+    ) -> BackendDescription:
+        settings = {"context_length": 4096, **settings}
+        made.append(TensorRtLlmBackend(directory, vocabulary or Vocabulary(), **settings))
+        return await made[-1].start()
+
+    yield start
+    for backend in made:
+        await backend.close()
+
+
+@pytest.fixture
+def loaded_with(double: Any, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
+    """The arguments that the library's class was called with."""
+    llm = import_module("tensorrt_llm._tensorrt_engine").LLM
+    arguments: dict[str, Any] = {}
+    construct = llm.__init__
+
+    def spy(self: Any, **given: Any) -> None:
+        arguments.update(given)
+        construct(self, **given)
+
+    monkeypatch.setattr(llm, "__init__", spy)
+    return arguments
+
+
+def edit(engine: Path, path: str, value: object) -> None:
+    """Change one field of an engine's config.json, given by its dotted path; None removes it."""
+    file = engine / "config.json"
+    config = json.loads(file.read_text())
+    *parents, name = path.split(".")
+    place = config
+    for parent in parents:
+        place = place[parent]
+    if value is None:
+        del place[name]
+    else:
+        place[name] = value
+    file.write_text(json.dumps(config))
+
+
+async def refusal(start: Start, *arguments: Any, **settings: Any) -> str:
+    with pytest.raises(BackendStartError) as caught:
+        await start(*arguments, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+class TestLoading:
+    async def test_description_says_what_the_engine_was_built_for(self, start: Start, engine: Path) -> None:
+        description = await start(engine, context_length=8192)
+
+        assert description.name == "tensorrt_llm"
+        assert description.max_concurrency == LIMITS["max_batch_size"]
+        assert description.context_length == 8192
+        assert description.vocabulary_size == VOCABULARY_SIZE
+        assert description.refused == frozenset()
+        assert description.ceilings == {"top_k": 1024}
+
+    async def test_engine_gets_its_own_limits(
+        self, start: Start, llama31_files: Path, tmp_path: Path, loaded_with: Mapping[str, Any]
+    ) -> None:
+        limits: dict[str, Any] = {
+            "max_batch_size": 7,
+            "max_num_tokens": 2048,
+            "max_seq_len": 5000,
+            "max_input_len": 900,
+        }
+        engine = make_engine(tmp_path / "engine", llama31_files, **limits)
+
+        await start(engine, max_concurrency=3)
+
+        assert {name: loaded_with[name] for name in limits} == limits
+        assert loaded_with["max_beam_width"] == 1
+        assert loaded_with["guided_decoding_backend"] == "xgrammar"
+
+    @pytest.mark.parametrize("paged", [True, False])
+    async def test_reuse_and_chunks_are_on_where_the_build_allows(
+        self, start: Start, llama31_files: Path, tmp_path: Path, loaded_with: Mapping[str, Any], paged: bool
+    ) -> None:
+        engine = make_engine(tmp_path / "engine", llama31_files, paged_context_fmha=paged)
+
+        await start(engine)
+
+        assert loaded_with["enable_chunked_prefill"] is paged
+        assert loaded_with["kv_cache_config"].enable_block_reuse is paged
+
+    async def test_prompt_must_fit_one_step_where_it_cannot_be_cut(
+        self, start: Start, llama31_files: Path, tmp_path: Path
+    ) -> None:
+        limits: dict[str, Any] = {"max_seq_len": 8192, "max_num_tokens": 4096}
+        whole = make_engine(tmp_path / "whole", llama31_files, paged_context_fmha=False, **limits)
+        cut = make_engine(tmp_path / "cut", llama31_files, paged_context_fmha=True, **limits)
+
+        assert "context_length: found 4097, wanted at most 4096" in await refusal(
+            start, whole, context_length=4097
+        )
+        assert (await start(cut, context_length=8192)).context_length == 8192
+
+    async def test_two_ranks_are_loaded(self, start: Start, llama31_files: Path, tmp_path: Path) -> None:
+        assert await start(make_engine(tmp_path / "engine", llama31_files, tp_size=2))
+
+    async def test_failure_of_the_library_is_one_line(
+        self, start: Start, llama31_files: Path, tmp_path: Path
+    ) -> None:
+        message = "[TensorRT-LLM][ERROR] CUDA runtime error: out of memory\n  1  0x7f00\n  2  0x7f01"
+        engine = make_engine(tmp_path / "engine", llama31_files, script={"refuse_to_load": message})
+
+        said = await refusal(start, engine)
+
+        assert "cannot load" in said
+        assert "out of memory" in said
+        assert "0x7f" not in said
+
+    async def test_nothing_is_generated_before_the_start(self, engine: Path) -> None:
+        backend = TensorRtLlmBackend(engine, Vocabulary(), context_length=4096)
+
+        with pytest.raises(EngineDeadError):
+            await collect(backend, request([1, 2, 3]))
+
+
+class TestLibrary:
+    async def test_missing_library_is_said(
+        self, start: Start, engine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "path", [p for p in sys.path if not p.endswith("tests/double")])
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt_llm"]:
+            monkeypatch.delitem(sys.modules, name)
+
+        assert "TensorRT-LLM is not installed" in await refusal(start, engine)
+
+    async def test_broken_library_is_said(
+        self, start: Start, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        package = tmp_path / "path" / "tensorrt_llm"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(
+            'raise ImportError("libnvinfer.so.10: cannot open shared object file")'
+        )
+        monkeypatch.syspath_prepend(str(package.parent))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt_llm"]:
+            monkeypatch.delitem(sys.modules, name)
+
+        assert "cannot be imported: libnvinfer.so.10" in await refusal(start, engine)
+
+    @pytest.mark.parametrize("version", ["1.2.0", "1.3.0", "1.3.0rc15", "0.21.0", "1.2.1rc2", "unknown"])
+    async def test_other_versions_are_refused(
+        self, start: Start, engine: Path, double: Any, monkeypatch: pytest.MonkeyPatch, version: str
+    ) -> None:
+        monkeypatch.setattr(double, "__version__", version)
+
+        assert f"TensorRT-LLM {version} is installed; engines are served by >=1.2.1,<1.3" in await refusal(
+            start, engine
+        )
+
+    @pytest.mark.parametrize("version", ["1.2.1", "1.2.1.post1", "1.2.9", "1.2.1+cu130"])
+    def test_releases_of_the_line_are_supported(self, version: str) -> None:
+        assert is_supported(version)
+
+    async def test_field_that_serving_needs_and_is_missing_is_named(
+        self, start: Start, engine: Path, double: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(double, "SamplingParams", without(double.SamplingParams, "seed", "top_k"))
+
+        assert "lacks seed, top_k" in await refusal(start, engine)
+
+    @pytest.mark.parametrize("missing", ["prompt_ignore_length", "min_p", "repetition_penalty"])
+    async def test_parameters_that_lack_a_field_are_refused_by_name(
+        self, start: Start, engine: Path, double: Any, monkeypatch: pytest.MonkeyPatch, missing: str
+    ) -> None:
+        """Penalties count the prompt where they cannot be told not to."""
+        monkeypatch.setattr(double, "SamplingParams", without(double.SamplingParams, missing))
+        penalties = {"presence_penalty", "frequency_penalty"}
+
+        refused = (await start(engine)).refused
+
+        assert refused == (penalties if missing == "prompt_ignore_length" else {missing})
+
+
+class TestPreflight:
+    """Nothing is imported for these: the library is missing."""
+
+    @pytest.fixture(autouse=True)
+    def no_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "tensorrt_llm", None)
+
+    @pytest.mark.parametrize(
+        ("field", "value", "said"),
+        [
+            ("version", "1.1.0", "version: found 1.1.0, wanted a TensorRT-LLM >=1.2.1,<1.3"),
+            ("version", None, "version: found nothing, wanted a text"),
+            (
+                "pretrained_config.mapping.world_size",
+                2,
+                "mapping.world_size: found 2, wanted tp x pp x cp = 1",
+            ),
+            ("pretrained_config.vocab_size", 32000, "tokenizer: found 128256 tokens"),
+            ("build_config.kv_cache_type", "CONTINUOUS", "kv_cache_type: found CONTINUOUS, wanted PAGED"),
+            ("build_config.max_draft_len", 4, "max_draft_len: found 4, wanted 0"),
+            ("build_config.max_batch_size", 0, "build_config.max_batch_size: found 0, wanted a whole number"),
+            ("build_config.max_batch_size", "16", "build_config.max_batch_size: found '16', wanted a whole"),
+            ("build_config.max_seq_len", 2048, "context_length: found 4096, wanted at most 2048"),
+            (
+                "build_config.plugin_config.use_paged_context_fmha",
+                None,
+                "found nothing, wanted true or false",
+            ),
+            ("build_config", None, "not a built engine"),
+        ],
+    )
+    async def test_what_config_json_says(
+        self, start: Start, engine: Path, field: str, value: object, said: str
+    ) -> None:
+        edit(engine, field, value)
+
+        assert said in await refusal(start, engine)
+
+    async def test_more_requests_than_the_engine_runs(self, start: Start, engine: Path) -> None:
+        said = await refusal(start, engine, max_concurrency=17)
+
+        assert "max_concurrency: found 17, wanted at most 16" in said
+
+    async def test_missing_rank(self, start: Start, llama31_files: Path, tmp_path: Path) -> None:
+        engine = make_engine(tmp_path / "engine", llama31_files, tp_size=4)
+        (engine / "rank2.engine").unlink()
+
+        assert "rank2.engine: found no such file, wanted one file for each of 4 ranks" in await refusal(
+            start, engine
+        )
+
+    async def test_empty_rank(self, start: Start, engine: Path) -> None:
+        (engine / "rank0.engine").write_bytes(b"")
+
+        assert "rank0.engine: found an empty file" in await refusal(start, engine)
+
+    async def test_everything_that_is_wrong_is_said_at_once(self, start: Start, engine: Path) -> None:
+        edit(engine, "version", "0.9")
+        (engine / "rank0.engine").unlink()
+
+        said = await refusal(start, engine, max_concurrency=500)
+
+        assert all(name in said for name in ("version", "rank0.engine", "max_concurrency"))
+
+    async def test_truncated_config(self, start: Start, engine: Path) -> None:
+        file = engine / "config.json"
+        file.write_text(file.read_text()[:-20])
+
+        assert "no valid JSON" in await refusal(start, engine)
+
+    async def test_directories_that_are_no_engines(self, start: Start, tmp_path: Path) -> None:
+        assert "there is no directory" in await refusal(start, tmp_path / "nowhere")
+        assert "it has no config.json" in await refusal(start, tmp_path)
+        (tmp_path / "config.json").write_text('{"architecture": "LlamaForCausalLM", "dtype": "bfloat16"}')
+        assert "holds a TensorRT-LLM checkpoint" in await refusal(start, tmp_path)
+        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+        assert "holds a model, not a built engine" in await refusal(start, tmp_path)
+
+    async def test_model_that_nothing_ends(self, start: Start, engine: Path) -> None:
+        said = await refusal(start, engine, Vocabulary(eos_ids=frozenset()))
+
+        assert "no token ends a generation" in said
+
+
+async def test_engine_of_another_release_than_the_installed_one(
+    start: Start, engine: Path, double: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both may be served, but not by each other."""
+    edit(engine, "version", "1.2.2")
+
+    assert "version: found 1.2.2, wanted the installed TensorRT-LLM 1.2.1" in await refusal(start, engine)
+
+
+def without(params: Any, *names: str) -> type:
+    """A dataclass like SamplingParams, less some fields."""
+    kept = [
+        (field.name, Any, dataclasses.field(default=field.default))
+        for field in dataclasses.fields(params)
+        if field.init and field.name not in names
+    ]
+    return dataclasses.make_dataclass("SamplingParams", kept, kw_only=True)
