@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -68,8 +69,7 @@ async def build(config: ServiceConfig, workers: Executor) -> EngineRoom:
         OperatorError: something is missing, broken or unsupported.
 
     """
-    loop = asyncio.get_running_loop()
-    loaded = await loop.run_in_executor(workers, _load, config)
+    loaded = await _load(config, workers)
     backend = registry.create(config, loaded.path, loaded.tokenizer, _context_length(config, loaded))
     description = await backend.start()
     model = ServedModel(
@@ -84,10 +84,19 @@ async def build(config: ServiceConfig, workers: Executor) -> EngineRoom:
     return EngineRoom(backend, model, admission)
 
 
-def _load(config: ServiceConfig) -> loader.LoadedModel:
-    found = store.configured(config, show_progress=True)
-    _check_aliases(config, found.id)
-    return loader.load(found)
+async def _load(config: ServiceConfig, workers: Executor) -> loader.LoadedModel:
+    stop = threading.Event()
+
+    def load() -> loader.LoadedModel:
+        found = store.configured(config, show_progress=True, stop=stop)
+        _check_aliases(config, found.id)
+        return loader.load(found)
+
+    try:
+        return await asyncio.get_running_loop().run_in_executor(workers, load)
+    finally:
+        # A server that is told to end while it fetches does not wait for the rest.
+        stop.set()
 
 
 def _check_aliases(config: ServiceConfig, served: str) -> None:

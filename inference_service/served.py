@@ -19,6 +19,7 @@ from inference_service.parse import (
     ParsedRequest,
     Prompt,
     TextPrompt,
+    TokenPrompt,
     check_token_ids,
 )
 
@@ -78,18 +79,24 @@ class ServedModel:
         return await asyncio.get_running_loop().run_in_executor(self.workers, function, *arguments)
 
     def encode(self, prompt: Prompt) -> Sequence[int]:
-        """The token ids of a prompt.
+        """The token ids of a prompt, at least one.
 
         Raises:
-            InvalidRequest: the model's template refuses the conversation, or an id is out of range.
+            InvalidRequest: the model's template refuses the conversation, an id is out of range, or the
+                text has no tokens in the model's vocabulary.
 
         """
-        if isinstance(prompt, ChatPrompt):
-            return self._encode_chat(prompt)
+        if isinstance(prompt, TokenPrompt):
+            check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, "prompt")
+            return prompt.ids
         if isinstance(prompt, TextPrompt):
-            return self.tokenizer.encode_prompt(prompt.text)
-        check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, "prompt")
-        return prompt.ids
+            ids = self.tokenizer.encode_prompt(prompt.text)
+        else:
+            ids = self._encode_chat(prompt)
+        if not ids:
+            name = _field_of(prompt)
+            raise InvalidRequest.of(name, f"{name} holds no text that the model's vocabulary knows.")
+        return ids
 
     def room(self, request: ParsedRequest, prompt_tokens: int) -> int:
         """How many tokens to generate: what was asked for, or the default as far as it fits.
@@ -105,7 +112,7 @@ class ServedModel:
             raise ContextLengthExceeded(prompt_tokens, max(wanted, 1), context, _field_of(request.prompt))
         return wanted
 
-    def _encode_chat(self, prompt: ChatPrompt) -> Sequence[int]:
+    def _encode_chat(self, prompt: ChatPrompt) -> list[int]:
         if self.template is None:
             raise InvalidRequest.of(
                 "messages", "The model has no chat template; send a prompt instead.", "unsupported_parameter"

@@ -63,6 +63,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "unknown model": ({**_ASK, "model": "gpt-9"}, "model_not_found", "model"),
     "no messages": ({"model": MODEL_ID, "messages": []}, "invalid_value", "messages"),
     "empty prompt": ({"model": MODEL_ID, "prompt": ""}, "invalid_value", "prompt"),
+    "prompt without tokens": ({"model": MODEL_ID, "prompt": "\x04"}, "invalid_value", "prompt"),
     "token over the vocabulary": (
         {"model": MODEL_ID, "prompt": [1, 60000]},
         "invalid_value",
