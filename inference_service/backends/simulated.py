@@ -141,6 +141,8 @@ class SimulatedBackend(Backend):
             "simulated", context_length, max_concurrency, codec.vocabulary_size
         )
         self._running = 0
+        self._untaken = 0
+        """Requests whose caller has not come back for the next step: the engine waits for it."""
         self._pending_aborts = 0
         self._alive = True
         self._last_step = time.monotonic()
@@ -164,7 +166,7 @@ class SimulatedBackend(Backend):
             self._leave(keep_slot=faults.ignore_cancel and not finished)
 
     def stats(self) -> BackendStats:
-        age = time.monotonic() - self._last_step if self._running else 0.0
+        age = time.monotonic() - self._last_step if self._running > self._untaken else 0.0
         return BackendStats(self._running + self._pending_aborts, self._pending_aborts, self._alive, age)
 
     async def close(self) -> None:
@@ -173,7 +175,7 @@ class SimulatedBackend(Backend):
     def _enter(self) -> None:
         if not self._alive:
             raise EngineDeadError("the simulated engine is dead")
-        if not self._running:
+        if self._running == self._untaken:
             self._last_step = time.monotonic()
         self._running += 1
 
@@ -202,7 +204,12 @@ class SimulatedBackend(Backend):
             position += len(ids)
             self._last_step = time.monotonic()
             finish = self._finish(ids, position, request)
-            yield EngineStep(ids, len(ids), None, finish, cached_tokens=0)
+            self._untaken += 1
+            try:
+                yield EngineStep(ids, len(ids), None, finish, cached_tokens=0)
+            finally:
+                self._untaken -= 1
+                self._last_step = time.monotonic()
             if finish is not None:
                 return
 

@@ -228,3 +228,29 @@ async def test_two_requests_of_one_id_are_two_requests(tokenizer: Tokenizer) -> 
     tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert backend.stats().running == 0
+
+
+async def test_an_engine_whose_tokens_nobody_takes_is_not_stalled(tokenizer: Tokenizer) -> None:
+    backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=1)
+    request = EngineRequest("r", [1, 2, 3], GREEDY, max_tokens=50, ignore_eos=False)
+
+    async with aclosing(backend.generate(request)) as steps:
+        await anext(steps)
+        await asyncio.sleep(0.05)
+        assert backend.stats().last_step_age == 0
+
+        await anext(steps)
+        assert backend.stats().last_step_age < 0.05
+
+
+async def test_an_engine_that_does_not_get_on_shows_for_how_long(tokenizer: Tokenizer) -> None:
+    backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=1, faults="stall_at=0")
+    request = EngineRequest("r", [1, 2, 3], GREEDY, max_tokens=50, ignore_eos=False)
+    task = asyncio.create_task(anext(backend.generate(request)))
+
+    await asyncio.sleep(0.05)
+
+    assert backend.stats().last_step_age >= 0.04
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert backend.stats().last_step_age == 0

@@ -141,17 +141,6 @@ async def test_an_engine_without_progress_is_unhealthy_until_it_moves_again() ->
         assert await watcher.serving()
 
 
-async def test_a_busy_engine_is_healthy() -> None:
-    async with running_service(stall_timeout=0.5, simulated_decode_tps=20, max_concurrency=1) as service:
-        watcher = Watcher(service.channel)
-        assert await watcher.serving()
-        requests = [told(service.generate_stub.GenerateStream(ask())) for _ in range(3)]
-
-        await asyncio.gather(*requests)
-
-        assert service.server.health.state is State.READY
-
-
 @asynccontextmanager
 async def draining(service: Running, hurry: asyncio.Event) -> AsyncIterator[asyncio.Task[None]]:
     task = asyncio.create_task(service.server.drain(hurry))

@@ -90,9 +90,9 @@ async def test_every_outcome_has_its_word() -> None:
             "failed": ask("@sim(fail_at=1)"),
         }.items():
             await refusal(service.generate_stub.GenerateStream(request, metadata=id_of(name)))
-        late = service.generate_stub.Generate(ask("@sim(stall_at=0)"), metadata=id_of("late"), timeout=0.3)
+        late = service.generate_stub.Generate(ask("@sim(stall_at=0)"), metadata=id_of("late"), timeout=2)
         await refusal(late)
-        cut = service.generate_stub.Generate(ask("@sim(stall_at=2)"), metadata=id_of("cut"), timeout=0.3)
+        cut = service.generate_stub.Generate(ask("@sim(stall_at=2)"), metadata=id_of("cut"), timeout=2)
         await cut
 
     outcomes = {line["request_id"]: (line["outcome"], line.get("finish")) for line in lines}
