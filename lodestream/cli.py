@@ -42,6 +42,11 @@ COMMANDS = (
     Command("model fetch", "Fetch a model and verify it.", "lodestream.models", "fetch"),
     Command("model path", "Print where a model's file is.", "lodestream.models", "path"),
     Command("engine plan", "Plan a TensorRT-LLM engine for a GPU; needs none.", "lodestream.engine", "plan"),
+    Command("engine verify", "Check an engine directory.", "lodestream.engine_directory", "verify"),
+    Command(
+        "engine inspect", "Tell what an engine directory holds.", "lodestream.engine_directory", "inspect"
+    ),
+    Command("engine adopt", "Write a manifest for an engine.", "lodestream.engine_directory", "adopt"),
     Command("health", "Ask a server whether it serves; the exit status is the answer.", "lodestream.health"),
     Command("version", "Print the versions of lodestream and what it runs on.", "lodestream.version"),
 )

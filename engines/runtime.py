@@ -1,0 +1,123 @@
+"""The machine that an engine is to run on: its GPUs, and the software that loads engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from engines.units import MIB
+
+_NVIDIA_SMI = ("name", "compute_cap", "memory.total", "memory.free", "driver_version")
+_ASK_SECONDS = 30
+_IMPORT_SECONDS = 300
+_MARK = "lodestream version: "
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledGpu:
+    """One GPU of this machine."""
+
+    name: str
+    sm: int
+    """Compute capability without the dot."""
+    memory_bytes: int
+    free_bytes: int
+    """At the moment of looking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What was found; None and empty where there is nothing."""
+
+    tensorrt_llm: str | None = None
+    tensorrt: str | None = None
+    cuda: str | None = None
+    driver: str | None = None
+    gpus: tuple[InstalledGpu, ...] = ()
+    """Those that this process may use: CUDA_VISIBLE_DEVICES counts."""
+
+
+def probe(environment: Mapping[str, str] = os.environ) -> Runtime:
+    """Look at this machine.
+
+    Takes a second. TensorRT-LLM is imported only where its version cannot be read otherwise, and then in a
+    process of its own: the import takes long and starts MPI.
+    """
+    gpus, driver = _gpus(environment)
+    return Runtime(
+        tensorrt_llm=_distribution("tensorrt_llm") or _imported_version("tensorrt_llm"),
+        tensorrt=_distribution("tensorrt"),
+        cuda=_cuda(environment),
+        driver=driver,
+        gpus=gpus,
+    )
+
+
+def _distribution(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _imported_version(name: str) -> str | None:
+    if find_spec(name) is None:
+        return None
+    # The import prints lines of its own, so ours is marked.
+    program = f"import {name}; print({_MARK!r} + {name}.__version__)"
+    output = _run(sys.executable, "-c", program, seconds=_IMPORT_SECONDS)
+    lines = [line for line in output.splitlines() if line.startswith(_MARK)]
+    return lines[-1].removeprefix(_MARK).strip() if lines else None
+
+
+def _cuda(environment: Mapping[str, str]) -> str | None:
+    """Of the toolkit: NVIDIA's images name it in a variable, installations in a file."""
+    if environment.get("CUDA_VERSION"):
+        return environment["CUDA_VERSION"]
+    try:
+        home = Path(environment.get("CUDA_HOME") or "/usr/local/cuda")
+        version = json.loads((home / "version.json").read_text(encoding="utf-8"))["cuda"]["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(version)
+
+
+def _gpus(environment: Mapping[str, str]) -> tuple[tuple[InstalledGpu, ...], str | None]:
+    program, visible = shutil.which("nvidia-smi"), environment.get("CUDA_VISIBLE_DEVICES")
+    if program is None or visible in ("", "-1"):
+        return (), None
+    only = () if visible is None else (f"--id={visible}",)
+    output = _run(
+        program, f"--query-gpu={','.join(_NVIDIA_SMI)}", "--format=csv,noheader,nounits", *only,
+        seconds=_ASK_SECONDS,
+    )  # fmt: skip
+    rows = [[cell.strip() for cell in line.rsplit(",", len(_NVIDIA_SMI) - 1)] for line in output.splitlines()]
+    try:
+        gpus = tuple(_gpu(row) for row in rows if any(row))
+    except ValueError:
+        return (), None
+    return gpus, rows[0][-1] if gpus else None
+
+
+def _gpu(row: list[str]) -> InstalledGpu:
+    name, capability, total, free, _ = row
+    return InstalledGpu(name, int(capability.replace(".", "")), int(total) * MIB, int(free) * MIB)
+
+
+def _run(*command: str, seconds: float) -> str:
+    """What a program prints; nothing if it fails."""
+    try:
+        done = subprocess.run(  # noqa: S603  the command is ours
+            command, capture_output=True, text=True, timeout=seconds, check=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
