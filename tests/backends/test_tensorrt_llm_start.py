@@ -19,7 +19,7 @@ from inference_service.backends.tensorrt_llm.library import is_supported
 from inference_service.backends.types import BackendDescription
 from tests.backends.contract import collect, request
 from tests.support.llama31 import END_IDS, VOCABULARY_SIZE
-from tests.support.tensorrt import LIMITS, make_engine
+from tests.support.tensorrt import LIMITS, make_engine, sampling_params_without
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -209,7 +209,9 @@ class TestLibrary:
     async def test_field_that_serving_needs_and_is_missing_is_named(
         self, start: Start, engine: Path, double: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(double, "SamplingParams", without(double.SamplingParams, "seed", "top_k"))
+        monkeypatch.setattr(
+            double, "SamplingParams", sampling_params_without(double.SamplingParams, "seed", "top_k")
+        )
 
         assert "lacks seed, top_k" in await refusal(start, engine)
 
@@ -218,7 +220,7 @@ class TestLibrary:
         self, start: Start, engine: Path, double: Any, monkeypatch: pytest.MonkeyPatch, missing: str
     ) -> None:
         """Penalties count the prompt where they cannot be told not to."""
-        monkeypatch.setattr(double, "SamplingParams", without(double.SamplingParams, missing))
+        monkeypatch.setattr(double, "SamplingParams", sampling_params_without(double.SamplingParams, missing))
         penalties = {"presence_penalty", "frequency_penalty"}
 
         refused = (await start(engine)).refused
@@ -317,13 +319,3 @@ async def test_engine_of_another_release_than_the_installed_one(
     edit(engine, "version", "1.2.2")
 
     assert "version: found 1.2.2, wanted the installed TensorRT-LLM 1.2.1" in await refusal(start, engine)
-
-
-def without(params: Any, *names: str) -> type:
-    """A dataclass like SamplingParams, less some fields."""
-    kept = [
-        (field.name, Any, dataclasses.field(default=field.default))
-        for field in dataclasses.fields(params)
-        if field.init and field.name not in names
-    ]
-    return dataclasses.make_dataclass("SamplingParams", kept, kw_only=True)

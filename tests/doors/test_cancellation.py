@@ -17,7 +17,7 @@ from tests.support.doors import Doors, grpc_request, running_doors
 from tests.support.service import MODEL_ID
 
 CALLERS = 100
-SPEEDS: dict[str, Any] = {"simulated_prefill_tps": 100, "simulated_decode_tps": 50, "max_concurrency": 16}
+PREFILL_TPS, DECODE_TPS = 100, 50
 """A prompt of 20 tokens prefills for 0.2 s and an answer takes seconds; most callers wait in the queue."""
 BODY = {"model": MODEL_ID, "prompt": "tell me " * 10, "max_tokens": 400, "ignore_eos": True}
 
@@ -54,12 +54,22 @@ async def leave_rest_plain(doors: Doors, after: float) -> None:
     await leave_rest(doors, after, stream=False)
 
 
+@pytest.fixture(params=["simulated", "tensorrt_llm"])
+def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    if request.param == "tensorrt_llm":
+        engine: dict[str, Any] = request.getfixturevalue("serve_engine")(
+            prefill_tps=PREFILL_TPS, tps=DECODE_TPS
+        )
+        return engine
+    return {"simulated_prefill_tps": PREFILL_TPS, "simulated_decode_tps": DECODE_TPS, "max_concurrency": 16}
+
+
 @pytest.mark.parametrize("leave", [leave_grpc, leave_rest_stream, leave_rest_plain])
 async def test_every_slot_is_free_after_callers_left(
-    leave: Callable[[Doors, float], Awaitable[None]],
+    leave: Callable[[Doors, float], Awaitable[None]], settings: dict[str, Any]
 ) -> None:
     """A hundred callers leave while queued, in prefill or mid-stream; nothing of them stays behind."""
-    async with running_doors(**SPEEDS) as doors:
+    async with running_doors(**settings) as doors:
         await doors.by_rest({**BODY, "max_tokens": 1})
         tasks, threads = len(asyncio.all_tasks()), threading.active_count()
         moments = [random.uniform(0.0, 1.5) for _ in range(CALLERS)]

@@ -122,6 +122,25 @@ ROWS = [
 ]
 
 
+OF_THE_ENGINE = ("context_length_exceeded", "queue_full", "not_ready", "deadline_exceeded", "internal_error")
+"""Rows whose cause lies behind the seam; these are asked of a compiled engine too."""
+
+
+CASES = [pytest.param(row, "simulated", id=row.code) for row in ROWS] + [
+    pytest.param(row, "tensorrt_llm", id=f"{row.code}-tensorrt_llm")
+    for row in ROWS
+    if row.code in OF_THE_ENGINE
+]
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, backend: str) -> Mapping[str, Any]:
+    if backend == "simulated":
+        return {"backend": backend}
+    settings: Mapping[str, Any] = request.getfixturevalue("serve_engine")()
+    return settings
+
+
 def test_the_rows_are_all_there() -> None:
     """Whatever the service can refuse a plain request with is asked for here."""
     reasons = {row.reason.lower() for row in status.TABLE.values()} | {"internal_error"}
@@ -130,10 +149,10 @@ def test_the_rows_are_all_there() -> None:
     assert reasons - {reason.lower() for reason in elsewhere} <= {row.code for row in ROWS}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.code)
-async def test_each_row_at_each_door(row: Row, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("row", "backend"), CASES)
+async def test_each_row_at_each_door(row: Row, engine: Mapping[str, Any], tmp_path: Path) -> None:
     """The gRPC status with its ErrorInfo, the HTTP status with its body, and one streamed like the other."""
-    settings = {name: value for name, value in row.service.items() if name != "guarded"}
+    settings = {**engine, **{name: value for name, value in row.service.items() if name != "guarded"}}
     key = ""
     if row.service.get("guarded"):
         _, key = KeyFile(tmp_path / "keys.json").create("tests", row.level or Level.READ_WRITE)

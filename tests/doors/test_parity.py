@@ -65,7 +65,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "empty prompt": ({"model": MODEL_ID, "prompt": ""}, "invalid_value", "prompt"),
     "prompt without tokens": ({"model": MODEL_ID, "prompt": "\x04"}, "invalid_value", "prompt"),
     "token over the vocabulary": (
-        {"model": MODEL_ID, "prompt": [1, 60000]},
+        {"model": MODEL_ID, "prompt": [1, 200_000]},
         "invalid_value",
         "prompt[1]",
     ),
@@ -81,7 +81,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "many tokens": ({**_ASK, "max_tokens": 4097}, "invalid_value", "max_tokens"),
     "five stops": ({**_ASK, "stop": list("abcde")}, "invalid_value", "stop"),
     "empty stop": ({**_ASK, "stop": ["a", ""]}, "invalid_value", "stop[1]"),
-    "stop token": ({**_ASK, "stop_token_ids": [60000]}, "invalid_value", "stop_token_ids[0]"),
+    "stop token": ({**_ASK, "stop_token_ids": [200_000]}, "invalid_value", "stop_token_ids[0]"),
     "long user": ({**_ASK, "user": "u" * 257}, "invalid_value", "user"),
     "long prompt": (
         {"model": MODEL_ID, "prompt": [504] * 9000},
@@ -99,11 +99,15 @@ BAD: dict[str, tuple[dict[str, Any], str, str | None]] = {
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["simulated", "llama_cpp"])
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["simulated", "llama_cpp", "tensorrt_llm"]
+)
 async def doors(request: pytest.FixtureRequest) -> AsyncIterator[Doors]:
     # One thread: two that wait for each other stand still whenever another process takes a core.
-    settings = {"backend": request.param, "alias": {"llama-3.1-8b": MODEL_ID}, "threads": 1}
-    async with running_doors(**settings) as both:
+    settings: dict[str, Any] = {"backend": request.param, "threads": 1}
+    if request.param == "tensorrt_llm":
+        settings = request.getfixturevalue("serve_engine")()
+    async with running_doors(alias={"llama-3.1-8b": MODEL_ID}, **settings) as both:
         yield both
 
 
@@ -122,6 +126,8 @@ async def test_good_requests_are_answered_alike(doors: Doors, name: str) -> None
 async def test_bad_requests_are_refused_alike(doors: Doors, name: str) -> None:
     """Both doors name the same code and, where the fault is the caller's, the same parameter."""
     request, code, param = BAD[name]
+    if name == "prompt without tokens" and doors.service.room.model.tokenizer.encode_prompt("\x04"):
+        pytest.skip("the vocabulary has a token for every byte")
     by_grpc = await doors.by_grpc(request)
 
     assert by_grpc.error == code

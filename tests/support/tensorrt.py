@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,3 +56,13 @@ def make_engine(
     for file in tokenizer_files.iterdir():
         (directory / file.name).hardlink_to(file)
     return directory
+
+
+def sampling_params_without(params: Any, *names: str) -> type:
+    """A dataclass like SamplingParams, less some fields."""
+    kept = [
+        (field.name, Any, dataclasses.field(default=field.default))
+        for field in dataclasses.fields(params)
+        if field.init and field.name not in names
+    ]
+    return dataclasses.make_dataclass("SamplingParams", kept, kw_only=True)

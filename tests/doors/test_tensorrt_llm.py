@@ -1,0 +1,167 @@
+"""A compiled engine behind both doors: what is its own, beside the tests that every engine passes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from tests.doors.conftest import ServeEngine
+from tests.support import llama31
+from tests.support.doors import Doors, grpc_request, running_doors
+from tests.support.health import Watcher
+from tests.support.processes import server_process
+from tests.support.service import MODEL_ID
+from tests.support.tensorrt import DOUBLE, sampling_params_without
+
+CHAT = {
+    "model": MODEL_ID,
+    "messages": [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "What is the capital of France? 😀"},
+    ],
+    "temperature": 0,
+    "max_tokens": 100,
+}
+
+
+async def _wait_for(status: int, doors: Doors) -> float:
+    """Seconds until the bridge's readiness has this HTTP status."""
+    began = time.monotonic()
+    while (await doors.http.get("/health/ready")).status_code != status:
+        assert time.monotonic() - began < 10
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+async def _read_all(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_conversation_is_streamed_in_whole_characters_and_counted(serve_engine: ServeEngine) -> None:
+    """The answer ends with a token that has no text and is counted all the same."""
+    async with running_doors(**serve_engine(tps=200)) as doors:
+        answer = await doors.by_stream(CHAT)
+
+        assert answer == await doors.by_rest(CHAT) == await doors.by_grpc(CHAT)
+        assert answer.text is not None
+        assert answer.text.endswith("What is the capital of France? 😀assistant\n\n")
+        assert answer.finish_reason == "stop"
+        assert answer.token_ids is not None
+        assert answer.usage == (29, len(answer.token_ids) + 1)
+
+
+async def test_model_page_says_what_is_served(serve_engine: ServeEngine) -> None:
+    async with running_doors(**serve_engine()) as doors:
+        model = (await doors.http.get(f"/v1/models/{MODEL_ID}")).json()
+        served = await doors.client.list_models()
+
+    assert model["id"] == MODEL_ID
+    assert (served[0].backend, served[0].vocabulary_size) == ("tensorrt_llm", llama31.VOCABULARY_SIZE)
+    assert (served[0].max_concurrency, served[0].context_length) == (16, 8192)
+
+
+async def test_parameter_that_the_library_cannot_honour_is_named_at_both_doors(
+    serve_engine: ServeEngine, double: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one has no field to leave the prompt out of the penalties."""
+    monkeypatch.setattr(
+        double, "SamplingParams", sampling_params_without(double.SamplingParams, "prompt_ignore_length")
+    )
+    asked = {**CHAT, "presence_penalty": 0.5}
+    async with running_doors(**serve_engine()) as doors:
+        told = await doors.by_grpc(asked)
+
+        assert (told.error, told.param) == ("unsupported_parameter", "presence_penalty")
+        assert told == await doors.by_rest(asked) == await doors.by_stream(asked)
+
+
+async def test_more_likely_tokens_than_the_engine_keeps_are_refused(serve_engine: ServeEngine) -> None:
+    async with running_doors(**serve_engine()) as doors:
+        told = await doors.by_rest({**CHAT, "top_k": 1025})
+
+        assert (told.error, told.param) == ("invalid_value", "top_k")
+        assert (await doors.by_rest({**CHAT, "top_k": 1024})).error is None
+
+
+async def test_dead_engine_is_told_within_a_second_and_from_then_on(serve_engine: ServeEngine) -> None:
+    """Streams that ran end too, although the engine does not tell them."""
+    async with running_doors(**serve_engine(tps=50)) as doors:
+        watcher = Watcher(doors.service.channel)
+        assert await watcher.serving()
+        running = doors.service.generate_stub.GenerateStream(
+            grpc_request({**CHAT, "ignore_eos": True, "max_tokens": 4000})
+        )
+        for _ in range(3):
+            assert await running.read() is not grpc.aio.EOF
+
+        with pytest.raises(grpc.aio.AioRpcError) as killed:
+            await doors.service.generate_stub.Generate(
+                grpc_request({"model": MODEL_ID, "prompt": "@sim(die_at=0)"})
+            )
+        died = time.monotonic()
+        assert not await watcher.serving()
+        told = time.monotonic() - died
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await _read_all(running)
+
+        print(f"NOT_SERVING {told * 1e3:.0f} ms after the engine died")
+        assert told < 1.0
+        assert killed.value.code() is ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await _wait_for(503, doors) < 5
+        for ask in (doors.by_grpc, doors.by_rest, doors.by_stream):
+            assert (await ask(CHAT)).error == "not_ready"
+        await watcher.leave()
+
+
+async def test_thousand_callers_that_leave_leave_nothing_behind(serve_engine: ServeEngine) -> None:
+    """Through the gRPC door, at any moment of their stream."""
+    async with running_doors(**serve_engine(prefill_tps=5_000, tps=200)) as doors:
+        body = {**CHAT, "ignore_eos": True, "max_tokens": 4000}
+        await doors.by_grpc({**CHAT, "max_tokens": 1})
+        tasks = len(asyncio.all_tasks())
+
+        async def leave_many(lane: int) -> None:
+            for number in range(20):
+                call = doors.service.generate_stub.GenerateStream(grpc_request(body))
+                await call.read()
+                await asyncio.sleep((lane * number % 13) / 100)
+                call.cancel()
+
+        await asyncio.gather(*(leave_many(lane) for lane in range(50)))
+        stats = doors.service.room.backend.stats
+        for _ in range(500):
+            if not stats().running and not len(doors.service.server.calls):
+                break
+            await asyncio.sleep(0.01)
+
+        assert (stats().running, stats().aborts_pending) == (0, 0)
+        assert len(asyncio.all_tasks()) <= tasks
+        assert (await doors.by_grpc(CHAT)).finish_reason == "stop"
+
+
+async def test_process_ends_when_its_engine_has_died(
+    serve_engine: ServeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lodestream serve --engine DIR` is all; a supervisor sees status 1."""
+    monkeypatch.setenv("PYTHONPATH", str(DOUBLE))
+    engine = serve_engine()["engine"]
+    async with (
+        server_process("serve", tmp_path, grpc_address="127.0.0.1:0", engine=engine) as service,
+        server_process(
+            "bridge", tmp_path, grpc_address=service.address, http_address="127.0.0.1:0"
+        ) as bridge,
+        httpx.AsyncClient(base_url=f"http://{bridge.address}", timeout=30) as http,
+    ):
+        answered = await http.post("/v1/chat/completions", json=CHAT)
+        assert answered.status_code == 200, answered.text
+        killed = await http.post("/v1/completions", json={"model": MODEL_ID, "prompt": "@sim(die_at=0)"})
+        assert (killed.status_code, killed.json()["error"]["code"]) == (503, "not_ready")
+
+        assert await service.wait(30) == 1
