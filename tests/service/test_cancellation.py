@@ -11,8 +11,9 @@ import grpc
 import pytest
 import pytest_asyncio
 
+from inference_service.backends.simulated import SimulatedBackend
 from tests.support.calls import ask, endless, eventually, first, is_free, told
-from tests.support.service import Running, running_service
+from tests.support.service import SMALL_WINDOW, Running, connect, running_service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -84,6 +85,27 @@ async def test_a_connection_that_is_closed(service: Running) -> None:
         assert service.room.admission.running == 5
 
     await eventually(lambda: is_free(service), BOUND)
+
+
+async def test_the_engine_lets_go_before_the_permit_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the caller leaves between two steps of the engine, with messages unread."""
+    permits: list[int] = []
+    async with running_service() as busy, connect(busy.address, *SMALL_WINDOW) as channel:
+        leave = SimulatedBackend._leave
+
+        def recorded_leave(backend: SimulatedBackend, *, keep_slot: bool) -> None:
+            permits.append(busy.room.admission.running)
+            leave(backend, keep_slot=keep_slot)
+
+        monkeypatch.setattr(SimulatedBackend, "_leave", recorded_leave)
+        stream = type(busy.generate_stub)(channel).GenerateStream(endless("漢字 and more " * 400))
+        await eventually(lambda: any(call.writing_since for call in busy.server.calls))
+        await asyncio.sleep(0.2)
+
+        stream.cancel()
+
+        await eventually(lambda: is_free(busy), BOUND)
+        assert permits == [1]
 
 
 async def test_a_hundred_at_random_moments(service: Running) -> None:

@@ -105,6 +105,16 @@ async def test_tokens_cut_by_a_stop_are_counted_and_the_engine_is_freed() -> Non
     assert backend.running == 0
 
 
+async def test_tokens_without_names_are_counted() -> None:
+    backend = Scripted([EngineStep([5], 3, "漢"), EngineStep([], 0, None, EngineFinish.MAX_TOKENS)])
+    running = generation(backend)
+
+    events = await said(running)
+
+    assert events[1] == Delta(0, "漢", [5], 3)
+    assert running.usage == Usage(3, 3, 0)
+
+
 async def test_progress_of_the_prefill_is_no_token() -> None:
     backend = Scripted([EngineStep([], 0, None), 60.0])
 

@@ -25,7 +25,7 @@ from lodestream_common.errors import OperatorError
 from lodestream_common.ready import READY_FILE, read_ready
 from tests.support.calls import WAIT, ask, collect, endless, eventually, first, is_free, refusal, told
 from tests.support.health import Watcher
-from tests.support.service import Running, connect, running_service, service_config
+from tests.support.service import SMALL_WINDOW, Running, connect, running_service, service_config
 from tests.support.statuses import status_of_call
 
 
@@ -205,10 +205,6 @@ async def test_hurry_ends_the_grace() -> None:
 async def test_an_idle_service_drains_at_once() -> None:
     async with running_service(shutdown_grace=600) as service:
         await asyncio.wait_for(service.server.drain(asyncio.Event()), WAIT)
-
-
-SMALL_WINDOW = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
-"""A connection whose buffers are soon full."""
 
 
 async def test_a_caller_that_does_not_read_loses_its_stream_and_the_slot_is_free() -> None:

@@ -20,6 +20,8 @@ from inference_service.server import Server
 
 MODEL_ID = "smollm2-135m-instruct"
 """The model that the service of the tests serves."""
+SMALL_WINDOW = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
+"""Options of a connection whose buffers are soon full where nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
