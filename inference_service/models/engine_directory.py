@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_service.backends.tensorrt_llm.engine_config import read_engine_config
+from engines.engine_config import UnreadableConfigError, read_engine_config
+from inference_service.backends.tensorrt_llm.preflight import longest_request
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.errors import ModelError
 from inference_service.models.tokenizer_json import TOKENIZER_FILE, TokenizerJson
@@ -36,17 +37,23 @@ def read_engine_model(directory: Path) -> EngineModel:
     """Read an engine directory; the engine itself is not touched.
 
     Raises:
-        BackendStartError: it is no engine directory.
-        ModelError: a file of the tokenizer is missing, damaged, or of an unsupported kind.
+        ModelError: it is no engine directory, or a file of the tokenizer is missing, damaged, or of a kind
+            that is not supported.
 
     """
-    config = read_engine_config(directory)
+    try:
+        config = read_engine_config(directory)
+    except UnreadableConfigError as error:
+        raise ModelError(
+            f"{directory} holds no engine that can be served: {error}: give --engine the directory that an "
+            "engine build wrote."
+        ) from None
     tokenizer = TokenizerJson(directory / TOKENIZER_FILE)
     settings = _read_json(directory / "tokenizer_config.json")
     bos, eos = _token_text(settings.get("bos_token")), _token_text(settings.get("eos_token"))
     return EngineModel(
         name=served_name(directory),
-        context_length=config.context_length,
+        context_length=longest_request(config),
         tokenizer=tokenizer.build(bos_token=bos or None, eos_ids=_eos_ids(directory, tokenizer, eos)),
         chat_template=_chat_template(directory, settings),
         bos_token=bos,

@@ -9,34 +9,13 @@ from typing import Any
 
 import pytest
 
-from inference_service.backends.errors import BackendStartError
 from inference_service.config import ServiceConfig
 from inference_service.generation.prompt import ChatTurn
 from inference_service.models.engine_directory import EngineModel, read_engine_model
 from inference_service.models.errors import ModelError
 from inference_service.models.loader import load
 from inference_service.models.store import ModelFile, configured
-from tests.support.tensorrt import make_engine
-
-SMALL: dict[str, Any] = {
-    "added_tokens": [
-        {"id": 300, "content": "<s>", "special": True},
-        {"id": 301, "content": "<|eot_id|>", "special": True},
-        {"id": 302, "content": "<|end_of_text|>", "special": True},
-        {"id": 303, "content": "[tag]", "special": False},
-    ],
-    "normalizer": None,
-    "pre_tokenizer": {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    },
-    "post_processor": None,
-    "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "Ġ": 2, "ab": 3, "<s>": 300}, "merges": ["a b"]},
-}
-"""A byte-level tokenizer of five tokens, one of them also a special one."""
+from tests.support.tensorrt import SMALL, make_engine
 
 Make = Callable[..., Path]
 
@@ -223,7 +202,7 @@ def test_context_is_what_the_engine_was_built_for(make: Make) -> None:
 
 
 def test_directory_without_an_engine_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BackendStartError, match=r"has no config\.json"):
+    with pytest.raises(ModelError, match=r"config\.json: found nothing"):
         load(ModelFile("m", tmp_path, None))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,30 @@ DOUBLE = Path(__file__).parent.parent / "double"
 """To be put on the import path."""
 
 LIMITS: Mapping[str, int] = {"max_batch_size": 16, "max_num_tokens": 8192, "max_seq_len": 8192}
+
+
+_PLAIN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+SMALL: dict[str, Any] = {
+    "version": "1.0",
+    "added_tokens": [
+        {"id": 300, "content": "<s>", "special": True, **_PLAIN},
+        {"id": 301, "content": "<|eot_id|>", "special": True, **_PLAIN},
+        {"id": 302, "content": "<|end_of_text|>", "special": True, **_PLAIN},
+        {"id": 303, "content": "[tag]", "special": False, **_PLAIN},
+    ],
+    "normalizer": None,
+    "pre_tokenizer": {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    },
+    "post_processor": None,
+    "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "Ġ": 2, "ab": 3, "<s>": 300}, "merges": ["a b"]},
+}
+"""A byte-level tokenizer of five tokens, one of them also a special one."""
+SMALL_SIZE = 304
 
 
 @contextmanager
@@ -37,6 +62,7 @@ def make_engine(
     script: Mapping[str, Any] | None = None,
     paged_context_fmha: bool = True,
     tp_size: int = 1,
+    vocab_size: int = 128256,
     **limits: int,
 ) -> Path:
     """Build an engine of Llama-3.1-8B's shape, with its tokenizer beside it.
@@ -45,17 +71,28 @@ def make_engine(
         directory: where; the model is served under its name.
         tokenizer_files: a directory whose files are linked into it.
         script: what the double's engine does, see its `script.py`.
+        vocab_size: of the engine, where the tokenizer is not Llama 3.1's.
         limits: fields of BuildConfig, instead of those in LIMITS.
 
     """
     build = BuildConfig.model_validate({**LIMITS, **limits})
     build.plugin_config.use_paged_context_fmha = paged_context_fmha
-    build_engine(
-        directory, dict(LLAMA_3_1_8B), build, QuantConfig(), tp_size=tp_size, script=dict(script or {})
-    )
+    model = {**LLAMA_3_1_8B, "vocab_size": vocab_size}
+    build_engine(directory, model, build, QuantConfig(), tp_size=tp_size, script=dict(script or {}))
     for file in tokenizer_files.iterdir():
         (directory / file.name).hardlink_to(file)
     return directory
+
+
+def write_small_tokenizer(directory: Path) -> None:
+    """Write the files of a tokenizer that loads in no time; engines beside it have `SMALL_SIZE` tokens."""
+    documents = {
+        "tokenizer": SMALL,
+        "tokenizer_config": {"bos_token": "<s>", "eos_token": "<|eot_id|>"},
+        "generation_config": {"eos_token_id": [301, 302]},
+    }
+    for stem, document in documents.items():
+        (directory / f"{stem}.json").write_text(json.dumps(document))
 
 
 def sampling_params_without(params: Any, *names: str) -> type:

@@ -16,7 +16,6 @@ from inference_service.backends.tensorrt_llm import preflight
 from inference_service.backends.tensorrt_llm.call import EngineCall
 from inference_service.backends.tensorrt_llm.cursor import OutputCursor
 from inference_service.backends.tensorrt_llm.engine import Engine
-from inference_service.backends.tensorrt_llm.engine_config import EngineConfig, read_engine_config
 from inference_service.backends.tensorrt_llm.loading import load_engine
 from inference_service.backends.tensorrt_llm.off_loop import off_loop
 from inference_service.backends.tensorrt_llm.readings import Reading
@@ -76,7 +75,13 @@ class TensorRtLlmBackend(Backend):
         self._last_response = time.monotonic()
 
     async def start(self) -> BackendDescription:
-        config, slots = self._check()
+        if not self._tokenizer.eos_ids:
+            raise BackendStartError(
+                f"no token ends a generation of {self._directory}: put the model's generation_config.json "
+                "beside the engine"
+            )
+        wanted = preflight.Wanted(self._context_length, self._max_concurrency)
+        config = await off_loop(lambda: preflight.check(self._directory, wanted))
         engine = await off_loop(lambda: load_engine(self._directory, config, self._tokenizer.eos_ids))
         if self._closed:
             await _shut_down(engine)
@@ -89,7 +94,7 @@ class TensorRtLlmBackend(Backend):
         return BackendDescription(
             name="tensorrt_llm",
             context_length=self._context_length,
-            max_concurrency=slots,
+            max_concurrency=self._max_concurrency or config.limits.max_batch_size,
             vocabulary_size=self._tokenizer.vocabulary_size,
             refused=engine.refused,
             ceilings={"top_k": MAX_TOP_K},
@@ -126,19 +131,6 @@ class TensorRtLlmBackend(Backend):
         await self._fail_all("the engine is closed")
         if self._engine is not None:
             await _shut_down(self._engine)
-
-    def _check(self) -> tuple[EngineConfig, int]:
-        """Find out, before anything is loaded, whether it can be served, and with how many slots."""
-        config = read_engine_config(self._directory)
-        slots = self._max_concurrency or config.max_batch_size
-        wanted = preflight.Wanted(slots, self._context_length, self._tokenizer.vocabulary_size)
-        preflight.check(self._directory, config, wanted)
-        if not self._tokenizer.eos_ids:
-            raise BackendStartError(
-                f"no token ends a generation of {self._directory}: put the model's generation_config.json "
-                "beside the engine"
-            )
-        return config, slots
 
     def _enter(self, request: EngineRequest) -> EngineCall:
         if self._engine is None or not self._engine.is_alive:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from engines.verification.config import SUPPORTED, is_supported
 from inference_service.backends.errors import BackendStartError
-
-SUPPORTED = ">=1.2.1,<1.3"
 
 _NEEDED_FIELDS = frozenset({
     "end_id", "pad_id", "max_tokens", "stop_token_ids", "ignore_eos", "detokenize", "temperature", "top_k",
@@ -54,12 +52,6 @@ class Library:
         if "prompt_ignore_length" not in self.fields:
             return frozenset(missing | {"presence_penalty", "frequency_penalty"})
         return frozenset(missing | ({"presence_penalty", "frequency_penalty"} - self.fields))
-
-
-def is_supported(version: str) -> bool:
-    """Whether a version is a release of the supported line."""
-    match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(?:\.post\d+)?(?:\+.*)?", version)
-    return match is not None and (1, 2, 1) <= tuple(map(int, match.groups()[:3])) < (1, 3)
 
 
 def load_library() -> Library:

@@ -7,9 +7,9 @@ from typing import Any
 
 import structlog
 
+from engines.engine_config import EngineConfig
 from inference_service.backends.errors import BackendStartError
 from inference_service.backends.tensorrt_llm.engine import Engine
-from inference_service.backends.tensorrt_llm.engine_config import EngineConfig
 from inference_service.backends.tensorrt_llm.library import Library, load_library
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -31,7 +31,7 @@ def load_engine(directory: Path, config: EngineConfig, end_ids: frozenset[int]) 
     if library.version != config.version:
         raise BackendStartError(
             f"the engine in {directory} cannot be served: version: found {config.version}, wanted the "
-            f"installed TensorRT-LLM {library.version}; build the engine with it"
+            f"installed TensorRT-LLM, {library.version}; build the engine with it"
         )
     _log.info("tensorrt_llm", version=library.version, refused=sorted(library.refused))
     try:
@@ -47,15 +47,16 @@ def arguments(directory: Path, config: EngineConfig, library: Library) -> dict[s
     The engine's own limits are passed one by one: the defaults (2048 requests, 8192 tokens, 1024 of
     prompt) are not taken from the engine in every release, and larger ones end in a C++ check.
     """
+    limits, paged = config.limits, config.plugins.use_paged_context_fmha
     return {
         "model": str(directory),
-        "max_batch_size": config.max_batch_size,
-        "max_num_tokens": config.max_num_tokens,
-        "max_seq_len": config.max_seq_len,
-        "max_input_len": config.max_input_len,
-        "max_beam_width": config.max_beam_width,
-        "kv_cache_config": library.kv_cache_config(enable_block_reuse=config.paged_context_fmha),
-        "enable_chunked_prefill": config.paged_context_fmha,
+        "max_batch_size": limits.max_batch_size,
+        "max_num_tokens": limits.max_num_tokens,
+        "max_seq_len": limits.max_seq_len,
+        "max_input_len": limits.max_input_len,
+        "max_beam_width": limits.max_beam_width,
+        "kv_cache_config": library.kv_cache_config(enable_block_reuse=paged),
+        "enable_chunked_prefill": paged,
         "guided_decoding_backend": "xgrammar",
     }
 

@@ -1,79 +1,72 @@
-"""Whether an engine can be served here, as far as files tell. Nothing is imported or loaded for it."""
+"""Whether an engine can be served here, found out before anything of TensorRT-LLM is imported or loaded."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
+from engines.engine_config import CONFIG_FILE, EngineConfig, read_engine_config
+from engines.finding import Finding
+from engines.runtime import probe
+from engines.verify import verify
 from inference_service.backends.errors import BackendStartError
-from inference_service.backends.tensorrt_llm.engine_config import EngineConfig
-from inference_service.backends.tensorrt_llm.library import SUPPORTED, is_supported
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the service is going to ask of the engine."""
 
-    max_concurrency: int
     context_length: int
-    vocabulary_size: int
-    """Of the tokenizer."""
+    max_concurrency: int | None
+    """None: as many as the engine was built for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that keeps the engine from being served."""
+def check(directory: Path, wanted: Wanted) -> EngineConfig:
+    """Verify an engine; what it says of itself. Takes a second or two, and blocks.
 
-    field: str
-    found: object
-    wanted: object
-
-    def __str__(self) -> str:
-        return f"{self.field}: found {self.found}, wanted {self.wanted}"
-
-
-def check(directory: Path, config: EngineConfig, wanted: Wanted) -> None:
-    """Refuse an engine that cannot be served.
+    Plans are compared with their manifest by size only: hashing them takes as long as loading them.
 
     Raises:
-        BackendStartError: one line with every finding.
+        BackendStartError: it cannot be served here; one line with every reason.
 
     """
-    findings = [*_build_findings(config), *_file_findings(directory, config), *_limits(config, wanted)]
-    if findings:
-        raise BackendStartError(
-            f"the engine in {directory} cannot be served: {'; '.join(map(str, findings))}"
-        )
+    findings = verify(directory, runtime=probe(), quick=True)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        config = read_engine_config(directory)
+        errors = [*_limits(config, wanted), *_speculation(directory)]
+    if errors:
+        raise BackendStartError(f"the engine in {directory} cannot be served: {'; '.join(map(str, errors))}")
+    for finding in findings:
+        if finding.severity == "warning":
+            _log.warning("engine", directory=str(directory), finding=str(finding))
+    return config
 
 
-def _build_findings(config: EngineConfig) -> Iterator[Finding]:
-    tp, pp, cp = config.parallel_sizes
-    if not is_supported(config.version):
-        yield Finding("version", config.version, f"a TensorRT-LLM {SUPPORTED}")
-    if config.ranks != tp * pp * cp:
-        yield Finding("mapping.world_size", config.ranks, f"tp x pp x cp = {tp * pp * cp}")
-    if config.kv_cache_type.upper() != "PAGED":
-        yield Finding("kv_cache_type", config.kv_cache_type, "PAGED")
-    if config.max_draft_len:
-        yield Finding("max_draft_len", config.max_draft_len, "0, an engine without speculative decoding")
-
-
-def _file_findings(directory: Path, config: EngineConfig) -> Iterator[Finding]:
-    for rank in range(config.ranks):
-        file = directory / f"rank{rank}.engine"
-        if not file.is_file():
-            yield Finding(file.name, "no such file", f"one file for each of {config.ranks} ranks")
-        elif not file.stat().st_size:
-            yield Finding(file.name, "an empty file", "the engine's rank")
+def longest_request(config: EngineConfig) -> int:
+    """Most tokens of one request. Where prompts cannot be chunked, they must fit one engine step."""
+    if config.plugins.use_paged_context_fmha:
+        return config.limits.max_seq_len
+    return min(config.limits.max_seq_len, config.limits.max_num_tokens)
 
 
 def _limits(config: EngineConfig, wanted: Wanted) -> Iterator[Finding]:
-    if wanted.max_concurrency > config.max_batch_size:
-        yield Finding("max_concurrency", wanted.max_concurrency, f"at most {config.max_batch_size}")
-    if wanted.context_length > config.context_length:
-        yield Finding("context_length", wanted.context_length, f"at most {config.context_length}")
-    if wanted.vocabulary_size > config.vocabulary_size:
-        yield Finding(
-            "tokenizer", f"{wanted.vocabulary_size} tokens", f"at most the engine's {config.vocabulary_size}"
-        )
+    slots, longest = config.limits.max_batch_size, longest_request(config)
+    if wanted.max_concurrency is not None and wanted.max_concurrency > slots:
+        yield Finding("max_concurrency", str(wanted.max_concurrency), f"at most the engine's {slots}")
+    if wanted.context_length > longest:
+        yield Finding("context_length", str(wanted.context_length), f"at most the engine's {longest}")
+
+
+def _speculation(directory: Path) -> Iterator[Finding]:
+    """Engines that draft tokens must be told how when they are loaded, and take few of the parameters."""
+    document = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+    drafted = document["build_config"].get("max_draft_len")
+    if drafted:
+        yield Finding("build_config.max_draft_len", str(drafted), "0: speculative decoding is not served")
