@@ -9,8 +9,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 from engines.units import MIB
@@ -18,7 +16,24 @@ from engines.units import MIB
 _NVIDIA_SMI = ("name", "compute_cap", "memory.total", "memory.free", "driver_version")
 _ASK_SECONDS = 30
 _IMPORT_SECONDS = 300
-_MARK = "lodestream version: "
+_MARK = "lodestream versions: "
+# The import takes long and starts MPI, so it is the last resort. It also prints lines of its own.
+_VERSIONS = f"""
+import json
+from importlib import metadata, util
+
+def version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+found = {{name: version(name) for name in ("tensorrt_llm", "tensorrt")}}
+if found["tensorrt_llm"] is None and util.find_spec("tensorrt_llm"):
+    import tensorrt_llm
+    found["tensorrt_llm"] = tensorrt_llm.__version__
+print({_MARK!r} + json.dumps(found))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +60,31 @@ class Runtime:
     """Those that this process may use: CUDA_VISIBLE_DEVICES counts."""
 
 
-def probe(environment: Mapping[str, str] = os.environ) -> Runtime:
-    """Look at this machine.
+def probe(environment: Mapping[str, str] = os.environ, *, python: str | None = None) -> Runtime:
+    """Look at this machine. Takes a second, more where TensorRT-LLM has to be imported for its version.
 
-    Takes a second. TensorRT-LLM is imported only where its version cannot be read otherwise, and then in a
-    process of its own: the import takes long and starts MPI.
+    Args:
+        environment: variables that say which GPUs may be used, and where CUDA is.
+        python: the interpreter that loads engines; None: this one, with its import path.
+
     """
     gpus, driver = _gpus(environment)
+    versions = _versions(python)
     return Runtime(
-        tensorrt_llm=_distribution("tensorrt_llm") or _imported_version("tensorrt_llm"),
-        tensorrt=_distribution("tensorrt"),
+        tensorrt_llm=versions.get("tensorrt_llm"),
+        tensorrt=versions.get("tensorrt"),
         cuda=_cuda(environment),
         driver=driver,
         gpus=gpus,
     )
 
 
-def _distribution(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _imported_version(name: str) -> str | None:
-    if find_spec(name) is None:
-        return None
-    # The import prints lines of its own, so ours is marked.
-    program = f"import {name}; print({_MARK!r} + {name}.__version__)"
-    output = _run(sys.executable, "-c", program, seconds=_IMPORT_SECONDS)
-    lines = [line for line in output.splitlines() if line.startswith(_MARK)]
-    return lines[-1].removeprefix(_MARK).strip() if lines else None
+def _versions(python: str | None) -> dict[str, str | None]:
+    own = {} if python else {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    output = _run(python or sys.executable, "-c", _VERSIONS, seconds=_IMPORT_SECONDS, **own)
+    marked = [line.removeprefix(_MARK) for line in output.splitlines() if line.startswith(_MARK)]
+    found: dict[str, str | None] = json.loads(marked[-1]) if marked else {}
+    return found
 
 
 def _cuda(environment: Mapping[str, str]) -> str | None:
@@ -112,11 +121,17 @@ def _gpu(row: list[str]) -> InstalledGpu:
     return InstalledGpu(name, int(capability.replace(".", "")), int(total) * MIB, int(free) * MIB)
 
 
-def _run(*command: str, seconds: float) -> str:
+def _run(*command: str, seconds: float, **variables: str) -> str:
     """What a program prints; nothing if it fails."""
     try:
         done = subprocess.run(  # noqa: S603  the command is ours
-            command, capture_output=True, text=True, timeout=seconds, check=True, stdin=subprocess.DEVNULL
+            command,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=True,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.SubprocessError):
         return ""

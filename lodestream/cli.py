@@ -42,6 +42,7 @@ COMMANDS = (
     Command("model fetch", "Fetch a model and verify it.", "lodestream.models", "fetch"),
     Command("model path", "Print where a model's file is.", "lodestream.models", "path"),
     Command("engine plan", "Plan a TensorRT-LLM engine for a GPU; needs none.", "lodestream.engine", "plan"),
+    Command("engine build", "Build an engine, on the GPU's machine.", "lodestream.engine_build", "build"),
     Command("engine verify", "Check an engine directory.", "lodestream.engine_directory", "verify"),
     Command(
         "engine inspect", "Tell what an engine directory holds.", "lodestream.engine_directory", "inspect"

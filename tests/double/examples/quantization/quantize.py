@@ -1,0 +1,32 @@
+"""Stands in for TensorRT-LLM's script of that name."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from engines import tools
+
+_ALGOS = {
+    "full_prec": None,
+    "fp8": "FP8",
+    "nvfp4": "NVFP4",
+    "int8_sq": "W8A8_SQ_PER_CHANNEL",
+    "int4_awq": "W4A16_AWQ",
+    "w4a8_awq": "W4A8_AWQ",
+    "int8_wo": "W8A16",
+    "int4_wo": "W4A16",
+}
+
+
+def main() -> None:
+    double = import_module("build_tools")
+    double.begin("quantize")
+    flags = double.parse(tools.QUANTIZE, sys.argv[1:])
+    cache = flags.get("--kv_cache_dtype")
+    double.write_checkpoint(flags, _ALGOS[flags["--qformat"]], cache.upper() if cache else None)
+    double.end("quantize")
+
+
+if __name__ == "__main__":
+    main()
