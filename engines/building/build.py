@@ -21,6 +21,7 @@ from engines.building.progress import Progress
 from engines.building.stages import Stage, stages
 from engines.building.state import Done, State
 from engines.engine_config import read_engine_config
+from engines.engine_files import MANIFEST_FILE
 from engines.errors import EngineError
 from engines.finding import Finding
 from engines.manifest import BuildFacts, Golden, write_manifest
@@ -85,8 +86,13 @@ class _Build:
     def _is_published(self) -> bool:
         """Whether this very engine is in its place: then it is no longer in the work directory."""
         last = self._stages[-1]
-        noted = self._state.find(last.name, last.fingerprint) is not None
-        return noted and not self._job.engine.exists() and (self._job.output / last.result.name).is_file()
+        if self._state.find(last.name, last.fingerprint) is None or self._job.engine.exists():
+            return False
+        try:
+            there = (self._job.output / MANIFEST_FILE).read_bytes()
+            return there == (self._job.work / MANIFEST_FILE).read_bytes()
+        except OSError:
+            return False
 
     def _do(self, number: int, stage: Stage) -> None:
         done = self._state.find(stage.name, stage.fingerprint)
@@ -154,6 +160,8 @@ class _Build:
             build=BuildFacts(route, round(sum(self._seconds.values()), 3), dict(self._seconds)),
         )
         write_manifest(job.engine, manifest)
+        # By this copy the engine is known again when it is in its place.
+        shutil.copyfile(job.engine / MANIFEST_FILE, job.work / MANIFEST_FILE)
 
     def _finish(self, number: int) -> list[Finding]:
         self._progress.begin(number, "verify", None)

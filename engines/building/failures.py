@@ -112,6 +112,7 @@ def diagnose(log: str, status: int) -> Diagnosis:
 
 
 def _last_words(log: str) -> str:
-    """The last line that says something, as a Python traceback ends with its error."""
+    """The last line that names an error, as tracebacks do near their end; else the last that is not empty."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return lines[-1][:200].rstrip(".") if lines else ""
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (errors or lines or [""])[-1][:200].rstrip(".")

@@ -122,7 +122,8 @@ def build_config(builder: Any, flags: Mapping[str, str]) -> Any:
     for flag, value in flags.items():
         name = flag.removeprefix("--")
         if name in builder.PluginConfig.model_fields:
-            setattr(plugins, name, _plugin_value(value))
+            kind = builder.PluginConfig.model_fields[name].annotation
+            setattr(plugins, name, _plugin_value(value, is_switch=kind is bool))
         elif name == "kv_cache_type":
             build.kv_cache_type = value.upper()
         elif name in builder.BuildConfig.model_fields:
@@ -131,9 +132,11 @@ def build_config(builder: Any, flags: Mapping[str, str]) -> Any:
     return build
 
 
-def _plugin_value(value: str) -> object:
-    if value in ("enable", "disable"):
-        return value == "enable" or None
+def _plugin_value(value: str, *, is_switch: bool) -> object:
+    if is_switch:
+        return value == "enable"
+    if value == "disable":
+        return None
     return int(value) if value.isdecimal() else value
 
 

@@ -31,10 +31,17 @@ def engine_directory(args: TrtLlmArgs, workspace: Path) -> Path:
         workspace / "engine",
         config,
         args.build_config or BuildConfig(),
-        args.quant_config or QuantConfig(),
+        args.quant_config or _own_quantization(directory),
         tp_size=args.tensor_parallel_size,
     )
     return workspace / "engine"
+
+
+def _own_quantization(directory: Path) -> QuantConfig:
+    """What a checkpoint that ModelOpt quantised brings along."""
+    file = directory / "hf_quant_config.json"
+    own = json.loads(file.read_text())["quantization"] if file.is_file() else {}
+    return QuantConfig(**own)
 
 
 def load_executor(args: TrtLlmArgs, directory: Path, tokenizer: Tokenizer) -> Executor:

@@ -1,0 +1,512 @@
+"""`lodestream engine build` over the double: stages, resuming, failures, what comes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from engines import tools
+from engines.building.failures import diagnose
+from engines.building.state import Done, State
+from engines.json_schema import violations
+from engines.manifest import Manifest, read_manifest, schema
+from engines.verify import has_errors, verify
+from tests.double.build_tools import FAULTS
+from tests.engines.checkpoints import modelopt
+from tests.engines.engine_dirs import L4, STOP_IDS, VOCABULARY, edit, machine, write_json, write_model
+
+DOUBLE = Path(__file__).parent.parent / "double"
+EXAMPLES = DOUBLE / "examples"
+LIMITS = ("--max-seq-len", "2048", "--max-batch-size", "32", "--max-num-tokens", "4096")
+TABLES = {"convert": tools.CONVERT, "quantize": tools.QUANTIZE, "build": tools.BUILD}
+
+Done_ = subprocess.CompletedProcess[str]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The double's programs and modules before everything else."""
+    programs = os.pathsep.join([str(DOUBLE / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    hidden = {"CUDA_VISIBLE_DEVICES", "CUDA_VERSION", "CUDA_HOME"}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return {**kept, "PATH": programs, "PYTHONPATH": str(DOUBLE), **variables}
+
+
+class Builder:
+    """Runs builds of one checkpoint, and knows which stages ran."""
+
+    def __init__(self, root: Path) -> None:
+        self.model = write_model(root / "model")
+        self.output = root / "engine"
+        self.work = root / "engine-build"
+        self.log = root / "stages.log"
+
+    def run(self, *flags: str, gpu: str = "l4", fault: str = "", **variables: str) -> Done_:
+        self.log.write_text("")
+        arguments = ["--gpu", gpu, "--model", str(self.model), "--output", str(self.output), *LIMITS]
+        command = [sys.executable, "-m", "lodestream.cli", "engine", "build", *arguments]
+        return subprocess.run(
+            [*command, "--examples", str(EXAMPLES), *flags],
+            env=environment(DOUBLE_LOG=str(self.log), DOUBLE_FAULT=fault, **variables),
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    @property
+    def ran(self) -> list[str]:
+        """The tools of TensorRT-LLM that the last run started, in order."""
+        return self.log.read_text().split()
+
+    @property
+    def manifest(self) -> Manifest:
+        manifest = read_manifest(self.output)
+        assert manifest is not None
+        return manifest
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> Builder:
+    return Builder(tmp_path)
+
+
+def succeeded(done: Done_) -> None:
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module", params=["trtllm-build", "llm-api"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Builder]:
+    """A finished build by each route. Not to be changed."""
+    builder = Builder(tmp_path_factory.mktemp(request.param))
+    succeeded(builder.run("--route", request.param, "--model-id", "acme/tiny", "--revision", "abc"))
+    return request.param, builder
+
+
+class TestResult:
+    def test_the_manifest_is_as_its_schema_says(self, built: tuple[str, Builder]) -> None:
+        document = json.loads((built[1].output / "manifest.json").read_text())
+
+        assert list(violations(schema(), document)) == []
+
+    def test_it_notes_everything_about_the_build(self, built: tuple[str, Builder]) -> None:
+        route, builder = built
+        manifest = builder.manifest
+
+        assert manifest.build is not None
+        assert manifest.gpu is not None
+        assert (manifest.build.route, manifest.origin, manifest.model_id) == (route, "built", "acme/tiny")
+        assert (manifest.source.checkpoint, manifest.source.revision) == ("model", "abc")
+        assert (manifest.software.tensorrt_llm, manifest.software.driver) == ("1.2.1", "580.95.05")
+        assert (manifest.gpu.name, manifest.gpu.sm) == ("NVIDIA L4", 89)
+        assert manifest.quantization.quant_algo == "FP8"
+        assert manifest.tokenizer is not None
+        assert manifest.tokenizer.vocabulary_size == VOCABULARY
+        assert list(manifest.tokenizer.stop_ids) == STOP_IDS
+        assert manifest.build.seconds > 0
+
+    def test_its_limits_are_those_of_the_finished_config(self, built: tuple[str, Builder]) -> None:
+        config = json.loads((built[1].output / "config.json").read_text())["build_config"]
+        limits = built[1].manifest.limits
+
+        assert (limits.max_batch_size, limits.max_num_tokens, limits.max_seq_len) == (32, 4096, 2048)
+        assert limits.max_input_len == config["max_input_len"]
+
+    def test_it_knows_every_file(self, built: tuple[str, Builder]) -> None:
+        there = {path.name for path in built[1].output.iterdir()} - {"manifest.json"}
+
+        assert set(built[1].manifest.files) == there
+        assert {"rank0.engine", "tokenizer.json", "generation_config.json", "chat_template.jinja"} <= there
+
+    def test_golden_answers_go_on_from_their_prompts(self, built: tuple[str, Builder]) -> None:
+        golden = built[1].manifest.golden
+
+        assert len(golden) == 4
+        for sample in golden:
+            assert 0 < len(sample.ids) <= 32
+            # The double answers with a digest and then the prompt.
+            assert sample.prompt_ids[0] in sample.ids
+
+    def test_it_verifies(self, built: tuple[str, Builder]) -> None:
+        assert not has_errors(verify(built[1].output, runtime=machine(L4)))
+
+    def test_logs_and_timings_are_kept(self, built: tuple[str, Builder]) -> None:
+        route, builder = built
+        first = {"trtllm-build": "1-quantize.log", "llm-api": "1-save.log"}[route]
+
+        assert (builder.work / first).is_file()
+        assert (builder.work / "model.cache").is_file() == (route == "trtllm-build")
+
+
+class TestResume:
+    def test_stages_that_are_done_are_not_done_again(self, builder: Builder) -> None:
+        failed = builder.run(fault="build:oom")
+        assert (failed.returncode, builder.ran) == (1, ["quantize", "build"])
+        assert not builder.output.exists()
+
+        succeeded(builder.run())
+
+        assert builder.ran == ["build"]
+
+    @pytest.mark.parametrize(
+        ("fault", "then"),
+        [
+            ("quantize:kill-early", ["quantize", "build"]),
+            ("quantize:kill-late", ["quantize", "build"]),
+            ("build:kill-early", ["build"]),
+            ("build:kill-late", ["build"]),
+        ],
+    )
+    def test_a_killed_build_is_resumed(self, builder: Builder, fault: str, then: list[str]) -> None:
+        assert builder.run(fault=fault).returncode == -signal.SIGKILL
+        assert not builder.output.exists()
+
+        done = retry(builder.run)
+
+        succeeded(done)
+        assert builder.ran == then
+        assert not has_errors(verify(builder.output))
+
+    def test_killed_right_after_the_engine_was_put_in_place(self, builder: Builder) -> None:
+        """The last thing that happens is one rename; there is nothing to note after it."""
+        succeeded(builder.run())
+
+        again = builder.run()
+
+        succeeded(again)
+        assert builder.ran == []
+        assert "is built already" in again.stderr
+
+    def test_another_limit_compiles_again_but_does_not_quantise_again(self, builder: Builder) -> None:
+        builder.run(fault="build:oom")
+
+        succeeded(builder.run("--max-batch-size", "16"))
+
+        assert builder.ran == ["build"]
+        assert builder.manifest.limits.max_batch_size == 16
+
+    def test_another_format_begins_anew(self, builder: Builder) -> None:
+        builder.run(fault="build:oom")
+
+        succeeded(builder.run("--quantization", "int4-awq"))
+
+        assert builder.ran == ["quantize", "build"]
+        assert builder.manifest.quantization.quant_algo == "W4A16_AWQ"
+
+    def test_a_changed_checkpoint_begins_anew(self, builder: Builder) -> None:
+        builder.run(fault="build:oom")
+        edit(builder.model / "config.json", lambda config: config.update(rope_theta=10000.0))
+
+        succeeded(builder.run())
+
+        assert builder.ran == ["quantize", "build"]
+
+    def test_a_lost_checkpoint_is_made_again(self, builder: Builder) -> None:
+        builder.run(fault="build:oom")
+        (builder.work / "checkpoint/config.json").unlink()
+
+        succeeded(builder.run())
+
+        assert builder.ran == ["quantize", "build"]
+
+    def test_timings_of_the_last_build_are_used(self, builder: Builder) -> None:
+        succeeded(builder.run())
+        builder.output.rename(builder.output.with_name("old"))
+
+        succeeded(builder.run())
+
+        assert "--input_timing_cache" in builder.run("--dry-run").stdout
+
+    def test_a_damaged_state_begins_anew(self, builder: Builder) -> None:
+        builder.run(fault="build:oom")
+        (builder.work / "state.json").write_text('{"version": 1, "stages": {"quantize"')
+
+        succeeded(builder.run())
+
+        assert builder.ran == ["quantize", "build"]
+
+
+def retry(run: Callable[[], Done_]) -> Done_:
+    """Run again for as long as a program of the killed build has not ended."""
+    give_up = time.monotonic() + 30
+    while True:
+        done = run()
+        if "is in use by process" not in done.stderr or time.monotonic() > give_up:
+            return done
+        time.sleep(0.1)
+
+
+class TestRefusals:
+    def test_an_output_that_is_there_is_left_alone(self, builder: Builder) -> None:
+        builder.output.mkdir()
+        (builder.output / "precious").write_text("x")
+
+        done = builder.run()
+
+        assert (done.returncode, builder.ran) == (1, [])
+        assert f"{builder.output} is there already" in done.stderr
+        assert (builder.output / "precious").read_text() == "x"
+
+    def test_a_finished_engine_of_another_plan_is_left_alone(self, builder: Builder) -> None:
+        succeeded(builder.run())
+        before = (builder.output / "manifest.json").read_bytes()
+
+        done = builder.run("--max-batch-size", "8")
+
+        assert (done.returncode, builder.ran) == (1, [])
+        assert (builder.output / "manifest.json").read_bytes() == before
+
+    def test_a_foreign_engine_in_its_place_is_not_taken_for_it(self, builder: Builder) -> None:
+        succeeded(builder.run())
+        edit(builder.output / "manifest.json", lambda manifest: manifest.update(model_id="foreign"))
+
+        done = builder.run()
+
+        assert done.returncode == 1
+        assert f"{builder.output} is there already" in done.stderr
+
+    def test_a_work_directory_of_somebody_else_is_left_alone(self, builder: Builder) -> None:
+        builder.work.mkdir()
+        (builder.work / "precious").write_text("x")
+
+        assert "holds something that is no build" in builder.run().stderr
+        assert [path.name for path in builder.work.iterdir()] == ["precious"]
+
+    @pytest.mark.parametrize(
+        ("gpus", "reason"),
+        [
+            (
+                "NVIDIA H100 80GB HBM3, 9.0, 81559, 81000, 580.95",
+                "--gpu l4 is SM 89, but here is NVIDIA H100",
+            ),
+            (
+                "NVIDIA L4, 8.9, 16000, 16000, 580.95",
+                "--gpu l4 has 21.96 GiB, but here is NVIDIA L4 with 15.6",
+            ),
+        ],
+    )
+    def test_another_gpu(self, builder: Builder, gpus: str, reason: str) -> None:
+        done = builder.run(DOUBLE_GPUS=gpus)
+
+        assert (done.returncode, builder.ran) == (1, [])
+        assert reason in done.stderr
+
+    def test_too_few_gpus(self, builder: Builder) -> None:
+        assert "--tp 2: this machine has 1 GPUs" in builder.run("--tp", "2").stderr
+
+    def test_a_checkpoint_without_tokenizer(self, builder: Builder) -> None:
+        (builder.model / "tokenizer.json").unlink()
+
+        done = builder.run()
+
+        assert done.returncode == 1
+        assert "give --tokenizer DIR" in done.stderr
+
+    def test_a_closed_route(self, builder: Builder) -> None:
+        write_json(builder.model / "hf_quant_config.json", modelopt("FP8", "FP8"))
+
+        assert "the route trtllm-build is closed" in builder.run("--route", "trtllm-build").stderr
+
+    def test_only_one_build_at_a_time(self, builder: Builder) -> None:
+        import fcntl
+
+        builder.run(fault="quantize:oom")
+        with (builder.work / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = builder.run()
+
+        assert (done.returncode, builder.ran) == (1, [])
+        assert "is in use by process" in done.stderr
+
+    def test_a_model_by_name_has_nothing_to_build_from(self, builder: Builder) -> None:
+        done = builder.run("--model", "llama-3.1-8b")
+
+        assert done.returncode == 2
+        assert "--model: give the checkpoint's directory" in done.stderr
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("fault", "why", "advice"),
+        [
+            ("rope-scaling", "rope_scaling of Llama 3.1 is not understood", "transformers==4.57.3"),
+            ("old-rope-scaling", "rope_scaling of Llama 3.1 is not understood", "transformers==4.57.3"),
+            ("transformers", "wrong version of transformers", "transformers==4.57.3"),
+            ("oom", "the GPU ran out of memory", "--max-batch-size"),
+            ("trt-oom", "the GPU ran out of memory", "--max-batch-size"),
+            ("mpi", "MPI is missing", "libopenmpi-dev"),
+            ("mpi4py", "MPI is missing", "libopenmpi-dev"),
+            ("no-tensorrt-llm", "TensorRT-LLM is not installed", "tensorrt_llm==1.2.1"),
+            ("libpython", "no shared library", "libpython"),
+            ("no-gpu", "there is no GPU", "--gpus all"),
+            ("driver", "the driver is too old", "a newer driver"),
+            ("disk", "the disk is full", "--output"),
+            ("dataset", "data set for calibration", "--calib-dataset"),
+            ("sm", "does not support this format", "--quantization"),
+        ],
+    )
+    def test_a_known_failure_is_recognised(self, fault: str, why: str, advice: str) -> None:
+        found = diagnose(f"[TensorRT-LLM] TensorRT-LLM version: 1.2.1\nTraceback:\n{FAULTS[fault]}\n", 1)
+
+        assert why in found.why
+        assert advice in found.advice
+
+    def test_an_unknown_one_is_told_in_its_own_last_words(self) -> None:
+        assert diagnose(FAULTS["unknown"] + "\n\n", 1).why == "AssertionError: nobody has seen this before"
+
+    def test_a_killed_program_most_likely_had_too_little_memory(self) -> None:
+        assert "ran out of memory" in diagnose("", -signal.SIGKILL).why
+
+    @pytest.mark.parametrize(
+        ("fault", "why"),
+        [("quantize:rope-scaling", "rope_scaling"), ("build:trt-oom", "the GPU ran out of memory")],
+    )
+    def test_the_command_says_which_stage_why_and_what_to_try(
+        self, builder: Builder, fault: str, why: str
+    ) -> None:
+        done = builder.run(fault=fault)
+
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("lodestream: ")]
+        assert done.returncode == 1
+        assert line.startswith(f"lodestream: stage {fault.partition(':')[0]} failed: ")
+        assert why in line
+        assert "Try: " in line
+        assert ".log" in line
+
+    def test_a_missing_script_is_named(self, builder: Builder, tmp_path: Path) -> None:
+        assert "--examples DIR" in builder.run("--examples", str(tmp_path / "nothing")).stderr
+
+    def test_a_missing_program_is_named(self, builder: Builder) -> None:
+        done = builder.run(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+        assert "stage build failed: trtllm-build cannot be started" in done.stderr
+
+    def test_a_silent_change_of_the_format_is_caught(self, builder: Builder) -> None:
+        """The manifest notes what came out, and the plan is compared with it."""
+        builder.run(fault="build:oom")
+        config = builder.work / "checkpoint/config.json"
+        edit(config, lambda document: document["quantization"].update(kv_cache_quant_algo=None))
+
+        done = builder.run()
+
+        assert done.returncode == 1
+        assert "kv_cache_quant_algo: found nothing, wanted the plan's FP8" in done.stderr
+        assert not builder.output.exists()
+
+
+class TestDryRun:
+    @pytest.mark.parametrize(
+        "flags",
+        [("--gpu", "l4"), ("--gpu", "a10"), ("--gpu", "b200"), ("--gpu", "h100", "--tp", "2")],
+    )
+    def test_every_flag_is_one_that_the_tools_have(self, builder: Builder, flags: tuple[str, ...]) -> None:
+        told = json.loads(builder.run(*flags, "--dry-run", "--json").stdout)
+
+        stages = {stage["stage"]: stage["argv"] for stage in told["stages"] if stage["stage"] in TABLES}
+        assert "build" in stages
+        for stage, argv in stages.items():
+            words = [word for word in argv if word.startswith("--")]
+            assert words
+            assert set(words) <= TABLES[stage].keys()
+
+    def test_it_runs_and_writes_nothing(self, builder: Builder) -> None:
+        done = builder.run("--dry-run")
+
+        assert (done.returncode, builder.ran) == (0, [])
+        assert not builder.work.exists()
+        assert not builder.output.exists()
+
+    def test_it_tells_every_stage(self, builder: Builder) -> None:
+        text = builder.run("--dry-run").stdout
+
+        heads = [line.split(":")[0] for line in text.splitlines() if line.startswith("[")]
+        assert heads == [
+            "[1/6] quantize",
+            "[2/6] build",
+            "[3/6] tokenizer",
+            "[4/6] golden",
+            "[5/6] manifest",
+            "[6/6] verify",
+        ]
+
+    def test_it_prints_the_program_of_the_other_route(self, builder: Builder) -> None:
+        text = builder.run("--dry-run", "--route", "llm-api").stdout
+
+        compile(text[text.index('"""Builds') :], "build_engine.py", "exec")
+        assert f"{builder.work / 'build_engine.py'}" in text
+
+
+def test_a_quantised_checkpoint_goes_by_the_llm_api(builder: Builder) -> None:
+    write_json(builder.model / "hf_quant_config.json", modelopt("FP8", "FP8"))
+
+    succeeded(builder.run())
+
+    assert builder.manifest.build is not None
+    assert builder.manifest.build.route == "llm-api"
+    assert builder.manifest.quantization.quant_algo == "FP8"
+
+
+def test_two_gpus_make_two_ranks(builder: Builder) -> None:
+    gpus = "NVIDIA L4, 8.9, 23034, 22500, 580.95\nNVIDIA L4, 8.9, 23034, 22500, 580.95"
+
+    succeeded(builder.run("--tp", "2", DOUBLE_GPUS=gpus))
+
+    assert {"rank0.engine", "rank1.engine"} <= builder.manifest.files.keys()
+    assert builder.manifest.mapping.world_size == 2
+
+
+def test_sigterm_ends_the_program_too(builder: Builder, tmp_path: Path) -> None:
+    """And the next run goes on."""
+    slow = tmp_path / "bin"
+    slow.mkdir()
+    (slow / "trtllm-build").write_text("#!/bin/sh\necho $$ > pid\nexec sleep 60\n")
+    (slow / "trtllm-build").chmod(0o755)
+    variables = environment()
+    variables["PATH"] = f"{slow}{os.pathsep}{variables['PATH']}"
+    process = start(builder, variables)
+    pid = int(wait_for(builder.work / "pid"))
+    process.terminate()
+
+    assert process.wait(30) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    succeeded(builder.run())
+    assert builder.ran == ["build"]
+
+
+def start(builder: Builder, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    arguments = ["--gpu", "l4", "--model", str(builder.model), "--output", str(builder.output), *LIMITS]
+    command = [sys.executable, "-m", "lodestream.cli", "engine", "build", *arguments]
+    return subprocess.Popen(
+        [*command, "--examples", str(EXAMPLES)],
+        env=variables,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def wait_for(path: Path) -> str:
+    give_up = time.monotonic() + 30
+    while time.monotonic() < give_up:
+        if path.exists() and path.read_text().strip():
+            return path.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_a_state_keeps_what_is_done(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.json")
+    state.finish("build", Done("abc", 1.5))
+
+    again = State(tmp_path / "state.json")
+    assert again.find("build", "abc") == Done("abc", 1.5)
+    assert again.find("build", "other") is None
+    again.forget(["build"])
+    assert State(tmp_path / "state.json").find("build", "abc") is None

@@ -1,0 +1,195 @@
+"""Manifests: the schema, reading back what was written, and what is noted of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.engine_files import engine_files, facts_of
+from engines.json_schema import violations
+from engines.manifest import (
+    BuildFacts,
+    Golden,
+    Manifest,
+    ManifestError,
+    Software,
+    Source,
+    read_manifest,
+    schema,
+    to_json,
+    write_manifest,
+)
+from engines.note import copy_tokenizer, make_manifest, source_of
+from engines.runtime import Runtime
+from tests.engines.engine_dirs import L4, STOP_IDS, VOCABULARY, machine, write_model, write_plain
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    """With every part that a manifest can have."""
+    directory = write_plain(tmp_path / "engine")
+    copy_tokenizer(write_model(tmp_path / "model"), directory)
+    return make_manifest(
+        directory,
+        Source("acme/tiny", COMMIT),
+        machine(L4),
+        origin="built",
+        golden=[Golden("Hi", (1, 2), (3, 4, 5))],
+        build=BuildFacts("trtllm-build", 12.5, {"quantize": 10.0, "build": 2.5}),
+    )
+
+
+def test_what_is_written_is_read_back(manifest: Manifest, tmp_path: Path) -> None:
+    write_manifest(tmp_path, manifest)
+
+    assert read_manifest(tmp_path) == manifest
+
+
+def test_a_manifest_without_optional_parts_is_read_back(manifest: Manifest, tmp_path: Path) -> None:
+    bare = replace(
+        manifest,
+        source=Source("tiny", None),
+        software=Software("1.2.1", None, None, None),
+        gpu=None,
+        tokenizer=None,
+        golden=(),
+        build=None,
+    )
+    write_manifest(tmp_path, bare)
+
+    assert read_manifest(tmp_path) == bare
+
+
+def test_a_directory_without_manifest_has_none(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+
+
+def test_nothing_that_the_schema_forbids_is_written(manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="model_id"):
+        write_manifest(tmp_path, replace(manifest, model_id=""))
+
+    assert list(tmp_path.glob("*manifest*")) == []
+
+
+def test_every_name_of_the_document_is_in_the_schema(manifest: Manifest) -> None:
+    """And the other way round: nothing in the schema is never written."""
+
+    def names(value: Any, properties: Any) -> None:
+        assert value.keys() == properties.keys()
+        for name, part in properties.items():
+            if "properties" in part:
+                names(value[name], part["properties"])
+
+    names(json.loads(to_json(manifest)), schema()["properties"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("version",), 2),
+        (("created_at",), "yesterday"),
+        (("origin",), "found"),
+        (("gpu", "sm"), 0),
+        (("gpu", "sm"), True),
+        (("limits", "max_batch_size"), 1.5),
+        (("tokenizer", "stop_ids"), [-1]),
+        (("tokenizer", "sha256"), "A" * 64),
+        (("files",), {}),
+        (("files", "/etc/passwd"), {"size": 1, "sha256": "0" * 64}),
+        (("files", "a/../../b"), {"size": 1, "sha256": "0" * 64}),
+        (("golden",), [{"prompt": "x", "ids": []}]),
+        (("build", "seconds"), "long"),
+        (("build", "stages", "quantize"), -1),
+    ],
+)
+def test_the_schema_forbids(manifest: Manifest, path: tuple[str, ...], value: object) -> None:
+    document = json.loads(to_json(manifest))
+    assert list(violations(schema(), document)) == []
+    changed = deepcopy(document)
+    place = changed
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+
+    found = list(violations(schema(), changed))
+
+    assert found
+    assert all(violation.path.startswith(path[0]) for violation in found)
+
+
+def test_a_keyword_that_is_not_known_is_not_overlooked() -> None:
+    with pytest.raises(ValueError, match="maxLength"):
+        list(violations({"properties": {"a": {"maxLength": 3}}}, {"a": "long"}))
+
+
+def test_the_tokenizer_is_noted(manifest: Manifest) -> None:
+    assert manifest.tokenizer is not None
+    assert manifest.tokenizer.vocabulary_size == VOCABULARY
+    assert manifest.tokenizer.stop_ids == tuple(STOP_IDS)
+    assert manifest.tokenizer.sha256 == manifest.files["tokenizer.json"].sha256
+    assert manifest.tokenizer.chat_template_sha256 == manifest.files["chat_template.jinja"].sha256
+
+
+def test_a_template_inside_the_settings_is_the_same_template(tmp_path: Path) -> None:
+    from engines.tokenizer_files import read_tokenizer
+
+    model = write_model(tmp_path / "model")
+    before = read_tokenizer(model).chat_template_sha256
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings["chat_template"] = (model / "chat_template.jinja").read_text()
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    (model / "chat_template.jinja").unlink()
+
+    assert read_tokenizer(model).chat_template_sha256 == before
+
+
+def test_versions_of_another_installation_are_not_those_of_the_build(tmp_path: Path) -> None:
+    directory = write_plain(tmp_path / "engine")
+    other = machine(L4, tensorrt_llm="1.2.2")
+
+    noted = make_manifest(directory, Source("x", None), other, origin="adopted")
+
+    assert noted.software == Software("1.2.1", None, None, None)
+
+
+def test_files_are_all_but_the_manifest_and_hidden_ones(tmp_path: Path) -> None:
+    for name in ("config.json", "manifest.json", ".hidden", "lora/0/weights.bin", ".git/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+
+    assert engine_files(tmp_path) == ("config.json", "lora/0/weights.bin")
+    assert facts_of(tmp_path / "config.json").size == 11
+
+
+class TestSource:
+    def test_a_checkpoint_in_the_hubs_cache_has_name_and_revision(self, tmp_path: Path) -> None:
+        snapshot = tmp_path / "models--meta-llama--Llama-3.1-8B" / "snapshots" / COMMIT
+        snapshot.mkdir(parents=True)
+
+        assert source_of(snapshot) == Source("meta-llama/Llama-3.1-8B", COMMIT)
+
+    def test_a_downloaded_directory_has_the_revision_that_the_client_noted(self, tmp_path: Path) -> None:
+        notes = tmp_path / "tiny" / ".cache/huggingface/download"
+        notes.mkdir(parents=True)
+        (notes / "config.json.metadata").write_text(f"{COMMIT}\netag\n1.0\n")
+
+        assert source_of(tmp_path / "tiny") == Source("tiny", COMMIT)
+
+    def test_otherwise_the_revision_is_the_one_that_is_given(self, tmp_path: Path) -> None:
+        (tmp_path / "tiny").mkdir()
+
+        assert source_of(tmp_path / "tiny") == Source("tiny", None)
+        assert source_of(tmp_path / "tiny", "abc") == Source("tiny", "abc")
+
+
+def test_without_a_gpu_none_is_noted(tmp_path: Path) -> None:
+    directory = write_plain(tmp_path / "engine")
+
+    assert make_manifest(directory, Source("x", None), Runtime(), origin="adopted").gpu is None
