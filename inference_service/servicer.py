@@ -52,6 +52,7 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
         """The events of a generation that holds its permit for as long as the context lasts."""
         watch = Stopwatch()
         room = self._door.enter()
+        room.admission.check_open()
         request = await self._read(call, message, room.model)
         call.facts |= {"model": request.model, "prompt_tokens": len(request.engine.prompt_ids)}
         tenant = call.caller.key_id if call.caller else ANONYMOUS

@@ -54,14 +54,23 @@ class Admission:
             self._hold_seconds += 0.2 * (time.monotonic() - began - self._hold_seconds)
             self._release()
 
-    async def _acquire(self, tenant: str, deadline: Deadline | None) -> None:
+    def check_open(self) -> None:
+        """Find out whether a request would be admitted now, before any work is done for it.
+
+        Raises:
+            QueueFull, NotReady: as `permit`.
+
+        """
         if self._closed:
             raise NotReady("it is shutting down")
+        if self.running >= self._capacity and self._waiting_count >= self._queue_limit:
+            raise QueueFull(self._queue_limit, self._expected_wait())
+
+    async def _acquire(self, tenant: str, deadline: Deadline | None) -> None:
+        self.check_open()
         if self.running < self._capacity:
             self.running += 1
             return
-        if self._waiting_count >= self._queue_limit:
-            raise QueueFull(self._queue_limit, self._expected_wait())
         if deadline is None:
             await self._wait(tenant)
         else:

@@ -8,6 +8,7 @@ from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from inference_service.models.errors import ModelError
+from inference_service.models.plain import encode_plain
 from inference_service.models.vocabulary import TokenType, Vocabulary
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
@@ -93,7 +94,7 @@ class ByteLevelEncoder:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
-        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        ids = encode_plain(self._library, text)
         return [index for index in ids if index < self._end] if self._missing else ids
 
     @staticmethod

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import models
 
 from inference_service.models.errors import ModelError
+from inference_service.models.plain import encode_plain
 from inference_service.models.vocabulary import TokenType, Vocabulary
 
 _SPACE = "▁"
@@ -47,8 +48,7 @@ class SentencePieceEncoder:
     def encode(self, text: str) -> list[int]:
         """The ids of a text, begun by a space where the model wants one."""
         written = self._prefix + text.replace(" ", _SPACE)
-        ids: list[int] = self._library.encode(written, add_special_tokens=False).ids
-        return ids
+        return encode_plain(self._library, written)
 
     @staticmethod
     def piece(token: str, kind: int) -> bytes:

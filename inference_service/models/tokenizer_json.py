@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.byte_level import ByteLevelEncoder
 from inference_service.models.errors import ModelError
+from inference_service.models.plain import encode_plain
 from inference_service.models.vocabulary import TokenType
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -102,8 +103,7 @@ class _Encoder:
         """What the tokenizer puts before a text."""
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
-        return ids
+        return encode_plain(self._library, text)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -219,7 +219,7 @@ class BackendContract:
 
         await steps.aclose()
 
-        assert backend.stats().running == 0
+        await released(backend)
 
     async def test_cancelling_during_prefill_frees_the_slot(
         self, backend: Backend, tokenizer: Tokenizer
