@@ -13,6 +13,7 @@ _ABOUT = "Runs the gRPC service: loads a model and generates with it, until SIGT
 _EXAMPLES = (
     "lodestream serve",
     "lodestream serve --model ~/models/my-llama.gguf --alias llama-3.1-8b=my-llama",
+    "lodestream serve --engine ~/engines/llama-3.1-8b-fp8 --alias llama-3.1-8b=llama-3.1-8b-fp8",
     "lodestream serve --backend simulated --simulated-decode-tps 50",
 )
 

@@ -197,6 +197,19 @@ class TestFailures:
         with pytest.raises(EngineDeadError):
             await collect(backend, request(tokenizer.encode_text("hello")))
 
+    async def test_requests_that_a_dying_engine_cancels_were_not_at_fault(
+        self, make_backend: MakeBackend, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        backend = make_backend(tps=20)
+        await backend.start()
+        steps = backend.generate(request(tokenizer.encode_text("@sim(cancel_at=4)"), 50))
+        await next_step(steps)
+        executor: Any = backend._engine._llm._executor  # type: ignore[union-attr]
+        monkeypatch.setattr(executor, "is_shutdown", lambda: True)
+
+        with pytest.raises(EngineDeadError):
+            await _read_into([], steps)
+
     async def test_engine_that_hangs_while_closing_is_left_behind(
         self, make_backend: MakeBackend, llm_class: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:

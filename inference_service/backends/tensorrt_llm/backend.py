@@ -44,7 +44,8 @@ class TensorRtLlmBackend(Backend):
     """Serves an engine directory.
 
     Sampling is TensorRT-LLM's, see `sampling.py` for what that means. An aborted request keeps its slot
-    until the engine says that it let go.
+    until the engine says that it let go. Every request may find the beginning of its prompt in the KV
+    cache, also one that is `reproducible`: what else is in its batch moves the last bits anyway.
 
     Args:
         directory: what an engine build wrote.
@@ -141,7 +142,7 @@ class TensorRtLlmBackend(Backend):
             request.request_id,
             output,
             OutputCursor(frozenset() if request.ignore_eos else end_ids, first_end_id(end_ids)),
-            translate=self._engine.translate,
+            engine=self._engine,
             on_response=self._beat,
             on_left=self._calls.discard,
         )

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import structlog
 
-from inference_service.backends.errors import BackendError, EngineRequestError
+from inference_service.backends.errors import BackendError
 from inference_service.backends.tensorrt_llm.cursor import OutputCursor
-from inference_service.backends.tensorrt_llm.engine import Completion, Output
+from inference_service.backends.tensorrt_llm.engine import Completion, Engine, Output
 from inference_service.backends.types import EngineFinish, EngineStep
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -33,7 +33,7 @@ class EngineCall:
         request_id: for the log.
         output: the request, just submitted.
         cursor: reads it.
-        translate: turns the library's errors into ours.
+        engine: that it runs in.
         on_response: called at each sign of the engine.
         on_left: called once, when the engine has let go.
 
@@ -45,14 +45,14 @@ class EngineCall:
         output: Output,
         cursor: OutputCursor,
         *,
-        translate: Callable[[Exception, str], BackendError],
+        engine: Engine,
         on_response: Callable[[], None],
         on_left: Callable[[EngineCall], None],
     ) -> None:
         self._request_id = request_id
         self._output = output
         self._cursor = cursor
-        self._translate = translate
+        self._engine = engine
         self._on_response = on_response
         self._on_left = on_left
         self._changed = asyncio.Event()
@@ -94,7 +94,7 @@ class EngineCall:
         try:
             self._output.abort()
         except Exception as error:
-            self._translate(error, self._request_id)
+            self._engine.translate(error, self._request_id)
 
     def fail(self, error: BackendError) -> None:
         """End the request with this error, unless it has one already; the engine is not asked."""
@@ -113,13 +113,13 @@ class EngineCall:
                 self._changed.set()
         except Exception as error:
             # Iterating on after an error would wait for ever.
-            self._error = self._translate(error, self._request_id)
+            self._error = self._engine.translate(error, self._request_id)
 
     def _on_follower_done(self, _: asyncio.Task[None]) -> None:
         if self._patience is not None:
             self._patience.cancel()
         if self._error is None and self._output.outputs[0].finish_reason is None:
-            self._error = EngineRequestError("the engine dropped this request")
+            self._error = self._engine.failure("the engine dropped this request")
         self._changed.set()
         self._on_left(self)
 
@@ -134,7 +134,7 @@ class EngineCall:
             return self._step(fresh, EngineFinish.END_OF_SEQUENCE)
         if reason == "length":
             return self._step(self._cursor.take_cut(ids), EngineFinish.MAX_TOKENS)
-        raise EngineRequestError(_FAILURES.get(str(reason), f"the engine ended with {reason!r}"))
+        raise self._engine.failure(_FAILURES.get(str(reason), f"the engine ended with {reason!r}"))
 
     def _step(self, ids: list[int], finish: EngineFinish | None) -> EngineStep:
         cached = None if self._cached_told else getattr(self._output, "cached_tokens", None)

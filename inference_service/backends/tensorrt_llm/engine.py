@@ -48,6 +48,8 @@ class Engine:
         self._llm = llm
         self._library = library
         self._end_ids = end_ids
+        # There is no public way to ask. Where even this is missing, the next request finds out.
+        self._can_tell = hasattr(getattr(llm, "_executor", None), "is_shutdown")
         self._dead = False
 
     @property
@@ -85,25 +87,22 @@ class Engine:
             self._dead = True
         # Without its traceback, which could show a prompt.
         _log.error("engine_error", request_id=request_id, reason=f"{type(error).__name__}: {error}"[:500])
-        if not self.is_alive:
-            return EngineDeadError("the engine has shut down")
-        if isinstance(error, self._library.request_error):
-            return EngineRequestError("the engine failed this request")
-        return EngineRequestError("the engine did not take this request")
+        return self.failure("the engine failed this request")
+
+    def failure(self, reason: str) -> BackendError:
+        """What a request that came to nothing means."""
+        return EngineRequestError(reason) if self.is_alive else EngineDeadError("the engine has shut down")
 
     async def readings(self) -> AsyncIterator[Reading]:
         """Statistics as they come; ends after a pause, until the next request."""
         async for stats in self._llm.get_stats_async(timeout=2):
             yield read(stats)
 
-    def _has_shut_down(self) -> bool:
-        # There is no public way to ask. Where even this is missing, the next request finds out.
-        if not hasattr(self._llm, "_executor"):
-            return False
-        executor = self._llm._executor
-        return executor is None or bool(executor.is_shutdown())
-
     def shutdown(self) -> None:
         """End the engine and its worker processes. Blocks."""
         self._dead = True
         self._llm.shutdown()
+
+    def _has_shut_down(self) -> bool:
+        executor = self._llm._executor if self._can_tell else None
+        return self._can_tell and (executor is None or bool(executor.is_shutdown()))

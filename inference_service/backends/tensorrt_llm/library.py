@@ -7,7 +7,6 @@ does not start; what a request may want and is not there is refused by name.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ _OPTIONAL_FIELDS = frozenset({
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "prompt_ignore_length",
     "add_special_tokens", "exclude_input_from_output", "include_stop_str_in_output", "use_beam_search",
 })  # fmt: skip
+_ADDITIVE_PENALTIES = frozenset({"presence_penalty", "frequency_penalty"})
 _NEEDED_ARGUMENTS = frozenset({"inputs", "sampling_params", "streaming"})
 
 
@@ -38,7 +38,6 @@ class Library:
     """The class of compiled engines."""
     sampling_params: Callable[..., Any]
     kv_cache_config: Callable[..., Any]
-    request_error: type[Exception]
     fields: frozenset[str]
     """Of the sampling fields that this service sets, those that exist."""
 
@@ -48,10 +47,8 @@ class Library:
 
         Presence and frequency penalties count the prompt's tokens, unless they can be told not to.
         """
-        missing = {"min_p", "repetition_penalty"} - self.fields
-        if "prompt_ignore_length" not in self.fields:
-            return frozenset(missing | {"presence_penalty", "frequency_penalty"})
-        return frozenset(missing | ({"presence_penalty", "frequency_penalty"} - self.fields))
+        missing = (_ADDITIVE_PENALTIES | {"min_p", "repetition_penalty"}) - self.fields
+        return missing if "prompt_ignore_length" in self.fields else missing | _ADDITIVE_PENALTIES
 
 
 def load_library() -> Library:
@@ -67,7 +64,7 @@ def load_library() -> Library:
         raise BackendStartError(f"TensorRT-LLM {version} is installed; engines are served by {SUPPORTED}")
     llm = _part(_import("tensorrt_llm._tensorrt_engine"), "LLM")
     sampling_params = _part(package, "SamplingParams")
-    names = {field.name for field in dataclasses.fields(sampling_params)}
+    names = set(inspect.signature(sampling_params).parameters)
     arguments = set(inspect.signature(llm.generate_async).parameters)
     missing = sorted(_NEEDED_FIELDS - names) + sorted(_NEEDED_ARGUMENTS - arguments)
     if missing:
@@ -77,7 +74,6 @@ def load_library() -> Library:
         llm=llm,
         sampling_params=sampling_params,
         kv_cache_config=_part(_import("tensorrt_llm.llmapi"), "KvCacheConfig"),
-        request_error=_part(_import("tensorrt_llm.executor.utils"), "RequestError"),
         fields=frozenset(names) & (_NEEDED_FIELDS | _OPTIONAL_FIELDS),
     )
 
