@@ -7,6 +7,7 @@ Speaks lines of JSON: a job `{"concurrency": c, "tokens": n, "prompts": [...]}` 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from inference_service.backends.llama_cpp.loading import SPIN_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ def yardstick(model: str, slots: int, context: int, prefill_chunk: int) -> Itera
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        # As the service sets it: what is compared is the way to the engine, not the engine's settings.
+        env={**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT},
     )
     assert process.stdout is not None
     process.stdout.readline()
