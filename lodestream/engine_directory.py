@@ -29,17 +29,25 @@ def verify(arguments: Sequence[str]) -> int:
         "a GPU, its architecture and memory. One line for each finding; exit status 1 if there is an error.",
         {},
         ["lodestream engine verify ./engine", "lodestream engine verify ./engine --quick --json"],
-        operands="DIR [--quick] [--json]",
+        operands="DIR [--quick] [--golden] [--json]",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="engine directory")
     parser.add_argument("--quick", action="store_true", help="do not read the plans, gigabytes of them")
+    parser.add_argument(
+        "--golden", action="store_true", help="load the engine too, and compare its answers with those noted"
+    )
     parser.add_argument("--json", action="store_true", help="a JSON array instead of lines")
     parsed = parser.parse(arguments)
+    from engines.manifest import read_manifest
     from engines.runtime import probe
+    from engines.verification.golden import check_golden
     from engines.verify import has_errors
     from engines.verify import verify as check
 
     findings = check(parsed.directory, runtime=probe(), quick=parsed.quick)
+    # An engine with errors is not loaded: it may not survive it.
+    if parsed.golden and not has_errors(findings):
+        findings += check_golden(parsed.directory, read_manifest(parsed.directory))
     print_findings(findings, as_json=parsed.json)
     return 1 if has_errors(findings) else 0
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from engines import tools
 from engines.building.failures import diagnose
+from engines.building.progress import Progress
 from engines.building.state import Done, State
+from engines.engine_files import facts_of
 from engines.json_schema import violations
 from engines.manifest import Manifest, read_manifest, schema
 from engines.verify import has_errors, verify
+from lodestream.cli import main
 from tests.double.build_tools import FAULTS
 from tests.engines.checkpoints import modelopt
 from tests.engines.engine_dirs import L4, STOP_IDS, VOCABULARY, edit, machine, write_json, write_model
@@ -39,6 +48,18 @@ def environment(**variables: str) -> dict[str, str]:
     return {**kept, "PATH": programs, "PYTHONPATH": str(DOUBLE), **variables}
 
 
+def in_a_process(arguments: Sequence[str], outside: dict[str, str]) -> Done_:
+    command = [sys.executable, "-m", "lodestream.cli", *arguments]
+    return subprocess.run(command, env=outside, capture_output=True, text=True, timeout=100, check=False)
+
+
+def in_this_process(arguments: Sequence[str], outside: dict[str, str]) -> Done_:
+    out, err = io.StringIO(), io.StringIO()
+    with patch.dict(os.environ, outside, clear=True), redirect_stdout(out), redirect_stderr(err):
+        status = main(arguments)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
 class Builder:
     """Runs builds of one checkpoint, and knows which stages ran."""
 
@@ -49,17 +70,16 @@ class Builder:
         self.log = root / "stages.log"
 
     def run(self, *flags: str, gpu: str = "l4", fault: str = "", **variables: str) -> Done_:
+        """Build in this process, or in one of its own where that is going to be killed."""
         self.log.write_text("")
-        arguments = ["--gpu", gpu, "--model", str(self.model), "--output", str(self.output), *LIMITS]
-        command = [sys.executable, "-m", "lodestream.cli", "engine", "build", *arguments]
-        return subprocess.run(
-            [*command, "--examples", str(EXAMPLES), *flags],
-            env=environment(DOUBLE_LOG=str(self.log), DOUBLE_FAULT=fault, **variables),
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        arguments = ["engine", "build", "--gpu", gpu, *self.flags, *flags]
+        outside = environment(DOUBLE_LOG=str(self.log), DOUBLE_FAULT=fault, **variables)
+        return (in_a_process if "kill" in fault else in_this_process)(arguments, outside)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        paths = ("--model", str(self.model), "--output", str(self.output), "--examples", str(EXAMPLES))
+        return (*paths, *LIMITS)
 
     @property
     def ran(self) -> list[str]:
@@ -137,12 +157,53 @@ class TestResult:
     def test_it_verifies(self, built: tuple[str, Builder]) -> None:
         assert not has_errors(verify(built[1].output, runtime=machine(L4)))
 
+    def test_it_answers_again_as_it_did(self, built: tuple[str, Builder]) -> None:
+        done = verify_golden(built[1].output)
+
+        assert (done.returncode, "golden" in done.stdout) == (0, False)
+
     def test_logs_and_timings_are_kept(self, built: tuple[str, Builder]) -> None:
         route, builder = built
         first = {"trtllm-build": "1-quantize.log", "llm-api": "1-save.log"}[route]
 
         assert (builder.work / first).is_file()
         assert (builder.work / "model.cache").is_file() == (route == "trtllm-build")
+
+
+def verify_golden(engine: Path) -> Done_:
+    return in_this_process(["engine", "verify", str(engine), "--golden"], environment())
+
+
+class TestGolden:
+    @pytest.fixture
+    def engine(self, built: tuple[str, Builder], tmp_path: Path) -> Path:
+        return Path(shutil.copytree(built[1].output, tmp_path / "engine"))
+
+    def test_another_first_token_is_an_error(self, engine: Path) -> None:
+        edit(engine / "manifest.json", lambda m: m["golden"][1]["ids"].__setitem__(0, 200))
+
+        done = verify_golden(engine)
+
+        assert done.returncode == 1
+        assert re.search(r"^golden\[1\]\.ids: found \d[\d .]*, wanted 200 ", done.stdout, re.MULTILINE)
+
+    def test_another_last_token_is_a_warning(self, engine: Path) -> None:
+        edit(engine / "manifest.json", lambda m: m["golden"][0]["ids"].__setitem__(-1, 200))
+
+        done = verify_golden(engine)
+
+        assert done.returncode == 0
+        assert "warning: golden[0].ids: found " in done.stdout
+
+    def test_an_engine_that_does_not_load_says_why(self, engine: Path) -> None:
+        (engine / "rank0.engine").write_text('{"refuse_to_load": "CUDA out of memory"}')
+        facts = facts_of(engine / "rank0.engine")
+        edit(engine / "manifest.json", lambda m: m["files"].update({"rank0.engine": asdict(facts)}))
+
+        done = verify_golden(engine)
+
+        assert done.returncode == 1
+        assert "golden: found no answers: the GPU ran out of memory, wanted" in done.stdout
 
 
 class TestResume:
@@ -482,14 +543,8 @@ def test_sigterm_ends_the_program_too(builder: Builder, tmp_path: Path) -> None:
 
 
 def start(builder: Builder, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    arguments = ["--gpu", "l4", "--model", str(builder.model), "--output", str(builder.output), *LIMITS]
-    command = [sys.executable, "-m", "lodestream.cli", "engine", "build", *arguments]
-    return subprocess.Popen(
-        [*command, "--examples", str(EXAMPLES)],
-        env=variables,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "lodestream.cli", "engine", "build", "--gpu", "l4", *builder.flags]
+    return subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def wait_for(path: Path) -> str:
@@ -501,6 +556,41 @@ def wait_for(path: Path) -> str:
     raise AssertionError(f"{path} did not appear")
 
 
+def test_on_a_terminal_one_line_lives() -> None:
+    screen = Screen()
+    progress = Progress(screen, 3)
+    progress.begin(2, "build", None)
+    progress.tick(61.0, "[TRT] timing kernels\x1b[31m")
+    progress.tick(62.0, "x" * 500)
+    progress.end(125.0)
+
+    *lines, end = screen.getvalue().split("\r\x1b[2K")[1:]
+    assert lines[0] == "[2/3] build  1:01  [TRT] timing kernels[31m"
+    assert len(lines[1]) < 500
+    assert end == "[2/3] build: done in 2:05\n"
+
+
+def test_elsewhere_a_line_a_minute_says_that_it_is_alive() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream, 3)
+    progress.begin(1, "quantize", Path("q.log"))
+    for seconds in range(0, 150, 5):
+        progress.tick(float(seconds), "calibrating")
+    progress.end(3700.0)
+
+    assert stream.getvalue().splitlines() == [
+        "[1/3] quantize: begins, log in q.log",
+        "[1/3] quantize  1:00  calibrating",
+        "[1/3] quantize  2:00  calibrating",
+        "[1/3] quantize: done in 1:01:40",
+    ]
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_a_state_keeps_what_is_done(tmp_path: Path) -> None:
     state = State(tmp_path / "state.json")
     state.finish("build", Done("abc", 1.5))
@@ -510,3 +600,24 @@ def test_a_state_keeps_what_is_done(tmp_path: Path) -> None:
     assert again.find("build", "other") is None
     again.forget(["build"])
     assert State(tmp_path / "state.json").find("build", "abc") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--checkpoint_dir", "x", "--gemm_plugins", "auto"), "unrecognized arguments: --gemm_plugins"),
+        (("--kv_cache_type", "page"), "argument --kv_cache_type: invalid choice: 'page'"),
+    ],
+)
+def test_the_stand_in_takes_no_flag_that_the_real_one_lacks(flags: tuple[str, ...], reason: str) -> None:
+    done = subprocess.run(
+        [DOUBLE / "bin/trtllm-build", *flags],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert reason in done.stderr
