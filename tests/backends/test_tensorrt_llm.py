@@ -118,7 +118,7 @@ class TestOutput:
             second = await next_step(steps)
 
         assert first.token_count == 1
-        assert second.token_count > 100
+        assert second.token_count > 10
         assert second.token_count == len(second.token_ids)
 
     async def test_prompt_that_was_seen_before_is_found_in_the_cache(
@@ -191,7 +191,7 @@ class TestFailures:
 
         for reader in waiting:
             with pytest.raises(EngineDeadError):
-                await asyncio.wait_for(reader, 1.0)
+                await asyncio.wait_for(reader, 5.0)
         assert not backend.stats().alive
         assert backend.stats().running == 0
         with pytest.raises(EngineDeadError):
