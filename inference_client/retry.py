@@ -14,7 +14,7 @@ from inference_client.errors import InferenceError, UnavailableError
 
 _FIRST_PAUSE = 0.1
 """Seconds; doubled for each further attempt. A restarted service is connected to again within about 1 s."""
-_LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE = 2.0
 """Seconds. A longer wait, if the service asks for one, is the caller's to decide on."""
 _SPREAD = 0.25
 """Share by which a pause is drawn out at random, so that callers refused together do not return together."""
