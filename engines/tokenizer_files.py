@@ -66,6 +66,14 @@ def read_tokenizer(directory: Path) -> TokenizerFacts:
     text = _read(directory, TOKENIZER_FILE)
     if text is None:
         raise TokenizerUnreadableError(TOKENIZER_FILE, "nothing")
+    try:
+        return _facts(directory, text)
+    except (AttributeError, KeyError, TypeError):
+        found = "a tokenizer whose files are of another shape"
+        raise TokenizerUnreadableError(TOKENIZER_FILE, found) from None
+
+
+def _facts(directory: Path, text: str) -> TokenizerFacts:
     document = _parse(TOKENIZER_FILE, text)
     settings = _optional(directory, "tokenizer_config.json")
     template = _chat_template(directory, settings)
@@ -97,6 +105,8 @@ def _stop_ids(
 ) -> tuple[int, ...]:
     named = generation.get("eos_token_id")
     ids = set(named if isinstance(named, list) else [] if named is None else [named])
+    if any(type(index) is not int or index < 0 for index in ids):
+        raise TokenizerUnreadableError("generation_config.json", f"eos_token_id {shown(named)}")
     token = settings.get("eos_token")
     text = token.get("content") if isinstance(token, dict) else token
     own = _added(document).get(text) if isinstance(text, str) else None

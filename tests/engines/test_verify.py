@@ -537,3 +537,53 @@ def test_gpus_beyond_the_ranks_do_not_matter(engines: dict[int, Path]) -> None:
     small = InstalledGpu("NVIDIA T4", 75, MIB, MIB)
 
     assert verify(engines[1], runtime=machine(L4, small)) == []
+
+
+ODD: tuple[Any, ...] = (None, True, 0, -1, 1.5, "", "x", "9" * 400, [], [None], {}, {"x": {}}, 10**30)
+
+
+def places(document: Any) -> list[tuple[Any, Any]]:
+    """Every place of a document where a value stands: its container, and its key there."""
+    found: list[tuple[Any, Any]] = []
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in items if isinstance(document, (dict, list)) else ():
+        found.append((document, key))
+        found += places(value) if isinstance(value, (dict, list)) else []
+    return found
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "manifest.json", "tokenizer_config.json", "generation_config.json"]
+)
+def test_whatever_stands_in_a_file_there_are_findings_and_no_exception(engine: Path, file: str) -> None:
+    """Every value of the file in turn is replaced by some odd ones."""
+    text = (engine / file).read_text()
+    for index in range(len(places(json.loads(text)))):
+        for odd in (ODD[(3 * index + step) % len(ODD)] for step in range(3)):
+            document = json.loads(text)
+            container, key = places(document)[index]
+            if container[key] == odd and type(container[key]) is type(odd):
+                continue
+            container[key] = odd
+            (engine / file).write_text(json.dumps(document))
+            findings = verify(engine, runtime=machine(L4), quick=True)
+            assert all("\n" not in str(finding) for finding in findings)
+            assert findings or file == "manifest.json", f"{key} = {odd!r}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(added_tokens=[{"id": 1}]),
+        lambda d: d.update(added_tokens=[{"id": "1", "content": "x"}]),
+        lambda d: d.update(added_tokens=7),
+        lambda d: d["model"].update(vocab={"a": "b"}),
+        lambda d: d["model"].update(vocab={"a": None}),
+        lambda d: d["model"].update(vocab=[]),
+        lambda d: d.update(model=None),
+    ],
+)
+def test_a_tokenizer_of_another_shape_is_named(engine: Path, change: Callable[[Any], object]) -> None:
+    edit(engine / "tokenizer.json", change)
+
+    assert any(f.field == "tokenizer.json" and f.severity == "error" for f in verify(engine))
