@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lodestream_common import logs
 from tests.support.service import MODEL_ID
 from tests.support.tensorrt import make_engine
 
@@ -27,3 +28,9 @@ def serve_engine(
         return {"backend": "tensorrt_llm", "engine": directory}
 
     return settings
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_logs() -> None:
+    """Log as the servers do. Left alone, structlog spends seconds on the colours of a traceback."""
+    logs.configure("info", "json", "service")
