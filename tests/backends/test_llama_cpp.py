@@ -16,6 +16,7 @@ import pytest_asyncio
 from inference_service.backends.base import Backend
 from inference_service.backends.errors import BackendStartError, EngineRequestError
 from inference_service.backends.llama_cpp import LlamaCppBackend
+from inference_service.backends.llama_cpp.loading import within_free_memory
 from inference_service.backends.types import BackendDescription, EngineFinish
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.store import ModelFile
@@ -286,6 +287,17 @@ class TestFailures:
                 await huge.start()
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+    async def test_engine_is_loaded_within_the_memory_that_is_free(self) -> None:
+        """Without a limit the kernel grants what it does not have, and ends the process later."""
+        before = resource.getrlimit(resource.RLIMIT_AS)
+
+        with within_free_memory(mapped_bytes=0):
+            soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+
+        assert soft != resource.RLIM_INFINITY
+        assert soft <= psutil.Process().memory_info().vms + psutil.virtual_memory().total
+        assert resource.getrlimit(resource.RLIMIT_AS) == before
 
     async def test_context_beyond_the_model_is_refused(
         self, model_file: ModelFile, tokenizer: Tokenizer

@@ -17,8 +17,8 @@ class Request:
 class Queue:
     """Requests before a gate, each in a task of its own."""
 
-    def __init__(self, *, slots: int = 4, chunk: int = 16) -> None:
-        self.gate: PrefillGate[Request] = PrefillGate(slots=slots, chunk=chunk)
+    def __init__(self, *, slots: int = 4, batch: int = 19) -> None:
+        self.gate: PrefillGate[Request] = PrefillGate(slots=slots, batch_tokens=batch)
         self.tasks: list[asyncio.Task[None]] = []
 
     async def add(self, *lengths: int) -> list[Request]:
@@ -40,31 +40,31 @@ class Queue:
 
 
 async def test_prompts_that_fit_one_step_enter_together() -> None:
-    queue = Queue(chunk=16)
+    queue = Queue()
 
-    entered = await queue.add(5, 5, 6, 1)
+    entered = await queue.add(5, 5, 7, 1)
 
-    assert queue.inside(*entered) == [True, True, True, False]
+    assert queue.inside(*entered) == [True, True, True, False], "19 a step, less one for each inside"
     await queue.end()
 
 
 async def test_long_prompt_enters_alone_and_is_waited_for() -> None:
-    queue = Queue(chunk=16)
+    queue = Queue()
     long, short = await queue.add(1_000, 2)
     assert queue.inside(long, short) == [True, False]
 
     queue.progress(long, 1_000)
-    queue.progress(long, 31)
-    assert queue.inside(short) == [False], "16 are read now, 15 with the next step: too many beside 2"
+    queue.progress(long, 35)
+    assert queue.inside(short) == [False], "18 are read now, 17 with the next step: too many beside 2"
 
-    queue.progress(long, 30)
+    queue.progress(long, 34)
     assert queue.inside(short) == [True]
     await queue.end()
 
 
 async def test_long_prompt_does_not_join_one_that_the_engine_has_not_begun() -> None:
     """In the engine it might be first, and starve the other."""
-    queue = Queue(chunk=16)
+    queue = Queue()
 
     short, long = await queue.add(3, 1_000)
     assert queue.inside(short, long) == [True, False]
@@ -75,7 +75,7 @@ async def test_long_prompt_does_not_join_one_that_the_engine_has_not_begun() -> 
 
 
 async def test_first_come_first_served() -> None:
-    queue = Queue(chunk=16)
+    queue = Queue()
 
     long, second, third = await queue.add(17, 1_000, 1)
     queue.progress(long, 0)

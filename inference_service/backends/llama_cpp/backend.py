@@ -55,7 +55,9 @@ class LlamaCppBackend(Backend):
     ) -> None:
         self._settings = EngineSettings(model_path, context_length, max_concurrency, threads, prefill_chunk)
         self._tokenizer = tokenizer
-        self._gate: PrefillGate[EngineCall] = PrefillGate(slots=max_concurrency, chunk=prefill_chunk)
+        self._gate: PrefillGate[EngineCall] = PrefillGate(
+            slots=max_concurrency, batch_tokens=self._settings.batch_tokens
+        )
         self._pulse = Pulse()
         self._engine: list[Engine] = []
         """The engine while there is one."""

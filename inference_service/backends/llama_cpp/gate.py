@@ -28,13 +28,13 @@ class PrefillGate(Generic[EntrantT]):
 
     Args:
         slots: requests that the engine runs at once; an aborted one counts until the engine let go.
-        chunk: prompt tokens for which every step has room.
+        batch_tokens: tokens of one step. Each request inside may take one of them, prompts the rest.
 
     """
 
-    def __init__(self, *, slots: int, chunk: int) -> None:
+    def __init__(self, *, slots: int, batch_tokens: int) -> None:
         self._slots = slots
-        self._chunk = chunk
+        self._batch_tokens = batch_tokens
         self._waiting: deque[tuple[EntrantT, asyncio.Future[None]]] = deque()
         self.inside: set[EntrantT] = set()
 
@@ -76,11 +76,12 @@ class PrefillGate(Generic[EntrantT]):
     def _has_room_for(self, entrant: Entrant) -> bool:
         if len(self.inside) >= self._slots:
             return False
-        ahead = self._tokens_ahead()
-        return ahead == 0 or ahead + entrant.prefill_left <= self._chunk
+        room = self._batch_tokens - len(self.inside)
+        ahead = self._tokens_ahead(room)
+        return ahead == 0 or ahead + entrant.prefill_left <= room
 
-    def _tokens_ahead(self) -> int:
+    def _tokens_ahead(self, room: int) -> int:
         """Prompt tokens that will be left when the step that runs now is over."""
         begun = sum(e.prefill_left for e in self.inside if e.has_begun)
         waiting = sum(e.prefill_left for e in self.inside if not e.has_begun)
-        return max(0, begun - self._chunk) + waiting
+        return max(0, begun - room) + waiting

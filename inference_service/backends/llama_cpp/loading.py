@@ -39,7 +39,15 @@ class EngineSettings:
     threads: int
     """0: one for each core that this process may use."""
     prefill_chunk: int
-    """Tokens of prompt that fit into every batch."""
+    """Tokens of prompt for which every step has room."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one step: one of each generating slot, then prompts.
+
+        llama.cpp ends the process if this is less than the slots, and reads no prompts if it is the same.
+        """
+        return self.prefill_chunk + self.slots - 1
 
 
 def load_engine(settings: EngineSettings) -> Any:
@@ -93,7 +101,7 @@ def _construct(library: Any, settings: EngineSettings, socket: Path) -> Any:
     if len(str(socket)) > _LONGEST_SOCKET_PATH:
         raise BackendStartError(f"TMPDIR is too long for a socket in it: {socket.parent.parent}")
     try:
-        with _within_free_memory(settings.model_path.stat().st_size):
+        with within_free_memory(settings.model_path.stat().st_size):
             return library.Server(_parameters(library, settings, socket))
     except (RuntimeError, MemoryError, OverflowError):
         raise BackendStartError(
@@ -105,7 +113,7 @@ def _construct(library: Any, settings: EngineSettings, socket: Path) -> Any:
 
 
 @contextmanager
-def _within_free_memory(mapped_bytes: int) -> Iterator[None]:
+def within_free_memory(mapped_bytes: int) -> Iterator[None]:
     """Let allocations fail that the machine cannot back; else the kernel ends the process a little later.
 
     Args:
@@ -144,9 +152,7 @@ def _set_context(params: Any, settings: EngineSettings) -> None:
     params.kv_unified_per_slot = settings.context_length
     params.fit_params = False
     params.ctx_shift = False
-    # A batch holds one token of each generating slot before any prompt, and llama.cpp dies if it is
-    # smaller than their number.
-    params.n_batch = params.n_ubatch = settings.prefill_chunk + settings.slots - 1
+    params.n_batch = params.n_ubatch = settings.batch_tokens
     # Prompts are cached in the slots alone: copies in memory would grow to gigabytes.
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
