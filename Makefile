@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: serve test check format lint types arrows proto proto-check unit bench readme lock clean
+.PHONY: serve test check format lint types arrows proto proto-check unit bench images readme lock clean
 
 serve: $(VENV)/.serve  ## Set up, fetch the model, start both servers. ARGS="--help" says what else it takes.
 	@$(BIN)/lodestream up $(ARGS)
@@ -21,6 +21,7 @@ format: $(VENV)/.dev  ## Format the code.
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/hadolint Dockerfile deploy/images/*.Dockerfile
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -39,6 +40,9 @@ unit: $(VENV)/.dev
 
 bench: $(VENV)/.dev  ## Measure speed and memory; takes minutes, gates nothing.
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+images:  ## Build the container images, run them and ask them a question; needs docker, or buildah and root.
+	@deploy/images/images.sh $(ARGS)
 
 readme: $(VENV)/.dev  ## Renew the table of settings in the README.
 	@$(BIN)/python -m tests.support.readme
