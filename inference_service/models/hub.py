@@ -53,7 +53,10 @@ def cached_file(reference: HubReference, cache_dir: Path, progress: Progress) ->
         ModelError: it cannot be fetched or written, or the fetch is to end.
 
     """
-    from huggingface_hub import hf_hub_download
+    try:
+        from huggingface_hub import hf_hub_download
+    except ModuleNotFoundError:
+        raise ModelError('hf:// models need more; run: pip install "lodestream[embedded]"') from None
 
     with writing_to(cache_dir):
         try:

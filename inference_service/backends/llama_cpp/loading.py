@@ -90,10 +90,13 @@ def _import_library() -> Any:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         import xllamacpp
-    except ImportError:
+    except ModuleNotFoundError:
         raise BackendStartError(
             'the llama_cpp engine is not installed; run: pip install "lodestream[embedded]"'
         ) from None
+    except ImportError as error:
+        # A shared library of the system is missing; libgomp is, on slim images.
+        raise BackendStartError(f"the llama_cpp engine cannot be loaded: {error}") from None
     return xllamacpp
 
 
