@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: serve test check format lint types arrows proto proto-check unit bench images readme lock clean
+.PHONY: serve test check format lint types arrows proto proto-check unit bench gpu-smoke images readme lock clean
 
 serve: $(VENV)/.serve  ## Set up, fetch the model, start both servers. ARGS="--help" says what else it takes.
 	@$(BIN)/lodestream up $(ARGS)
@@ -41,6 +41,11 @@ unit: $(VENV)/.dev
 bench: $(VENV)/.dev  ## Measure speed and memory; takes minutes, gates nothing.
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+gpu-smoke:  ## Where a GPU and TensorRT-LLM are: try everything on them, and write gpu-smoke.md to send back.
+	@$(PYTHON) -m benchmarks.gpu_smoke --can-run
+	@benchmarks/gpu_smoke/prepare.sh .venv-gpu $(PYTHON)
+	@.venv-gpu/bin/python -m benchmarks.gpu_smoke $(ARGS)
+
 images:  ## Build the container images, run them and ask them a question; needs docker, or buildah and root.
 	@deploy/images/images.sh $(ARGS)
 
@@ -51,7 +56,7 @@ lock:  ## Renew the lock files; needs uv.
 	requirements/compile.sh
 
 clean:  ## Remove what the targets above made inside the clone.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .venv-gpu .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

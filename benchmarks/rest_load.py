@@ -76,13 +76,20 @@ async def _completion(address: str, body: dict[str, Any], began: float) -> Strea
     return stream
 
 
-def run(address: str, bodies: list[dict[str, Any]]) -> tuple[float, list[float]]:
-    """Stream all bodies at once: tokens a second of all together, and each one's time to first text."""
+def run(
+    address: str, bodies: list[dict[str, Any]], patience: float | None = None
+) -> tuple[float, list[float]]:
+    """Stream all bodies at once: tokens a second of all together, and each one's time to first text.
+
+    Raises:
+        asyncio.TimeoutError: they did not end in `patience` seconds.
+
+    """
 
     async def all_of_them() -> tuple[float, list[Stream]]:
         began = time.perf_counter()
         streams = await asyncio.gather(*(_completion(address, body, began) for body in bodies))
         return time.perf_counter() - began, streams
 
-    seconds, streams = uvloop.run(all_of_them())
+    seconds, streams = uvloop.run(asyncio.wait_for(all_of_them(), patience))
     return sum(s.tokens for s in streams) / seconds, [s.first_text_seconds for s in streams]

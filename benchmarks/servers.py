@@ -47,23 +47,36 @@ def pair(**settings: str) -> Iterator[Pair]:
 
 
 @contextmanager
-def server(command: str, home: Path, settings: Mapping[str, str]) -> Iterator[Running]:
-    """Run `lodestream COMMAND` until the context ends."""
+def server(
+    command: str, home: Path, settings: Mapping[str, str], *, log: Path | None = None, patience: float = 120.0
+) -> Iterator[Running]:
+    """Run `lodestream COMMAND` until the context ends.
+
+    Args:
+        command: `serve` or `bridge`.
+        home: a directory for its ready file.
+        settings: by their names.
+        log: the file that gets what it prints; None: printed with ours.
+        patience: seconds until it must be ready.
+
+    """
     ready = home / f"{command}.ready"
     variables = {f"LODESTREAM_{name.upper()}": value for name, value in settings.items()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lodestream.cli", command],
-        env={**os.environ, **variables, READY_FILE: str(ready)},
-    )
-    try:
-        yield Running(_wait_ready(process, ready), process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
+    with ExitStack() as stack:
+        output = None if log is None else stack.enter_context(log.open("ab"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lodestream.cli", command],
+            env={**os.environ, **variables, READY_FILE: str(ready)},
+            stdout=output,
+            stderr=output,
+        )
+        stack.callback(process.wait, 60)
+        stack.callback(process.terminate)
+        yield Running(_wait_ready(process, ready, patience), process.pid)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], ready: Path) -> str:
-    for _ in range(1200):
+def _wait_ready(process: subprocess.Popen[bytes], ready: Path, patience: float) -> str:
+    for _ in range(int(patience * 10)):
         if address := read_ready(ready):
             return address
         if process.poll() is not None:

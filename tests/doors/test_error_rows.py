@@ -159,7 +159,7 @@ async def test_each_row_at_each_door(row: Row, engine: Mapping[str, Any], tmp_pa
         settings["keys_file"] = tmp_path / "keys.json"
     limit = settings.get("max_message_bytes", 4 * 1024 * 1024)
     async with running_doors({"max_body_bytes": limit}, **settings) as doors:
-        keyed = Doors(doors.service, doors.client, doors.http, doors.url, {"key": key})
+        keyed = Doors(doors.client, doors.http, doors.service, doors.url, {"key": key})
         if row.before is not None:
             await row.before(keyed)
 

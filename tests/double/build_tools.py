@@ -64,6 +64,9 @@ def parse(known: Mapping[str, tuple[str, ...]], argv: Sequence[str]) -> dict[str
     """Read flags, each of them known, none twice, with a value that it takes."""
     found: dict[str, str] = {}
     words = list(argv)
+    if "--help" in words:
+        print("options:", *known, sep="\n  ")
+        sys.exit(0)
     while words:
         flag = words.pop(0)
         value = words.pop(0) if words and not words[0].startswith("--") else ""

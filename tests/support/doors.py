@@ -46,14 +46,11 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
-    """A service and a bridge before it."""
+class Callers:
+    """One caller at each door."""
 
-    service: Running
     client: AsyncClient
     http: httpx.AsyncClient
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
 
     async def by_grpc(self, request: Mapping[str, Any]) -> Answer:
         """Ask over gRPC for what a REST body says."""
@@ -87,6 +84,15 @@ class Doors:
     @staticmethod
     def path(request: Mapping[str, Any]) -> str:
         return "/v1/chat/completions" if "messages" in request else "/v1/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Doors(Callers):
+    """A service and a bridge before it, in this process."""
+
+    service: Running
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def _join(lines: list[str]) -> Answer:
@@ -140,7 +146,7 @@ async def running_doors(bridge: Mapping[str, Any] | None = None, **service: Any)
             AsyncClient(running.address, retries=0) as client,
             httpx.AsyncClient(base_url=url, timeout=60) as http,
         ):
-            yield Doors(running, client, http, url)
+            yield Doors(client, http, running, url)
 
 
 @asynccontextmanager

@@ -17,16 +17,16 @@ from typing import Any
 from engines.verification.config import SUPPORTED, is_supported
 from inference_service.backends.errors import BackendStartError
 
-_NEEDED_FIELDS = frozenset({
+NEEDED_FIELDS = frozenset({
     "end_id", "pad_id", "max_tokens", "stop_token_ids", "ignore_eos", "detokenize", "temperature", "top_k",
     "top_p", "seed", "n",
 })  # fmt: skip
-_OPTIONAL_FIELDS = frozenset({
+OPTIONAL_FIELDS = frozenset({
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "prompt_ignore_length",
     "add_special_tokens", "exclude_input_from_output", "include_stop_str_in_output", "use_beam_search",
 })  # fmt: skip
 _ADDITIVE_PENALTIES = frozenset({"presence_penalty", "frequency_penalty"})
-_NEEDED_ARGUMENTS = frozenset({"inputs", "sampling_params", "streaming"})
+NEEDED_ARGUMENTS = frozenset({"inputs", "sampling_params", "streaming"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def load_library() -> Library:
     sampling_params = _part(package, "SamplingParams")
     names = set(inspect.signature(sampling_params).parameters)
     arguments = set(inspect.signature(llm.generate_async).parameters)
-    missing = sorted(_NEEDED_FIELDS - names) + sorted(_NEEDED_ARGUMENTS - arguments)
+    missing = sorted(NEEDED_FIELDS - names) + sorted(NEEDED_ARGUMENTS - arguments)
     if missing:
         raise BackendStartError(f"TensorRT-LLM {version} lacks {', '.join(missing)}; install release 1.2.1")
     return Library(
@@ -74,7 +74,7 @@ def load_library() -> Library:
         llm=llm,
         sampling_params=sampling_params,
         kv_cache_config=_part(_import("tensorrt_llm.llmapi"), "KvCacheConfig"),
-        fields=frozenset(names) & (_NEEDED_FIELDS | _OPTIONAL_FIELDS),
+        fields=frozenset(names) & (NEEDED_FIELDS | OPTIONAL_FIELDS),
     )
 
 

@@ -1,0 +1,101 @@
+"""What our code takes TensorRT-LLM to look like: asked of that code, so that no second list can differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from engines import tools
+from engines.engine_config import BuildLimits, EngineConfig, Plugins, Quantization, Shape, Split
+from engines.quantization import FORMATS
+from inference_service.backends.tensorrt_llm import library, loading
+from inference_service.backends.tensorrt_llm.engine import Completion, Output
+from inference_service.backends.tensorrt_llm.sampling import sampling_fields
+from inference_service.backends.types import EngineRequest, Sampling
+
+Assumed = dict[str, dict[str, str]]
+"""Part of the library → name in it → who relies on it."""
+
+_METHODS = ("generate_async", "get_stats_async", "save", "shutdown")
+
+
+def relied_on() -> Assumed:
+    """Names that are used; without one of them something of ours does not work."""
+    loads, cache = _loading()
+    return {
+        "LLM": dict.fromkeys(_METHODS, "engine.py, save_program.py"),
+        "LLM.generate_async": dict.fromkeys(library.NEEDED_ARGUMENTS, "library.py"),
+        "LLM.get_stats_async": {"timeout": "engine.py"},
+        "TrtLlmArgs": dict.fromkeys(loads, "loading.py"),
+        "KvCacheConfig": dict.fromkeys(cache, "loading.py"),
+        "SamplingParams": {
+            **dict.fromkeys(library.OPTIONAL_FIELDS, "library.py: refused by name where it is missing"),
+            **dict.fromkeys(library.NEEDED_FIELDS, "library.py"),
+            **dict.fromkeys(set(_sampling()) - library.OPTIONAL_FIELDS, "sampling.py"),
+        },
+        "RequestOutput": dict.fromkeys(_protocol(Output), "engine.py"),
+        "CompletionOutput": dict.fromkeys(_protocol(Completion), "engine.py"),
+        "QuantAlgo": dict.fromkeys(sorted(_algorithms()), "quantization.py"),
+    }
+
+
+def listed() -> Assumed:
+    """Names that recipes may use: each of them must exist, most are used only for some plans."""
+    tables = {
+        "TrtLlmArgs": tools.LLM_ARGUMENTS,
+        "BuildConfig": tools.BUILD_CONFIG,
+        "PluginConfig": tools.PLUGIN_CONFIG,
+        "QuantConfig": tools.QUANT_CONFIG,
+        "CalibConfig": tools.CALIB_CONFIG,
+        "KvCacheConfig": tools.KV_CACHE_CONFIG,
+    }
+    return {part: dict.fromkeys(names, "engines/tools.py") for part, names in tables.items()}
+
+
+def _loading() -> tuple[list[str], list[str]]:
+    """The keywords of the constructor, and of KvCacheConfig."""
+    cache: list[str] = []
+
+    def note(**names: object) -> None:
+        cache.extend(names)
+
+    nothing: Any = None
+    installed = library.Library("", nothing, nothing, note, frozenset())
+    return list(loading.arguments(Path("engine"), _CONFIG, installed)), cache
+
+
+def _sampling() -> list[str]:
+    known = library.NEEDED_FIELDS | library.OPTIONAL_FIELDS
+    return list(sampling_fields(_REQUEST, frozenset({2}), known))
+
+
+def _protocol(kind: Any) -> list[str]:
+    own = {name for name in vars(kind) if not name.startswith("_") or name == "__aiter__"}
+    return sorted(own | set(kind.__annotations__))
+
+
+def _algorithms() -> Iterable[str]:
+    return {form.algo for form in FORMATS.values() if form.algo} | tools.MODELOPT_FLOW
+
+
+_CONFIG = EngineConfig(
+    version="1.2.1",
+    shape=Shape("LlamaForCausalLM", "bfloat16", 8, 8, 1, 1, 1, 8, 8, 8),
+    split=Split(1),
+    quantization=Quantization(),
+    limits=BuildLimits(1, 8, 8),
+    plugins=Plugins(use_paged_context_fmha=True, tokens_per_block=32),
+)
+_SAMPLING = Sampling(
+    temperature=1.0,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.0,
+    frequency_penalty=0.0,
+    presence_penalty=0.0,
+    repetition_penalty=1.0,
+    seed=1,
+    reproducible=False,
+)
+_REQUEST = EngineRequest("assumptions", [1], _SAMPLING, 1, ignore_eos=False)

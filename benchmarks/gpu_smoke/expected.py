@@ -1,0 +1,32 @@
+"""How engines behave, as the double of our tests has it: what `live.py` is answered there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ANSWERS: Mapping[str, object] = {
+    "iterates_over_itself": True,
+    "ids_are_cumulative": True,
+    "ends_for_length_with": "length, 4 tokens",
+    "stop_word_is_taken_back": "stop, taken back, named",
+    "end_id_is_shown": False,
+    "abort_ends_with": "None, then cancelled",
+    "greedy_is_repeatable": True,
+    "unknown_sampling_field": "TypeError",
+    "prompt_that_is_too_long": "ValueError",
+    "empty_prompt": "ValueError",
+    "statistics_have_our_keys": True,
+    "can_tell_whether_it_is_shut_down": True,
+    "cached_tokens_are_told": True,
+    "shut_down_engine_says": "RuntimeError: LLM is shutting down",
+}
+
+
+def unexpected(answers: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """Questions that were answered otherwise: what was said, and what the double says."""
+    names = {**ANSWERS, **answers}
+    return {
+        name: (answers.get(name, "not asked"), ANSWERS.get(name))
+        for name in names
+        if answers.get(name) != ANSWERS.get(name)
+    }

@@ -1,0 +1,61 @@
+"""The contract of all backends, kept by the installed TensorRT-LLM; pytest runs it by this file's name.
+
+The engine's directory is in LODESTREAM_SMOKE_ENGINE.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from inference_service.backends.base import Backend
+from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
+from inference_service.generation.tokenizer import Tokenizer
+from inference_service.models.engine_directory import read_engine_model
+from tests.backends.contract import CONTEXT_LENGTH, BackendContract, FreshBackend
+
+ENGINE = "LODESTREAM_SMOKE_ENGINE"
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return read_engine_model(_engine()).tokenizer
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def backend(tokenizer: Tokenizer) -> AsyncIterator[Backend]:
+    backend = _backend(tokenizer)
+    await backend.start()
+    yield backend
+    await backend.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh_backend(tokenizer: Tokenizer) -> AsyncIterator[FreshBackend]:
+    made: list[Backend] = []
+
+    def make() -> Backend:
+        made.append(_backend(tokenizer))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        await backend.close()
+
+
+class TestContract(BackendContract):
+    """What every backend must do."""
+
+
+def _engine() -> Path:
+    return Path(os.environ[ENGINE])
+
+
+def _backend(tokenizer: Tokenizer) -> Backend:
+    return TensorRtLlmBackend(_engine(), tokenizer, context_length=CONTEXT_LENGTH, max_concurrency=4)
