@@ -173,11 +173,12 @@ class TestProbe:
 
     def test_the_version_is_that_of_the_installed_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # Tests of other rooms may have put the double on the path, and imported it.
-        monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(DOUBLE)])
+        path = [place for place in sys.path if place != str(DOUBLE)]
         monkeypatch.delitem(sys.modules, "tensorrt_llm", raising=False)
 
+        monkeypatch.setattr(sys, "path", path)
         assert probe({}).tensorrt_llm is None
-        monkeypatch.syspath_prepend(str(DOUBLE))
+        monkeypatch.setattr(sys, "path", [str(DOUBLE), *path])
         assert probe({}).tensorrt_llm == "1.2.1"
         assert "tensorrt_llm" not in sys.modules
 
