@@ -70,9 +70,19 @@ def server(
             stdout=output,
             stderr=output,
         )
-        stack.callback(process.wait, 60)
-        stack.callback(process.terminate)
+        stack.callback(_end, process)
         yield Running(_wait_ready(process, ready, patience), process.pid)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        # It would keep the engine's memory from whoever comes next.
+        process.kill()
+        process.wait()
+        raise
 
 
 def _wait_ready(process: subprocess.Popen[bytes], ready: Path, patience: float) -> str:

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +98,18 @@ class Checks:
         ids = (await self._callers.by_grpc(self._body)).token_ids or ()
         stop = ids[5]
         body = {**self._body, "stop_token_ids": [stop]}
-        answers = [await ask(body) for ask in self._ways]
+        answers = [_without_usage(await ask(body)) for ask in self._ways]
         _same(answers)
         assert answers[0].finish_reason == "stop", answers[0]
-        assert (answers[0].usage or (0, 0))[1] == ids.index(stop) + 1, answers[0]
+        before = ids[: ids.index(stop)]
+        assert answers[0].token_ids in (before, (*before, stop)), answers[0]
         return "ok"
 
     async def stop_sequence_ends_the_answer(self) -> str:
         text = (await self._callers.by_grpc(self._body)).text or ""
         stop = text[len(text) // 2 :][:2]
         assert stop, "the answer has no text"
-        answers = [await ask({**self._body, "stop": [stop]}) for ask in self._ways]
+        answers = [_without_usage(await ask({**self._body, "stop": [stop]})) for ask in self._ways]
         _same(answers)
         assert answers[0].text == text.partition(stop)[0], answers[0]
         return "ok"
@@ -210,6 +212,11 @@ class Checks:
 
 
 NAMES = [name for name in vars(Checks) if not name.startswith("_")]
+
+
+def _without_usage(answer: Answer) -> Answer:
+    """The engine may be a few tokens further when the service finds a stop; they count."""
+    return replace(answer, usage=None)
 
 
 def _same(answers: list[Answer]) -> None:
