@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -160,6 +161,9 @@ async def serve(config: ServiceConfig) -> int:
     try:
         if not await _finishes_before(asked, server.start()):
             return 0
+        # What exists by now stays: vocabulary and engine need not be looked at with every collection.
+        gc.collect()
+        gc.freeze()
         announce_ready(str(server.address))
         died = await _finishes_before(asked, server.health.died.wait())
         await server.drain(hurry)
