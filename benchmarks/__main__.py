@@ -7,11 +7,14 @@ import argparse
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["throughput", "memory", []], help="default: all")
+    parser.add_argument(
+        "what", nargs="*", choices=["throughput", "memory", "cancellation", []], help="default: all"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="pairs of runs behind each median (7)")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 32])
+    parser.add_argument("--callers", type=int, default=100, help="that leave, at each door (100)")
     options = parser.parse_args()
-    wanted = options.what or ["throughput", "memory"]
+    wanted = options.what or ["throughput", "memory", "cancellation"]
     if "throughput" in wanted:
         from benchmarks import throughput
 
@@ -20,6 +23,10 @@ def main() -> None:
         from benchmarks import memory
 
         memory.measure()
+    if "cancellation" in wanted:
+        from benchmarks import cancellation
+
+        cancellation.measure(options.callers)
 
 
 if __name__ == "__main__":

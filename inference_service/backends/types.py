@@ -66,7 +66,25 @@ class EngineRequest:
     max_tokens: int
     """1 or more."""
     ignore_eos: bool
-    """Decode past the end-of-sequence token."""
+    """Decode past the end-of-sequence token. Never together with `grammar`."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token id → what is added to its logit, range [-100, 100]; -100 forbids it."""
+    logprobs: int | None = None
+    """None: not asked for. Else each step carries its tokens' log probabilities, and of that many
+    likeliest alternatives, range [0, 20]."""
+    grammar: str | None = None
+    """GBNF whose rule `root` describes the whole output; already checked. The end-of-sequence token may
+    come only where the grammar is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural logarithm of a token's probability under the model itself, before any sampling knob."""
+
+    token_id: int
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
+    """The likeliest token ids at this place with theirs, likeliest first."""
 
 
 class EngineFinish(Enum):
@@ -93,6 +111,8 @@ class EngineStep:
     finish: EngineFinish | None = None
     cached_tokens: int | None = None
     """Prompt tokens found in the KV cache; given once, in any step."""
+    logprobs: Sequence[TokenLogprob] = ()
+    """Where asked for: one for each of `token_ids`, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +127,8 @@ class BackendDescription:
     """Generations that run at once; the service admits no more."""
     vocabulary_size: int
     refused: frozenset[str] = frozenset()
-    """Parameters that it cannot honour, of those that can be off, by their public names."""
+    """Parameters that it cannot honour, of those that can be off, by their public names: sampling knobs,
+    `logit_bias`, `logprobs`, `top_logprobs`, and `grammar` for constraints of every kind."""
     ceilings: Mapping[str, float] = field(default_factory=dict)
     """Greatest values that it takes, by public name, where the contract allows more."""
 

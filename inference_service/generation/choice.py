@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from inference_service.backends.types import EngineFinish, EngineStep
 from inference_service.generation.events import ChoiceEvent, Delta, Finished, StopCause
 from inference_service.generation.stops import StopMatcher
-from inference_service.generation.text import Detokenizer, HoldBuffer, IncrementalDecoder, Release
+from inference_service.generation.text import Detokenizer, HoldBuffer, IncrementalDecoder, Piece
 
 _CAUSES = {
     EngineFinish.END_OF_SEQUENCE: StopCause.END_OF_SEQUENCE,
@@ -81,7 +81,7 @@ class ChoiceStream:
             self._finish(StopCause.STOP_TOKEN, stop_token_id=met)
 
     def _add(self, text: str, token_ids: Sequence[int], token_count: int) -> None:
-        self._buffer.add(text, token_ids, token_count)
+        self._buffer.add(Piece(text, token_ids, token_count))
         self._matcher.feed(text)
         if self._matcher.match is not None:
             self._finish(StopCause.STOP_SEQUENCE, stop_sequence=self._matcher.match.sequence)
@@ -98,10 +98,10 @@ class ChoiceStream:
         if self.finished is not None:
             yield self.finished
 
-    def _release(self) -> Release:
+    def _release(self) -> Piece:
         held_for_good = self.finished is not None and self.finished.cause is StopCause.STOP_SEQUENCE
         if self.finished is None or held_for_good:
             return self._buffer.release(self._matcher.safe)
         # The tokens of a character that stays unfinished have no more text to wait for.
-        self._buffer.add("", self._open_ids, len(self._open_ids))
+        self._buffer.add(Piece("", self._open_ids, len(self._open_ids)))
         return self._buffer.release_all()

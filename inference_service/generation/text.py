@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from inference_service.backends.types import TokenLogprob
+
 
 class Detokenizer(Protocol):
     """What turning ids into text takes."""
@@ -37,12 +39,15 @@ class IncrementalDecoder:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
-    """Text that may leave, with the tokens that are complete with it."""
+class Piece:
+    """Text on its way to the caller, with the tokens that are complete with it."""
 
     text: str
-    token_ids: Sequence[int]
-    token_count: int
+    token_ids: Sequence[int] = ()
+    token_count: int = 0
+    """How many tokens those are; more than `token_ids` where some cannot or must not be named."""
+    logprobs: Sequence[TokenLogprob] = ()
+    """Where asked for: one for each of `token_ids`."""
 
     def __bool__(self) -> bool:
         return bool(self.text or self.token_count)
@@ -55,26 +60,33 @@ class HoldBuffer:
         self._held = ""
         self._released = 0
         self._total = 0
-        self._tokens: deque[tuple[int, Sequence[int], int]] = deque()
+        self._pieces: deque[tuple[int, Piece]] = deque()
 
-    def add(self, text: str, token_ids: Sequence[int], token_count: int) -> None:
+    @property
+    def total(self) -> int:
+        """Length of all text that was added, in characters."""
+        return self._total
+
+    def add(self, piece: Piece) -> None:
         """Append text and the tokens it completes."""
-        self._held += text
-        self._total += len(text)
-        self._tokens.append((self._total, token_ids, token_count))
+        self._held += piece.text
+        self._total += len(piece.text)
+        self._pieces.append((self._total, piece))
 
-    def release(self, upto: int) -> Release:
+    def release(self, upto: int) -> Piece:
         """Let go of the text before offset `upto` of the whole text."""
         count = upto - self._released
         text, self._held = self._held[:count], self._held[count:]
         self._released = upto
         ids: list[int] = []
+        logprobs: list[TokenLogprob] = []
         tokens = 0
-        while self._tokens and self._tokens[0][0] <= upto:
-            _, piece_ids, piece_count = self._tokens.popleft()
-            ids.extend(piece_ids)
-            tokens += piece_count
-        return Release(text, ids, tokens)
+        while self._pieces and self._pieces[0][0] <= upto:
+            _, piece = self._pieces.popleft()
+            ids.extend(piece.token_ids)
+            logprobs.extend(piece.logprobs)
+            tokens += piece.token_count
+        return Piece(text, ids, tokens, logprobs)
 
-    def release_all(self) -> Release:
+    def release_all(self) -> Piece:
         return self.release(self._total)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_service.generation.text import HoldBuffer, IncrementalDecoder
+from inference_service.generation.text import HoldBuffer, IncrementalDecoder, Piece
 from tests.support.texts import HARD_PIECES, THOROUGH, Slices, cuts, hard_texts, slices
 
 
@@ -74,7 +74,7 @@ def test_tokens_leave_once_in_order_and_with_the_last_of_their_text(data: st.Dat
     marks = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
     buffer = HoldBuffer()
     for number, text in enumerate(texts):
-        buffer.add(text, [number], 1)
+        buffer.add(Piece(text, [number], 1))
 
     left: list[int] = []
     said = ""
@@ -93,7 +93,7 @@ def test_tokens_leave_once_in_order_and_with_the_last_of_their_text(data: st.Dat
 
 def test_an_empty_release_is_false() -> None:
     buffer = HoldBuffer()
-    buffer.add("ab", [7], 1)
+    buffer.add(Piece("ab", [7], 1))
 
     assert not buffer.release(0)
     assert buffer.release(1)
@@ -102,7 +102,7 @@ def test_an_empty_release_is_false() -> None:
 
 def test_tokens_without_names_are_counted() -> None:
     buffer = HoldBuffer()
-    buffer.add("😀", [9], 3)
+    buffer.add(Piece("😀", [9], 3))
 
     release = buffer.release_all()
 

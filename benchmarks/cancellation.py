@@ -1,0 +1,104 @@
+"""How soon the engine's slot is free after its caller left: embedded engine, both doors, engine busy."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from statistics import median
+from typing import Any
+
+from benchmarks.throughput import PREFILL_CHUNK
+from lodestream_common import logs
+from tests.support.doors import Doors, grpc_request, running_doors
+
+MODEL = "smollm2-135m-instruct"
+NEIGHBOURS = 3
+"""Streams that decode all the time, in the other slots."""
+PROMPT_TOKENS = 96
+LONGEST_STAY = 1.0
+"""Seconds; the prompt takes about half of them, so callers leave in prefill and in decode."""
+CONTEXT = 2048
+
+
+def measure(callers: int) -> None:
+    """Print, for each door, how long slots stayed taken, in milliseconds."""
+    logs.configure("warning", "json", server="benchmark")
+    print("| door | callers | median ms | 95 % ms | slowest ms | within 100 ms |\n|---|---|---|---|---|---|")
+    asyncio.run(_measure(callers))
+
+
+async def _measure(callers: int) -> None:
+    settings: dict[str, Any] = {
+        "backend": "llama_cpp",
+        "context_length": CONTEXT,
+        "max_concurrency": NEIGHBOURS + 1,
+        "prefill_chunk": PREFILL_CHUNK,
+    }
+    async with running_doors(**settings) as doors:
+        for name, door in (("gRPC", by_grpc), ("REST, streamed", by_sse), ("REST, plain", by_plain)):
+            freed = sorted([await _leave(doors, door) for _ in range(callers)])
+            late = freed[int(0.95 * callers)]
+            share = sum(seconds <= 0.1 for seconds in freed) / callers
+            row = [f"{1e3 * seconds:.0f}" for seconds in (median(freed), late, freed[-1])]
+            print(f"| {name} | {callers} | {' | '.join(row)} | {share:.0%} |", flush=True)
+
+
+Ask = Callable[[Doors, dict[str, Any]], Awaitable[None]]
+
+
+async def by_grpc(doors: Doors, body: dict[str, Any]) -> None:
+    """Stream over gRPC."""
+    async with doors.client.stream_request(grpc_request(body)) as stream:
+        async for _ in stream:
+            pass
+
+
+async def by_sse(doors: Doors, body: dict[str, Any]) -> None:
+    """Stream over REST."""
+    async with doors.http.stream("POST", "/v1/completions", json={**body, "stream": True}) as reply:
+        async for _ in reply.aiter_bytes():
+            pass
+
+
+async def by_plain(doors: Doors, body: dict[str, Any]) -> None:
+    """Ask over REST for the whole answer."""
+    await doors.http.post("/v1/completions", json=body)
+
+
+async def _leave(doors: Doors, door: Ask) -> float:
+    """One caller comes, stays for a while, and leaves: seconds until its slot is free."""
+    async with _neighbours(doors):
+        caller = asyncio.create_task(door(doors, _body(PROMPT_TOKENS)))
+        await _until(doors, NEIGHBOURS + 1)
+        await asyncio.sleep(random.uniform(0, LONGEST_STAY))
+        began = time.perf_counter()
+        caller.cancel()
+        await _until(doors, NEIGHBOURS)
+        return time.perf_counter() - began
+
+
+@asynccontextmanager
+async def _neighbours(doors: Doors) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(by_grpc(doors, _body(4))) for _ in range(NEIGHBOURS)]
+    await _until(doors, NEIGHBOURS)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks)
+        await _until(doors, 0)
+
+
+async def _until(doors: Doors, running: int) -> None:
+    while doors.service.room.backend.stats().running != running:
+        await asyncio.sleep(0.001)
+
+
+def _body(prompt_tokens: int) -> dict[str, Any]:
+    prompt = [random.randrange(300, 40_000) for _ in range(prompt_tokens)]
+    return {"model": MODEL, "prompt": prompt, "max_tokens": 1500, "ignore_eos": True}
