@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lodestream.inference.v1 import generation_pb2 as lodestream_dot_inference_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.lodestream/inference/v1/generate_service.proto\x12\x17lodestream.inference.v1\x1a(lodestream/inference/v1/generation.proto\"\xbb\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x04\x63hat\x18\x02 \x01(\x0b\x32\".lodestream.inference.v1.ChatInputH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x36\n\ttoken_ids\x18\x04 \x01(\x0b\x32!.lodestream.inference.v1.TokenIdsH\x00\x12:\n\x08sampling\x18\x05 \x01(\x0b\x32(.lodestream.inference.v1.SamplingOptions\x12:\n\x08stopping\x18\x06 \x01(\x0b\x32(.lodestream.inference.v1.StoppingOptions\x12\x11\n\x04user\x18\x07 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05inputB\x07\n\x05_user\"\xda\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x30\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1f.lodestream.inference.v1.Choice\x12-\n\x05usage\x18\x05 \x01(\x0b\x32\x1e.lodestream.inference.v1.Usage\x12\x31\n\x07timings\x18\x06 \x01(\x0b\x32 .lodestream.inference.v1.Timings\"\x82\x01\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\x12\x33\n\x08\x66inished\x18\x05 \x01(\x0b\x32!.lodestream.inference.v1.Finished\"\xf3\x01\n\x16GenerateStreamResponse\x12\x33\n\x07started\x18\x01 \x01(\x0b\x32 .lodestream.inference.v1.StartedH\x00\x12/\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1e.lodestream.inference.v1.DeltaH\x00\x12\x35\n\x08\x66inished\x18\x03 \x01(\x0b\x32!.lodestream.inference.v1.FinishedH\x00\x12\x33\n\x07summary\x18\x04 \x01(\x0b\x32 .lodestream.inference.v1.SummaryH\x00\x42\x07\n\x05\x65vent2\xe1\x01\n\x0fGenerateService\x12_\n\x08Generate\x12(.lodestream.inference.v1.GenerateRequest\x1a).lodestream.inference.v1.GenerateResponse\x12m\n\x0eGenerateStream\x12(.lodestream.inference.v1.GenerateRequest\x1a/.lodestream.inference.v1.GenerateStreamResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.lodestream/inference/v1/generate_service.proto\x12\x17lodestream.inference.v1\x1a(lodestream/inference/v1/generation.proto\"\x90\x04\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x04\x63hat\x18\x02 \x01(\x0b\x32\".lodestream.inference.v1.ChatInputH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x36\n\ttoken_ids\x18\x04 \x01(\x0b\x32!.lodestream.inference.v1.TokenIdsH\x00\x12\x34\n\x05\x62\x61tch\x18\x08 \x01(\x0b\x32#.lodestream.inference.v1.BatchInputH\x00\x12:\n\x08sampling\x18\x05 \x01(\x0b\x32(.lodestream.inference.v1.SamplingOptions\x12:\n\x08stopping\x18\x06 \x01(\x0b\x32(.lodestream.inference.v1.StoppingOptions\x12\x11\n\x04user\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x36\n\x06output\x18\t \x01(\x0b\x32&.lodestream.inference.v1.OutputOptions\x12\x37\n\nconstraint\x18\n \x01(\x0b\x32#.lodestream.inference.v1.Constraint\x12\x1a\n\rvalidate_only\x18\x0b \x01(\x08H\x02\x88\x01\x01\x42\x07\n\x05inputB\x07\n\x05_userB\x10\n\x0e_validate_only\"\x8b\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x30\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1f.lodestream.inference.v1.Choice\x12-\n\x05usage\x18\x05 \x01(\x0b\x32\x1e.lodestream.inference.v1.Usage\x12\x31\n\x07timings\x18\x06 \x01(\x0b\x32 .lodestream.inference.v1.Timings\x12/\n\x06report\x18\x07 \x01(\x0b\x32\x1f.lodestream.inference.v1.Report\"\xf2\x01\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\x12\x33\n\x08\x66inished\x18\x05 \x01(\x0b\x32!.lodestream.inference.v1.Finished\x12\x37\n\x08logprobs\x18\x06 \x03(\x0b\x32%.lodestream.inference.v1.TokenLogprob\x12\x35\n\ntool_calls\x18\x07 \x03(\x0b\x32!.lodestream.inference.v1.ToolCall\"\xf3\x01\n\x16GenerateStreamResponse\x12\x33\n\x07started\x18\x01 \x01(\x0b\x32 .lodestream.inference.v1.StartedH\x00\x12/\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1e.lodestream.inference.v1.DeltaH\x00\x12\x35\n\x08\x66inished\x18\x03 \x01(\x0b\x32!.lodestream.inference.v1.FinishedH\x00\x12\x33\n\x07summary\x18\x04 \x01(\x0b\x32 .lodestream.inference.v1.SummaryH\x00\x42\x07\n\x05\x65vent2\xe1\x01\n\x0fGenerateService\x12_\n\x08Generate\x12(.lodestream.inference.v1.GenerateRequest\x1a).lodestream.inference.v1.GenerateResponse\x12m\n\x0eGenerateStream\x12(.lodestream.inference.v1.GenerateRequest\x1a/.lodestream.inference.v1.GenerateStreamResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lodestream.inference.v1.gen
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST']._serialized_start=118
-  _globals['_GENERATEREQUEST']._serialized_end=433
-  _globals['_GENERATERESPONSE']._serialized_start=436
-  _globals['_GENERATERESPONSE']._serialized_end=654
-  _globals['_CHOICE']._serialized_start=657
-  _globals['_CHOICE']._serialized_end=787
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=790
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1033
-  _globals['_GENERATESERVICE']._serialized_start=1036
-  _globals['_GENERATESERVICE']._serialized_end=1261
+  _globals['_GENERATEREQUEST']._serialized_end=646
+  _globals['_GENERATERESPONSE']._serialized_start=649
+  _globals['_GENERATERESPONSE']._serialized_end=916
+  _globals['_CHOICE']._serialized_start=919
+  _globals['_CHOICE']._serialized_end=1161
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1164
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1407
+  _globals['_GENERATESERVICE']._serialized_start=1410
+  _globals['_GENERATESERVICE']._serialized_end=1635
 # @@protoc_insertion_point(module_scope)

@@ -29,15 +29,23 @@ class GenerateRequest(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Required. A served model id or one of its aliases."""
     prompt: _builtins.str
     """Raw text, 1 character or more. The model's BOS token is added where the model wants one."""
     user: _builtins.str
     """Optional. The caller's own name for the end user, at most 256 characters; recorded with the request."""
+    validate_only: _builtins.bool
+    """Optional. Checks the request and explains it, as an answer without choices, and generates nothing.
+    Unset means false.
+    """
     @_builtins.property
     def chat(self) -> _generation_pb2.ChatInput:
         """A conversation."""
@@ -47,12 +55,24 @@ class GenerateRequest(_message.Message):
         """Token ids."""
 
     @_builtins.property
+    def batch(self) -> _generation_pb2.BatchInput:
+        """Several prompts."""
+
+    @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingOptions:
         """Optional. How tokens are chosen."""
 
     @_builtins.property
     def stopping(self) -> _generation_pb2.StoppingOptions:
         """Optional. When to end."""
+
+    @_builtins.property
+    def output(self) -> _generation_pb2.OutputOptions:
+        """Optional. What the answer holds."""
+
+    @_builtins.property
+    def constraint(self) -> _generation_pb2.Constraint:
+        """Optional. What the answer must be. Not with `ignore_eos`."""
 
     def __init__(
         self,
@@ -61,20 +81,28 @@ class GenerateRequest(_message.Message):
         chat: _generation_pb2.ChatInput | None = ...,
         prompt: _builtins.str = ...,
         token_ids: _generation_pb2.TokenIds | None = ...,
+        batch: _generation_pb2.BatchInput | None = ...,
         sampling: _generation_pb2.SamplingOptions | None = ...,
         stopping: _generation_pb2.StoppingOptions | None = ...,
         user: _builtins.str | None = ...,
+        output: _generation_pb2.OutputOptions | None = ...,
+        constraint: _generation_pb2.Constraint | None = ...,
+        validate_only: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "chat", b"chat", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "token_ids", b"token_ids", "user", b"user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "_validate_only", b"_validate_only", "batch", b"batch", "chat", b"chat", "constraint", b"constraint", "input", b"input", "output", b"output", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "token_ids", b"token_ids", "user", b"user", "validate_only", b"validate_only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "chat", b"chat", "input", b"input", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "token_ids", b"token_ids", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "_validate_only", b"_validate_only", "batch", b"batch", "chat", b"chat", "constraint", b"constraint", "input", b"input", "model", b"model", "output", b"output", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "token_ids", b"token_ids", "user", b"user", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__user: _TypeAlias = _typing.Literal["user"]  # noqa: Y015
     _WhichOneofArgType__user: _TypeAlias = _typing.Literal["_user", b"_user"]  # noqa: Y015
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "prompt", "token_ids"]  # noqa: Y015
+    _WhichOneofReturnType__validate_only: _TypeAlias = _typing.Literal["validate_only"]  # noqa: Y015
+    _WhichOneofArgType__validate_only: _TypeAlias = _typing.Literal["_validate_only", b"_validate_only"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "prompt", "token_ids", "batch"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__user) -> _WhichOneofReturnType__user | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__validate_only) -> _WhichOneofReturnType__validate_only | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
@@ -92,6 +120,7 @@ class GenerateResponse(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Output only. The id of the request."""
     model: _builtins.str
@@ -110,6 +139,10 @@ class GenerateResponse(_message.Message):
     def timings(self) -> _generation_pb2.Timings:
         """Output only. Where the time went."""
 
+    @_builtins.property
+    def report(self) -> _generation_pb2.Report:
+        """Output only. What became of the request's parameters."""
+
     def __init__(
         self,
         *,
@@ -119,10 +152,11 @@ class GenerateResponse(_message.Message):
         choices: _abc.Iterable[Global___Choice] | None = ...,
         usage: _generation_pb2.Usage | None = ...,
         timings: _generation_pb2.Timings | None = ...,
+        report: _generation_pb2.Report | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "created", b"created", "model", b"model", "request_id", b"request_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "created", b"created", "model", b"model", "report", b"report", "request_id", b"request_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -139,6 +173,8 @@ class Choice(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Output only. Counted from 0."""
     text: _builtins.str
@@ -153,6 +189,14 @@ class Choice(_message.Message):
     def finished(self) -> _generation_pb2.Finished:
         """Output only. How the choice ended."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.TokenLogprob]:
+        """Output only. Where asked for: one for each of `token_ids`."""
+
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.ToolCall]:
+        """Output only. The tools that the model called."""
+
     def __init__(
         self,
         *,
@@ -161,10 +205,12 @@ class Choice(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         token_count: _builtins.int = ...,
         finished: _generation_pb2.Finished | None = ...,
+        logprobs: _abc.Iterable[_generation_pb2.TokenLogprob] | None = ...,
+        tool_calls: _abc.Iterable[_generation_pb2.ToolCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "index", b"index", "text", b"text", "token_count", b"token_count", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "index", b"index", "logprobs", b"logprobs", "text", b"text", "token_count", b"token_count", "token_ids", b"token_ids", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

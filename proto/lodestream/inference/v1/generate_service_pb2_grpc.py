@@ -90,8 +90,9 @@ class GenerateServiceServicer(object):
 
         with these promises: exactly one `started`, first; deltas of a choice are never cumulative, and
         their texts joined are exactly the text that Generate returns for the same seed; exactly one
-        `finished` per choice, and no delta of that choice after it; exactly one `summary`, last. A
-        stream that ends without a `summary` has failed, and its status says why.
+        `finished` per choice, and no delta of that choice after it; exactly one `summary`, last. Events
+        of several choices are interleaved. A stream that ends without a `summary` has failed, and its
+        status says why. With `validate_only` there are no choices.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """

@@ -24,39 +24,65 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lodestream/inference/v1/generation.proto\x12\x17lodestream.inference.v1\"C\n\tChatInput\x12\x36\n\x08messages\x18\x01 \x03(\x0b\x32$.lodestream.inference.v1.ChatMessage\"K\n\x0b\x43hatMessage\x12+\n\x04role\x18\x01 \x01(\x0e\x32\x1d.lodestream.inference.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xd3\x02\n\x0fSamplingOptions\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x87\x01\n\x0fStoppingOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x02 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x03 \x03(\r\x12\x17\n\nignore_eos\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_ignore_eos\"T\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\"S\n\x05\x44\x65lta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\"\xe6\x01\n\x08\x46inished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x35\n\x06reason\x18\x02 \x01(\x0e\x32%.lodestream.inference.v1.FinishReason\x12\x31\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32\".lodestream.inference.v1.StopCause\x12\x1a\n\rstop_sequence\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rstop_token_id\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\x10\n\x0e_stop_sequenceB\x10\n\x0e_stop_token_id\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"b\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x04 \x01(\x01\"k\n\x07Summary\x12-\n\x05usage\x18\x01 \x01(\x0b\x32\x1e.lodestream.inference.v1.Usage\x12\x31\n\x07timings\x18\x02 \x01(\x0b\x32 .lodestream.inference.v1.Timings*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04*\xb4\x01\n\tStopCause\x12\x1a\n\x16STOP_CAUSE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSTOP_CAUSE_END_OF_SEQUENCE\x10\x01\x12\x1c\n\x18STOP_CAUSE_STOP_SEQUENCE\x10\x02\x12\x19\n\x15STOP_CAUSE_STOP_TOKEN\x10\x03\x12\x19\n\x15STOP_CAUSE_MAX_TOKENS\x10\x04\x12\x17\n\x13STOP_CAUSE_DEADLINE\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lodestream/inference/v1/generation.proto\x12\x17lodestream.inference.v1\"\xe5\x01\n\tChatInput\x12\x36\n\x08messages\x18\x01 \x03(\x0b\x32$.lodestream.inference.v1.ChatMessage\x12,\n\x05tools\x18\x02 \x03(\x0b\x32\x1d.lodestream.inference.v1.Tool\x12\x38\n\x0btool_choice\x18\x03 \x01(\x0b\x32#.lodestream.inference.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_parallel_tool_calls\"=\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\"Q\n\nToolChoice\x12\x35\n\x04mode\x18\x01 \x01(\x0e\x32\'.lodestream.inference.v1.ToolChoiceMode\x12\x0c\n\x04name\x18\x02 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x98\x01\n\x0b\x43hatMessage\x12+\n\x04role\x18\x01 \x01(\x0e\x32\x1d.lodestream.inference.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x35\n\ntool_calls\x18\x03 \x03(\x0b\x32!.lodestream.inference.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"C\n\nBatchInput\x12\x35\n\x07prompts\x18\x01 \x03(\x0b\x32$.lodestream.inference.v1.BatchPrompt\"]\n\x0b\x42\x61tchPrompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x36\n\ttoken_ids\x18\x02 \x01(\x0b\x32!.lodestream.inference.v1.TokenIdsH\x00\x42\x06\n\x04\x66orm\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xd2\x03\n\x0fSamplingOptions\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12K\n\nlogit_bias\x18\t \x03(\x0b\x32\x37.lodestream.inference.v1.SamplingOptions.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\xb3\x01\n\x0fStoppingOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x02 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x03 \x03(\r\x12\x17\n\nignore_eos\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x19\n\x0cinclude_stop\x18\x05 \x01(\x08H\x02\x88\x01\x01\x42\r\n\x0b_max_tokensB\r\n\x0b_ignore_eosB\x0f\n\r_include_stop\"\x91\x01\n\rOutputOptions\x12\x0e\n\x01n\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08logprobs\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04\x65\x63ho\x18\x04 \x01(\x08H\x03\x88\x01\x01\x42\x04\n\x02_nB\x0b\n\t_logprobsB\x0f\n\r_top_logprobsB\x07\n\x05_echo\"f\n\nConstraint\x12\x15\n\x0bjson_object\x18\x01 \x01(\x08H\x00\x12\x15\n\x0bjson_schema\x18\x02 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"T\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\"\xc8\x01\n\x05\x44\x65lta\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\x12\x37\n\x08logprobs\x18\x05 \x03(\x0b\x32%.lodestream.inference.v1.TokenLogprob\x12:\n\ntool_calls\x18\x06 \x03(\x0b\x32&.lodestream.inference.v1.ToolCallDelta\"\x83\x01\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x0c\x12\x0f\n\x07logprob\x18\x04 \x01(\x01\x12\x32\n\x03top\x18\x05 \x03(\x0b\x32%.lodestream.inference.v1.TokenLogprob\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\x90\x02\n\x08\x46inished\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\r\x12\x35\n\x06reason\x18\x02 \x01(\x0e\x32%.lodestream.inference.v1.FinishReason\x12\x31\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32\".lodestream.inference.v1.StopCause\x12\x1a\n\rstop_sequence\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rstop_token_id\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0b\x66ilter_rule\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\x10\n\x0e_stop_sequenceB\x10\n\x0e_stop_token_idB\x0e\n\x0c_filter_rule\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"b\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x04 \x01(\x01\"\xa3\x01\n\x06Report\x12\x1a\n\x12ignored_parameters\x18\x01 \x03(\t\x12:\n\x08sampling\x18\x02 \x01(\x0b\x32(.lodestream.inference.v1.SamplingOptions\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\x12\n\nbatch_size\x18\x04 \x01(\r\x12\x19\n\x11queue_estimate_ms\x18\x05 \x01(\x01\"\x9c\x01\n\x07Summary\x12-\n\x05usage\x18\x01 \x01(\x0b\x32\x1e.lodestream.inference.v1.Usage\x12\x31\n\x07timings\x18\x02 \x01(\x0b\x32 .lodestream.inference.v1.Timings\x12/\n\x06report\x18\x03 \x01(\x0b\x32\x1f.lodestream.inference.v1.Report*\xa3\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x12\x1a\n\x16TOOL_CHOICE_MODE_NAMED\x10\x04*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04*\xee\x01\n\tStopCause\x12\x1a\n\x16STOP_CAUSE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSTOP_CAUSE_END_OF_SEQUENCE\x10\x01\x12\x1c\n\x18STOP_CAUSE_STOP_SEQUENCE\x10\x02\x12\x19\n\x15STOP_CAUSE_STOP_TOKEN\x10\x03\x12\x19\n\x15STOP_CAUSE_MAX_TOKENS\x10\x04\x12\x17\n\x13STOP_CAUSE_DEADLINE\x10\x05\x12\x1d\n\x19STOP_CAUSE_CONTENT_FILTER\x10\x06\x12\x19\n\x15STOP_CAUSE_TOOL_CALLS\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lodestream.inference.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1415
-  _globals['_ROLE']._serialized_end=1495
-  _globals['_FINISHREASON']._serialized_start=1498
-  _globals['_FINISHREASON']._serialized_end=1657
-  _globals['_STOPCAUSE']._serialized_start=1660
-  _globals['_STOPCAUSE']._serialized_end=1840
-  _globals['_CHATINPUT']._serialized_start=69
-  _globals['_CHATINPUT']._serialized_end=136
-  _globals['_CHATMESSAGE']._serialized_start=138
-  _globals['_CHATMESSAGE']._serialized_end=213
-  _globals['_TOKENIDS']._serialized_start=215
-  _globals['_TOKENIDS']._serialized_end=238
-  _globals['_SAMPLINGOPTIONS']._serialized_start=241
-  _globals['_SAMPLINGOPTIONS']._serialized_end=580
-  _globals['_STOPPINGOPTIONS']._serialized_start=583
-  _globals['_STOPPINGOPTIONS']._serialized_end=718
-  _globals['_STARTED']._serialized_start=720
-  _globals['_STARTED']._serialized_end=804
-  _globals['_DELTA']._serialized_start=806
-  _globals['_DELTA']._serialized_end=889
-  _globals['_FINISHED']._serialized_start=892
-  _globals['_FINISHED']._serialized_end=1122
-  _globals['_USAGE']._serialized_start=1124
-  _globals['_USAGE']._serialized_end=1204
-  _globals['_TIMINGS']._serialized_start=1206
-  _globals['_TIMINGS']._serialized_end=1304
-  _globals['_SUMMARY']._serialized_start=1306
-  _globals['_SUMMARY']._serialized_end=1413
+  _globals['_SAMPLINGOPTIONS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGOPTIONS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_TOOLCHOICEMODE']._serialized_start=3034
+  _globals['_TOOLCHOICEMODE']._serialized_end=3197
+  _globals['_ROLE']._serialized_start=3199
+  _globals['_ROLE']._serialized_end=3294
+  _globals['_FINISHREASON']._serialized_start=3297
+  _globals['_FINISHREASON']._serialized_end=3456
+  _globals['_STOPCAUSE']._serialized_start=3459
+  _globals['_STOPCAUSE']._serialized_end=3697
+  _globals['_CHATINPUT']._serialized_start=70
+  _globals['_CHATINPUT']._serialized_end=299
+  _globals['_TOOL']._serialized_start=301
+  _globals['_TOOL']._serialized_end=362
+  _globals['_TOOLCHOICE']._serialized_start=364
+  _globals['_TOOLCHOICE']._serialized_end=445
+  _globals['_TOOLCALL']._serialized_start=447
+  _globals['_TOOLCALL']._serialized_end=502
+  _globals['_CHATMESSAGE']._serialized_start=505
+  _globals['_CHATMESSAGE']._serialized_end=657
+  _globals['_BATCHINPUT']._serialized_start=659
+  _globals['_BATCHINPUT']._serialized_end=726
+  _globals['_BATCHPROMPT']._serialized_start=728
+  _globals['_BATCHPROMPT']._serialized_end=821
+  _globals['_TOKENIDS']._serialized_start=823
+  _globals['_TOKENIDS']._serialized_end=846
+  _globals['_SAMPLINGOPTIONS']._serialized_start=849
+  _globals['_SAMPLINGOPTIONS']._serialized_end=1315
+  _globals['_SAMPLINGOPTIONS_LOGITBIASENTRY']._serialized_start=1146
+  _globals['_SAMPLINGOPTIONS_LOGITBIASENTRY']._serialized_end=1194
+  _globals['_STOPPINGOPTIONS']._serialized_start=1318
+  _globals['_STOPPINGOPTIONS']._serialized_end=1497
+  _globals['_OUTPUTOPTIONS']._serialized_start=1500
+  _globals['_OUTPUTOPTIONS']._serialized_end=1645
+  _globals['_CONSTRAINT']._serialized_start=1647
+  _globals['_CONSTRAINT']._serialized_end=1749
+  _globals['_STARTED']._serialized_start=1751
+  _globals['_STARTED']._serialized_end=1835
+  _globals['_DELTA']._serialized_start=1838
+  _globals['_DELTA']._serialized_end=2038
+  _globals['_TOKENLOGPROB']._serialized_start=2041
+  _globals['_TOKENLOGPROB']._serialized_end=2172
+  _globals['_TOOLCALLDELTA']._serialized_start=2174
+  _globals['_TOOLCALLDELTA']._serialized_end=2249
+  _globals['_FINISHED']._serialized_start=2252
+  _globals['_FINISHED']._serialized_end=2524
+  _globals['_USAGE']._serialized_start=2526
+  _globals['_USAGE']._serialized_end=2606
+  _globals['_TIMINGS']._serialized_start=2608
+  _globals['_TIMINGS']._serialized_end=2706
+  _globals['_REPORT']._serialized_start=2709
+  _globals['_REPORT']._serialized_end=2872
+  _globals['_SUMMARY']._serialized_start=2875
+  _globals['_SUMMARY']._serialized_end=3031
 # @@protoc_insertion_point(module_scope)
