@@ -35,10 +35,13 @@ from inference_client.events import (
 )
 from inference_client.generation import Choice, Generation
 from inference_client.health import Health
+from inference_client.logprobs import TokenLogprob
 from inference_client.models import Model, TokenCount
+from inference_client.report import EffectiveSampling, Report
 from inference_client.request import GenerateOptions, Message, Messages, Role, build_request
 from inference_client.sync_client import Client
 from inference_client.sync_stream import Stream
+from inference_client.tools import ToolCall, ToolCallDelta
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
@@ -52,6 +55,7 @@ __all__ = [
     "ContextLengthError",
     "DeadlineError",
     "Delta",
+    "EffectiveSampling",
     "Event",
     "FieldViolation",
     "FinishReason",
@@ -71,6 +75,7 @@ __all__ = [
     "QueueFullError",
     "RateLimitError",
     "ReaderStalledError",
+    "Report",
     "RequestTooLargeError",
     "Role",
     "Started",
@@ -80,6 +85,9 @@ __all__ = [
     "Timings",
     "TlsConfig",
     "TokenCount",
+    "TokenLogprob",
+    "ToolCall",
+    "ToolCallDelta",
     "UnavailableError",
     "Usage",
     "build_request",

@@ -17,7 +17,10 @@ from inference_client.events import (
     Usage,
 )
 from inference_client.generation import Choice, Generation
+from inference_client.logprobs import TokenLogprob
 from inference_client.models import Model, TokenCount
+from inference_client.report import EffectiveSampling, Report
+from inference_client.tools import ToolCall, ToolCallDelta
 
 _REASONS = {
     generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
@@ -31,6 +34,8 @@ _CAUSES = {
     generation_pb2.STOP_CAUSE_STOP_TOKEN: StopCause.STOP_TOKEN,
     generation_pb2.STOP_CAUSE_MAX_TOKENS: StopCause.MAX_TOKENS,
     generation_pb2.STOP_CAUSE_DEADLINE: StopCause.DEADLINE,
+    generation_pb2.STOP_CAUSE_CONTENT_FILTER: StopCause.CONTENT_FILTER,
+    generation_pb2.STOP_CAUSE_TOOL_CALLS: StopCause.TOOL_CALLS,
 }
 
 
@@ -43,15 +48,14 @@ def decode_event(message: generate_service_pb2.GenerateStreamResponse) -> Event 
     """
     kind = message.WhichOneof("event")
     if kind == "delta":  # first: there is one of these for every few tokens
-        delta = message.delta
-        return Delta(delta.choice_index, delta.text, tuple(delta.token_ids), delta.token_count)
+        return _delta(message.delta)
     if kind == "finished":
         return decode_finished(message.finished)
     if kind == "started":
         started = message.started
         return Started(started.request_id, started.model, started.created, started.prompt_tokens)
     if kind == "summary":
-        return Summary(_usage(message.summary.usage), _timings(message.summary.timings))
+        return _summary(message.summary)
     return None
 
 
@@ -70,6 +74,7 @@ def decode_finished(message: generation_pb2.Finished) -> Finished:
         cause=_CAUSES.get(message.cause, StopCause.UNKNOWN),
         stop_sequence=message.stop_sequence if message.HasField("stop_sequence") else None,
         stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
+        filter_rule=message.filter_rule if message.HasField("filter_rule") else None,
     )
 
 
@@ -89,6 +94,29 @@ def decode_generation(message: generate_service_pb2.GenerateResponse) -> Generat
         choices=tuple(_choice(choice) for choice in message.choices),
         usage=_usage(message.usage),
         timings=_timings(message.timings),
+        report=decode_report(message.report),
+    )
+
+
+def decode_report(message: generation_pb2.Report) -> Report:
+    """What became of the parameters."""
+    sampling = message.sampling
+    return Report(
+        ignored_parameters=tuple(message.ignored_parameters),
+        sampling=EffectiveSampling(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=sampling.presence_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=sampling.seed,
+            logit_bias=dict(sampling.logit_bias),
+        ),
+        max_tokens=message.max_tokens,
+        batch_size=message.batch_size,
+        queue_estimate_ms=message.queue_estimate_ms,
     )
 
 
@@ -127,7 +155,38 @@ def _choice(message: generate_service_pb2.Choice) -> Choice:
         token_ids=tuple(message.token_ids),
         token_count=message.token_count,
         finished=decode_finished(message.finished),
+        logprobs=tuple(_logprob(entry) for entry in message.logprobs),
+        tool_calls=tuple(ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls),
     )
+
+
+def _delta(message: generation_pb2.Delta) -> Delta:
+    # A copy in one piece, then a tuple of it: twice as fast as one id at a time.
+    token_ids = tuple(message.token_ids[:])
+    logprobs, tool_calls = message.logprobs, message.tool_calls
+    if not logprobs and not tool_calls:
+        return Delta(message.choice_index, message.text, token_ids, message.token_count)
+    return Delta(
+        message.choice_index,
+        message.text,
+        token_ids,
+        message.token_count,
+        tuple(_logprob(entry) for entry in logprobs),
+        tuple(_tool_call_delta(piece) for piece in tool_calls),
+    )
+
+
+def _logprob(message: generation_pb2.TokenLogprob) -> TokenLogprob:
+    top = tuple(TokenLogprob(one.token_id, one.token, one.bytes, one.logprob) for one in message.top)
+    return TokenLogprob(message.token_id, message.token, message.bytes, message.logprob, top)
+
+
+def _tool_call_delta(message: generation_pb2.ToolCallDelta) -> ToolCallDelta:
+    return ToolCallDelta(message.index, message.id or None, message.name or None, message.arguments)
+
+
+def _summary(message: generation_pb2.Summary) -> Summary:
+    return Summary(_usage(message.usage), _timings(message.timings), decode_report(message.report))
 
 
 def _usage(message: generation_pb2.Usage) -> Usage:

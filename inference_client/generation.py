@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inference_client.errors import ProtocolError
 from inference_client.events import (
@@ -15,6 +15,9 @@ from inference_client.events import (
     Timings,
     Usage,
 )
+from inference_client.logprobs import TokenLogprob
+from inference_client.report import Report
+from inference_client.tools import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,10 @@ class Choice:
     """How many tokens stand behind the text."""
     finished: Finished
     """How it ended."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of `token_ids`, where they were asked for."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The tools that the model called."""
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -54,6 +61,8 @@ class Generation:
     """Token counts."""
     timings: Timings
     """Where the time went."""
+    report: Report = field(default_factory=Report)
+    """What became of the request's parameters."""
 
     @property
     def text(self) -> str:
@@ -97,6 +106,7 @@ class GenerationFold:
             choices=tuple(self._choice(self._finished[index]) for index in sorted(self._finished)),
             usage=self._summary.usage,
             timings=self._summary.timings,
+            report=self._summary.report,
         )
 
     def _choice(self, finished: Finished) -> Choice:
