@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from tests.bridge.running import RunningBridge, running_bridge
-from tests.client.scripted import Running, ScriptedService, serve
+from tests.support.scripted import Running, ScriptedService, serve
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from lodestream_common.keys import KeyFile, Level
 from rest_bridge.auth import bearer_token
 from tests.bridge.bodies import CHAT, COMPLETIONS, COMPLETIONS_STREAM, chat, completion
 from tests.bridge.running import running_bridge
-from tests.client.scripted import Running
+from tests.support.scripted import Running
 
 
 @pytest.mark.parametrize(

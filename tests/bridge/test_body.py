@@ -10,7 +10,7 @@ import pytest
 from tests.bridge.bodies import CHAT, chat
 from tests.bridge.running import RunningBridge, running_bridge
 from tests.bridge.wire import Wire, connect, head
-from tests.client.scripted import Running
+from tests.support.scripted import Running
 
 LIMIT = 2048
 

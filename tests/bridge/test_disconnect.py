@@ -15,7 +15,7 @@ from rest_bridge.errors import ClientGone
 from tests.bridge.bodies import CHAT, COMPLETIONS, COMPLETIONS_STREAM, chat, completion
 from tests.bridge.running import RunningBridge
 from tests.bridge.wire import connect, head
-from tests.client.scripted import ScriptedService, delta, eventually, started
+from tests.support.scripted import ScriptedService, delta, eventually, started
 
 BOUND = 5.0
 

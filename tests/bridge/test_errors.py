@@ -17,7 +17,7 @@ from inference_client import InferenceError
 from rest_bridge import errors
 from rest_bridge.errors import ApiError, api_error, error_body, error_response
 from tests.bridge.bodies import CHAT, chat
-from tests.client.scripted import ScriptedService, delta, error_info, refuse, retry_info, started
+from tests.support.scripted import ScriptedService, delta, error_info, refuse, retry_info, started
 
 Code = grpc.StatusCode
 

@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 
 from tests.bridge.bodies import CHAT, COMPLETIONS, COMPLETIONS_STREAM, chat, completion
 from tests.bridge.running import running_bridge
-from tests.client.scripted import Running, ScriptedService, error_info, refuse
+from tests.support.scripted import Running, ScriptedService, error_info, refuse
 
 UNREACHABLE = "127.0.0.1:1"
 

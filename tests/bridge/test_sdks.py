@@ -14,7 +14,7 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam
 
 from tests.bridge.running import RunningBridge
-from tests.client.scripted import (
+from tests.support.scripted import (
     Running,
     ScriptedService,
     delta,

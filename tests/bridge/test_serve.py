@@ -20,8 +20,8 @@ from rest_bridge.serve import make_server
 from tests.bridge.bodies import CHAT, chat
 from tests.bridge.running import bridge_config
 from tests.bridge.wire import Wire, connect
-from tests.client.scripted import HELLO, Running, eventually, serve
 from tests.support.processes import ServerProcess, server_process
+from tests.support.scripted import HELLO, Running, eventually, serve
 
 
 def bridge_process(running: Running, home: Path, **settings: Any) -> Any:

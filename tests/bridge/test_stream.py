@@ -11,7 +11,7 @@ from rest_bridge.sse import KEEPALIVE
 from tests.bridge.bodies import CHAT, COMPLETIONS_STREAM, chat, completion
 from tests.bridge.running import RunningBridge, running_bridge
 from tests.bridge.wire import connect
-from tests.client.scripted import (
+from tests.support.scripted import (
     HELLO,
     Running,
     ScriptedService,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inference_client import AsyncClient, Client, Event
-from tests.client.scripted import Running, ScriptedService, serve
+from tests.support.scripted import Running, ScriptedService, serve
 
 
 class Door:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from inference_client import AsyncClient, Client, ClosedError, Delta, Started
-from tests.client.scripted import (
+from tests.support.scripted import (
     Event,
     Response,
     Running,

@@ -24,7 +24,7 @@ from inference_client import (
 )
 from inference_client.channel import channel_options
 from tests.client.conftest import Doors
-from tests.client.scripted import ScriptedService, serve
+from tests.support.scripted import ScriptedService, serve
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def server_process() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A service with an endless stream, in a process of its own, and its target."""
-    command = [sys.executable, "-m", "tests.client.scripted"]
+    command = [sys.executable, "-m", "tests.support.scripted"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process, process.stdout.readline().strip()
@@ -138,7 +138,7 @@ async def test_two_clients_have_two_connections(doors: Doors) -> None:
     peers: set[str] = set()
 
     async def answer(request: Any, context: Any) -> Any:
-        from tests.client.scripted import whole_answer
+        from tests.support.scripted import whole_answer
 
         peers.add(context.peer())
         return whole_answer()
@@ -222,7 +222,7 @@ async def test_pings_are_rarer_than_the_service_permits() -> None:
 
 
 async def _silent(request: Any, context: Any) -> AsyncIterator[Any]:
-    from tests.client.scripted import HELLO
+    from tests.support.scripted import HELLO
 
     yield HELLO[0]
     await asyncio.sleep(3)

@@ -11,7 +11,7 @@ import pytest
 from inference_client import AsyncClient, DeadlineError, FinishReason, StopCause, Summary
 from inference_client.deadline import rounded_for_the_wire
 from tests.client.conftest import Door, Doors
-from tests.client.scripted import (
+from tests.support.scripted import (
     Event,
     Response,
     Running,

@@ -31,7 +31,7 @@ from inference_client import (
 )
 from inference_client.status import _BY_REASON, _BY_STATUS
 from tests.client.conftest import Door, Doors
-from tests.client.scripted import (
+from tests.support.scripted import (
     Event,
     Response,
     Running,
@@ -268,7 +268,7 @@ async def test_a_request_at_the_limit_is_sent(doors: Doors, running: Running) ->
 
 
 async def test_the_servers_limit_is_told_in_the_same_way(doors: Doors, service: ScriptedService) -> None:
-    from tests.client.scripted import serve
+    from tests.support.scripted import serve
 
     async with serve(service, options=[("grpc.max_receive_message_length", 1000)]) as small:
         for error in await fail(doors(small.target), user="x" * 2000):
@@ -278,7 +278,7 @@ async def test_the_servers_limit_is_told_in_the_same_way(doors: Doors, service: 
 
 
 async def test_an_answer_over_the_limit_is_not_the_requests_fault(doors: Doors, running: Running) -> None:
-    from tests.client.scripted import whole_answer
+    from tests.support.scripted import whole_answer
 
     async def answer(request: Any, context: Any) -> Response:
         return whole_answer("x" * 2000)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.scripted import Running
+from tests.support.scripted import Running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -19,7 +19,7 @@ from inference_client import (
     build_request,
 )
 from tests.client.conftest import Door
-from tests.client.scripted import Response, ScriptedService, whole_answer
+from tests.support.scripted import Response, ScriptedService, whole_answer
 
 WHOLE = Generation(
     request_id="server-id",

@@ -14,7 +14,7 @@ from inference_client import (
     UnavailableError,
 )
 from tests.client.conftest import Door, Doors
-from tests.client.scripted import Running, ScriptedService
+from tests.support.scripted import Running, ScriptedService
 
 MODEL = Model("m", ("alias",), 7, "us", 64, 100, "", 0)
 

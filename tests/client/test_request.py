@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from inference_client import AsyncClient, Message, build_request
-from tests.client.scripted import ScriptedService
+from tests.support.scripted import ScriptedService
 
 ZEROES: dict[str, Any] = {
     "temperature": 0.0,

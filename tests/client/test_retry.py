@@ -12,7 +12,7 @@ from inference_client import ClosedError, DeadlineError, InferenceError, Unavail
 from inference_client.errors import QueueFullError
 from inference_client.retry import RetryPolicy
 from tests.client.conftest import Door, Doors
-from tests.client.scripted import (
+from tests.support.scripted import (
     HELLO,
     Event,
     Response,

@@ -22,7 +22,7 @@ from inference_client import (
     Usage,
 )
 from tests.client.conftest import Door
-from tests.client.scripted import (
+from tests.support.scripted import (
     HELLO,
     Event,
     Running,
