@@ -3,6 +3,7 @@
 from inference_client.async_client import AsyncClient
 from inference_client.async_stream import AsyncStream
 from inference_client.channel import DEFAULT_MAX_MESSAGE_BYTES, TlsConfig
+from inference_client.constraint import Constraint, Grammar, JsonObject, JsonSchema, Regex
 from inference_client.errors import (
     AuthenticationError,
     CancelledByServerError,
@@ -36,12 +37,15 @@ from inference_client.events import (
 from inference_client.generation import Choice, Generation
 from inference_client.health import Health
 from inference_client.logprobs import TokenLogprob
+from inference_client.messages import Message, Messages, Role
 from inference_client.models import Model, TokenCount
+from inference_client.options import CountOptions, GenerateOptions
 from inference_client.report import EffectiveSampling, Report
-from inference_client.request import GenerateOptions, Message, Messages, Role, build_request
+from inference_client.request import build_request
 from inference_client.sync_client import Client
 from inference_client.sync_stream import Stream
-from inference_client.tools import ToolCall, ToolCallDelta
+from inference_client.tools import Tool, ToolCall, ToolCallDelta, ToolChoice, ToolChoiceMode
+from inference_client.validation import Validation
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
@@ -52,7 +56,9 @@ __all__ = [
     "Choice",
     "Client",
     "ClosedError",
+    "Constraint",
     "ContextLengthError",
+    "CountOptions",
     "DeadlineError",
     "Delta",
     "EffectiveSampling",
@@ -62,10 +68,13 @@ __all__ = [
     "Finished",
     "GenerateOptions",
     "Generation",
+    "Grammar",
     "Health",
     "InferenceError",
     "InternalError",
     "InvalidRequestError",
+    "JsonObject",
+    "JsonSchema",
     "Message",
     "Messages",
     "Model",
@@ -75,6 +84,7 @@ __all__ = [
     "QueueFullError",
     "RateLimitError",
     "ReaderStalledError",
+    "Regex",
     "Report",
     "RequestTooLargeError",
     "Role",
@@ -86,9 +96,13 @@ __all__ = [
     "TlsConfig",
     "TokenCount",
     "TokenLogprob",
+    "Tool",
     "ToolCall",
     "ToolCallDelta",
+    "ToolChoice",
+    "ToolChoiceMode",
     "UnavailableError",
     "Usage",
+    "Validation",
     "build_request",
 ]

@@ -49,14 +49,20 @@ class AsyncStream:
         "request_id",
     )
 
-    def __init__(self, open_rpc: Callable[[], Rpc], call: Call, is_client_closed: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        open_rpc: Callable[[], Rpc],
+        call: Call,
+        grammar: StreamGrammar,
+        is_client_closed: Callable[[], bool],
+    ) -> None:
         self.request_id = call.request_id
         """The id of the request: the one that was sent, then the one that the service goes by."""
         self._open = open_rpc
         self._call = call
         self._is_client_closed = is_client_closed
         self._rpc: Rpc | None = None
-        self._grammar = StreamGrammar()
+        self._grammar = grammar
         self._ended = False
 
     async def __aenter__(self) -> Self:

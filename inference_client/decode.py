@@ -21,6 +21,7 @@ from inference_client.logprobs import TokenLogprob
 from inference_client.models import Model, TokenCount
 from inference_client.report import EffectiveSampling, Report
 from inference_client.tools import ToolCall, ToolCallDelta
+from inference_client.validation import Validation
 
 _REASONS = {
     generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
@@ -78,15 +79,16 @@ def decode_finished(message: generation_pb2.Finished) -> Finished:
     )
 
 
-def decode_generation(message: generate_service_pb2.GenerateResponse) -> Generation:
-    """The whole answer.
+def decode_generation(message: generate_service_pb2.GenerateResponse, choices: int) -> Generation:
+    """The whole answer to a request for so many choices.
 
     Raises:
-        ProtocolError: it has no choice, or one that did not end.
+        ProtocolError: it has more or fewer, or one that did not end.
 
     """
-    if not message.choices:
-        raise ProtocolError("The answer has no choices.")
+    indexes = [choice.index for choice in message.choices]
+    if indexes != list(range(len(indexes))) or len(indexes) != choices:
+        raise ProtocolError(f"The answer has the choices {indexes}; the request wants {choices}.")
     return Generation(
         request_id=message.request_id,
         model=message.model,
@@ -94,30 +96,20 @@ def decode_generation(message: generate_service_pb2.GenerateResponse) -> Generat
         choices=tuple(_choice(choice) for choice in message.choices),
         usage=_usage(message.usage),
         timings=_timings(message.timings),
-        report=decode_report(message.report),
+        report=_report(message.report),
     )
 
 
-def decode_report(message: generation_pb2.Report) -> Report:
-    """What became of the parameters."""
-    sampling = message.sampling
-    return Report(
-        ignored_parameters=tuple(message.ignored_parameters),
-        sampling=EffectiveSampling(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            frequency_penalty=sampling.frequency_penalty,
-            presence_penalty=sampling.presence_penalty,
-            repetition_penalty=sampling.repetition_penalty,
-            seed=sampling.seed,
-            logit_bias=dict(sampling.logit_bias),
-        ),
-        max_tokens=message.max_tokens,
-        batch_size=message.batch_size,
-        queue_estimate_ms=message.queue_estimate_ms,
-    )
+def decode_validation(message: generate_service_pb2.GenerateResponse) -> Validation:
+    """What was said of a request that was only checked.
+
+    Raises:
+        ProtocolError: it was not only checked.
+
+    """
+    if message.choices:
+        raise ProtocolError("The service generated: it is too old to validate only.")
+    return Validation(message.request_id, message.model, message.usage.prompt_tokens, _report(message.report))
 
 
 def decode_model(message: model_service_pb2.GetModelResponse) -> Model:
@@ -186,7 +178,7 @@ def _tool_call_delta(message: generation_pb2.ToolCallDelta) -> ToolCallDelta:
 
 
 def _summary(message: generation_pb2.Summary) -> Summary:
-    return Summary(_usage(message.usage), _timings(message.timings), decode_report(message.report))
+    return Summary(_usage(message.usage), _timings(message.timings), _report(message.report))
 
 
 def _usage(message: generation_pb2.Usage) -> Usage:
@@ -195,3 +187,24 @@ def _usage(message: generation_pb2.Usage) -> Usage:
 
 def _timings(message: generation_pb2.Timings) -> Timings:
     return Timings(message.queue_ms, message.prefill_ms, message.decode_ms, message.time_to_first_token_ms)
+
+
+def _report(message: generation_pb2.Report) -> Report:
+    sampling = message.sampling
+    return Report(
+        ignored_parameters=tuple(message.ignored_parameters),
+        sampling=EffectiveSampling(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=sampling.presence_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=sampling.seed,
+            logit_bias=dict(sampling.logit_bias),
+        ),
+        max_tokens=message.max_tokens,
+        batch_size=message.batch_size,
+        queue_estimate_ms=message.queue_estimate_ms,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from inference_client.errors import ProtocolError
@@ -16,8 +17,9 @@ from inference_client.events import (
     Usage,
 )
 from inference_client.logprobs import TokenLogprob
+from inference_client.messages import Message
 from inference_client.report import Report
-from inference_client.tools import ToolCall
+from inference_client.tools import ToolCall, ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class Choice:
         """Why it ended."""
         return self.finished.reason
 
+    @property
+    def message(self) -> Message:
+        """The turn that it adds to a conversation."""
+        return Message("assistant", self.text, self.tool_calls)
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -56,7 +63,7 @@ class Generation:
     created: int
     """Seconds since the Unix epoch at which the request was admitted."""
     choices: tuple[Choice, ...]
-    """The choices by index; never empty."""
+    """The choices by index; none only where the request said `validate_only`."""
     usage: Usage
     """Token counts."""
     timings: Timings
@@ -68,6 +75,11 @@ class Generation:
     def text(self) -> str:
         """The text of the first choice."""
         return self.choices[0].text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the model called in the first choice."""
+        return self.choices[0].tool_calls
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -117,4 +129,18 @@ class GenerationFold:
             token_ids=tuple(token for delta in deltas for token in delta.token_ids),
             token_count=sum(delta.token_count for delta in deltas),
             finished=finished,
+            logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+            tool_calls=_tool_calls(piece for delta in deltas for piece in delta.tool_calls),
         )
+
+
+def _tool_calls(pieces: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
+    firsts: dict[int, ToolCallDelta] = {}
+    arguments: dict[int, list[str]] = {}
+    for piece in pieces:
+        firsts.setdefault(piece.index, piece)
+        arguments.setdefault(piece.index, []).append(piece.arguments)
+    return tuple(
+        ToolCall(first.id or "", first.name or "", "".join(arguments[index]))
+        for index, first in sorted(firsts.items())
+    )

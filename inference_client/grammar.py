@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inference_client.errors import ProtocolError
 from inference_client.events import Delta, Event, Finished, Started
+from inference_client.tools import ToolCallDelta
 
 
 def cut_short() -> ProtocolError:
@@ -12,16 +13,23 @@ def cut_short() -> ProtocolError:
 
 
 class StreamGrammar:
-    """Checks the events of one stream, in order."""
+    """Checks the events of one stream, in order.
 
-    __slots__ = ("_finished", "_live", "_open", "_summarised")
+    Args:
+        choices: how many the request asks for; 0 where it is to be validated only.
 
-    def __init__(self) -> None:
+    """
+
+    __slots__ = ("_calls", "_choices", "_finished", "_live", "_summarised")
+
+    def __init__(self, choices: int) -> None:
+        self._choices = choices
         self._live = False
         """Between the first event and the last."""
         self._summarised = False
-        self._open: set[int] = set()
         self._finished: set[int] = set()
+        self._calls: dict[int, int] = {}
+        """How many tool calls a choice has begun."""
 
     def check(self, event: Event) -> None:
         """Take the next event.
@@ -33,7 +41,11 @@ class StreamGrammar:
         if not self._live:
             self._check_outside(event)
         elif isinstance(event, Delta):
-            self._check_delta(event.choice_index)
+            choice = event.choice_index
+            if choice in self._finished or choice >= self._choices:
+                raise self._surplus(choice, "went on after it had ended")
+            for piece in event.tool_calls:
+                self._check_call(choice, piece)
         elif isinstance(event, Finished):
             self._check_finished(event.choice_index)
         elif isinstance(event, Started):
@@ -48,19 +60,31 @@ class StreamGrammar:
             raise ProtocolError(f"The stream began with a {type(event).__name__.lower()} event.")
         self._live = True
 
-    def _check_delta(self, choice: int) -> None:
-        if choice in self._finished:
-            raise ProtocolError(f"Choice {choice} went on after it had ended.")
-        self._open.add(choice)
+    def _check_call(self, choice: int, piece: ToolCallDelta) -> None:
+        begun = self._calls.get(choice, 0)
+        call = f"Tool call {piece.index} of choice {choice}"
+        if piece.index > begun:
+            raise ProtocolError(f"{call} came before call {begun}.")
+        if piece.index < begun:
+            if piece.id is not None or piece.name is not None:
+                raise ProtocolError(f"{call} began twice.")
+            return
+        if piece.id is None or piece.name is None:
+            raise ProtocolError(f"{call} began without its id or its name.")
+        self._calls[choice] = begun + 1
 
     def _check_finished(self, choice: int) -> None:
-        if choice in self._finished:
-            raise ProtocolError(f"Choice {choice} ended twice.")
-        self._open.discard(choice)
+        if choice in self._finished or choice >= self._choices:
+            raise self._surplus(choice, "ended twice")
         self._finished.add(choice)
 
     def _check_summary(self) -> None:
-        if self._open or not self._finished:
+        if len(self._finished) != self._choices:
             raise ProtocolError("The summary came before every choice had ended.")
         self._live = False
         self._summarised = True
+
+    def _surplus(self, choice: int, again: str) -> ProtocolError:
+        if choice in self._finished:
+            return ProtocolError(f"Choice {choice} {again}.")
+        return ProtocolError(f"Choice {choice} was not asked for: the request wants {self._choices}.")

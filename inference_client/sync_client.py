@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,18 +21,25 @@ from lodestream.inference.v1 import (
 
 from inference_client.call import Call, CallDefaults, Metadata
 from inference_client.channel import DEFAULT_MAX_MESSAGE_BYTES, TlsConfig, check_target, open_sync
-from inference_client.decode import decode_generation, decode_model, decode_models, decode_token_count
+from inference_client.decode import (
+    decode_generation,
+    decode_model,
+    decode_models,
+    decode_token_count,
+    decode_validation,
+)
 from inference_client.errors import ClosedError, InferenceError, NotFoundError
 from inference_client.generation import Generation
+from inference_client.grammar import StreamGrammar
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
 from inference_client.models import Model, TokenCount
-from inference_client.request import GenerateOptions, Messages, build_count_request, build_request
+from inference_client.options import CountOptions, GenerateOptions
+from inference_client.request import build_count_request, build_request, build_validation, choice_count
 from inference_client.retry import RetryPolicy
 from inference_client.sync_stream import Rpc, Stream
+from inference_client.validation import Validation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from typing_extensions import Self, Unpack
 
 RequestT = TypeVar("RequestT", bound=ProtoMessage)
@@ -114,6 +122,21 @@ class Client:
         """Generate, and yield the answer as it is made. Takes what `generate` takes."""
         return self.stream_request(build_request(**options), timeout=timeout, request_id=request_id)
 
+    def validate(
+        self,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Validation:
+        """Have a request checked and explained, without generating. Takes what `generate` takes.
+
+        Raises:
+            InferenceError: what `generate` would fail with before the first token.
+
+        """
+        return self.validate_request(build_request(**options), timeout=timeout, request_id=request_id)
+
     def generate_request(
         self,
         request: generate_service_pb2.GenerateRequest,
@@ -125,7 +148,8 @@ class Client:
     ) -> Generation:
         """The same as `generate`, for a message that is ready; the key overrides the client's own."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        return self._ask(self._stubs.generate.Generate, request, call, decode_generation)
+        decode = partial(decode_generation, choices=choice_count(request))
+        return self._ask(self._stubs.generate.Generate, request, call, decode)
 
     def stream_request(
         self,
@@ -147,7 +171,20 @@ class Client:
             call.check_size(request)
             return self._start(self._stubs.generate.GenerateStream, request, call)
 
-        return Stream(open_rpc, call, self._closed)
+        return Stream(open_rpc, call, StreamGrammar(choice_count(request)), self._closed)
+
+    def validate_request(
+        self,
+        request: generate_service_pb2.GenerateRequest,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+        metadata: Metadata = (),
+    ) -> Validation:
+        """The same as `validate`, for a message that is ready; the key overrides the client's own."""
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        return self._ask(self._stubs.generate.Generate, build_validation(request), call, decode_validation)
 
     def list_models(
         self, *, timeout: float | None = None, request_id: str | None = None, api_key: str | None = None
@@ -174,16 +211,14 @@ class Client:
         self,
         model: str,
         *,
-        messages: Messages | None = None,
-        prompt: str | None = None,
-        token_ids: Sequence[int] | None = None,
         timeout: float | None = None,
         request_id: str | None = None,
         api_key: str | None = None,
+        **options: Unpack[CountOptions],
     ) -> TokenCount:
-        """The length of a prompt as `generate` would count it."""
+        """The length of a prompt as `generate` would count it; `CountOptions` has its keywords."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
-        request = build_count_request(model=model, messages=messages, prompt=prompt, token_ids=token_ids)
+        request = build_count_request(model, options)
         return self._ask(self._stubs.models.CountTokens, request, call, decode_token_count)
 
     def health(self, service: str = "", *, timeout: float | None = None) -> Health:

@@ -54,14 +54,20 @@ class Stream:
         "request_id",
     )
 
-    def __init__(self, open_rpc: Callable[[], Rpc], call: Call, client_closed: threading.Event) -> None:
+    def __init__(
+        self,
+        open_rpc: Callable[[], Rpc],
+        call: Call,
+        grammar: StreamGrammar,
+        client_closed: threading.Event,
+    ) -> None:
         self.request_id = call.request_id
         """The id of the request: the one that was sent, then the one that the service goes by."""
         self._open = open_rpc
         self._call = call
         self._client_closed = client_closed
         self._rpc: Rpc | None = None
-        self._grammar = StreamGrammar()
+        self._grammar = grammar
         self._ended = False
 
     def __enter__(self) -> Self:

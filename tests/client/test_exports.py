@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 import inference_client
-from inference_client import AsyncClient, Client, GenerateOptions, build_request, errors
+from inference_client import AsyncClient, Client, errors
 
 
 def test_all_is_sorted_and_complete() -> None:
@@ -27,10 +27,6 @@ def test_every_error_is_exported() -> None:
     }
 
     assert defined <= set(inference_client.__all__)
-
-
-def test_the_options_are_the_keywords_of_build_request() -> None:
-    assert set(GenerateOptions.__annotations__) == set(inspect.signature(build_request).parameters)
 
 
 def test_the_twins_have_the_same_methods() -> None:

@@ -4,8 +4,22 @@ from typing import Any
 
 import pytest
 
-from inference_client import AsyncClient, Message, build_request
-from tests.support.scripted import ScriptedService
+from inference_client import (
+    AsyncClient,
+    GenerateOptions,
+    Grammar,
+    JsonObject,
+    JsonSchema,
+    Message,
+    Regex,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    build_request,
+)
+from inference_client.options import CountOptions
+from inference_client.request import build_count_request, build_validation, choice_count
+from tests.support.scripted import ScriptedService, answering, validated
 
 ZEROES: dict[str, Any] = {
     "temperature": 0.0,
@@ -18,9 +32,18 @@ ZEROES: dict[str, Any] = {
     "seed": 0,
     "max_tokens": 0,
     "ignore_eos": False,
+    "include_stop": False,
+    "n": 0,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "echo": False,
     "user": "",
 }
-STOPPING = {"max_tokens", "ignore_eos"}
+STOPPING = {"max_tokens", "ignore_eos", "include_stop"}
+OUTPUT = {"n", "logprobs", "top_logprobs", "echo"}
+SCHEMA = {"type": "object", "properties": {"größe": {"type": "number"}}}
+SCHEMA_TEXT = '{"type":"object","properties":{"größe":{"type":"number"}}}'
+ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "u"}]}
 
 
 async def test_what_is_not_given_is_not_on_the_wire(client: AsyncClient, service: ScriptedService) -> None:
@@ -33,13 +56,25 @@ async def test_what_is_not_given_is_not_on_the_wire(client: AsyncClient, service
 @pytest.mark.parametrize("name", ZEROES)
 async def test_zero_is_on_the_wire(client: AsyncClient, service: ScriptedService, name: str) -> None:
     """A knob set to zero arrives as set, and nothing else does."""
+    service.answer = answering(validated())
     knob: Any = {name: ZEROES[name]}
-    await client.generate(model="m", prompt="p", **knob)
+    await client.validate(model="m", prompt="p", **knob)
 
-    request = service.seen[0].request
-    group = request if name == "user" else request.stopping if name in STOPPING else request.sampling
+    group = _group(service.seen[0].request, name)
     assert group.HasField(name)
-    assert [field.name for field, _ in group.ListFields() if field.name not in ("model", "prompt")] == [name]
+    always = ("model", "prompt", "validate_only")
+    assert [field.name for field, _ in group.ListFields() if field.name not in always] == [name]
+
+
+def _group(request: Any, name: str) -> Any:
+    if name == "user":
+        return request
+    return request.stopping if name in STOPPING else request.output if name in OUTPUT else request.sampling
+
+
+@pytest.mark.parametrize("name", ZEROES)
+def test_a_knob_that_is_none_is_not_given(name: str) -> None:
+    assert build_request(model="m", prompt="p", **{name: None}) == build_request(model="m", prompt="p")
 
 
 def test_every_knob_reaches_its_field() -> None:
@@ -58,11 +93,20 @@ def test_every_knob_reaches_its_field() -> None:
         stop=["a", "b"],
         stop_token_ids=[10],
         ignore_eos=True,
+        include_stop=True,
+        logit_bias={11: -100, 12: 0.5},
+        n=2,
+        logprobs=True,
+        top_logprobs=20,
+        echo=True,
         user="u",
     )
 
-    assert [value for _, value in request.sampling.ListFields()] == [0.1, 0.2, 3, 0.4, 0.5, 0.6, 0.7, -8]
-    assert [value for _, value in request.stopping.ListFields()] == [9, ["a", "b"], [10], True]
+    bias = {11: -100.0, 12: 0.5}
+    sampling = [0.1, 0.2, 3, 0.4, 0.5, 0.6, 0.7, -8, bias]
+    assert [value for _, value in request.sampling.ListFields()] == sampling
+    assert [value for _, value in request.stopping.ListFields()] == [9, ["a", "b"], [10], True, True]
+    assert [value for _, value in request.output.ListFields()] == [2, True, 20, True]
     assert request.user == "u"
 
 
@@ -79,17 +123,106 @@ def test_messages_may_be_messages_or_mappings() -> None:
     assert [(turn.role, turn.content) for turn in request.chat.messages] == [(1, "s"), (2, "u"), (3, "")]
 
 
+def test_calls_and_results_are_turns() -> None:
+    """In both forms: an assistant's turn may be its calls alone."""
+    call = {"id": "c1", "name": "f", "arguments": "{}"}
+    typed = build_request(
+        model="m",
+        messages=[
+            Message("assistant", tool_calls=[ToolCall("c1", "f", "{}"), call]),
+            Message("tool", "22", tool_call_id="c1"),
+        ],
+    )
+    mapped = build_request(
+        model="m",
+        messages=[
+            {"role": "assistant", "content": None, "tool_calls": [call, ToolCall("c1", "f", "{}")]},
+            {"role": "tool", "content": "22", "tool_call_id": "c1"},
+        ],
+    )
+
+    turn, result = typed.chat.messages
+    assert [(one.id, one.name, one.arguments) for one in turn.tool_calls] == [("c1", "f", "{}")] * 2
+    assert (turn.role, turn.content) == (3, "")
+    assert (result.role, result.content, result.tool_call_id) == (4, "22", "c1")
+    assert mapped == typed
+
+
 def test_token_ids_are_an_input() -> None:
     assert list(build_request(model="m", token_ids=[1, 2]).token_ids.ids) == [1, 2]
 
 
+def test_several_prompts_are_a_batch() -> None:
+    texts = build_request(model="m", prompt=("a", "b")).batch.prompts
+    ids = build_request(model="m", token_ids=[[1, 2], (3,), []]).batch.prompts
+
+    assert [(prompt.WhichOneof("form"), prompt.text) for prompt in texts] == [("text", "a"), ("text", "b")]
+    assert [list(prompt.token_ids.ids) for prompt in ids] == [[1, 2], [3], []]
+    assert {prompt.WhichOneof("form") for prompt in ids} == {"token_ids"}
+
+
 @pytest.mark.parametrize(
     ("given", "input_name"),
-    [({"messages": []}, "chat"), ({"prompt": ""}, "prompt"), ({"token_ids": []}, "token_ids")],
+    [
+        ({"messages": []}, "chat"),
+        ({"prompt": ""}, "prompt"),
+        ({"token_ids": []}, "token_ids"),
+        ({"prompt": []}, "batch"),
+    ],
 )
 def test_an_empty_input_is_given_all_the_same(given: Any, input_name: str) -> None:
     """It is the service that refuses it, with the parameter's name."""
     assert build_request(model="m", **given).WhichOneof("input") == input_name
+
+
+def test_tools_reach_the_conversation() -> None:
+    """Schemas as JSON text, whatever way they were given."""
+    request = build_request(
+        **ASKED,
+        tools=[Tool("f", "Does f.", SCHEMA), Tool("g", parameters=SCHEMA_TEXT), Tool("h")],
+        tool_choice=ToolChoice("g"),
+        parallel_tool_calls=False,
+    )
+
+    tools = [(tool.name, tool.description, tool.parameters) for tool in request.chat.tools]
+    assert tools == [("f", "Does f.", SCHEMA_TEXT), ("g", "", SCHEMA_TEXT), ("h", "", "")]
+    assert (request.chat.tool_choice.mode, request.chat.tool_choice.name) == (4, "g")
+    assert request.chat.HasField("parallel_tool_calls")
+    assert len(request.chat.messages) == 1
+
+
+@pytest.mark.parametrize(("choice", "mode"), [("auto", 1), ("none", 2), ("required", 3)])
+def test_a_tool_choice_may_be_a_mode(choice: Any, mode: int) -> None:
+    request = build_request(**ASKED, tools=[Tool("f")], tool_choice=choice)
+
+    assert request.chat.tool_choice.mode == mode
+
+
+@pytest.mark.parametrize(
+    ("constraint", "kind", "value"),
+    [
+        (JsonObject(), "json_object", True),
+        (JsonSchema(SCHEMA), "json_schema", SCHEMA_TEXT),
+        (JsonSchema("not JSON"), "json_schema", "not JSON"),
+        (Regex("[0-9]+"), "regex", "[0-9]+"),
+        (Grammar('root ::= "a"'), "grammar", 'root ::= "a"'),
+    ],
+)
+def test_each_constraint_is_a_kind(constraint: Any, kind: str, value: Any) -> None:
+    """Text goes as it is: it is the service that knows what it means."""
+    message = build_request(model="m", prompt="p", constraint=constraint).constraint
+
+    assert message.WhichOneof("kind") == kind
+    assert getattr(message, kind) == value
+
+
+def test_a_request_to_validate_is_a_copy() -> None:
+    request = build_request(model="m", prompt="p")
+    validation = build_validation(request)
+
+    assert validation.validate_only
+    assert not request.HasField("validate_only")
+    assert (choice_count(request), choice_count(validation)) == (1, 0)
 
 
 def test_a_lone_stop_is_one_text() -> None:
@@ -115,6 +248,38 @@ def test_exactly_one_input_is_wanted(given: Any, named: str) -> None:
         ({"messages": [{"role": "robot", "content": ""}]}, ValueError, r"messages\[0\]\.role must be one of"),
         ({"messages": [{"role": "user"}]}, ValueError, r"messages\[0\] must have the keys"),
         ({"messages": [{"role": "user", "content": "", "name": "x"}]}, ValueError, r"messages\[0\] must"),
+        (
+            {"messages": [{"content": "", "tool_calls": [{}]}]},
+            ValueError,
+            r"messages\[0\] must have the keys",
+        ),
+        ({"messages": [Message("assistant", tool_calls=[{"id": "c"}])]}, ValueError, r"tool_calls\[0\] must"),
+        (
+            {"messages": [Message("assistant", tool_calls=[ToolCall("c", "f", 5)])]},  # type: ignore[arg-type]
+            TypeError,
+            r"messages\[0\]\.tool_calls\[0\]\.arguments",
+        ),
+        ({"messages": [Message("tool", "", tool_call_id=5)]}, TypeError, r"\]\.tool_call_id"),  # type: ignore[arg-type]
+        ({"messages": [], "tools": [{"name": "f"}]}, TypeError, r"tools\[0\] must be a Tool"),
+        ({"messages": [], "tools": [Tool("f", 5)]}, TypeError, r"tools\[0\]\.description"),  # type: ignore[arg-type]
+        (
+            {"messages": [], "tools": [Tool("f", parameters={"a": {1}})]},
+            TypeError,
+            r"tools\[0\]\.parameters is not JSON",
+        ),
+        ({"messages": [], "tool_choice": "maybe"}, ValueError, "tool_choice must be a ToolChoice, or one of"),
+        ({"prompt": "p", "tools": [Tool("f")]}, TypeError, "go with messages only"),
+        ({"prompt": "p", "parallel_tool_calls": False}, TypeError, "go with messages only"),
+        ({"prompt": "p", "constraint": {"type": "object"}}, TypeError, "constraint must be JsonObject"),
+        ({"prompt": "p", "constraint": JsonSchema({"a": float("nan")})}, ValueError, "schema is not JSON"),
+        ({"prompt": "p", "constraint": Regex("\ud83d")}, ValueError, "constraint.pattern does not fit: half"),
+        ({"prompt": "p", "constraint": Grammar(5)}, TypeError, "constraint.source"),  # type: ignore[arg-type]
+        ({"prompt": "p", "logit_bias": {-1: 1.0}}, ValueError, "logit_bias"),
+        ({"prompt": "p", "logit_bias": {1: "x"}}, TypeError, "logit_bias"),
+        ({"prompt": ["p", 5]}, TypeError, r"prompt\[1\]"),
+        ({"token_ids": [[1], [-1]]}, ValueError, r"token_ids\[1\]"),
+        ({"token_ids": [[1], 2]}, TypeError, r"token_ids\[1\]"),
+        ({"prompt": "p", "n": 1 << 40}, ValueError, "n does not fit"),
         ({"messages": [Message("user", 5)]}, TypeError, r"messages\[0\]\.content"),  # type: ignore[arg-type]
         ({"prompt": "\ud83d"}, ValueError, "prompt does not fit: half a surrogate pair"),
         ({"prompt": "p", "temperature": "hot"}, TypeError, "temperature"),
@@ -125,7 +290,7 @@ def test_exactly_one_input_is_wanted(given: Any, named: str) -> None:
         ({"token_ids": [1.5]}, TypeError, "token_ids"),
     ],
 )
-def test_what_fits_no_field_is_named(given: Any, error: type[Exception], named: str) -> None:
+def test_what_fits_no_field_is_named(given: Any, error: Any, named: str) -> None:
     with pytest.raises(error, match=named):
         build_request(model="m", **given)
 
@@ -133,3 +298,24 @@ def test_what_fits_no_field_is_named(given: Any, error: type[Exception], named: 
 def test_an_unknown_keyword_is_refused() -> None:
     with pytest.raises(TypeError, match="temprature"):
         build_request(model="m", prompt="p", temprature=1)  # type: ignore[call-arg]
+
+
+def test_a_model_is_required() -> None:
+    with pytest.raises(TypeError, match="model is required"):
+        build_request(prompt="p")  # type: ignore[call-arg]
+
+
+def test_a_count_takes_what_is_about_the_prompt() -> None:
+    """The same conversation and tools as in a request, and nothing else of it."""
+    conversation: dict[str, Any] = {
+        "messages": ASKED["messages"],
+        "tools": [Tool("f")],
+        "tool_choice": "none",
+        "parallel_tool_calls": True,
+    }
+    request = build_count_request("m", CountOptions(**conversation))  # type: ignore[typeddict-item]
+
+    assert request.chat == build_request(model="m", **conversation).chat
+    assert set(CountOptions.__annotations__) < set(GenerateOptions.__annotations__)
+    with pytest.raises(TypeError, match="no option named temperature"):
+        build_count_request("m", {"prompt": "p", "temperature": 1})  # type: ignore[typeddict-unknown-key]

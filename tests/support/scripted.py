@@ -40,9 +40,28 @@ def started(request_id: str = "server-id", model: str = "m") -> Event:
     )
 
 
-def delta(text: str, choice: int = 0, ids: Sequence[int] = (1,)) -> Event:
+def delta(text: str, choice: int = 0, ids: Sequence[int] = (1,), **fields: Any) -> Event:
     return Event(
-        delta=generation_pb2.Delta(choice_index=choice, text=text, token_ids=ids, token_count=len(ids))
+        delta=generation_pb2.Delta(
+            choice_index=choice, text=text, token_ids=ids, token_count=len(ids), **fields
+        )
+    )
+
+
+def call_delta(index: int = 0, choice: int = 0, **fields: str) -> Event:
+    """A delta with one piece of a tool call."""
+    piece = generation_pb2.ToolCallDelta(index=index, **fields)
+    return delta("", choice, tool_calls=[piece])
+
+
+def logprob(token: str = "a", top: Sequence[str] = ()) -> generation_pb2.TokenLogprob:
+    """Of a token whose id is that of its first character; each of the likeliest is half as likely."""
+    return generation_pb2.TokenLogprob(
+        token_id=ord(token[0]),
+        token=token,
+        bytes=token.encode(),
+        logprob=-0.5,
+        top=[generation_pb2.TokenLogprob(token_id=ord(t[0]), token=t, logprob=-1.5) for t in top],
     )
 
 
@@ -57,10 +76,29 @@ def finished(choice: int = 0, reason: int = 1, cause: int = 1, **fields: Any) ->
     )
 
 
-def summary() -> Event:
+REPORT = generation_pb2.Report(
+    ignored_parameters=["field 99"],
+    sampling=generation_pb2.SamplingOptions(
+        temperature=0.1,
+        top_p=0.2,
+        top_k=3,
+        min_p=0.4,
+        frequency_penalty=0.5,
+        presence_penalty=0.6,
+        repetition_penalty=0.7,
+        seed=-8,
+        logit_bias={9: -100.0},
+    ),
+    max_tokens=10,
+    batch_size=11,
+    queue_estimate_ms=12.5,
+)
+
+
+def summary(report: generation_pb2.Report | None = None) -> Event:
     usage = generation_pb2.Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1)
     timings = generation_pb2.Timings(queue_ms=1.0, prefill_ms=2.0, decode_ms=3.0, time_to_first_token_ms=4.0)
-    return Event(summary=generation_pb2.Summary(usage=usage, timings=timings))
+    return Event(summary=generation_pb2.Summary(usage=usage, timings=timings, report=report))
 
 
 def whole_answer(text: str = "Hello") -> Response:
@@ -71,6 +109,21 @@ def whole_answer(text: str = "Hello") -> Response:
     return Response(
         request_id="server-id", model="m", created=7, choices=[choice], usage=end.usage, timings=end.timings
     )
+
+
+def validated() -> Response:
+    """The answer to a request that is only checked."""
+    usage = generation_pb2.Usage(prompt_tokens=3)
+    return Response(request_id="server-id", model="m", created=7, usage=usage, report=REPORT)
+
+
+def answering(response: Response) -> AnswerScript:
+    """This answer, whatever the request."""
+
+    async def answer(request: Request, context: Any) -> Response:
+        return response
+
+    return answer
 
 
 def script(*events: Event) -> StreamScript:
