@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from inference_service.generation.control_texts import ControlTexts, new_seal, sealed
+from inference_service.generation.control_texts import ControlTexts
+from inference_service.generation.sealer import Sealer
 from inference_service.generation.template_sandbox import TemplateRefusal, compile_template
 from inference_service.generation.tokenizer import Tokenizer
+from inference_service.generation.tools import probe
+from inference_service.generation.tools.documents import message_document, tool_document, written_texts
+from inference_service.generation.tools.formats import PLAIN, ToolFormat
+from inference_service.generation.tools.json_object import MalformedJson
+from inference_service.generation.tools.plain import fold_tools
+from inference_service.generation.tools.types import Tool
+from inference_service.generation.tools.unfold import one_call_a_turn
+from inference_service.generation.turns import ChatTurn
+
+__all__ = ["ChatTemplate", "ChatTurn", "PromptError"]
 
 _MOST_REASON = 200
 
@@ -16,22 +27,16 @@ class PromptError(Exception):
     """Expected: the model's template cannot take the conversation. The message is safe to send."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChatTurn:
-    """One message of a conversation."""
-
-    role: str
-    """One of the service's own role names: templates build control tokens out of it."""
-    content: str
-    """Whatever the caller wrote."""
-
-
 class ChatTemplate:
     """A model's chat template, next to the tokenizer that encodes what it renders.
 
-    Only the template's own text can become control tokens; a message that spells one is encoded as
-    the characters it is made of, and its text reaches the model unchanged. Safe to use from several
-    threads.
+    Only the template's own text can become control tokens; a message, tool or call that spells one is
+    encoded as the characters it is made of, and its text reaches the model unchanged. Safe to use from
+    several threads.
+
+    Whether the template itself tells the model of tools, and in which format calls are written, is found
+    by giving it a conversation with tools. For one that does not, or whose calls are no JSON, tools become
+    ordinary messages in a plain format.
 
     Args:
         source: the Jinja source.
@@ -49,28 +54,67 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._control = ControlTexts(tokenizer.control_tokens)
         self._texts = {"bos_token": bos_token, "eos_token": eos_token}
+        own_format = probe.find_format(self._try(probe.CONVERSATION, probe.TOOLS))
+        self._knows_tools = own_format is not None
+        self._takes_several_calls = bool(self._try(probe.SEVERAL_CALLS, probe.TOOLS))
+        self._takes_system = probe.INSTRUCTION in self._try(probe.INSTRUCTED)
+        self.tool_format: ToolFormat = own_format or PLAIN
+        """How the model writes calls."""
 
-    def render(self, messages: Sequence[ChatTurn]) -> list[int]:
+    def render(self, messages: Sequence[ChatTurn], tools: Sequence[Tool] = ()) -> list[int]:
         """The prompt that asks the model for the next turn, as token ids.
 
+        Args:
+            messages: the conversation.
+            tools: what the model may call; none where the caller's tool choice is `none`.
+
         Raises:
-            PromptError: the template refuses the conversation, or fails on it.
+            PromptError: the template refuses the conversation, or fails on it; or the arguments of a call
+                are no JSON object.
 
         """
-        weak_points = [self._control.weak_points(message.content) for message in messages]
-        seal = new_seal(message.content for message in messages) if any(weak_points) else ""
-        contents = [
-            sealed(message.content, points, seal)
-            for message, points in zip(messages, weak_points, strict=True)
-        ]
-        prompt = self._render([message.role for message in messages], contents)
-        return self._tokenizer.begin(self._encode(prompt, seal))
+        try:
+            return self._tokenizer.begin(self._ids(*self._adapted(messages, tools)))
+        except MalformedJson as error:
+            raise PromptError("The arguments of an earlier tool call are not a JSON object.") from error
+        except RecursionError as error:
+            raise PromptError("The tools, or the arguments of a call, are nested too deeply.") from error
 
-    def _render(self, roles: Sequence[str], contents: Sequence[str]) -> str:
-        messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
+    def _adapted(
+        self, turns: Sequence[ChatTurn], tools: Sequence[Tool]
+    ) -> tuple[Sequence[ChatTurn], Sequence[Tool]]:
+        """The conversation in a form that the template takes, and the tools that are left to it."""
+        if not self._knows_tools:
+            return fold_tools(turns, tools, takes_system=self._takes_system), ()
+        return (turns if self._takes_several_calls else one_call_a_turn(turns)), tools
+
+    def _ids(self, turns: Sequence[ChatTurn], tools: Sequence[Tool]) -> list[int]:
+        sealer = Sealer(self._control, written_texts(turns, tools))
+        messages = [message_document(turn, sealer) for turn in turns]
+        prompt = self._fill(messages, [tool_document(tool, sealer) for tool in tools])
+        ids: list[int] = []
+        for part in self._control.split(prompt):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._tokenizer.encode_text(sealer.unsealed(part))
+        return ids
+
+    def _try(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """What the template makes of messages; nothing if it does not take them."""
+        try:
+            return self._fill(messages, tools)
+        except PromptError:
+            return ""
+
+    def _fill(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._texts
+                messages=messages,
+                add_generation_prompt=True,
+                tools=tools or None,
+                documents=None,
+                **self._texts,
             )
         except TemplateRefusal as refusal:
             reason = " ".join(str(refusal).split())[:_MOST_REASON]
@@ -78,12 +122,3 @@ class ChatTemplate:
         except Exception as error:
             # The template is the model's code: whatever it raises is its failure.
             raise PromptError("The model's chat template fails on the conversation.") from error
-
-    def _encode(self, prompt: str, seal: str) -> list[int]:
-        ids: list[int] = []
-        for part in self._control.split(prompt):
-            if isinstance(part, int):
-                ids.append(part)
-            else:
-                ids += self._tokenizer.encode_text(part.replace(seal, "") if seal else part)
-        return ids
