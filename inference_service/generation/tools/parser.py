@@ -49,7 +49,7 @@ class ToolCallParser:
         self._deltas: list[ToolCallDelta] = []
         self._arguments: list[str] = []
         self._state: Callable[[str], None] = self._around
-        self._held = ""
+        self._held: list[str] = []
         self._mark = ""
         self._reader = CallReader(())
         self._opened = 0
@@ -84,8 +84,8 @@ class ToolCallParser:
         if self._state == self._inside and self._reader.has_arguments and self._reader.is_open:
             self._complete()
         if not (self._behind_call and self._state == self._around):
-            self._content.append(self._held)
-        self._held = ""
+            self._content += self._held
+        self._held.clear()
         return self._leave()
 
     def _leave(self) -> ToolOutput:
@@ -110,7 +110,7 @@ class ToolCallParser:
         self._at_line_start = char == "\n"
 
     def _around(self, char: str) -> None:
-        self._held += char
+        self._held.append(char)
         if char == "{":
             self._reader = CallReader(self._names)
             self._state = self._inside
@@ -121,7 +121,7 @@ class ToolCallParser:
             self._give_up()
 
     def _within_mark(self, char: str) -> None:
-        self._held += char
+        self._held.append(char)
         self._mark += char
         if self._mark in _MARKS:
             self._state = self._around
@@ -129,7 +129,7 @@ class ToolCallParser:
             self._give_up()
 
     def _inside(self, char: str) -> None:
-        self._held += char
+        self._held.append(char)
         try:
             self._reader.feed(char)
         except NoCall:
@@ -149,13 +149,13 @@ class ToolCallParser:
             self._opened += 1
         if arguments := self._reader.take():
             self._arguments.append(arguments)
-            self._held = ""
+            self._held.clear()
 
     def _on_no_call(self) -> None:
         if self._reader.is_open and not self._reader.has_arguments:
             # Nothing behind broken arguments can be trusted to be a call.
-            self._content.append(self._held)
-            self._held = ""
+            self._content += self._held
+            self._held.clear()
             self._state = self._content.append
             return
         if self._reader.is_open:
@@ -165,13 +165,14 @@ class ToolCallParser:
     def _complete(self) -> None:
         self._completed += 1
         self._behind_call = True
-        self._held = ""
+        self._held.clear()
         self._state = self._around
 
     def _give_up(self) -> None:
         """Let go of what was held back: it is content. Its last character may begin something else."""
-        text, char = self._held[:-1], self._held[-1]
-        self._held = ""
+        char = self._held.pop()
+        text = "".join(self._held)
+        self._held.clear()
         self._behind_call = False
         self._content.append(text)
         self._at_line_start = text.endswith("\n")
