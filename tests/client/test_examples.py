@@ -4,11 +4,14 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lodestream.inference.v1.generation_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_TOOL_CALLS
 
-from tests.support.scripted import Running
+from tests.support.scripted import Request, Response, Running, answering, logprob, whole_answer
 
+EVERY = ["grpc_async.py", "grpc_sync.py", "grpc_tools.py", "grpc_schema.py"]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -34,7 +37,52 @@ async def test_an_example_runs(running: Running, name: str) -> None:
     assert {seen.metadata["authorization"] for seen in running.service.seen} == {"Bearer pg_x"}
 
 
-@pytest.mark.parametrize("name", ["grpc_async.py", "grpc_sync.py"])
+async def test_the_example_of_tools_answers_the_call(running: Running) -> None:
+    """The call that is asked for by name is answered, and the text that follows is shown."""
+
+    async def answer(request: Request, context: Any) -> Response:
+        if len(request.chat.messages) > 1:
+            return whole_answer(f"It is so: {request.chat.messages[2].content}")
+        response = whole_answer("")
+        name = request.chat.tool_choice.name
+        response.choices[0].tool_calls.add(id="c1", name=name, arguments='{"city": "Paris"}')
+        response.choices[0].finished.reason = FINISH_REASON_TOOL_CALLS
+        return response
+
+    running.service.answer = answer
+    code, out, err = await _run("grpc_tools.py", running.target)
+
+    assert code == 0, err
+    assert out.splitlines() == [
+        'get_weather({"city": "Paris"}): Sunny in Paris, 22 degrees.',
+        "It is so: Sunny in Paris, 22 degrees.",
+    ]
+    assert running.service.seen[2].request.chat.messages[2].tool_call_id == "c1"
+
+
+async def test_the_example_of_a_schema_shows_the_document(running: Running) -> None:
+    response = whole_answer('{"city":"Paris","continent":"Europe"}')
+    response.choices[0].logprobs.append(logprob("Paris"))
+    running.service.answer = answering(response)
+    code, out, err = await _run("grpc_schema.py", running.target)
+
+    assert code == 0, err
+    assert out.splitlines() == ["{'city': 'Paris', 'continent': 'Europe'}", " 60.65% 'Paris'"]
+    assert running.service.seen[1].request.constraint.json_schema.startswith('{"type":"object"')
+
+
+@pytest.mark.parametrize("name", ["grpc_tools.py", "grpc_schema.py"])
+async def test_an_example_shows_no_half_answer(running: Running, name: str) -> None:
+    response = whole_answer('{"city":')
+    response.choices[0].finished.reason = FINISH_REASON_LENGTH
+    running.service.answer = answering(response)
+    code, out, err = await _run(name, running.target)
+
+    assert (code, out) == (1, "")
+    assert "length." in err
+
+
+@pytest.mark.parametrize("name", EVERY)
 async def test_an_example_without_a_service_says_so(name: str) -> None:
     code, _, err = await _run(name, LODESTREAM_TARGET="127.0.0.1:1")
 
