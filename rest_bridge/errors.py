@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +138,17 @@ def _from_client(error: client.InferenceError) -> ApiError:
 
 def _row_of(kind: type[client.InferenceError]) -> Row:
     return next((TABLE[base] for base in kind.__mro__ if base in TABLE), INTERNAL_ERROR)
+
+
+def respelled(error: ApiError, spelling: Mapping[str, str]) -> ApiError:
+    """The same error, with parameters as the caller called them."""
+    message, param = error.message, error.param
+    for ours, theirs in spelling.items():
+        name = re.compile(rf"(?<![\w.]){re.escape(ours)}(?!\w)")
+        message = name.sub(theirs, message)
+        param = name.sub(theirs, param) if param is not None else None
+    error.message, error.param = message, param
+    return error
 
 
 def error_body(error: ApiError) -> dict[str, Any]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rest_bridge.errors import ClientGone, api_error, error_response
+from rest_bridge.errors import ClientGone, api_error, error_response, respelled
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_GONE = 499
@@ -37,17 +38,26 @@ class Exchange:
     stream: Callable[[Receive, Send], Awaitable[None]] | None = None
     """A reply that takes long. It runs after the app has returned, so that no frame of the app, and nothing
     that one holds, lives as long as the stream does."""
+    spelling: Mapping[str, str] = field(default_factory=dict)
+    """What the service calls a parameter → what the caller does, where those differ."""
     _began: float = field(default_factory=time.monotonic)
 
+    @property
+    def elapsed_ms(self) -> float:
+        """Milliseconds since it began."""
+        return (time.monotonic() - self._began) * 1000
+
     def log(self) -> None:
-        """Write the request's one line."""
-        _log.info(
+        """Write the request's one line; probes ask so often that theirs are for debugging only."""
+        is_probe = self.route is not None and self.route.startswith("/health")
+        _log.log(
+            logging.DEBUG if is_probe else logging.INFO,
             "request",
             request_id=self.request_id,
             method=self.method,
             route=self.route,
             status=self.status,
-            ms=round((time.monotonic() - self._began) * 1000, 1),
+            ms=round(self.elapsed_ms, 1),
             outcome=self.outcome or ("ok" if (self.status or 500) < 400 else "refused"),
         )
 
@@ -111,7 +121,7 @@ def _tagging(send: Send, exchange: Exchange) -> Send:
 async def _refuse(
     error: BaseException, exchange: Exchange, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    failure = api_error(error, exchange.request_id)
+    failure = respelled(api_error(error, exchange.request_id), exchange.spelling)
     exchange.outcome = failure.code
     # Of a reply that has begun nothing can be taken back: leaving it incomplete tells the caller.
     if exchange.status is None:

@@ -1,56 +1,15 @@
-"""The events of a stream as text: what does not change is rendered once, what does is spliced in."""
+"""The events of a stream as text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import orjson
-
 from inference_client import Delta, Event, Finished, Summary
-from rest_bridge.convert import Json, finish_reason, new_id, usage
+from rest_bridge.account import Account
+from rest_bridge.answer import Json, new_id, usage
+from rest_bridge.choice_frames import ChoiceFrames, RichChoiceFrames, Shape, dump
+from rest_bridge.wanted import Wanted
 
 DONE = b"data: [DONE]\n\n"
 _END = b"}\n\n"
-# JSON leaves these as they are, but readers that split lines as Unicode does would cut an event in two.
-_LINE_BREAKS = (
-    (b"\xc2\x85", b"\\u0085"),
-    (b"\xe2\x80\xa8", b"\\u2028"),
-    (b"\xe2\x80\xa9", b"\\u2029"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How the chunks of one endpoint look. Each field is the JSON text of a part of a choice."""
-
-    prefix: str
-    """Of the reply's id."""
-    kind: str
-    """`object` of a chunk."""
-    opening: bytes | None
-    """What the first chunk says before any text; None: there is none."""
-    before_text: bytes
-    after_text: bytes
-    ending: bytes
-    """What the last chunk of a choice has in the place of text."""
-
-
-CHAT = Shape(
-    prefix="chatcmpl",
-    kind="chat.completion.chunk",
-    opening=b'"delta":{"role":"assistant","content":"","refusal":null}',
-    before_text=b'"delta":{"content":',
-    after_text=b"}",
-    ending=b'"delta":{}',
-)
-COMPLETION = Shape(
-    prefix="cmpl",
-    kind="text_completion",
-    opening=None,
-    before_text=b'"text":',
-    after_text=b"",
-    ending=b'"text":""',
-)
 
 
 class Frames:
@@ -60,75 +19,67 @@ class Frames:
         shape: the endpoint's.
         model: the name that the caller used.
         created: seconds since the Unix epoch.
-        with_usage: one more chunk says the token counts.
-        with_token_ids: choices carry the ids behind the text.
+        wanted: what there is beside text.
+        account: tells what became of the request.
 
     """
 
-    __slots__ = ("_head", "_shape", "_tail", "_usage", "_with_token_ids", "_with_usage")
+    __slots__ = ("_account", "_choices", "_endings", "_head", "_shape", "_summary", "_tail", "_wanted")
 
-    def __init__(
-        self, shape: Shape, model: str, created: int, *, with_usage: bool, with_token_ids: bool
-    ) -> None:
+    def __init__(self, shape: Shape, model: str, wanted: Wanted, account: Account, created: int) -> None:
         common = {"id": new_id(shape.prefix), "object": shape.kind, "created": created, "model": model}
         self._shape = shape
-        self._head = b"data: " + _one_line(orjson.dumps(common))[:-1] + b',"choices":['
+        self._wanted = wanted
+        self._account = account
+        self._head = b"data: " + dump(common)[:-1] + b',"choices":['
         # Where usage is asked for, every other chunk says that it has none.
-        self._tail = b'],"usage":null' + _END if with_usage else b"]" + _END
-        self._with_usage = with_usage
-        self._with_token_ids = with_token_ids
-        self._usage: Json | None = None
-
-    def opening(self) -> bytes:
-        """What goes out before the first event."""
-        return b"" if self._shape.opening is None else self._choice(0, self._shape.opening)
+        self._tail = b'],"usage":null' + _END if wanted.usage else b"]" + _END
+        self._choices: dict[int, ChoiceFrames] = {}
+        self._endings: list[Finished] = []
+        self._summary: Summary | None = None
 
     def render(self, event: Event) -> bytes:
         """What goes out for one event; may be nothing."""
         if isinstance(event, Delta):
-            return self._delta(event)
+            choice = self._choices.get(event.choice_index)
+            return self._first(event) if choice is None else choice.delta(event)
         if isinstance(event, Finished):
-            return self._choice(event.choice_index, self._shape.ending, finish_reason(event.reason))
+            return self._ending(event)
         if isinstance(event, Summary):
-            self._usage = usage(event.usage)
+            self._summary = event
         return b""
 
     def closing(self) -> bytes:
         """What goes out after the last event of a stream that went well."""
-        if not self._with_usage:
+        if self._summary is None or not self._wanted.usage:
             return DONE
-        return self._head + b'],"usage":' + orjson.dumps(self._usage) + _END + DONE
+        last = {
+            "usage": usage(self._summary.usage),
+            "pg_metadata": self._account.metadata(self._summary, self._endings),
+        }
+        return self._head + b"]," + dump(last)[1:-1] + _END + DONE
 
-    def _delta(self, delta: Delta) -> bytes:
-        if self._with_token_ids:
-            return self._choice(delta.choice_index, self._text(delta.text), token_ids=delta.token_ids)
-        return self._choice(delta.choice_index, self._text(delta.text)) if delta.text else b""
+    def _first(self, delta: Delta) -> bytes:
+        choice = self._open(delta.choice_index)
+        return choice.opening(delta) + choice.delta(delta)
 
-    def _text(self, text: str) -> bytes:
-        quoted = orjson.dumps(text) if text.isascii() else _one_line(orjson.dumps(text))
-        return self._shape.before_text + quoted + self._shape.after_text
+    def _ending(self, finished: Finished) -> bytes:
+        self._endings.append(finished)
+        choice = self._choices.get(finished.choice_index)
+        if choice is not None:
+            return choice.ending(finished)
+        choice = self._open(finished.choice_index)
+        return choice.opening(None) + choice.ending(finished)
 
-    def _choice(
-        self, index: int, content: bytes, reason: str | None = None, token_ids: tuple[int, ...] | None = None
-    ) -> bytes:
-        ending = b"null" if reason is None else b'"%s"' % reason.encode()
-        ids = b"" if token_ids is None else b',"token_ids":' + orjson.dumps(token_ids)
-        return b'%s{"index":%d,%s,"logprobs":null,"finish_reason":%s%s}%s' % (
-            self._head,
-            index,
-            content,
-            ending,
-            ids,
-            self._tail,
-        )
+    def _open(self, index: int) -> ChoiceFrames:
+        if self._wanted.only_text:
+            choice = ChoiceFrames(self._shape, self._head, self._tail, index)
+        else:
+            choice = RichChoiceFrames(self._shape, self._head, self._tail, index, self._wanted)
+        self._choices[index] = choice
+        return choice
 
 
 def error_frame(body: Json) -> bytes:
     """The event that ends a stream that failed."""
-    return b"data: " + _one_line(orjson.dumps(body)) + b"\n\n"
-
-
-def _one_line(json: bytes) -> bytes:
-    for raw, escaped in _LINE_BREAKS:
-        json = json.replace(raw, escaped)
-    return json
+    return b"data: " + dump(body) + b"\n\n"

@@ -8,25 +8,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from pydantic import BaseModel
 
 from rest_bridge.errors import unsupported
 from rest_bridge.schemas.chat import ChatCompletionRequest, ChatMessage
+from rest_bridge.schemas.completions import CompletionRequest
+from rest_bridge.schemas.fields import RequestModel
 from rest_bridge.schemas.generation import GenerationRequest
 
 Harmless = tuple[object, ...]
 """The values, beside null, in which a parameter asks for nothing; given so, it is accepted."""
 
 _EVERYWHERE: Mapping[str, Harmless] = {
-    "n": (1,),
-    "logit_bias": ({},),
     # How other servers call the constraints of the output.
     "ebnf": (),
     "grammar": (),
     "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "json_schema": (),
     "regex": (),
     "structured_outputs": (),
@@ -37,31 +35,18 @@ REFUSED_IN_CHAT: Mapping[str, Harmless] = {
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logprobs": (False,),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
     "web_search_options": (),
 }
 
-REFUSED_IN_COMPLETIONS: Mapping[str, Harmless] = {
-    **_EVERYWHERE,
-    "best_of": (1,),
-    "echo": (False,),
-    "logprobs": (),
-    "response_format": ({"type": "text"},),
-    "suffix": ("",),
-}
+REFUSED_IN_COMPLETIONS: Mapping[str, Harmless] = {**_EVERYWHERE, "suffix": ("",)}
 
-REFUSED_IN_MESSAGES: Mapping[str, Harmless] = {"audio": (), "function_call": (), "tool_calls": ([],)}
+REFUSED_IN_MESSAGES: Mapping[str, Harmless] = {"audio": (), "function_call": ()}
 
 WITHOUT_EFFECT = frozenset(
     {
         "enable_thinking",
         "metadata",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_retention",
@@ -74,6 +59,7 @@ WITHOUT_EFFECT = frozenset(
 )
 """Known, and without effect here by their nature."""
 
+HEADER = "x-ignored-parameters"
 _HEADER_LIMIT = 1000
 _NAME_LIMIT = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
@@ -89,8 +75,12 @@ class Policy:
 
 CHAT = Policy(REFUSED_IN_CHAT, WITHOUT_EFFECT)
 COMPLETIONS = Policy(REFUSED_IN_COMPLETIONS, WITHOUT_EFFECT)
-_MESSAGES = Policy(REFUSED_IN_MESSAGES, frozenset({"name", "refusal"}))
 _OTHERS = Policy()
+_POLICIES: Mapping[type[BaseModel], Policy] = {
+    ChatCompletionRequest: CHAT,
+    CompletionRequest: COMPLETIONS,
+    ChatMessage: Policy(REFUSED_IN_MESSAGES, frozenset({"name", "refusal"})),
+}
 
 
 def ignored_parameters(request: GenerationRequest, *, streams: bool, strict: bool) -> list[str]:
@@ -102,36 +92,46 @@ def ignored_parameters(request: GenerationRequest, *, streams: bool, strict: boo
     """
     names = [
         path + _clean(name)
-        for path, extras, policy in _objects(request)
-        for name, value in extras.items()
-        if value is not None and _is_ignored(path, name, value, policy, strict)
+        for path, model in _objects("", request)
+        for name, value in (model.model_extra or {}).items()
+        if value is not None and _is_ignored(path, name, value, _policy(model), strict)
     ]
+    return [*names, *_without_sense(request, streams)]
+
+
+def header(names: Iterable[str]) -> dict[str, str]:
+    """The header that names them, where there are any; ends with `...` where there are too many."""
+    value = ",".join(_clean(name) for name in names)
+    if len(value) > _HEADER_LIMIT:
+        value = value[:_HEADER_LIMIT].rpartition(",")[0] + ",..."
+    return {HEADER: value} if value else {}
+
+
+def _objects(path: str, model: RequestModel) -> Iterator[tuple[str, RequestModel]]:
+    """Every object of a request with its path: `tools[0].function.`."""
+    yield path, model
+    for name, value in model.__dict__.items():
+        if isinstance(value, RequestModel):
+            yield from _objects(f"{path}{name}.", value)
+        elif isinstance(value, list) and value and isinstance(value[0], RequestModel):
+            for number, element in enumerate(value):
+                yield from _objects(f"{path}{name}[{number}].", element)
+
+
+def _policy(model: RequestModel) -> Policy:
+    return _POLICIES.get(type(model), _OTHERS)
+
+
+def _without_sense(request: GenerationRequest, streams: bool) -> Iterator[str]:
+    """Parameters that mean nothing together with the others."""
     if request.stream_options is not None and not streams:
-        names.append("stream_options")
-    return names
-
-
-def header_value(names: Iterable[str]) -> str:
-    """The value of `x-ignored-parameters`; ends with `...` where there are too many names."""
-    value = ",".join(names)
-    return value if len(value) <= _HEADER_LIMIT else value[:_HEADER_LIMIT].rpartition(",")[0] + ",..."
-
-
-def _objects(request: GenerationRequest) -> Iterator[tuple[str, Mapping[str, Any], Policy]]:
-    """Every object of the request that has undeclared members, with its path."""
-    yield "", request.model_extra or {}, CHAT if isinstance(request, ChatCompletionRequest) else COMPLETIONS
-    if request.stream_options is not None:
-        yield "stream_options.", request.stream_options.model_extra or {}, _OTHERS
-    if isinstance(request, ChatCompletionRequest):
-        for number, message in enumerate(request.messages):
-            yield from _message_objects(f"messages[{number}].", message)
-
-
-def _message_objects(path: str, message: ChatMessage) -> Iterator[tuple[str, Mapping[str, Any], Policy]]:
-    yield path, message.model_extra or {}, _MESSAGES
-    if isinstance(message.content, list):
-        for number, part in enumerate(message.content):
-            yield f"{path}content[{number}].", part.model_extra or {}, _OTHERS
+        yield "stream_options"
+    if request.stream and not streams:
+        yield "stream"
+    if isinstance(request, ChatCompletionRequest) and request.tool_choice in (None, "auto", "none"):
+        for number, tool in enumerate(request.tools or ()):
+            if tool.function.strict:
+                yield f"tools[{number}].function.strict"
 
 
 def _is_ignored(path: str, name: str, value: object, policy: Policy, strict: bool) -> bool:

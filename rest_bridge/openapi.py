@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from rest_bridge.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
 from rest_bridge.schemas.completions import CompletionChunk, CompletionRequest
-from rest_bridge.schemas.replies import ErrorReply
+from rest_bridge.schemas.replies import ErrorReply, Validation
 
 Extra = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
@@ -18,6 +18,15 @@ Responses = dict[int | str, dict[str, Any]]
 _PREFIX = "#/components/schemas/"
 _BODIES = (ChatCompletionRequest, CompletionRequest)
 _CHUNKS = (ChatCompletionChunk, CompletionChunk)
+_TIMES = {
+    "x-queue-ms": "Milliseconds from arrival at the service to admission.",
+    "x-prefill-ms": "Milliseconds from admission to the first token.",
+    "x-decode-ms": "Milliseconds from the first token to the last.",
+    "x-bridge-ms": "Milliseconds of everything else.",
+    "x-batch-size": "Generations that ran when this one began, itself included.",
+    "x-cached-tokens": "Prompt tokens that did not have to be computed again.",
+}
+"""Headers of whole replies; streams say the same in their last chunk, with the token counts."""
 _KEY = "ApiKey"
 
 SECURED: Extra = {"security": [{_KEY: []}, {}]}
@@ -62,9 +71,18 @@ def takes(body: type[BaseModel]) -> Extra:
 
 def event_stream(whole: type[BaseModel] | None, chunk: type[BaseModel]) -> dict[str, Any]:
     """Describe a reply that is `whole`, or comes as events of `chunk` each."""
-    events = {"text/event-stream": {"itemSchema": {"$ref": _PREFIX + chunk.__name__}}}
-    described: dict[str, Any] = {"description": "The answer.", "content": events}
-    return described if whole is None else {**described, "model": whole}
+    described: dict[str, Any] = {
+        "description": "The answer; with `validate_only` what it would be made with.",
+        "content": {"text/event-stream": {"itemSchema": {"$ref": _PREFIX + chunk.__name__}}},
+        "headers": _headers(whole is not None),
+    }
+    return {**described, "model": Validation if whole is None else whole | Validation}
+
+
+def _headers(with_times: bool) -> Extra:
+    names = {"x-ignored-parameters": "Names of what the request asked for to no effect.", **_TIMES}
+    told = names if with_times else {"x-ignored-parameters": names["x-ignored-parameters"]}
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in told.items()}
 
 
 def _header(name: str, description: str, schema: Extra) -> Extra:

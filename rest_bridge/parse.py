@@ -19,6 +19,7 @@ _OWN_KINDS = frozenset({"invalid_value", "missing_required_parameter", "unsuppor
 _PLACE = re.compile(r" at line (\d+) column (\d+)\Z")
 _PROBLEMS = {
     "bool_type": "must be true or false",
+    "dict_type": "must be an object",
     "finite_number": "must be a finite number",
     "float_type": "must be a number",
     "int_type": "must be an integer",

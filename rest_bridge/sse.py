@@ -86,7 +86,7 @@ class EventStream(Response):
         first = await anext(self._stream)
         frames = self._frames(started.created)
         await output.start(self.status_code, self.raw_headers)
-        await output.write(frames.opening() + frames.render(first))
+        await output.write(frames.render(first))
         async for event in self._stream:
             if frame := frames.render(event):
                 await output.write(frame)

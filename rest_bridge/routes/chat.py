@@ -2,14 +2,15 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from rest_bridge.convert import chat_reply, chat_request
-from rest_bridge.frames import CHAT
+from rest_bridge.choice_frames import CHAT
+from rest_bridge.convert import chat_request
 from rest_bridge.openapi import GENERATION_ERRORS, event_stream, takes
+from rest_bridge.replies import CHAT_REPLY
 from rest_bridge.routes.generate import Endpoint
 from rest_bridge.schemas.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 
 router = APIRouter(tags=["generation"])
-_chat = Endpoint(ChatCompletionRequest, chat_request, chat_reply, CHAT)
+_chat = Endpoint(ChatCompletionRequest, chat_request, CHAT_REPLY, CHAT)
 
 
 @router.post(

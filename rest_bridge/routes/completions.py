@@ -2,14 +2,15 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from rest_bridge.convert import completion_reply, completion_request
-from rest_bridge.frames import COMPLETION
+from rest_bridge.choice_frames import COMPLETION
+from rest_bridge.convert import completion_request
 from rest_bridge.openapi import GENERATION_ERRORS, event_stream, takes
+from rest_bridge.replies import COMPLETION_REPLY
 from rest_bridge.routes.generate import Endpoint
 from rest_bridge.schemas.completions import Completion, CompletionChunk, CompletionRequest
 
 router = APIRouter(tags=["generation"])
-_completion = Endpoint(CompletionRequest, completion_request, completion_reply, COMPLETION)
+_completion = Endpoint(CompletionRequest, completion_request, COMPLETION_REPLY, COMPLETION)
 
 
 @router.post(

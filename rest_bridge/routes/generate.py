@@ -12,17 +12,21 @@ from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from inference_client import Generation
 from lodestream_common.keys import Level
 from rest_bridge import ignored
+from rest_bridge.account import Account
+from rest_bridge.answer import Json
 from rest_bridge.body import read_body
 from rest_bridge.call import Call, admit
-from rest_bridge.convert import Json
+from rest_bridge.choice_frames import Shape
+from rest_bridge.convert import spelling
 from rest_bridge.disconnect import UntilDisconnect
-from rest_bridge.frames import Frames, Shape
+from rest_bridge.frames import Frames
 from rest_bridge.parse import parse_body
+from rest_bridge.replies import Reply
 from rest_bridge.schemas.generation import GenerationRequest
 from rest_bridge.sse import EventStream
+from rest_bridge.wanted import wanted_by
 
 Body = TypeVar("Body", bound=GenerationRequest)
 
@@ -33,7 +37,8 @@ class Endpoint(Generic[Body]):
 
     schema: type[Body]
     to_request: Callable[[Body], GenerateRequest]
-    to_reply: Callable[[Generation, str, str, bool], Json]
+    reply: Reply
+    """Of whole replies."""
     shape: Shape
     """Of the chunks of a stream."""
 
@@ -48,29 +53,31 @@ class Endpoint(Generic[Body]):
         call = admit(request, Level.READ_WRITE)
         config = call.bridge.config
         body = parse_body(self.schema, await read_body(request, config.max_body_bytes))
-        streams = always_stream or bool(body.stream)
+        streams = (always_stream or bool(body.stream)) and not body.validate_only
         names = ignored.ignored_parameters(body, streams=streams, strict=config.strict)
-        headers = {"x-ignored-parameters": ignored.header_value(names)} if names else {}
         message = self.to_request(body)
+        call.exchange.spelling = spelling(body)
+        account = Account(call.exchange, config.region, names)
         if streams:
-            return self._stream(call, body, message, headers)
+            return self._stream(call, body, message, account)
+        return await self._whole(request, call, body, message, account)
+
+    async def _whole(
+        self, request: Request, call: Call, body: Body, message: GenerateRequest, account: Account
+    ) -> Response:
         async with UntilDisconnect(request.receive):
             generation = await call.bridge.client.generate_request(message, **call.options)
-        reply = self.to_reply(generation, body.model, config.region, bool(body.return_token_ids))
-        return json_response(reply, headers)
+        names = account.ignored_by_all(generation.report)
+        if body.validate_only:
+            reply = self.reply.validation(generation, body.model, account)
+            return json_response(reply, ignored.header(names))
+        reply = self.reply.render(generation, body.model, wanted_by(body, message), account)
+        return json_response(reply, {**account.headers(generation), **ignored.header(names)})
 
-    def _stream(
-        self, call: Call, body: Body, message: GenerateRequest, headers: dict[str, str]
-    ) -> EventStream:
-        options = body.stream_options
-        frames = partial(
-            Frames,
-            self.shape,
-            body.model,
-            with_usage=options is not None and bool(options.include_usage),
-            with_token_ids=bool(body.return_token_ids),
-        )
+    def _stream(self, call: Call, body: Body, message: GenerateRequest, account: Account) -> EventStream:
+        frames = partial(Frames, self.shape, body.model, wanted_by(body, message), account)
         stream = call.bridge.client.stream_request(message, **call.options)
+        headers = ignored.header(account.ignored)
         return EventStream(stream, frames, call.exchange, call.bridge.config.sse_keepalive, headers)
 
 

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 
 from inference_client import AsyncClient, InferenceError
 from inference_client import Health as State
+from rest_bridge.answer import Json
 from rest_bridge.auth import bearer_token
 from rest_bridge.call import bridge_of
-from rest_bridge.convert import Json
 from rest_bridge.errors import NOT_READY, ApiError
 from rest_bridge.openapi import NOT_READY_ERROR
 from rest_bridge.routes.generate import json_response

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+import inference_client
 from lodestream_common.keys import Level
+from rest_bridge.answer import Json
 from rest_bridge.call import admit
-from rest_bridge.convert import model_json
 from rest_bridge.openapi import MODEL_ERRORS, SECURED
 from rest_bridge.routes.generate import json_response
 from rest_bridge.schemas.models import Model, ModelList
@@ -22,7 +23,7 @@ async def list_models(request: Request) -> Response:
     """List what is served."""
     call = admit(request, Level.READ_ONLY)
     models = await call.bridge.client.list_models(**call.options)
-    return json_response({"object": "list", "data": [model_json(model) for model in models]})
+    return json_response({"object": "list", "data": [_model(model) for model in models]})
 
 
 @router.get(
@@ -35,4 +36,21 @@ async def list_models(request: Request) -> Response:
 async def retrieve_model(request: Request, model: str) -> Response:
     """Describe one model, by its id or an alias."""
     call = admit(request, Level.READ_ONLY)
-    return json_response(model_json(await call.bridge.client.get_model(model, **call.options)))
+    return json_response(_model(await call.bridge.client.get_model(model, **call.options)))
+
+
+def _model(model: inference_client.Model) -> Json:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": model.owned_by,
+        "root": model.id,
+        "parent": None,
+        "permission": [],
+        "aliases": model.aliases,
+        "context_length": model.context_length,
+        "vocabulary_size": model.vocabulary_size,
+        "backend": model.backend,
+        "max_concurrency": model.max_concurrency,
+    }

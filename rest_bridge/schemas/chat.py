@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from rest_bridge.schemas.fields import FIRST_BAD, RequestModel
+from rest_bridge.schemas.fields import FIRST_BAD, RequestModel, documented, knob
 from rest_bridge.schemas.generation import GenerationRequest
 from rest_bridge.schemas.inputs import Content, Role, TextPart
+from rest_bridge.schemas.logprobs import ChatLogprobs
 from rest_bridge.schemas.replies import FinishReason, ReplyMetadata, Usage
+from rest_bridge.schemas.tools import CalledTool, Tool, ToolCall, ToolCallDelta, ToolChoice
 
 
 class ChatMessage(RequestModel):
@@ -16,6 +18,10 @@ class ChatMessage(RequestModel):
 
     role: Role
     content: Annotated[Content, Field(validate_default=True)] = None
+    tool_calls: Annotated[list[CalledTool] | None, FIRST_BAD] = documented(
+        "Only of the assistant: the calls that it made in this turn."
+    )
+    tool_call_id: str | None = documented("Required of a tool: the call that this is the result of.")
 
     @field_validator("content")
     @classmethod
@@ -40,14 +46,26 @@ class ChatCompletionRequest(GenerationRequest):
     messages: Annotated[list[ChatMessage], FIRST_BAD] = Field(
         description="The conversation, oldest turn first.", json_schema_extra={"minItems": 1}
     )
+    logprobs: bool | None = documented("Log probabilities of the answer's tokens.", default=False)
+    top_logprobs: int | None = knob(
+        "Only with `logprobs`: so many likeliest tokens at each place, with theirs.", 0, 20, 0
+    )
+    tools: Annotated[list[Tool] | None, FIRST_BAD] = documented(
+        "Functions that the model may call.", maxItems=128
+    )
+    tool_choice: ToolChoice = documented("Only with `tools`: whether the model calls them.", default="auto")
+    parallel_tool_calls: bool | None = documented(
+        "Only with `tools`: one answer may hold several calls.", default=True
+    )
 
 
 class ReplyMessage(BaseModel):
     """The generated turn."""
 
     role: Literal["assistant"]
-    content: str | None
+    content: str | None = Field(description="Null where the model only called tools.")
     refusal: str | None
+    tool_calls: list[ToolCall] | None = Field(default=None, description="Only where the model called tools.")
 
 
 class ChatChoice(BaseModel):
@@ -55,7 +73,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: ReplyMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason
     token_ids: list[int] | None = Field(default=None, description="Only with `return_token_ids`.")
 
@@ -73,11 +91,12 @@ class ChatCompletion(BaseModel):
 
 
 class ChatDelta(BaseModel):
-    """What is new; the first one has the role, the last one of a choice is empty."""
+    """What is new; the first one of a choice has the role, the last one of a choice is empty."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
     refusal: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(BaseModel):
@@ -85,7 +104,7 @@ class ChatChunkChoice(BaseModel):
 
     index: int
     delta: ChatDelta
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
     token_ids: list[int] | None = Field(default=None, description="Only with `return_token_ids`.")
 
@@ -99,3 +118,4 @@ class ChatCompletionChunk(BaseModel):
     model: str = Field(description="As the request named it.")
     choices: list[ChatChunkChoice]
     usage: Usage | None = Field(default=None, description="Only with `stream_options.include_usage`.")
+    pg_metadata: ReplyMetadata | None = Field(default=None, description="Beside `usage`.")

@@ -4,15 +4,24 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from rest_bridge.schemas.fields import documented, knob
 from rest_bridge.schemas.generation import GenerationRequest
-from rest_bridge.schemas.inputs import Prompt
-from rest_bridge.schemas.replies import FinishReason, ReplyMetadata, Usage
+from rest_bridge.schemas.inputs import Prompts
+from rest_bridge.schemas.logprobs import CompletionLogprobs
+from rest_bridge.schemas.replies import CompletionFinishReason, ReplyMetadata, Usage
 
 
 class CompletionRequest(GenerationRequest):
     """The body of POST /v1/completions."""
 
-    prompt: Prompt = Field(description="The text to continue, or its token ids.")
+    prompt: Prompts = Field(
+        description="The text to continue, or its token ids; or up to 16 of them, answered one by one."
+    )
+    logprobs: int | None = knob(
+        "Log probabilities of the tokens, and of so many likelier ones; OpenAI's own API has up to 5.", 0, 20
+    )
+    echo: bool | None = documented("Puts the prompt before the text; not with `logprobs`.", default=False)
+    best_of: int | None = documented("Only 1, or the same as `n`: nothing is generated to be left out.")
 
 
 class CompletionChoice(BaseModel):
@@ -20,8 +29,10 @@ class CompletionChoice(BaseModel):
 
     text: str
     index: int
-    logprobs: None
-    finish_reason: FinishReason | None = Field(description="Null in every chunk of a stream but the last.")
+    logprobs: CompletionLogprobs | None
+    finish_reason: CompletionFinishReason | None = Field(
+        description="Null in every chunk of a stream but the last."
+    )
     token_ids: list[int] | None = Field(default=None, description="Only with `return_token_ids`.")
 
 
@@ -46,3 +57,4 @@ class CompletionChunk(BaseModel):
     model: str = Field(description="As the request named it.")
     choices: list[CompletionChoice]
     usage: Usage | None = Field(default=None, description="Only with `stream_options.include_usage`.")
+    pg_metadata: ReplyMetadata | None = Field(default=None, description="Beside `usage`.")

@@ -6,8 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from rest_bridge.schemas.constraints import ResponseFormat, SchemaOrText
 from rest_bridge.schemas.fields import FIRST_BAD, RequestModel, documented, knob
 from rest_bridge.schemas.inputs import Stop
+from rest_bridge.schemas.logit_bias import LogitBias
 
 _INT32 = 2**31 - 1
 _INT64 = 2**63 - 1
@@ -48,16 +50,30 @@ class GenerationRequest(RequestModel):
         -_INT64 - 1,
         _INT64,
     )
+    logit_bias: LogitBias = documented("Token ids, and what is added to their logits; -100 forbids a token.")
+    n: int | None = knob("Answers to each prompt.", 1, 8, 1)
     stop: Stop = documented("Up to 4 texts that end the generation; they are not part of it.")
+    include_stop_str_in_output: bool | None = documented(
+        "Keeps the text of `stop` that was met at the end of the answer.", default=False
+    )
     stop_token_ids: Annotated[list[int] | None, FIRST_BAD] = documented(
         "Token ids that end the generation; they are not part of it.", maxItems=64
     )
     ignore_eos: bool | None = documented(
         "Keeps generating past the model's end-of-sequence token.", default=False
     )
+    response_format: ResponseFormat | None = documented(
+        "What the answer must be. At most one of this and the `guided_` parameters."
+    )
+    guided_json: SchemaOrText = documented("A JSON Schema that the answer validates against.")
+    guided_regex: str | None = documented("A regular expression that matches the whole answer.")
+    guided_grammar: str | None = documented("A grammar in GBNF; its rule `root` generates the whole answer.")
     stream: bool | None = documented("Sends the text as it is made, as server-sent events.", default=False)
     stream_options: StreamOptions | None = documented("Only with `stream`.")
     user: str | None = documented("Your own name for the end user; recorded with the request.", maxLength=256)
     return_token_ids: bool | None = documented(
         "Adds the token ids behind the text to each choice, as `token_ids`.", default=False
+    )
+    validate_only: bool | None = documented(
+        "Checks the request and explains it, as JSON and without generating anything.", default=False
     )

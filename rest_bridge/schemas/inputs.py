@@ -9,14 +9,15 @@ from pydantic_core import PydanticCustomError
 
 from rest_bridge.schemas.fields import FIRST_BAD, RequestModel
 
-ROLES = ("system", "developer", "user", "assistant")
+MAX_PROMPTS = 16
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def _check_role(role: str) -> str:
-    if role in {"tool", "function"}:
+    if role == "function":
         raise PydanticCustomError("unsupported_parameter", "is a role that is not supported here")
     if role not in ROLES:
-        raise PydanticCustomError("invalid_value", "must be one of system, developer, user, assistant")
+        raise PydanticCustomError("invalid_value", f"must be one of {', '.join(ROLES)}")
     return role
 
 
@@ -40,8 +41,11 @@ class TextPart(RequestModel):
 
 
 _PARTS = TypeAdapter(Annotated[list[TextPart], FIRST_BAD])
-_TEXTS = TypeAdapter(Annotated[list[str], FIRST_BAD])
+_TEXTS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], FIRST_BAD])
 _IDS = TypeAdapter(Annotated[list[int], FIRST_BAD])
+_ID_LISTS: TypeAdapter[list[list[int]]] = TypeAdapter(
+    Annotated[list[Annotated[list[int], FIRST_BAD]], FIRST_BAD]
+)
 
 
 def _read_content(value: Any) -> str | list[TextPart] | None:
@@ -62,16 +66,16 @@ def _read_stop(value: Any) -> list[str] | None:
     raise PydanticCustomError("invalid_value", "must be a string or an array of strings")
 
 
-def _read_prompt(value: Any) -> str | list[int]:
-    if isinstance(value, list) and value and isinstance(value[0], str | list):
-        if len(value) > 1:
-            raise PydanticCustomError("unsupported_parameter", "may hold only one prompt")
-        value = value[0]
+def _read_prompt(value: Any) -> list[str | list[int]]:
     if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value:
-        return _IDS.validate_python(value, strict=True)
-    raise PydanticCustomError("invalid_value", "must be a string or an array of token ids")
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise PydanticCustomError("invalid_value", "must be text, token ids, or an array of one of them")
+    if not isinstance(value[0], str | list):
+        return [_IDS.validate_python(value, strict=True)]
+    if len(value) > MAX_PROMPTS:  # the service's own limit; an endless array must not get that far
+        raise PydanticCustomError("invalid_value", f"holds {len(value)} prompts; it may hold {MAX_PROMPTS}")
+    return list((_TEXTS if isinstance(value[0], str) else _ID_LISTS).validate_python(value, strict=True))
 
 
 _TEXT = {"type": "string"}
@@ -99,17 +103,18 @@ Stop = Annotated[
 ]
 """Up to four texts that end the generation."""
 
-Prompt = Annotated[
-    str | list[int],
+Prompts = Annotated[
+    list[str | list[int]],
     PlainValidator(_read_prompt),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "string", "minLength": 1},
                 _ID_ARRAY,
-                {"type": "array", "items": {"anyOf": [_TEXT, _ID_ARRAY]}, "minItems": 1, "maxItems": 1},
+                {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_PROMPTS},
+                {"type": "array", "items": _ID_ARRAY, "minItems": 1, "maxItems": MAX_PROMPTS},
             ]
         }
     ),
 ]
-"""One prompt: text, or token ids; also as the only element of an array."""
+"""One prompt or more, each text or token ids; a single one may come without the array."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from rest_bridge.convert import chat_request, completion_request
+from rest_bridge.parse import parse_body
+from rest_bridge.schemas.chat import ChatCompletionRequest
+from rest_bridge.schemas.completions import CompletionRequest
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -17,3 +25,13 @@ def chat(**more: Any) -> dict[str, Any]:
 def completion(**more: Any) -> dict[str, Any]:
     """The least completion request, and more."""
     return {"model": "m", "prompt": "hi", **more}
+
+
+def sent(body: dict[str, Any]) -> dict[str, Any]:
+    """What goes to the service for a body, field by field."""
+    raw = json.dumps(body).encode()
+    if "prompt" in body:
+        message = completion_request(parse_body(CompletionRequest, raw))
+    else:
+        message = chat_request(parse_body(ChatCompletionRequest, raw))
+    return MessageToDict(message, preserving_proto_field_name=True)

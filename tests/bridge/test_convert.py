@@ -1,38 +1,14 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from google.protobuf.json_format import MessageToDict
 
-from inference_client import Choice, Finished, FinishReason, Generation, StopCause, Timings, Usage
-from rest_bridge import convert
 from rest_bridge.errors import ApiError
-from rest_bridge.parse import parse_body
-from rest_bridge.schemas.chat import ChatCompletion, ChatCompletionRequest
-from rest_bridge.schemas.completions import Completion, CompletionRequest
+from rest_bridge.schemas.chat import ChatCompletionRequest
+from rest_bridge.schemas.completions import CompletionRequest
 from rest_bridge.schemas.fields import RequestModel
-from tests.bridge.bodies import chat, completion
-
-GENERATION = Generation(
-    request_id="r",
-    model="served-id",
-    created=7,
-    choices=(Choice(0, "Paris", (1, 2), 2, Finished(0, FinishReason.LENGTH, StopCause.MAX_TOKENS)),),
-    usage=Usage(prompt_tokens=27, completion_tokens=8, cached_tokens=5),
-    timings=Timings(queue_ms=1.4, prefill_ms=20.3, decode_ms=30.1, time_to_first_token_ms=21.7),
-)
-
-
-def sent(body: dict[str, Any]) -> dict[str, Any]:
-    """What goes to the service for a body, field by field."""
-    raw = json.dumps(body).encode()
-    if "prompt" in body:
-        message = convert.completion_request(parse_body(CompletionRequest, raw))
-    else:
-        message = convert.chat_request(parse_body(ChatCompletionRequest, raw))
-    return MessageToDict(message, preserving_proto_field_name=True)
+from tests.bridge.bodies import chat, completion, sent
 
 
 def test_only_what_the_caller_set_is_sent() -> None:
@@ -62,6 +38,7 @@ def test_null_is_unset(schema: type[RequestModel], body: dict[str, Any]) -> None
         ("frequency_penalty", -2.0),
         ("presence_penalty", 0.0),
         ("repetition_penalty", 1.1),
+        ("logit_bias", {"7": 0.0}),
     ],
 )
 def test_zero_is_not_unset(name: str, value: float) -> None:
@@ -112,6 +89,10 @@ def test_two_limits_that_differ_are_refused() -> None:
         (chat(seed=-(10**100)), "seed", "[-9223372036854775808, 9223372036854775807]"),
         (chat(stop_token_ids=[0, -1]), "stop_token_ids[1]", "[0, 4294967295]"),
         (completion(prompt=[1, 2**32]), "prompt[1]", "[0, 4294967295]"),
+        (completion(prompt=[[1], [2, -1]]), "prompt[1][1]", "[0, 4294967295]"),
+        (chat(n=2**31), "n", "[1, 8]"),
+        (chat(top_logprobs=2**31), "top_logprobs", "[0, 20]"),
+        (completion(logprobs=-(2**31) - 1), "logprobs", "[0, 20]"),
     ],
     ids=str,
 )
@@ -133,10 +114,25 @@ def test_a_number_of_too_many_bits_is_refused(body: dict[str, Any], param: str, 
         ("", {"prompt": ""}),
         ([1, 2], {"token_ids": {"ids": [1, 2]}}),
         ([[1, 2]], {"token_ids": {"ids": [1, 2]}}),
+        ([[]], {"token_ids": {}}),
+        (["x", ""], {"batch": {"prompts": [{"text": "x"}, {"text": ""}]}}),
+        (["x"] * 16, {"batch": {"prompts": [{"text": "x"}] * 16}}),
+        (
+            [[1, 2], [], [3]],
+            {
+                "batch": {
+                    "prompts": [
+                        {"token_ids": {"ids": [1, 2]}},
+                        {"token_ids": {}},
+                        {"token_ids": {"ids": [3]}},
+                    ]
+                }
+            },
+        ),
     ],
 )
-def test_a_prompt_comes_in_four_forms(prompt: Any, expected: dict[str, Any]) -> None:
-    """Text or ids, each also as the only element of an array."""
+def test_a_prompt_comes_in_many_forms(prompt: Any, expected: dict[str, Any]) -> None:
+    """Text or ids, one or several, one also as the only element of an array."""
     assert sent(completion(prompt=prompt)) == {"model": "m", **expected}
 
 
@@ -167,46 +163,66 @@ def test_a_single_stop_is_a_list_of_one() -> None:
     assert sent(chat(stop="a"))["stopping"] == {"stop": ["a"]}
 
 
-def test_a_chat_reply_has_every_field() -> None:
-    """The reply validates against the documented schema, and names the model as the caller did."""
-    reply = convert.chat_reply(GENERATION, "my-alias", "here", with_token_ids=False)
-
-    ChatCompletion.model_validate(reply)
-    assert reply["id"].startswith("chatcmpl-")
-    assert reply["model"] == "my-alias"
-    assert reply["choices"] == [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": "Paris", "refusal": None},
-            "logprobs": None,
-            "finish_reason": "length",
-        }
-    ]
-    assert reply["usage"] == {
-        "prompt_tokens": 27,
-        "completion_tokens": 8,
-        "total_tokens": 35,
-        "prompt_tokens_details": {"cached_tokens": 5},
+def test_what_an_answer_holds_goes_out() -> None:
+    """Choices, log probabilities, the prompt again; of completions `logprobs` is a number, also 0."""
+    assert sent(chat(n=3, logprobs=True, top_logprobs=2))["output"] == {
+        "n": 3,
+        "logprobs": True,
+        "top_logprobs": 2,
     }
-    assert reply["pg_metadata"] == {
-        "region": "here",
-        "latency_ms": 52,
-        "queue_time_ms": 1,
-        "inference_time_ms": 50,
+    assert sent(completion(logprobs=0, echo=True))["output"] == {
+        "logprobs": True,
+        "top_logprobs": 0,
+        "echo": True,
     }
+    assert sent(chat(validate_only=True))["validate_only"] is True
+    assert sent(chat(include_stop_str_in_output=True))["stopping"] == {"include_stop": True}
 
 
-def test_a_completion_reply_has_every_field() -> None:
-    """As above, with the text itself and the ids that were asked for."""
-    reply = convert.completion_reply(GENERATION, "m", "here", with_token_ids=True)
+def test_biases_go_out_by_token_id() -> None:
+    """From the strings that JSON has for names."""
+    biases = sent(chat(logit_bias={"0": 1, "50256": -100, "4294967295": 0.5}))["sampling"]["logit_bias"]
 
-    Completion.model_validate(json.loads(json.dumps(reply)))
-    assert reply["id"].startswith("cmpl-")
-    assert reply["choices"][0]["text"] == "Paris"
-    assert reply["choices"][0]["token_ids"] == (1, 2)
+    assert biases == {"0": 1.0, "50256": -100.0, "4294967295": 0.5}
 
 
-def test_a_reason_without_a_name_still_ends_the_choice() -> None:
-    """A finish reason newer than the bridge is told as a natural end: callers know no other."""
-    assert convert.finish_reason(FinishReason.UNKNOWN) == "stop"
-    assert convert.finish_reason(FinishReason.CONTENT_FILTER) == "content_filter"
+@pytest.mark.parametrize(
+    ("biases", "what"),
+    [
+        ([], "must be an object"),
+        ({"x": 1}, "token ids"),
+        ({"-1": 1}, "token ids"),
+        ({"07": 1}, "token ids"),
+        ({"1.0": 1}, "token ids"),
+        ({"٧": 1}, "token ids"),
+        ({"4294967296": 1}, "token ids"),
+        ({"9" * 5000: 1}, "token ids"),
+        ({"7": None}, "numbers"),
+        ({"7": True}, "numbers"),
+        ({"7": "1"}, "numbers"),
+        ({"7": 10**400}, "numbers"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_malformed_biases_are_refused(biases: Any, what: str) -> None:
+    """By the name of the parameter, without what stands in it."""
+    with pytest.raises(ApiError, match=what) as caught:
+        sent(chat(logit_bias=biases))
+
+    assert (caught.value.status, caught.value.param) == (400, "logit_bias")
+    assert len(caught.value.message) < 100
+
+
+@pytest.mark.parametrize(("n", "best_of"), [(None, None), (None, 1), (3, 1), (3, 3)])
+def test_best_of_may_ask_for_nothing(n: int | None, best_of: int | None) -> None:
+    """Generating as many as are returned is what happens anyway."""
+    assert sent(completion(n=n, best_of=best_of)) == sent(completion(n=n))
+
+
+@pytest.mark.parametrize(("n", "best_of"), [(None, 2), (3, 4), (3, 2), (1, 0)])
+def test_best_of_that_asks_for_more_is_refused(n: int | None, best_of: int) -> None:
+    """Nothing is generated here to be left out."""
+    with pytest.raises(ApiError) as caught:
+        sent(completion(n=n, best_of=best_of))
+
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "best_of")

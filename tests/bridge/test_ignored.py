@@ -13,6 +13,9 @@ from rest_bridge.schemas.chat import ChatCompletionRequest
 from rest_bridge.schemas.completions import CompletionRequest
 from tests.bridge.bodies import chat, completion
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "1", "function": {"name": "f", "arguments": "{}"}, "index": 0}
+
 
 def names(body: dict[str, Any], *, streams: bool = True, strict: bool = False) -> list[str]:
     schema = CompletionRequest if "prompt" in body else ChatCompletionRequest
@@ -55,11 +58,11 @@ def test_what_asks_for_nothing_is_accepted(strict: bool) -> None:
             assert names(completion(**{name: value}), strict=strict) == []
 
 
-@pytest.mark.parametrize("value", [True, 1.0, "1", 2, 0, [1]])
+@pytest.mark.parametrize("value", [False, 0, "", ["x"], {}])
 def test_only_the_very_value_asks_for_nothing(value: object) -> None:
-    """`n` of true or 1.0 is not the 1 that is harmless."""
-    with pytest.raises(ApiError, match="n is not supported"):
-        names(chat(n=value))
+    """`functions` of false is not the empty array that is harmless."""
+    with pytest.raises(ApiError, match="functions is not supported"):
+        names(chat(functions=value))
 
 
 @pytest.mark.parametrize("name", sorted(ignored.WITHOUT_EFFECT))
@@ -85,6 +88,20 @@ def test_what_has_no_effect_is_named(name: str, strict: bool) -> None:
             ),
             "messages[0].content[0].cache_control",
         ),
+        (chat(tools=[{**TOOL, "x": 1}]), "tools[0].x"),
+        (chat(tools=[TOOL, {**TOOL, "function": {"name": "g", "x": 1}}]), "tools[1].function.x"),
+        (chat(tools=[TOOL], tool_choice={**TOOL, "x": 1}), "tool_choice.x"),
+        (chat(messages=[{"role": "assistant", "tool_calls": [CALL]}]), "messages[0].tool_calls[0].index"),
+        (chat(response_format={"type": "text", "x": 1}), "response_format.x"),
+        (
+            chat(
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "schema": {"y": 1}, "x": 1},
+                }
+            ),
+            "response_format.json_schema.x",
+        ),
     ],
     ids=str,
 )
@@ -103,13 +120,32 @@ def test_names_of_speakers_are_known_and_without_effect() -> None:
     assert names(chat(messages=[turn]), strict=True) == ["messages[0].name"]
 
 
-def test_calls_of_tools_in_the_history_are_refused() -> None:
-    """They cannot be rendered, and leaving them out would change the conversation."""
-    turn = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({}, ["tools[1].function.strict"]),
+        ({"tool_choice": "auto"}, ["tools[1].function.strict"]),
+        ({"tool_choice": "required"}, []),
+        ({"tool_choice": TOOL}, []),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("strict", [False, True])
+def test_strict_tools_are_strict_where_calls_are_demanded(
+    choice: dict[str, Any], expected: list[str], strict: bool
+) -> None:
+    """Where the model decides, nothing makes it follow the schema, and the header says so."""
+    tools = [{"type": "function", "function": {"name": "f", "strict": on}} for on in (False, True)]
 
-    with pytest.raises(ApiError) as caught:
-        names(chat(messages=[turn]))
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "messages[0].tool_calls")
+    assert names(chat(tools=tools, **choice), strict=strict) == expected
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_streaming_means_nothing_where_nothing_is_generated(streams: bool) -> None:
+    """A validation answers at once."""
+    body = chat(stream=True, stream_options={"include_usage": True})
+
+    assert names(body, streams=streams) == ([] if streams else ["stream_options", "stream"])
 
 
 def test_options_of_a_stream_mean_nothing_without_one() -> None:
@@ -124,15 +160,23 @@ def test_options_of_a_stream_mean_nothing_without_one() -> None:
 def test_names_are_safe_in_a_header(name: str) -> None:
     """Whatever a caller calls a member, the header stays one clean line."""
     found = names(chat(**{name: 1}))
-    value = ignored.header_value(found)
+    value = ignored.header(found)[ignored.HEADER]
 
     assert re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,64}", value)
 
 
 def test_the_header_is_bounded() -> None:
     """Thousands of unknown names end in an ellipsis."""
-    value = ignored.header_value(names(chat(**{f"unknown{n}": 1 for n in range(5000)})))
+    value = ignored.header(names(chat(**{f"unknown{n}": 1 for n in range(5000)})))[ignored.HEADER]
 
     assert len(value) <= 1010
     assert value.startswith("unknown0,unknown1,")
     assert value.endswith(",...")
+
+
+def test_names_of_the_service_are_safe_in_a_header_too() -> None:
+    """It names fields that it does not know by their numbers."""
+    assert ignored.header(["top_p", "sampling.field 99"]) == {
+        "x-ignored-parameters": "top_p,sampling.field_99"
+    }
+    assert ignored.header([]) == {}

@@ -1,0 +1,93 @@
+"""What became of a request, beside its answer: where, how long, with which parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from inference_client import EffectiveSampling, Finished, Generation, Report, Summary, Timings
+from rest_bridge.answer import Json
+from rest_bridge.exchange import Exchange
+
+Told = Generation | Summary
+"""Both have timings and a report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is told of one request."""
+
+    exchange: Exchange
+    region: str
+    ignored: Sequence[str]
+    """Names of parameters without effect, as far as the bridge knows them itself."""
+
+    def ignored_by_all(self, report: Report) -> list[str]:
+        """What is without effect here, and what the service says it is."""
+        return list(dict.fromkeys((*self.ignored, *report.ignored_parameters)))
+
+    def metadata(self, told: Told, endings: Iterable[Finished]) -> Json:
+        """The `pg_metadata` of a whole reply, or of the last chunk of a stream."""
+        timings, report = told.timings, told.report
+        inference, bridge = timings.prefill_ms + timings.decode_ms, self._bridge_ms(timings)
+        return {
+            "region": self.region,
+            "latency_ms": round(timings.queue_ms + inference + bridge),
+            "queue_time_ms": round(timings.queue_ms),
+            "inference_time_ms": round(inference),
+            # The model is loaded before requests are taken.
+            "model_load_time_ms": 0,
+            "timings": {
+                "queue_ms": _ms(timings.queue_ms),
+                "prefill_ms": _ms(timings.prefill_ms),
+                "decode_ms": _ms(timings.decode_ms),
+                "bridge_ms": _ms(bridge),
+                "time_to_first_token_ms": _ms(timings.time_to_first_token_ms),
+            },
+            "batch_size": report.batch_size,
+            "parameters": parameters(report),
+            "ignored_parameters": self.ignored_by_all(report),
+            "choices": [_ending(ending) for ending in endings],
+        }
+
+    def headers(self, generation: Generation) -> dict[str, str]:
+        """The same in short, for the headers of a whole reply."""
+        timings = generation.timings
+        return {
+            "x-queue-ms": str(_ms(timings.queue_ms)),
+            "x-prefill-ms": str(_ms(timings.prefill_ms)),
+            "x-decode-ms": str(_ms(timings.decode_ms)),
+            "x-bridge-ms": str(_ms(self._bridge_ms(timings))),
+            "x-batch-size": str(generation.report.batch_size),
+            "x-cached-tokens": str(generation.usage.cached_tokens),
+        }
+
+    def _bridge_ms(self, timings: Timings) -> float:
+        """All but what the service measured: the bridge, the way between them, and waiting for the reader."""
+        served = timings.queue_ms + timings.prefill_ms + timings.decode_ms
+        return max(0.0, self.exchange.elapsed_ms - served)
+
+
+def parameters(report: Report) -> Json:
+    """The parameters in effect, by the names that requests use."""
+    return {"max_tokens": report.max_tokens, **_sampling(report.sampling)}
+
+
+def _sampling(sampling: EffectiveSampling) -> Json:
+    biases = {str(token): bias for token, bias in sorted(sampling.logit_bias.items())}
+    return {**asdict(sampling), "logit_bias": biases}
+
+
+def _ending(ending: Finished) -> Json:
+    """How a choice ended, in more detail than `finish_reason` has."""
+    return {
+        "index": ending.choice_index,
+        "cause": ending.cause.value,
+        "stop_sequence": ending.stop_sequence,
+        "stop_token_id": ending.stop_token_id,
+        "filter_rule": ending.filter_rule,
+    }
+
+
+def _ms(value: float) -> float:
+    return round(value, 3)

@@ -1,0 +1,97 @@
+"""The many ways to say what an answer must be → the one of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lodestream.inference.v1.generation_pb2 import Constraint
+
+from rest_bridge.convert.json_text import json_text
+from rest_bridge.errors import ApiError, invalid
+from rest_bridge.schemas.constraints import JsonSchemaFormat, ResponseFormat
+from rest_bridge.schemas.generation import GenerationRequest
+
+_SERVICE_NAMES = {
+    "json_schema": "response_format.json_schema.schema",
+    "regex": "guided_regex",
+    "grammar": "guided_grammar",
+}
+"""What the service calls the parameter behind each kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One constraint that a body asks for."""
+
+    kind: str
+    """The field of the protocol."""
+    param: str
+    """Where the body says it."""
+    value: dict[str, Any] | str | bool
+
+    @property
+    def service_name(self) -> str:
+        """What the service calls `param`."""
+        return _SERVICE_NAMES.get(self.kind, self.param)
+
+
+def read_wish(body: GenerationRequest) -> Wish | None:
+    """The constraint of a body.
+
+    Raises:
+        ApiError: 400, it has two, or one without what it needs.
+
+    """
+    first, second = [*_wishes(body), None, None][:2]
+    if first is not None and second is not None:
+        raise invalid(second.param, f"{second.param} and {first.param} are two constraints; one is possible.")
+    return first
+
+
+def write_wish(target: Constraint, wish: Wish) -> None:
+    """Put a constraint into a request.
+
+    Raises:
+        ApiError: 400, a schema cannot be written as JSON.
+
+    """
+    value = wish.value
+    setattr(target, wish.kind, json_text(value, wish.param) if isinstance(value, dict) else value)
+
+
+def _wishes(body: GenerationRequest) -> Iterator[Wish]:
+    if body.response_format is not None and body.response_format.type != "text":
+        yield _from_format(body.response_format)
+    if body.guided_json is not None:
+        yield Wish("json_schema", "guided_json", body.guided_json)
+    if body.guided_regex is not None:
+        yield Wish("regex", "guided_regex", body.guided_regex)
+    if body.guided_grammar is not None:
+        yield Wish("grammar", "guided_grammar", body.guided_grammar)
+
+
+def _from_format(wanted: ResponseFormat) -> Wish:
+    if wanted.type == "json_object":
+        return Wish("json_object", "response_format", True)
+    if wanted.type == "json_schema":
+        return _from_schema(wanted.json_schema)
+    value: str | None = getattr(wanted, wanted.type)
+    param = f"response_format.{wanted.type}"
+    if value is None:
+        raise _missing(param)
+    return Wish("regex" if wanted.type == "regex" else "grammar", param, value)
+
+
+def _from_schema(wanted: JsonSchemaFormat | None) -> Wish:
+    if wanted is None:
+        raise _missing("response_format.json_schema")
+    param = "response_format.json_schema.schema"
+    if wanted.schema_ is None:
+        raise _missing(param)
+    return Wish("json_schema", param, wanted.schema_)
+
+
+def _missing(param: str) -> ApiError:
+    return invalid(param, f"{param} is required.", "missing_required_parameter")

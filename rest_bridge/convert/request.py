@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
+
+from rest_bridge.convert.constraint import read_wish, write_wish
+from rest_bridge.convert.conversation import fill_conversation
+from rest_bridge.convert.fields import extend_ids, set_field
+from rest_bridge.errors import invalid, unsupported
+from rest_bridge.schemas.chat import ChatCompletionRequest
+from rest_bridge.schemas.completions import CompletionRequest
+from rest_bridge.schemas.generation import GenerationRequest
+
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "seed",
+)
+
+
+def chat_request(body: ChatCompletionRequest) -> GenerateRequest:
+    """The request of a chat completion.
+
+    Raises:
+        ApiError: 400, a number fits no field of the protocol, two parameters contradict each other, or one
+            lacks what it needs.
+
+    """
+    message = _common(body)
+    fill_conversation(message.chat, body)
+    set_field(message.output, "logprobs", body.logprobs, type(body))
+    set_field(message.output, "top_logprobs", body.top_logprobs, type(body))
+    return message
+
+
+def completion_request(body: CompletionRequest) -> GenerateRequest:
+    """The request of a text completion.
+
+    Raises:
+        ApiError: as `chat_request`.
+
+    """
+    message = _common(body)
+    _fill_prompt(message, body.prompt)
+    if body.logprobs is not None:
+        message.output.logprobs = True
+        set_field(message.output, "top_logprobs", body.logprobs, type(body), "logprobs")
+    set_field(message.output, "echo", body.echo, type(body))
+    if body.best_of not in (None, 1, body.n):
+        raise unsupported("best_of", "best_of is not supported here but as 1, or as the same as n.")
+    return message
+
+
+def spelling(body: GenerationRequest) -> dict[str, str]:
+    """What the service calls a parameter → what this body calls it, where those differ."""
+    names = {"top_logprobs": "logprobs"} if isinstance(body, CompletionRequest) else {}
+    wish = read_wish(body)
+    if wish is not None and wish.param != wish.service_name:
+        names[wish.service_name] = wish.param
+    return names
+
+
+def _fill_prompt(message: GenerateRequest, prompts: list[str | list[int]]) -> None:
+    if len(prompts) > 1:
+        for number, prompt in enumerate(prompts):
+            _add_prompt(message, prompt, f"prompt[{number}]")
+    elif isinstance(prompts[0], str):
+        message.prompt = prompts[0]
+    else:
+        message.token_ids.SetInParent()
+        extend_ids(message.token_ids.ids, prompts[0], "prompt")
+
+
+def _add_prompt(message: GenerateRequest, prompt: str | list[int], param: str) -> None:
+    if isinstance(prompt, str):
+        message.batch.prompts.add(text=prompt)
+    else:
+        added = message.batch.prompts.add()
+        added.token_ids.SetInParent()
+        extend_ids(added.token_ids.ids, prompt, param)
+
+
+def _common(body: GenerationRequest) -> GenerateRequest:
+    schema = type(body)
+    message = GenerateRequest(model=body.model)
+    for name in _SAMPLING:
+        set_field(message.sampling, name, getattr(body, name), schema)
+    if body.logit_bias:
+        message.sampling.logit_bias.update(body.logit_bias)
+    _fill_stopping(message, body)
+    set_field(message.output, "n", body.n, schema)
+    wish = read_wish(body)
+    if wish is not None:
+        write_wish(message.constraint, wish)
+    set_field(message, "user", body.user, schema)
+    set_field(message, "validate_only", body.validate_only, schema)
+    return message
+
+
+def _fill_stopping(message: GenerateRequest, body: GenerationRequest) -> None:
+    schema = type(body)
+    set_field(message.stopping, "max_tokens", _max_tokens(body), schema)
+    set_field(message.stopping, "ignore_eos", body.ignore_eos, schema)
+    set_field(message.stopping, "include_stop", body.include_stop_str_in_output, schema)
+    if body.stop:
+        message.stopping.stop.extend(body.stop)
+    if body.stop_token_ids:
+        extend_ids(message.stopping.stop_token_ids, body.stop_token_ids, "stop_token_ids")
+
+
+def _max_tokens(body: GenerationRequest) -> int | None:
+    one, other = body.max_tokens, body.max_completion_tokens
+    if one is not None and other is not None and one != other:
+        raise invalid(
+            "max_completion_tokens", "max_completion_tokens and max_tokens are one limit, but differ."
+        )
+    return other if one is None else one
