@@ -1,0 +1,181 @@
+"""Grammars that make the model call: every text of theirs is calls, of what was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from inference_service.generation.tools.constraint import MOST_CALLS, call_grammar, most_calls
+from inference_service.generation.tools.formats import BARE, PLAIN, TAGGED, ToolFormat
+from inference_service.generation.tools.parser import ToolCallParser
+from inference_service.generation.tools.types import Tool, ToolChoice, ToolMode
+from inference_service.grammar import ConstraintError, shortest_sentence
+from tests.tools.gbnf import accepts, some_text
+
+AUTO, REQUIRED, NONE = (ToolChoice(mode) for mode in (ToolMode.AUTO, ToolMode.REQUIRED, ToolMode.NONE))
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+WEATHER = Tool("get_weather", "", SCHEMA, strict=True)
+CLOCK = Tool("get_time")
+ANYTHING = Tool("log", "", {"type": "object"})
+TOOLS = (WEATHER, CLOCK, ANYTHING)
+FORMATS = (PLAIN, BARE["parameters"], TAGGED["arguments"])
+NOT_ENFORCEABLE = {"type": "object", "properties": {"x": {"type": "string", "format": "no-such-format"}}}
+
+
+def named(name: str) -> ToolChoice:
+    return ToolChoice(ToolMode.NAMED, name)
+
+
+def grammar(choice: ToolChoice = REQUIRED, tools: Sequence[Tool] = TOOLS, form: ToolFormat = PLAIN) -> str:
+    text = call_grammar(tools, choice, form)
+    assert text is not None
+    return text
+
+
+def calls_of(text: str) -> list[tuple[str, Mapping[str, Any]]]:
+    parser = ToolCallParser([tool.name for tool in TOOLS], "call_{}".format)
+    fed, rest = parser.feed(text), parser.finish()
+    assert parser.called, text
+    assert not fed.content + rest.content, text
+    deltas = [*fed.deltas, *rest.deltas]
+    names = [delta.name for delta in deltas if delta.name]
+    return [
+        (name, json.loads("".join(delta.arguments for delta in deltas if delta.index == index)))
+        for index, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("seed", range(20))
+def test_every_text_is_calls_of_the_tools(form: ToolFormat, seed: int) -> None:
+    calls = calls_of(some_text(grammar(form=form), Random(seed)))
+
+    assert 1 <= len(calls) <= MOST_CALLS
+    for name, arguments in calls:
+        if name == "get_weather":
+            assert set(arguments) == {"city", "days"}
+            assert arguments["days"] in range(10)
+        elif name == "get_time":
+            assert arguments == {}
+        else:
+            assert name == "log"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_named_tool_is_called_once(seed: int) -> None:
+    ((name, _),) = calls_of(some_text(grammar(named("log")), Random(seed)))
+
+    assert name == "log"
+
+
+def test_calls_as_a_model_writes_them_are_taken() -> None:
+    weather, clock = '{"city":"Paris","days":3}', "{}"
+    text = (
+        f'{{"name": "get_weather", "parameters": {weather}}}; {{"name": "get_time", "parameters": {clock}}}'
+    )
+
+    assert accepts(grammar(form=BARE["parameters"]), text)
+    assert not accepts(grammar(form=PLAIN), text)
+    assert accepts(
+        grammar(form=TAGGED["arguments"]),
+        f'<tool_call>\n{{"name": "get_weather", "arguments": {weather}}}\n</tool_call>',
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Hello",
+        '{"name": "get_time", "arguments": {}} and',
+        '{"name": "get_time", "arguments": {}}\n',
+        '{"name": "get_time", "arguments": {"a":1}}',
+        '{"name": "get_weather", "arguments": {}}',
+        '{"name": "get_weather", "arguments": {"city":"Paris","days":10}}',
+        '{"name": "nobody", "arguments": {}}',
+        "\n".join(['{"name": "get_time", "arguments": {}}'] * (MOST_CALLS + 1)),
+    ],
+)
+def test_nothing_else_is_taken(text: str) -> None:
+    assert not accepts(grammar(), text)
+
+
+def test_the_number_of_calls_is_bounded() -> None:
+    call = '{"name": "get_time", "arguments": {}}'
+    single = call_grammar(TOOLS, REQUIRED, PLAIN, parallel=False)
+
+    assert accepts(grammar(), "\n".join([call] * MOST_CALLS))
+    assert single is not None
+    assert accepts(single, call)
+    assert not accepts(single, f"{call}\n{call}")
+    assert not accepts(grammar(named("get_time")), f"{call}\n{call}")
+    assert not accepts(grammar(named("get_weather")), call)
+    assert [most_calls(c) for c in (AUTO, REQUIRED, named("log"))] == [None, MOST_CALLS, 1]
+    assert [most_calls(c, parallel=False) for c in (AUTO, REQUIRED, named("log"))] == [1, 1, 1]
+
+
+def test_the_model_is_free_where_it_decides() -> None:
+    assert call_grammar(TOOLS, AUTO, PLAIN) is None
+    assert call_grammar(TOOLS, NONE, PLAIN) is None
+    assert call_grammar(TOOLS, NONE, PLAIN, answer={"type": "object"}) is None
+
+
+def test_calls_or_the_json_that_was_asked_for() -> None:
+    answer = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+    text = call_grammar(TOOLS, AUTO, PLAIN, answer={**answer, "additionalProperties": False})
+
+    assert text is not None
+    assert accepts(text, '{"sum":3}')
+    assert accepts(text, '{"name": "get_time", "arguments": {}}')
+    assert not accepts(text, '{"sum":"3"}')
+    assert not accepts(text, "3")
+
+
+def test_a_call_that_is_required_is_no_answer() -> None:
+    text = call_grammar(TOOLS, REQUIRED, PLAIN, answer={"type": "object"})
+
+    assert text is not None
+    assert not accepts(text, "{}")
+
+
+def test_schemas_that_cannot_be_enforced() -> None:
+    """They are an error for a strict tool, and say where; for others any object will do."""
+    with pytest.raises(ConstraintError) as raised:
+        grammar(tools=[CLOCK, Tool("f", "", NOT_ENFORCEABLE, strict=True)])
+
+    assert raised.value.path.startswith("tools[1].function.parameters.properties.x")
+    text = grammar(tools=[WEATHER, Tool("log", "", NOT_ENFORCEABLE)])
+    assert accepts(text, '{"name": "log", "arguments": {"y":[1]}}')
+    assert not accepts(text, '{"name": "log", "arguments": []}')
+    assert not accepts(text, '{"name": "get_weather", "arguments": {"y":[1]}}')
+
+
+@pytest.mark.parametrize("schema", [{"type": "string"}, {"type": ["object", "null"]}])
+def test_arguments_are_an_object_whatever_the_schema_says(schema: dict[str, Any]) -> None:
+    with pytest.raises(ConstraintError) as raised:
+        grammar(tools=[Tool("f", "", schema, strict=True)])
+
+    assert raised.value.path == "tools[0].function.parameters.type"
+    assert shortest_sentence(grammar(tools=[Tool("f", "", schema)])) == '{"name": "f", "arguments": {}}'
+    without_type = {"properties": {"a": {"type": "null"}}, "required": ["a"]}
+    assert calls_of(shortest_sentence(grammar(tools=[Tool("log", "", without_type)]))) == [
+        ("log", {"a": None})
+    ]
+
+
+def test_bottomless_schemas_are_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(100_000):
+        schema = {"not": schema}
+
+    with pytest.raises(ConstraintError, match="nested too deeply"):
+        grammar(tools=[Tool("f", "", schema)])
