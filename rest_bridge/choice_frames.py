@@ -88,8 +88,8 @@ class ChoiceFrames:
         self._before = self._head + shape.before_text
         self._after = shape.after_text + b',"logprobs":null,"finish_reason":null' + self._tail
 
-    def opening(self, first: Delta | None) -> bytes:
-        """What goes out before the first delta; None: there will be none."""
+    def opening(self, has_text: bool) -> bytes:
+        """What goes out before anything else; `has_text`: it is certain that the choice has a text."""
         return self._opening(self._shape.opening)
 
     def delta(self, delta: Delta) -> bytes:
@@ -119,9 +119,9 @@ class RichChoiceFrames(ChoiceFrames):
         self._wanted = wanted
         self._logprobs = shape.logprobs()
 
-    def opening(self, first: Delta | None) -> bytes:
-        """What goes out before the first delta. A choice that only calls tools has no text, not even none."""
-        may_be_silent = self._wanted.tool_calls and first is not None and not first.text
+    def opening(self, has_text: bool) -> bytes:
+        """What goes out before anything else. The text of a choice that only calls tools is null."""
+        may_be_silent = self._wanted.tool_calls and not has_text
         return self._opening(self._shape.silent_opening if may_be_silent else self._shape.opening)
 
     def delta(self, delta: Delta) -> bytes:

@@ -34,15 +34,15 @@ class Frames:
         self._head = b"data: " + dump(common)[:-1] + b',"choices":['
         # Where usage is asked for, every other chunk says that it has none.
         self._tail = b'],"usage":null' + _END if wanted.usage else b"]" + _END
-        self._choices: dict[int, ChoiceFrames] = {}
+        self._choices: list[ChoiceFrames] = []
         self._endings: list[Finished] = []
         self._summary: Summary | None = None
 
     def render(self, event: Event) -> bytes:
         """What goes out for one event; may be nothing."""
         if isinstance(event, Delta):
-            choice = self._choices.get(event.choice_index)
-            return self._first(event) if choice is None else choice.delta(event)
+            index, choices = event.choice_index, self._choices
+            return choices[index].delta(event) if index < len(choices) else self._first(event)
         if isinstance(event, Finished):
             return self._ending(event)
         if isinstance(event, Summary):
@@ -59,25 +59,28 @@ class Frames:
         }
         return self._head + b"]," + dump(last)[1:-1] + _END + DONE
 
-    def _first(self, delta: Delta) -> bytes:
-        choice = self._open(delta.choice_index)
-        return choice.opening(delta) + choice.delta(delta)
-
     def _ending(self, finished: Finished) -> bytes:
         self._endings.append(finished)
-        choice = self._choices.get(finished.choice_index)
-        if choice is not None:
-            return choice.ending(finished)
-        choice = self._open(finished.choice_index)
-        return choice.opening(None) + choice.ending(finished)
+        opening = self._open(finished.choice_index, has_text=True)
+        return opening + self._choices[finished.choice_index].ending(finished)
 
-    def _open(self, index: int) -> ChoiceFrames:
+    def _first(self, delta: Delta) -> bytes:
+        opening = self._open(delta.choice_index, has_text=bool(delta.text))
+        return opening + self._choices[delta.choice_index].delta(delta)
+
+    def _open(self, index: int, *, has_text: bool) -> bytes:
+        """The beginnings of all choices up to this one: in order, as OpenAI's SDK expects them."""
+        frames = b""
+        for number in range(len(self._choices), index + 1):
+            choice = self._choice(number)
+            self._choices.append(choice)
+            frames += choice.opening(has_text and number == index)
+        return frames
+
+    def _choice(self, index: int) -> ChoiceFrames:
         if self._wanted.only_text:
-            choice = ChoiceFrames(self._shape, self._head, self._tail, index)
-        else:
-            choice = RichChoiceFrames(self._shape, self._head, self._tail, index, self._wanted)
-        self._choices[index] = choice
-        return choice
+            return ChoiceFrames(self._shape, self._head, self._tail, index)
+        return RichChoiceFrames(self._shape, self._head, self._tail, index, self._wanted)
 
 
 def error_frame(body: Json) -> bytes:

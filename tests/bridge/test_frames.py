@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_client import Delta, Finished, FinishReason, StopCause, ToolCallDelta
+from inference_client import Delta, Event, Finished, FinishReason, StopCause, ToolCallDelta
 from rest_bridge.choice_frames import CHAT, COMPLETION, Shape
 from rest_bridge.frames import Frames, error_frame
 from rest_bridge.schemas.chat import ChatCompletionChunk
@@ -18,8 +18,8 @@ OPENING = {"role": "assistant", "content": "", "refusal": None}
 SILENT_OPENING = {**OPENING, "content": None}
 
 
-def frames(shape: Shape = CHAT, *, model: str = "m", **wanted: bool) -> Frames:
-    return Frames(shape, model, Wanted(**wanted), account(), 7)
+def frames(shape: Shape = CHAT, **wanted: bool) -> Frames:
+    return Frames(shape, "m", Wanted(**wanted), account(), 7)
 
 
 def opened(shape: Shape = CHAT, **wanted: bool) -> Frames:
@@ -91,16 +91,16 @@ def test_a_choice_without_any_output_has_a_beginning_too() -> None:
 
 
 def test_each_choice_has_its_own_beginning_and_end() -> None:
-    """However they are mixed: the role comes first in each, once."""
+    """However they are mixed: the roles come first, once and in order, as OpenAI's own SDK expects them."""
     made = frames()
-    events = [Delta(n, text, (1,), 1) for n, text in ((1, "a"), (0, "b"), (1, "c"), (0, "d"))]
-    ends = [Finished(n, FinishReason.STOP, StopCause.END_OF_SEQUENCE) for n in (0, 1)]
-    found = choices(b"".join(made.render(event) for event in [*events, *ends]))
+    events: list[Event] = [Delta(n, text, (1,), 1) for n, text in ((1, "a"), (0, "b"), (1, "c"), (0, "d"))]
+    events += [Finished(n, FinishReason.STOP, StopCause.END_OF_SEQUENCE) for n in (0, 2, 1)]
+    found = choices(b"".join(made.render(event) for event in events))
 
-    for index, text in ((0, "bd"), (1, "ac")):
+    for index, text in ((0, "bd"), (1, "ac"), (2, "")):
         deltas = [choice["delta"] for choice in found if choice["index"] == index]
-        assert deltas == [OPENING, {"content": text[0]}, {"content": text[1]}, {}]
-    assert [choice["index"] for choice in found] == [1, 1, 0, 0, 1, 0, 0, 1]
+        assert deltas == [OPENING, *({"content": character} for character in text), {}]
+    assert [choice["index"] for choice in found] == [0, 1, 1, 0, 1, 0, 0, 2, 2, 1]
 
 
 def test_completions_have_text_and_no_role() -> None:
@@ -223,7 +223,7 @@ def test_text_and_calls_share_a_chunk() -> None:
 
 def test_all_chunks_share_one_head() -> None:
     """Id, creation time and the model as the caller named it are the same in every chunk."""
-    made = frames(model='my "alias"\u2028')
+    made = Frames(CHAT, 'my "alias"\u2028', Wanted(), account(), 7)
     chunks = payloads(made.render(Delta(1, "x", (), 1)) + made.render(ENDED))
 
     assert len({chunk["id"] for chunk in chunks}) == 1
