@@ -166,7 +166,7 @@ class _Parser:
             return _DOT
         if char == "\\":
             escaped = self._escape(position)
-            return _CLASSES[escaped[1]] if escaped[0] == "\\" else Literal(escaped)
+            return _CLASSES[escaped[1]] if len(escaped) > 1 else Literal(escaped)
         self._refuse_non_character(ord(char), position)
         return Literal(char)
 

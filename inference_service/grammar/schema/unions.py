@@ -40,7 +40,7 @@ def branches(document: Document, schema: Mapping[str, Any], path: str) -> list[O
     if keyword == "oneOf":
         options = _exclusive(document, options, base, place)
     elif base:
-        options = [(_merged(document, option, base), where) for option, where in options]
+        options = [(_merged(document, option, base), option[1]) for option in options]
     found = [(option, where) for option, where in options if option is not False]
     if not found:
         raise ConstraintError("no branch can be satisfied", place)
