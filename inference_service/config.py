@@ -77,6 +77,11 @@ class ServiceConfig(CommonConfig):
     requests_per_minute: int = Field(
         default=100, ge=0, le=1_000_000, description="Requests a minute for each key; 0: no limit."
     )
+    content_filter_file: Path | None = Field(
+        default=None,
+        description="File of rules that block or redact phrases and patterns in prompts and output, TOML or "
+        ".json; followed as it changes; unset: nothing is filtered.",
+    )
     stall_timeout: float = Field(
         default=30.0,
         gt=0,

@@ -1,0 +1,187 @@
+"""The file of rules: TOML, or JSON where its name ends in .json; strict.
+
+[[rules]]
+name = "project names"
+phrases = ["project heron", "project egret"]
+action = "block"
+
+[[rules]]
+name = "secrets"
+patterns = ['sk-[A-Za-z0-9]{20,64}']
+action = "redact"
+replacement = "[secret]"
+applies_to = "output"
+keys = ["alice", "bob"]
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from inference_service.generation.filter.folding import Folding
+from inference_service.generation.filter.regex import translate
+from inference_service.generation.filter.rules import Action, Place, Rule
+from lodestream_common.errors import OperatorError
+
+LONGEST_PHRASE = 256
+"""In characters, after folding."""
+
+
+def _check_phrase(text: str) -> str:
+    folded = max((Folding(ignore_case=ignore_case).fold(text) for ignore_case in (True, False)), key=len)
+    if not folded.strip():
+        raise ValueError("has nothing visible in it")
+    if len(folded) > LONGEST_PHRASE:
+        raise ValueError(f"is longer than {LONGEST_PHRASE} characters")
+    return text
+
+
+def _check_pattern(text: str) -> str:
+    translate(text)
+    return text
+
+
+def _check_name(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable, with no space at either end")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_check_name)]
+
+
+class _Entry(BaseModel):
+    """One rule as the file spells it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Name
+    phrases: list[Annotated[str, AfterValidator(_check_phrase)]] = []
+    patterns: list[Annotated[str, AfterValidator(_check_pattern)]] = []
+    action: Literal["block", "redact"]
+    replacement: str | None = Field(default=None, max_length=256)
+    applies_to: Literal["prompt", "output", "both"] = "both"
+    keys: list[Name] | None = None
+    ignore_case: bool = True
+    whole_word: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> _Entry:
+        if not self.phrases and not self.patterns:
+            raise ValueError("needs phrases or patterns")
+        if self.action == "block" and self.replacement is not None:
+            raise ValueError("a replacement is for the action redact only")
+        return self
+
+    def rule(self, order: int) -> Rule:
+        return Rule(
+            name=self.name,
+            order=order,
+            action=Action(self.action),
+            replacement="[redacted]" if self.replacement is None else self.replacement,
+            place=Place(self.applies_to),
+            keys=None if self.keys is None else frozenset(self.keys),
+            phrases=tuple(self.phrases),
+            patterns=tuple(self.patterns),
+            ignore_case=self.ignore_case,
+            whole_word=self.whole_word,
+        )
+
+
+class _Document(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    rules: list[_Entry] = []
+
+
+def parse_rules(content: bytes, path: Path) -> tuple[Rule, ...]:
+    """Read the content of a file of rules.
+
+    Raises:
+        OperatorError: it is malformed; one line that names the file, and the rule and member at fault.
+
+    """
+    document = _load(content, path)
+    try:
+        entries = _Document.model_validate(document).rules
+    except ValidationError as error:
+        raise OperatorError(f"{_title(path)}: {_explain(error, document)}") from None
+    names = [entry.name for entry in entries]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise OperatorError(f"{_title(path)}: two rules have the name {twice!r}")
+    return tuple(entry.rule(order) for order, entry in enumerate(entries))
+
+
+def read_rules(path: Path) -> tuple[Rule, ...]:
+    """Read a file of rules.
+
+    Raises:
+        OperatorError: it cannot be read, or is malformed.
+
+    """
+    try:
+        return parse_rules(path.read_bytes(), path)
+    except OSError as error:
+        raise OperatorError(f"{_title(path)}: cannot be read: {error.strerror}") from error
+
+
+def _title(path: Path) -> str:
+    return f"content filter file {path}"
+
+
+def _load(content: bytes, path: Path) -> Any:
+    kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
+    try:
+        text = content.decode("utf-8")
+        if kind == "JSON":
+            return json.loads(text)
+        toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+        return toml.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OperatorError(f"{_title(path)}: is not valid {kind}: {' '.join(str(error).split())}") from error
+
+
+def _explain(error: ValidationError, document: Any) -> str:
+    first = error.errors(include_url=False)[0]
+    place = _spell(first["loc"], document)
+    if first["type"] == "extra_forbidden":
+        known = _Entry.model_fields if len(first["loc"]) > 1 else _Document.model_fields
+        return f"{place}: unknown member; {_known(str(first['loc'][-1]), known)}"
+    reason = _reason(first)
+    return f"{place}: {' '.join(reason.split())}" if place else reason
+
+
+def _reason(error: ErrorDetails) -> str:
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return "must be a table of members" if error["type"] == "model_type" else error["msg"]
+
+
+def _spell(location: tuple[int | str, ...], document: Any) -> str:
+    """Write where an error is as a person would: `rules[2] 'secrets': patterns[0]`."""
+    text = ""
+    for step in location:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}"
+    text = text.removeprefix(".")
+    if len(location) < 2:
+        return text
+    entry = document["rules"][location[1]]
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    head, _, member = text.partition(".")
+    return f"{head} {name!r}: {member}".removesuffix(": ") if isinstance(name, str) else text
+
+
+def _known(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

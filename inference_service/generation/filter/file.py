@@ -1,0 +1,117 @@
+"""The content policy out of a file that may change at any time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import structlog
+
+from inference_service.generation.filter.document import read_rules
+from inference_service.generation.filter.finders import Finder, finders
+from inference_service.generation.filter.folding import Folding
+from inference_service.generation.filter.output import OutputFilter
+from inference_service.generation.filter.policy import PromptVerdict
+from inference_service.generation.filter.regex import PatternError
+from inference_service.generation.filter.rules import Place, Rule
+from inference_service.generation.filter.scanner import Scanner
+from inference_service.generation.text import Piece
+from lodestream_common.errors import OperatorError
+
+_log = structlog.stdlib.get_logger(__name__)
+
+Keys = frozenset[str] | None
+
+
+class RuleBook:
+    """Rules made ready: those for the same callers and the same texts are looked for together."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.size = len(rules)
+        groups: dict[tuple[Keys, Place], list[Rule]] = {}
+        for rule in rules:
+            groups.setdefault((rule.keys, rule.place), []).append(rule)
+        self._groups = [(keys, place, list(finders(found))) for (keys, place), found in groups.items()]
+
+    def start(self, place: Place, key_name: str) -> OutputFilter | None:
+        """Start a filter for one text; None where no rule is about it."""
+        scanners = [Scanner(finder, folding) for finder, folding in self._finders(place, key_name)]
+        return OutputFilter(scanners) if scanners else None
+
+    def _finders(self, place: Place, key_name: str) -> Iterator[tuple[Finder, Folding | None]]:
+        for keys, covered, found in self._groups:
+            if covered.includes(place) and (keys is None or key_name in keys):
+                yield from found
+
+
+class FilePolicy:
+    """Follows changes of a file of rules within `check_interval` seconds; running answers keep theirs.
+
+    A file that vanishes or breaks while the server runs changes nothing: the last good rules count, and
+    one error is logged.
+
+    Raises:
+        OperatorError: on construction, the file is missing, unreadable or malformed.
+
+    """
+
+    def __init__(self, path: Path, check_interval: float = 0.25) -> None:
+        self._path = path
+        self._check_interval = check_interval
+        self._signature = self._read_signature()
+        self._book = _read(path)
+        self._next_check = time.monotonic() + check_interval
+
+    def check_prompt(self, texts: Sequence[str], key_name: str) -> PromptVerdict:
+        """Judge the texts of a prompt, each by itself, for the caller whose API key has this name."""
+        self._refresh()
+        judged: list[str] = []
+        redacted: set[str] = set()
+        for text in texts:
+            screen = self._book.start(Place.PROMPT, key_name)
+            if screen is None:
+                return PromptVerdict(tuple(texts))
+            judged.append(screen.feed(Piece(text)).text + screen.flush().text)
+            redacted |= screen.redacted
+            if screen.blocked:
+                return PromptVerdict((), screen.blocked)
+        return PromptVerdict(tuple(judged), redacted=frozenset(redacted))
+
+    def output_filter(self, key_name: str) -> OutputFilter | None:
+        """Start a filter for one choice; None where no rule is about this caller's output."""
+        self._refresh()
+        return self._book.start(Place.OUTPUT, key_name)
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + self._check_interval
+        signature = self._read_signature()
+        if signature != self._signature:
+            # Taken before the file is read: a change in between is seen at the next check.
+            self._signature = signature
+            self._reload()
+
+    def _reload(self) -> None:
+        try:
+            self._book = _read(self._path)
+        except OperatorError as error:
+            _log.error("content filter file unusable; the rules known so far still count", reason=str(error))
+        else:
+            _log.info("content filter reloaded", rules=self._book.size)
+
+    def _read_signature(self) -> tuple[int, ...] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _read(path: Path) -> RuleBook:
+    try:
+        return RuleBook(read_rules(path))
+    except PatternError as error:
+        raise OperatorError(f"content filter file {path}: all patterns together: {error}") from error

@@ -1,0 +1,78 @@
+"""The work of the filter grows with the text and not with how awkward text and rules are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from inference_service.generation.filter.finders import Finder, finders
+from inference_service.generation.filter.output import OutputFilter
+from inference_service.generation.filter.regex import WIDEST
+from inference_service.generation.filter.rules import Action, Rule, Span
+from inference_service.generation.filter.scanner import Scanner
+from inference_service.generation.text import Piece
+from tests.support.filtering import rule, start
+
+AWKWARD = {
+    "phrase": rule(phrases=("a" * WIDEST + "b",)),
+    "phrases": rule(phrases=tuple("a" * n + "b" for n in range(1, WIDEST))),
+    "pattern": rule(patterns=("(?:a|aa|a?a){1,100}b",)),
+    "whole words": rule(patterns=("(a?a ?){1,80}b",), whole_word=True),
+}
+
+
+class Counting:
+    """A finder that counts the characters it is shown."""
+
+    def __init__(self, finder: Finder) -> None:
+        self._finder = finder
+        self.shown = 0
+
+    def find(self, text: str, before: str) -> Iterator[Span]:
+        self.shown += len(text)
+        return self._finder.find(text, before)
+
+    def first_open(self, text: str, before: str) -> int:
+        return self._finder.first_open(text, before)
+
+
+def shown(awkward: Rule, text: str, size: int) -> int:
+    """How many characters the finder is shown, for a text in pieces of one size."""
+    [(finder, folding)] = finders([awkward])
+    counting = Counting(finder)
+    screen = OutputFilter([Scanner(counting, folding)])
+    for at in range(0, len(text), size):
+        screen.feed(Piece(text[at : at + size]))
+        assert screen.held <= WIDEST + 1
+    screen.flush()
+    return counting.shown
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_one_character_at_a_time_costs_at_most_the_width_of_a_match_each(name: str) -> None:
+    length = 3000
+
+    assert length <= shown(AWKWARD[name], "a" * length, 1) <= length * (WIDEST + 2)
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_twice_the_text_is_twice_the_work(name: str) -> None:
+    once, twice = (shown(AWKWARD[name], "a" * length, 4) for length in (2000, 4000))
+
+    assert twice <= 2.5 * once
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_long_text_in_one_piece_is_read_little_more_than_once(name: str) -> None:
+    length = 100_000
+
+    assert shown(AWKWARD[name], "a" * length, length) <= 1.5 * length
+
+
+def test_plain_text_is_hardly_held_back() -> None:
+    """Where nothing looks like the beginning of a match, all leaves at once."""
+    screen = start(rule(phrases=("bad",), patterns=("[0-9]{4}-[0-9]{4}",), action=Action.REDACT))
+
+    for piece in ("Yes", ", ", "of", " course", "."):
+        assert screen.feed(Piece(piece)).text == piece

@@ -1,0 +1,150 @@
+"""What a content filter has to do, by trying every stretch of the text; and rules to try it with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from inference_service.backends.types import TokenLogprob
+from inference_service.generation.filter import OutputFilter
+from inference_service.generation.filter.file import RuleBook
+from inference_service.generation.filter.folding import Folding, is_word
+from inference_service.generation.filter.rules import Action, Place, Rule, Span
+from inference_service.generation.text import Piece
+
+LETTERS = "ab漢😀 "
+PATTERNS = ("a{2,4}", "a[^b]", "(?:ab|ba){1,2}", "b?a?漢", "😀.{0,3}b", "a.a", "(a|aa|aaa){1,3}b")
+"""In these Python's own syntax and ours mean the same."""
+
+
+def rule(name: str = "rule", **given: object) -> Rule:
+    """A rule that blocks everywhere, but for what is given."""
+    defaults: dict[str, object] = {
+        "order": 0,
+        "action": Action.BLOCK,
+        "replacement": "[redacted]",
+        "place": Place.BOTH,
+        "keys": None,
+        "phrases": (),
+        "patterns": (),
+        "ignore_case": True,
+        "whole_word": False,
+    }
+    return Rule(name, **{**defaults, **given})  # type: ignore[arg-type]
+
+
+def start(*rules: Rule) -> OutputFilter:
+    """A filter for one output with some rules."""
+    started = RuleBook(rules).start(Place.OUTPUT, "anybody")
+    assert started is not None
+    return started
+
+
+def tokens(parts: Sequence[str]) -> list[Piece]:
+    """One token for each part, numbered, with a log probability."""
+    return [Piece(part, [n], 1, [TokenLogprob(n, -float(n))]) for n, part in enumerate(parts)]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What leaves in the end."""
+
+    text: str
+    rule: str | None
+    named: list[int]
+    """The tokens that are named."""
+    count: int
+    redacted: set[str]
+
+
+def expected(parts: Sequence[str], rules: Sequence[Rule]) -> Expected:
+    """Filter the joined parts as a whole, one token for each part."""
+    text = "".join(parts)
+    spans = sorted({span for r in rules for span in spans_of(text, r)}, key=lambda span: span.rank)
+    block = next((span for span in spans if span.rule.action is Action.BLOCK), None)
+    end = block.start if block else len(text)
+    hidden = [span for span in spans if span.start < end and span.rule.action is Action.REDACT]
+    covered = {place for span in hidden for place in range(span.start, span.end)}
+    shown = "".join(_shown(text, place, covered, hidden) for place in range(end))
+    named, count, offset = [], 0, 0
+    for number, part in enumerate(parts):
+        before, offset = offset, offset + len(part)
+        if offset <= end:
+            count += 1
+            inside = covered & set(range(before, offset)) if part else {before - 1, before} <= covered
+            named += [] if inside and not _at_a_joint(part, before, hidden) else [number]
+    return Expected(shown, block.rule.name if block else None, named, count, {s.rule.name for s in hidden})
+
+
+def _shown(text: str, place: int, covered: set[int], hidden: Sequence[Span]) -> str:
+    if place not in covered:
+        return text[place]
+    if place - 1 in covered:
+        return ""
+    return next(span.rule.replacement for span in hidden if span.start == place)
+
+
+def _at_a_joint(part: str, place: int, hidden: Sequence[Span]) -> bool:
+    """A token without text between two matches that touch is in neither."""
+    return not part and not any(span.start < place < span.end for span in hidden)
+
+
+def spans_of(text: str, r: Rule) -> Iterator[Span]:
+    """Every match of a rule, by brute force."""
+    for phrase in r.phrases:
+        folding = Folding(ignore_case=r.ignore_case)
+        folded, origins = folding.trace(text, 0)
+        wanted = folding.fold(phrase)
+        for at in range(len(folded) - len(wanted) + 1):
+            end = at + len(wanted)
+            if folded[at:end] == wanted and _allowed(folded, at, end, r):
+                yield Span(origins[at], origins[end - 1] + 1, r)
+    for pattern in r.patterns:
+        expression = re.compile(pattern, re.IGNORECASE if r.ignore_case else 0)
+        for at in range(len(text)):
+            for end in range(at + 1, len(text) + 1):
+                if expression.fullmatch(text, at, end) and _allowed(text, at, end, r):
+                    yield Span(at, end, r)
+
+
+def _allowed(text: str, start: int, end: int, r: Rule) -> bool:
+    around = text[max(0, start - 1) : start] + text[end : end + 1]
+    return not r.whole_word or not any(map(is_word, around))
+
+
+@st.composite
+def rule_sets(draw: st.DrawFn, text: str, actions: Sequence[Action] = tuple(Action)) -> list[Rule]:
+    """One to four rules, of which many match somewhere in `text`, overlap, or begin alike."""
+    return [
+        rule(
+            f"rule {order}",
+            order=order,
+            action=draw(st.sampled_from(actions)),
+            replacement=draw(st.sampled_from(["", "#", "[gone]"])),
+            phrases=tuple(draw(_phrases(text))),
+            patterns=tuple(draw(st.lists(st.sampled_from(PATTERNS), max_size=2))),
+            ignore_case=draw(st.booleans()),
+            whole_word=draw(st.booleans()),
+        )
+        for order in range(draw(st.integers(1, 4)))
+    ]
+
+
+@st.composite
+def _phrases(draw: st.DrawFn, text: str) -> list[str]:
+    found = draw(st.lists(st.text(alphabet=LETTERS.strip(), min_size=1, max_size=5), min_size=1, max_size=2))
+    if text and draw(st.booleans()):
+        at = draw(st.integers(0, len(text) - 1))
+        found.append(text[at : at + draw(st.integers(1, 8))] + draw(st.sampled_from(["", "", "!"])))
+    return [phrase for phrase in found if Folding(ignore_case=True).fold(phrase).strip()]
+
+
+def write(path: Path, *lines: str) -> Path:
+    """Write a file as editors do: a new one, moved over the old."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return draft.replace(path)
