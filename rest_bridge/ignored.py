@@ -36,6 +36,7 @@ REFUSED_IN_CHAT: Mapping[str, Harmless] = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "modalities": (["text"],),
+    "moderation": (),
     "web_search_options": (),
 }
 
@@ -49,6 +50,7 @@ WITHOUT_EFFECT = frozenset(
         "metadata",
         "prediction",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "reasoning_effort",
         "safety_identifier",

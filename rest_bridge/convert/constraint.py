@@ -10,7 +10,7 @@ from lodestream.inference.v1.generation_pb2 import Constraint
 
 from rest_bridge.convert.json_text import json_text
 from rest_bridge.errors import ApiError, invalid
-from rest_bridge.schemas.constraints import JsonSchemaFormat, ResponseFormat
+from rest_bridge.schemas.constraints import ResponseFormat
 from rest_bridge.schemas.generation import GenerationRequest
 
 _SERVICE_NAMES = {
@@ -76,21 +76,14 @@ def _from_format(wanted: ResponseFormat) -> Wish:
     if wanted.type == "json_object":
         return Wish("json_object", "response_format", True)
     if wanted.type == "json_schema":
-        return _from_schema(wanted.json_schema)
+        if wanted.json_schema is None:
+            raise _missing("response_format.json_schema")
+        return Wish("json_schema", "response_format.json_schema.schema", wanted.json_schema.schema_)
     value: str | None = getattr(wanted, wanted.type)
     param = f"response_format.{wanted.type}"
     if value is None:
         raise _missing(param)
     return Wish("regex" if wanted.type == "regex" else "grammar", param, value)
-
-
-def _from_schema(wanted: JsonSchemaFormat | None) -> Wish:
-    if wanted is None:
-        raise _missing("response_format.json_schema")
-    param = "response_format.json_schema.schema"
-    if wanted.schema_ is None:
-        raise _missing(param)
-    return Wish("json_schema", param, wanted.schema_)
 
 
 def _missing(param: str) -> ApiError:

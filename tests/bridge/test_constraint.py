@@ -29,6 +29,10 @@ def schema_format(**more: Any) -> dict[str, Any]:
         ({"response_format": {"type": "regex", "regex": "a+"}}, {"regex": "a+"}),
         ({"response_format": {"type": "grammar", "grammar": "root ::= x"}}, {"grammar": "root ::= x"}),
         ({"response_format": {"type": "ebnf", "ebnf": "root ::= x"}}, {"grammar": "root ::= x"}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            {"json_schema": "{}"},
+        ),
         ({"guided_json": SCHEMA}, {"json_schema": TEXT}),
         ({"guided_json": "{ }"}, {"json_schema": "{ }"}),
         ({"guided_regex": ""}, {"regex": ""}),
@@ -57,11 +61,6 @@ def test_text_is_no_constraint(given: dict[str, Any]) -> None:
         (
             {"response_format": {"type": "json_schema"}},
             "response_format.json_schema",
-            "missing_required_parameter",
-        ),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
-            "response_format.json_schema.name",
             "missing_required_parameter",
         ),
         (

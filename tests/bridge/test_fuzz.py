@@ -46,10 +46,47 @@ anything = st.recursive(
     ),
     max_leaves=12,
 )
+schemas = st.sampled_from([{}, {"type": "object"}, {"enum": ["a", 1, None]}, {"$ref": "#/$defs/x"}]) | (
+    st.dictionaries(st.sampled_from(["type", "properties", "items", "anyOf", "pattern", "$ref"]), anything)
+)
+formats = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "json_object", "json_schema", "regex", "grammar", "ebnf", "xml"])},
+    optional={
+        "json_schema": st.fixed_dictionaries({"schema": schemas}) | anything,
+        "regex": st.text(max_size=5),
+        "grammar": anything,
+    },
+)
+tools = st.fixed_dictionaries(
+    {
+        "type": st.just("function"),
+        "function": st.fixed_dictionaries(
+            {"name": st.sampled_from(["f", "g", "", "a b"]) | anything},
+            optional={"parameters": schemas | anything, "description": anything},
+        ),
+    }
+)
+calls = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": st.text(max_size=3),
+            "type": st.just("function"),
+            "function": st.fixed_dictionaries(
+                {"name": st.sampled_from(["f", ""]), "arguments": st.sampled_from(["{}", "[", '{"a":1}'])}
+            ),
+        }
+    ),
+    max_size=2,
+)
 turns = st.lists(
     st.fixed_dictionaries(
         {"role": st.sampled_from(["system", "user", "assistant", "developer", "tool"])},
-        optional={"content": anything, "name": anything, "tool_calls": anything},
+        optional={
+            "content": anything,
+            "name": anything,
+            "tool_calls": calls | anything,
+            "tool_call_id": anything,
+        },
     ),
     max_size=4,
 )
@@ -67,8 +104,26 @@ plausible = st.fixed_dictionaries(
         "stream": st.booleans() | anything,
         "stream_options": st.fixed_dictionaries({}, optional={"include_usage": anything}) | anything,
         "user": anything,
-        "n": anything,
-        "response_format": anything,
+        "n": st.integers(0, 4) | anything,
+        "logprobs": st.booleans() | st.integers(-1, 21) | anything,
+        "top_logprobs": st.integers(-1, 21) | anything,
+        "logit_bias": st.dictionaries(
+            st.integers(-1, 60_000).map(str) | st.text(max_size=3),
+            st.floats(-101, 101) | anything,
+            max_size=3,
+        )
+        | anything,
+        "echo": st.booleans(),
+        "best_of": st.integers(0, 3),
+        "include_stop_str_in_output": st.booleans(),
+        "validate_only": st.booleans(),
+        "response_format": formats | anything,
+        "guided_json": schemas | anything,
+        "guided_regex": st.text(max_size=6) | st.sampled_from(["[a-z]{1,3}", "(a|b)*", "(", "\\p{L}"]),
+        "guided_grammar": st.sampled_from(['root ::= "a"', "root ::= root", "x", ""]) | anything,
+        "tools": st.lists(tools, max_size=3) | anything,
+        "tool_choice": st.sampled_from(["auto", "none", "required"]) | tools | anything,
+        "parallel_tool_calls": st.booleans() | anything,
     },
 )
 paths = st.sampled_from([CHAT, COMPLETIONS, COMPLETIONS_STREAM])
@@ -124,7 +179,7 @@ def _check(reply: httpx.Response) -> None:
     elif reply.headers["content-type"] == "text/event-stream":
         assert reply.text.endswith("data: [DONE]\n\n"), reply.text[-500:]
     else:
-        assert reply.json()["choices"]
+        assert reply.json()["choices"] or reply.json()["object"] == "validation"
 
 
 @LIMITED
