@@ -23,6 +23,8 @@ class ModelTokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def token_bytes(self, token_id: int) -> bytes: ...
+
 
 DEFAULT_CONCURRENCY = 4
 """For backends that no build has set a limit to."""

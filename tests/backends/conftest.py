@@ -2,4 +2,4 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.backends.contract")
+pytest.register_assert_rewrite("tests.backends.contract", "tests.backends.contract_options")

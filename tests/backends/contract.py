@@ -12,7 +12,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import count
 
@@ -66,9 +66,19 @@ def request(
     *,
     ignore_eos: bool = True,
     chosen_by: Sampling | None = None,
+    logit_bias: Mapping[int, float] | None = None,
+    logprobs: int | None = None,
+    grammar: str | None = None,
 ) -> EngineRequest:
     return EngineRequest(
-        f"contract-{next(_numbers)}", prompt_ids, chosen_by or sampling(), max_tokens, ignore_eos
+        f"contract-{next(_numbers)}",
+        prompt_ids,
+        chosen_by or sampling(),
+        max_tokens,
+        ignore_eos and grammar is None,
+        logit_bias or {},
+        logprobs,
+        grammar,
     )
 
 
@@ -94,7 +104,9 @@ def ids_of(steps: Sequence[EngineStep]) -> list[int]:
 
 
 def text_of(steps: Sequence[EngineStep], tokenizer: Tokenizer) -> str:
-    return "".join(tokenizer.decode(s.token_ids) if s.text is None else s.text for s in steps)
+    """The engine's own text, or that of all ids together: a character may span steps."""
+    told = [s.text for s in steps if s.text is not None]
+    return "".join(told) if told else tokenizer.decode(ids_of(steps))
 
 
 async def released(backend: Backend) -> None:

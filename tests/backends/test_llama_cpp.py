@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import sys
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -33,6 +35,7 @@ from tests.backends.contract import (
     sampling,
     text_of,
 )
+from tests.backends.contract_options import OptionsContract, logprobs_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -81,6 +84,10 @@ async def fresh_backend(model_file: ModelFile, tokenizer: Tokenizer) -> AsyncIte
 
 class TestLlamaCppContract(BackendContract):
     """The contract, kept by llama.cpp."""
+
+
+class TestLlamaCppOptions(OptionsContract):
+    """What it does with the options; it refuses none."""
 
 
 class TestTokens:
@@ -238,6 +245,78 @@ class TestSampling:
         assert answers[3] == answers[4], "the engine's mark for a random seed got through"
 
 
+class TestOptions:
+    @pytest.mark.parametrize(
+        "knobs",
+        [
+            {"chosen_by": sampling(temperature=2.0, top_p=0.5, seed=4)},
+            {"chosen_by": sampling(frequency_penalty=2.0, presence_penalty=2.0, repetition_penalty=2.0)},
+            {"logit_bias": {30: 100.0, 40: -100.0}},
+            {"grammar": 'root ::= "yes"\n'},
+        ],
+        ids=["sampling", "penalties", "bias", "grammar"],
+    )
+    async def test_log_probabilities_are_the_models_own(
+        self, backend: Backend, tokenizer: Tokenizer, knobs: dict[str, Any]
+    ) -> None:
+        """Before anything is done to them, and of the whole vocabulary."""
+        prompt, everything = tokenizer.encode_text("Once upon a time there was"), tokenizer.vocabulary_size
+
+        plain = logprobs_of(await collect(backend, request(prompt, 1, logprobs=everything)))[0]
+        changed = logprobs_of(await collect(backend, request(prompt, 1, logprobs=everything, **knobs)))[0]
+
+        assert dict(changed.top) == pytest.approx(dict(plain.top))
+        assert math.fsum(math.exp(logprob) for _, logprob in plain.top) == pytest.approx(1.0, abs=1e-3)
+        assert changed.logprob == dict(changed.top)[changed.token_id]
+
+    async def test_parts_of_characters_have_the_numbers_of_their_own_place(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        """Greedy, each of them is the likeliest there."""
+        wanted = request(tokenizer.encode_text("😀" * 16), 3, logprobs=5)
+
+        told = logprobs_of(await collect(backend, wanted))
+
+        assert [found.token_id for found in told] == tokenizer.encode_text("😀")
+        assert [found.top[0] for found in told] == [(found.token_id, found.logprob) for found in told]
+
+    async def test_unlikely_part_of_a_character_is_found_in_the_whole_vocabulary(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        """A grammar makes the model say what it never would by itself."""
+        prompt = chat_ids(tokenizer, "What is the capital of France?")
+
+        steps = await collect(backend, request(prompt, 50, logprobs=1, grammar='root ::= "ᚠᚢᚦ"\n'))
+
+        told = logprobs_of(steps)
+        assert text_of(steps, tokenizer) == "ᚠᚢᚦ"
+        assert len(told) == sum(s.token_count for s in steps)
+        assert min(found.logprob for found in told) < -5.0
+
+    @pytest.mark.parametrize(
+        "grammar",
+        [r'root ::= "\U00050000"', r'root ::= "a" ("\x04" | [b])', r"root ::= [\U00040000-\U0007FFFF]"],
+    )
+    async def test_grammar_that_needs_bytes_without_a_token_fails_the_request_alone(
+        self, backend: Backend, tokenizer: Tokenizer, grammar: str
+    ) -> None:
+        """llama.cpp would end the process once it came to them."""
+        single = {tokenizer.token_bytes(i) for i in range(tokenizer.vocabulary_size)}
+        assert not {b"\x04", b"\xf1"} & single
+
+        with pytest.raises(EngineRequestError, match="no token for"):
+            await collect(backend, request(tokenizer.encode_text("Once"), 5, grammar=grammar))
+
+        assert backend.stats().alive
+
+    async def test_set_needs_but_one_character_that_has_tokens(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        wanted = request(tokenizer.encode_text("Once"), 9, grammar=r"root ::= [\x04\U00040000-\U0007FFFFé]")
+
+        assert text_of(await collect(backend, wanted), tokenizer) == "é"
+
+
 class TestFailures:
     async def test_engine_error_fails_the_request_alone(self, backend: Backend, tokenizer: Tokenizer) -> None:
         """The engine's own words stay inside."""
@@ -345,6 +424,9 @@ class TestProcess:
 
                 def encode_text(self, text):
                     return []
+
+                def token_bytes(self, token_id):
+                    return b""
 
             async def main():
                 await backend.start()

@@ -14,9 +14,12 @@ from inference_service.backends.base import Backend
 from inference_service.backends.errors import BackendStartError, EngineDeadError
 from inference_service.backends.llama_cpp.call import Engine, EngineCall, Pulse
 from inference_service.backends.llama_cpp.gate import PrefillGate
+from inference_service.backends.llama_cpp.grammar import GrammarGuard
 from inference_service.backends.llama_cpp.loading import EngineSettings, load_engine
+from inference_service.backends.llama_cpp.lookup import Lookup
 from inference_service.backends.llama_cpp.sampling import completion_body
-from inference_service.backends.llama_cpp.steps import TextEncoder
+from inference_service.backends.llama_cpp.spelling import Speller, TextEncoder
+from inference_service.backends.llama_cpp.steps import StepBuffer
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
 
 RELEASE_SECONDS = 10.0
@@ -55,6 +58,8 @@ class LlamaCppBackend(Backend):
     ) -> None:
         self._settings = EngineSettings(model_path, context_length, max_concurrency, threads, prefill_chunk)
         self._tokenizer = tokenizer
+        self._speller = Speller(tokenizer)
+        self._guard = GrammarGuard(tokenizer)
         self._gate: PrefillGate[EngineCall] = PrefillGate(
             slots=max_concurrency, batch_tokens=self._settings.batch_tokens
         )
@@ -78,7 +83,10 @@ class LlamaCppBackend(Backend):
         )
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+        if request.grammar is not None:
+            await _off_loop(self._guard.check, request.grammar)
         call = self._call(request)
+        lookup = self._lookup(request)
         await self._gate.enter(call)
         try:
             if len(self._gate.inside) == 1:
@@ -88,7 +96,7 @@ class LlamaCppBackend(Backend):
             while not finished:
                 step = await call.next_step()
                 finished = step.finish is not None
-                yield step
+                yield step if lookup is None else await lookup.complete(step)
         finally:
             call.abort()
             self._on_change(call)
@@ -115,13 +123,18 @@ class LlamaCppBackend(Backend):
             raise EngineDeadError("the engine is not running")
         return EngineCall(
             self._engine[0],
-            self._tokenizer,
             self._pulse,
             request_id=request.request_id,
             body=completion_body(request, self._settings.context_length),
+            steps=StepBuffer(self._speller, request.max_tokens, request.logprobs),
             prefill_left=len(request.prompt_ids),
             on_change=self._on_change,
         )
+
+    def _lookup(self, request: EngineRequest) -> Lookup | None:
+        if request.logprobs is None:
+            return None
+        return Lookup(self.generate, self._tokenizer, request, request.logprobs)
 
     def _on_change(self, call: EngineCall) -> None:
         if call.is_inside:

@@ -12,13 +12,8 @@ from typing import Protocol
 import structlog
 
 from inference_service.backends.errors import BackendError, EngineRequestError
-from inference_service.backends.llama_cpp.steps import (
-    End,
-    Progress,
-    StepBuffer,
-    TextEncoder,
-    read_chunk,
-)
+from inference_service.backends.llama_cpp.chunks import End, Progress, read_chunk
+from inference_service.backends.llama_cpp.steps import StepBuffer
 from inference_service.backends.types import EngineStep
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -56,6 +51,7 @@ class EngineCall:
     Args:
         request_id: for the log.
         body: the request in the engine's words.
+        steps: merges what the engine reports.
         prefill_left: the length of the prompt, in tokens.
         on_change: called in the loop when the prefill moved on or `is_inside` ended.
 
@@ -64,11 +60,11 @@ class EngineCall:
     def __init__(
         self,
         engine: Engine,
-        encoder: TextEncoder,
         pulse: Pulse,
         *,
         request_id: str,
         body: bytes,
+        steps: StepBuffer,
         prefill_left: int,
         on_change: Callable[[EngineCall], None],
     ) -> None:
@@ -80,7 +76,7 @@ class EngineCall:
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
         self._loop_woken = False
-        self._steps = StepBuffer(encoder)
+        self._steps = steps
         self._changed = asyncio.Event()
         self._error: BackendError | None = None
         self._ended = False

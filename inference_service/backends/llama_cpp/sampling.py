@@ -12,6 +12,13 @@ from inference_service.backends.types import EngineRequest, Sampling
 GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy: dividing by them overflows the engine's 32-bit floats."""
 
+FORBIDDEN = -10_000.0
+"""What a bias of -100 becomes. No logit comes near it, and yet it is finite: where a grammar leaves nothing
+but forbidden tokens, the likeliest of those is still one that fits."""
+
+MOST_HELD = 3
+"""Tokens that can pass without a whole character, each of at least a byte."""
+
 _RANDOM_SEED = 0xFFFFFFFF
 """What llama.cpp takes for "draw one yourself"."""
 
@@ -39,7 +46,7 @@ def completion_body(request: EngineRequest, context_length: int) -> bytes:
     return orjson.dumps(
         {
             "prompt": list(request.prompt_ids),
-            "n_predict": request.max_tokens,
+            "n_predict": _most_tokens(request),
             "ignore_eos": request.ignore_eos,
             "stream": True,
             "return_progress": True,
@@ -50,7 +57,9 @@ def completion_body(request: EngineRequest, context_length: int) -> bytes:
             "cache_prompt": not request.sampling.reproducible,
             **_OFF,
             **_choice(request.sampling),
-            **_penalties(request.sampling, request.prompt_ids, context_length),
+            **_penalties(request.sampling, context_length),
+            **_bias(request),
+            **_extras(request),
         }
     )
 
@@ -76,7 +85,24 @@ def _choice(sampling: Sampling) -> dict[str, object]:
     }
 
 
-def _penalties(sampling: Sampling, prompt_ids: Sequence[int], context_length: int) -> dict[str, object]:
+def _most_tokens(request: EngineRequest) -> int:
+    # Tokens of a character are named with the one that completes it, which may come after the last.
+    return request.max_tokens if request.logprobs is None else request.max_tokens + MOST_HELD
+
+
+def _extras(request: EngineRequest) -> dict[str, object]:
+    extras: dict[str, object] = {}
+    if request.logprobs is not None:
+        # Zero would turn them off.
+        extras["n_probs"] = max(1, request.logprobs)
+        extras["post_sampling_probs"] = False
+    if request.grammar is not None:
+        extras["grammar"] = request.grammar
+        extras["grammar_lazy"] = False
+    return extras
+
+
+def _penalties(sampling: Sampling, context_length: int) -> dict[str, object]:
     """Penalties that count the generated tokens only, as far as the engine can.
 
     llama.cpp counts the prompt too. With a window over the whole context the prompt's share is a
@@ -87,13 +113,26 @@ def _penalties(sampling: Sampling, prompt_ids: Sequence[int], context_length: in
     """
     frequency, presence = sampling.frequency_penalty, sampling.presence_penalty
     repetition = sampling.repetition_penalty
-    if not (frequency or presence) and repetition == 1.0:
-        return {"repeat_last_n": 0, "repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
-    counts = Counter(prompt_ids) if frequency or presence else Counter()
+    in_use = bool(frequency or presence or repetition != 1.0)
     return {
-        "repeat_last_n": context_length,
+        "repeat_last_n": context_length if in_use else 0,
         "repeat_penalty": repetition,
         "frequency_penalty": frequency,
         "presence_penalty": presence,
-        "logit_bias": [[i, (n * frequency + presence) * repetition] for i, n in counts.items()],
     }
+
+
+def _bias(request: EngineRequest) -> dict[str, object]:
+    """What is added to logits: the caller's bias, and what takes the prompt's penalties back."""
+    bias = _prompt_bias(request.sampling, request.prompt_ids)
+    for token_id, value in request.logit_bias.items():
+        bias[token_id] = bias.get(token_id, 0.0) + (value if value > -100.0 else FORBIDDEN)
+    return {"logit_bias": list(bias.items())} if bias else {}
+
+
+def _prompt_bias(sampling: Sampling, prompt_ids: Sequence[int]) -> dict[int, float]:
+    frequency, presence = sampling.frequency_penalty, sampling.presence_penalty
+    if not (frequency or presence):
+        return {}
+    factor = sampling.repetition_penalty
+    return {i: (n * frequency + presence) * factor for i, n in Counter(prompt_ids).items()}

@@ -2,86 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-import orjson
+from inference_service.backends.llama_cpp.chunks import Chunk, End, Likelihood, Piece, Progress
+from inference_service.backends.llama_cpp.spelling import Speller
+from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
 
-from inference_service.backends.types import EngineFinish, EngineStep
-
-_FINISHES = {"eos": EngineFinish.END_OF_SEQUENCE, "limit": EngineFinish.MAX_TOKENS}
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-
-class TextEncoder(Protocol):
-    """What the backend needs of the model's tokenizer."""
-
-    @property
-    def vocabulary_size(self) -> int: ...
-
-    def encode_text(self, text: str) -> list[int]: ...
-
-
-class EngineFault(Exception):
-    """Unexpected: the engine answered a request with an error. The message is the engine's own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How much of the prompt is in the KV cache."""
-
-    total: int
-    processed: int
-    """Tokens, `cached` included."""
-    cached: int
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Text that became whole characters, and the token that completed it."""
-
-    text: str
-    token_id: int
-    decoded: int
-    """Tokens decoded up to here, those without a piece of their own included."""
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The engine is done with the request."""
-
-    finish: EngineFinish
-    decoded: int
-
-
-def read_chunk(raw: bytes) -> Progress | Piece | End:
-    """Parse what the engine's callback was given.
-
-    Raises:
-        EngineFault: it is an error.
-
-    """
-    chunk = orjson.loads(raw)
-    if "error" in chunk:
-        raise EngineFault(str(chunk["error"].get("message")))
-    progress = chunk.get("prompt_progress")
-    if progress is not None:
-        return Progress(progress["total"], progress["processed"], progress["cache"])
-    detail = chunk["__verbose"]
-    decoded = detail["tokens_predicted"]
-    if detail["stop"]:
-        return End(_FINISHES[detail["stop_type"]], decoded)
-    return Piece(detail["content"], detail["tokens"][0], decoded)
+UNTOLD = math.nan
+"""Stands in a step for a log probability that the engine did not tell."""
 
 
 class StepBuffer:
-    """Collects what the engine reports until somebody takes it, as one step."""
+    """Collects what the engine reports until somebody takes it, as one step.
 
-    def __init__(self, encoder: TextEncoder) -> None:
-        self._encoder = encoder
+    Args:
+        speller: names the tokens that the engine does not.
+        most_tokens: where the request ends, whether or not the engine does.
+        alternatives: how many likeliest tokens go with each; None: no log probabilities are wanted.
+
+    """
+
+    def __init__(self, speller: Speller, most_tokens: int, alternatives: int | None = None) -> None:
+        self._speller = speller
+        self._most = most_tokens
+        self._alternatives = alternatives
         self._decoded = 0
         """Tokens added so far, over all steps."""
+        self._ended = False
         self._held: Piece | None = None
         self._cached: int | None = None
         self._cached_told = False
@@ -92,63 +40,81 @@ class StepBuffer:
         """Whether there is a token or the end to take."""
         return self._count > 0 or self._finish is not None
 
-    def add(self, chunk: Progress | Piece | End) -> None:
+    def add(self, chunk: Chunk) -> None:
         if isinstance(chunk, Progress):
             self._cached = chunk.cached
-        elif isinstance(chunk, Piece):
+        elif isinstance(chunk, End):
+            self._end(chunk)
+        else:
             self._release_held()
             # An end-of-sequence token has no text and must leave with the finish, which is reported next.
             if chunk.text:
                 self._append(chunk)
             else:
                 self._held = chunk
-        else:
-            self._end(chunk)
 
     def take(self) -> EngineStep:
         """All that was added since the last call."""
         cached = None if self._cached_told else self._cached
         self._cached_told = self._cached_told or cached is not None
-        step = EngineStep(self._ids, self._count, "".join(self._texts), self._finish, cached)
+        text = "".join(self._texts)
+        step = EngineStep(self._ids, self._count, text, self._finish, cached, self._logprobs)
         self._clear()
         return step
 
     def _clear(self) -> None:
         self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
         self._texts: list[str] = []
         self._count = 0
         self._finish: EngineFinish | None = None
 
     def _release_held(self) -> None:
         if self._held is not None:
-            self._append(self._held)
-            self._held = None
+            held, self._held = self._held, None
+            self._append(held)
 
     def _append(self, piece: Piece) -> None:
+        if self._ended:
+            return
         count = piece.decoded - self._decoded
         self._decoded = piece.decoded
+        data = piece.likelihood.data if piece.likelihood else None
+        ids = self._speller.ids_of(piece.text, data, count, piece.token_id)
+        beyond = max(0, piece.decoded - self._most)
+        if beyond:
+            self._add_beginning(ids, count, count - beyond)
+        else:
+            self._add(ids, count, piece.text, piece.likelihood)
+        if self._alternatives is not None and piece.decoded >= self._most:
+            self._ended = True
+            self._finish = EngineFinish.MAX_TOKENS
+
+    def _add(self, ids: Sequence[int], count: int, text: str, likelihood: Likelihood | None) -> None:
+        self._ids.extend(ids)
         self._count += count
-        self._texts.append(piece.text)
-        self._ids.extend(self._ids_of(piece, count))
+        self._texts.append(text)
+        if likelihood is not None:
+            top = likelihood.top[: self._alternatives]
+            self._logprobs.extend(TokenLogprob(token_id, UNTOLD) for token_id in ids[:-1])
+            self._logprobs.append(TokenLogprob(ids[-1], likelihood.logprob, top))
 
-    def _ids_of(self, piece: Piece, count: int) -> Sequence[int]:
-        """All ids of a piece, or the one that the engine names.
-
-        While a character is incomplete the engine drops ids. Its text encodes to the same ones if the
-        number and the last one agree; bytes that were no UTF-8 cannot be known any more.
-        """
-        if count > 1 and _REPLACEMENT not in piece.text:
-            ids = self._encoder.encode_text(piece.text)
-            if len(ids) == count and ids[-1] == piece.token_id:
-                return ids
-        return [piece.token_id]
+    def _add_beginning(self, ids: Sequence[int], count: int, kept: int) -> None:
+        """The tokens of a character that the request ends within, and none of its text."""
+        self._count += kept
+        if len(ids) == count:
+            self._ids.extend(ids[:kept])
+            self._logprobs.extend(TokenLogprob(token_id, UNTOLD) for token_id in ids[:kept])
 
     def _end(self, end: End) -> None:
+        if self._ended:
+            return
         self._release_held()
-        unreported = end.decoded - self._decoded
-        self._decoded = end.decoded
+        unreported = min(end.decoded, self._most) - self._decoded
+        self._decoded += unreported
         self._count += unreported
-        self._finish = end.finish
-        if unreported and end.finish is EngineFinish.END_OF_SEQUENCE:
+        self._ended = True
+        self._finish = end.finish if end.decoded <= self._most else EngineFinish.MAX_TOKENS
+        if unreported and self._finish is EngineFinish.END_OF_SEQUENCE:
             # The end came inside a character and was not named; no other id may stand in its place.
-            self._ids = []
+            self._ids, self._logprobs = [], []

@@ -1,93 +1,29 @@
-"""An engine that needs no model: deterministic text, settable speed, scripted faults.
-
-It ships with the package so that callers can test their retries, cancellation and parsing against
-the real servers. The answer to a prompt is `[digest] ` followed by the prompt's own text, so every
-stream proves which prompt it belongs to; `ignore_eos` repeats the text for as long as asked. Without
-greedy decoding the digest depends on the seed as well.
-
-Faults come from the settings, for every request, or from a directive anywhere in the prompt's text,
-for that request: `@sim(fail_at=5)`. Known ones, N counted in tokens from 0:
-
-- `fail_at=N`    the request fails in the engine before token N
-- `stall_at=N`   no token from N on, and no error
-- `die_at=N`     the whole engine dies before token N
-- `ignore_cancel` an aborted request keeps its slot for another second
-- `crash_at_start` the engine cannot be loaded (settings only)
-"""
+"""The simulated engine behind the seam."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from itertools import chain, cycle, islice
-from typing import Protocol
+from itertools import islice
 
 from inference_service.backends.base import Backend
 from inference_service.backends.errors import BackendStartError, EngineDeadError, EngineRequestError
+from inference_service.backends.simulated.answer import TextCodec, answer
+from inference_service.backends.simulated.faults import Faults, directed_faults
+from inference_service.backends.simulated.logprobs import made_up_logprobs
 from inference_service.backends.types import (
     BackendDescription,
     BackendStats,
     EngineFinish,
     EngineRequest,
     EngineStep,
-    Sampling,
+    TokenLogprob,
 )
 
-_DIRECTIVE = re.compile(r"@sim\(([a-z_=0-9, ]*)\)")
 _IGNORED_CANCEL_SECONDS = 1.0
-
-
-class TextCodec(Protocol):
-    """The part of a tokenizer that answering takes."""
-
-    @property
-    def vocabulary_size(self) -> int: ...
-
-    @property
-    def eos_ids(self) -> frozenset[int]: ...
-
-    def encode_text(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What goes wrong, and before which token."""
-
-    fail_at: int | None = None
-    stall_at: int | None = None
-    die_at: int | None = None
-    ignore_cancel: bool = False
-    crash_at_start: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> Faults:
-        """Read `fail_at=3, ignore_cancel`.
-
-        Raises:
-            ValueError: naming the unknown or malformed fault.
-
-        """
-        found: dict[str, int | bool] = {}
-        for part in filter(None, (p.strip() for p in text.split(","))):
-            name, _, value = part.partition("=")
-            if name in ("ignore_cancel", "crash_at_start") and not value:
-                found[name] = True
-            elif name in ("fail_at", "stall_at", "die_at") and value.isdigit():
-                found[name] = int(value)
-            else:
-                raise ValueError(f"unknown fault {part!r}")
-        return cls(**found)  # type: ignore[arg-type]
-
-    def or_else(self, other: Faults) -> Faults:
-        """These faults, or the other ones where there are none."""
-        return other if self == Faults() else self
 
 
 @dataclass(slots=True)
@@ -194,32 +130,31 @@ class SimulatedBackend(Backend):
             self._last_step = time.monotonic()
 
     async def _decode(self, request: EngineRequest, faults: Faults) -> AsyncGenerator[EngineStep, None]:
-        answer = self._answer(request)
+        ids_to_say = answer(self._codec, request)
         pace = _Pace(self._decode_tps)
         position = 0
         while True:
             wanted = min(await pace.next_batch(), request.max_tokens - position)
             wanted = await self._misbehave(faults, position, wanted)
-            ids = list(islice(answer, wanted))
+            ids = list(islice(ids_to_say, wanted))
+            cached = 0 if position == 0 else None
             position += len(ids)
             self._last_step = time.monotonic()
             finish = self._finish(ids, position, request)
             self._untaken += 1
             try:
-                yield EngineStep(ids, len(ids), None, finish, cached_tokens=0)
+                logprobs = self._logprobs(ids, request)
+                yield EngineStep(ids, len(ids), None, finish, cached, logprobs)
             finally:
                 self._untaken -= 1
                 self._last_step = time.monotonic()
             if finish is not None:
                 return
 
-    def _answer(self, request: EngineRequest) -> Iterator[int]:
-        text = self._codec.decode(request.prompt_ids)
-        head = self._codec.encode_text(f"[{digest(request.prompt_ids, request.sampling)}] ")
-        body = self._codec.encode_text(text) or head
-        if request.ignore_eos:
-            return chain(head, cycle(body))
-        return chain(head, body, [min(self._codec.eos_ids)])
+    def _logprobs(self, ids: Sequence[int], request: EngineRequest) -> Sequence[TokenLogprob]:
+        if request.logprobs is None:
+            return ()
+        return made_up_logprobs(ids, request.logprobs, self._codec.vocabulary_size)
 
     def _finish(self, ids: Sequence[int], position: int, request: EngineRequest) -> EngineFinish | None:
         if not request.ignore_eos and ids[-1] in self._codec.eos_ids:
@@ -239,16 +174,8 @@ class SimulatedBackend(Backend):
         return min([wanted, *(n for n in ahead if n > 0)])
 
     def _faults_of(self, request: EngineRequest) -> Faults:
-        found = _DIRECTIVE.search(self._codec.decode(request.prompt_ids))
-        if found is None:
-            return self._faults
         try:
-            return Faults.parse(found.group(1)).or_else(self._faults)
+            found = directed_faults(self._codec.decode(request.prompt_ids))
         except ValueError as error:
             raise EngineRequestError(str(error)) from None
-
-
-def digest(prompt_ids: Sequence[int], sampling: Sampling) -> str:
-    """Eight hexadecimal digits that name a prompt and, unless decoding is greedy, the seed."""
-    seed = "" if sampling.is_greedy else str(sampling.seed)
-    return hashlib.sha256(f"{list(prompt_ids)}{seed}".encode()).hexdigest()[:8]
+        return self._faults if found is None else found.or_else(self._faults)

@@ -1,0 +1,91 @@
+"""What the simulated engine says to a request."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain, count, cycle
+from typing import Protocol
+
+from inference_service.backends.types import EngineRequest, Sampling
+
+_SCRIPT = re.compile(r"@say<<(.*?)>>", re.DOTALL)
+
+
+class TextCodec(Protocol):
+    """The part of a tokenizer that answering takes."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+    def encode_text(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+def answer(codec: TextCodec, request: EngineRequest) -> Iterator[int]:
+    """The ids to say: up to an end-of-sequence token, or without end.
+
+    Raises:
+        EngineRequestError: the grammar cannot be followed.
+
+    """
+    prompt = codec.decode(request.prompt_ids)
+    if request.grammar is not None:
+        return _to_end(codec.encode_text(_constrained(request.grammar, prompt)), codec.eos_ids)
+    chosen = [i for i, bias in sorted(request.logit_bias.items()) if bias >= 100.0]
+    if chosen:
+        return _chosen(chosen, frozenset() if request.ignore_eos else codec.eos_ids)
+    head, body = _said(codec, request, prompt)
+    forbidden = {i for i, bias in request.logit_bias.items() if bias <= -100.0}
+    if forbidden:
+        head, body = [[i for i in ids if i not in forbidden] for ids in (head, body)]
+    ends = codec.eos_ids - forbidden
+    if ends and not request.ignore_eos:
+        return _to_end([*head, *body], ends)
+    return chain(head, cycle(body or [_any_but(forbidden | codec.eos_ids)]))
+
+
+def digest(prompt_ids: Sequence[int], sampling: Sampling) -> str:
+    """Eight hexadecimal digits that name a prompt and, unless decoding is greedy, the seed."""
+    seed = "" if sampling.is_greedy else str(sampling.seed)
+    return hashlib.sha256(f"{list(prompt_ids)}{seed}".encode()).hexdigest()[:8]
+
+
+def _constrained(grammar: str, prompt: str) -> str:
+    # Imported late: whoever never sends a grammar need not wait for it.
+    from inference_service.backends.simulated.matching import constrained
+
+    return constrained(grammar, _script(prompt))
+
+
+def _script(prompt: str) -> str | None:
+    scripts = _SCRIPT.findall(prompt)
+    return scripts[-1] if scripts else None
+
+
+def _said(codec: TextCodec, request: EngineRequest, prompt: str) -> tuple[list[int], list[int]]:
+    """What is said once, and what comes after it and may be repeated."""
+    script = _script(prompt)
+    if script is not None:
+        return [], codec.encode_text(script)
+    head = codec.encode_text(f"[{digest(request.prompt_ids, request.sampling)}] ")
+    return head, codec.encode_text(prompt) or head
+
+
+def _to_end(ids: Sequence[int], ends: frozenset[int]) -> Iterator[int]:
+    return chain(ids, [min(ends)])
+
+
+def _chosen(ids: Sequence[int], ends: frozenset[int]) -> Iterator[int]:
+    """These in turn, for ever or up to an end among them."""
+    until_end = next((ids[: place + 1] for place, token_id in enumerate(ids) if token_id in ends), None)
+    return cycle(ids) if until_end is None else iter(until_end)
+
+
+def _any_but(ids: set[int] | frozenset[int]) -> int:
+    return next(token_id for token_id in count() if token_id not in ids)
