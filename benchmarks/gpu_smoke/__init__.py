@@ -6,6 +6,7 @@ differences.py   one beside the other
 checkpoint.py    a tiny model with random weights
 building.py      engines out of it, by `lodestream engine build`
 live.py          how an engine behaves, asked without our servers; a process of its own
+dead_worker.py   who notices that the engine's worker process is gone; a process of its own
 expected.py      how the double of our tests behaves
 doors.py         both servers before the engine, asked alike
 load.py          tokens a second through both doors

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from engines import tools
 from engines.engine_config import BuildLimits, EngineConfig, Plugins, Quantization, Shape, Split
 from engines.quantization import FORMATS
-from inference_service.backends.tensorrt_llm import library, loading
+from inference_service.backends.tensorrt_llm import library, loading, options
 from inference_service.backends.tensorrt_llm.engine import Completion, Output
+from inference_service.backends.tensorrt_llm.guided import GuidedDecoding
 from inference_service.backends.tensorrt_llm.sampling import sampling_fields
 from inference_service.backends.types import EngineRequest, Sampling
 
@@ -31,9 +32,11 @@ def relied_on() -> Assumed:
         "KvCacheConfig": dict.fromkeys(cache, "loading.py"),
         "SamplingParams": {
             **dict.fromkeys(library.OPTIONAL_FIELDS, "library.py: refused by name where it is missing"),
+            **dict.fromkeys({*options.FIELDS, options.LOGPROBS_SWITCH}, "options.py: likewise"),
             **dict.fromkeys(library.NEEDED_FIELDS, "library.py"),
             **dict.fromkeys(set(_sampling()) - library.OPTIONAL_FIELDS, "sampling.py"),
         },
+        "GuidedDecodingParams": dict.fromkeys(_guide(), "guided.py: likewise"),
         "RequestOutput": dict.fromkeys(_protocol(Output), "engine.py"),
         "CompletionOutput": dict.fromkeys(_protocol(Completion), "engine.py"),
         "QuantAlgo": dict.fromkeys(sorted(_algorithms()), "quantization.py"),
@@ -56,13 +59,27 @@ def listed() -> Assumed:
 def _loading() -> tuple[list[str], list[str]]:
     """The keywords of the constructor, and of KvCacheConfig."""
     cache: list[str] = []
-
-    def note(**names: object) -> None:
-        cache.extend(names)
-
     nothing: Any = None
-    installed = library.Library("", nothing, nothing, note, frozenset())
+    everything = options.Options(guided=GuidedDecoding(nothing, nothing))
+    installed = library.Library("", nothing, nothing, _noting(cache), frozenset(), everything)
     return list(loading.arguments(Path("engine"), _CONFIG, installed)), cache
+
+
+def _guide() -> list[str]:
+    """The keywords of GuidedDecodingParams."""
+    names: list[str] = []
+    nothing: Any = None
+    GuidedDecoding(_noting(names), nothing).params("root ::= [a]")
+    return names
+
+
+def _noting(names: list[str]) -> Callable[..., None]:
+    """A function that notes by which keywords it is called."""
+
+    def note(**given: object) -> None:
+        names.extend(given)
+
+    return note
 
 
 def _sampling() -> list[str]:

@@ -1,6 +1,6 @@
 """Asks a loaded engine how it behaves, without our servers; prints JSON. A process of its own.
 
-`python -m benchmarks.gpu_smoke.live ENGINE END_ID`. Every question gets an answer, if only the error's name.
+`python -m benchmarks.gpu_smoke.live ENGINE END_ID...`. Each question gets an answer, if only an error's name.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_smoke.surface import MARK
-from engines.building.golden_program import load
+from engines.engine_config import EngineConfig, read_engine_config
+from inference_service.backends.tensorrt_llm.bias import BiasTensors
+from inference_service.backends.tensorrt_llm.library import load_library
+from inference_service.backends.tensorrt_llm.loading import arguments
+from inference_service.backends.tensorrt_llm.options import LOGPROBS_SWITCH
 
 _PROMPT = [65, 66, 67, 68]
 _SECONDS = 60
@@ -25,9 +29,10 @@ _SECONDS = 60
 class Questions:
     """Each method that is in `_ASKED` answers one question."""
 
-    def __init__(self, llm: Any, end_id: int) -> None:
+    def __init__(self, llm: Any, config: EngineConfig, end_ids: Sequence[int]) -> None:
         self._llm = llm
-        self._end_id = end_id
+        self._config = config
+        self._end_ids = end_ids
         self.notes: dict[str, Any] = {}
         """What differs between machines."""
 
@@ -74,6 +79,39 @@ class Questions:
         answers = [list((await self._finished(max_tokens=16)).outputs[0].token_ids) for _ in range(3)]
         return answers[0] == answers[1] == answers[2]
 
+    async def log_probabilities_are(self) -> str:
+        completion = (await self._finished(max_tokens=8, scored=True)).outputs[0]
+        kinds = "/".join(sorted({type(value).__name__ for value in completion.logprobs}))
+        return f"{len(completion.logprobs)} for {len(completion.token_ids)} tokens, {kinds}"
+
+    async def log_probability_of_a_stop_word_stays(self) -> bool:
+        ids = list((await self._finished(max_tokens=8)).outputs[0].token_ids)
+        output = await self._finished(max_tokens=8, stop_token_ids=[ids[2]], ignore_eos=False, scored=True)
+        completion = output.outputs[0]
+        return len(completion.logprobs) == len(completion.token_ids) + 1
+
+    async def temperature_shapes_log_probabilities(self) -> bool:
+        found = [
+            (await self._finished(max_tokens=1, temperature=t, scored=True)).outputs[0] for t in (1.0, 2.0)
+        ]
+        self.notes["log probabilities at temperature 1 and 2"] = [list(c.logprobs) for c in found]
+        return bool(found[0].logprobs != found[1].logprobs)
+
+    async def forbidden_token_comes(self) -> bool:
+        first = (await self._finished(max_tokens=1)).outputs[0].token_ids[0]
+        output = await self._finished(max_tokens=8, embedding_bias=self._bias({first: -100.0}))
+        return first in list(output.outputs[0].token_ids)
+
+    async def preferred_token_comes_everywhere(self) -> bool:
+        output = await self._finished(max_tokens=8, embedding_bias=self._bias({70: 100.0}))
+        return list(output.outputs[0].token_ids) == [70] * 8
+
+    async def grammar_is_obeyed(self) -> str:
+        guide = import_module("tensorrt_llm.llmapi").GuidedDecodingParams(grammar='root ::= "ab"')
+        ending = {"ignore_eos": False, "stop_token_ids": list(self._end_ids)}
+        output = await self._finished(max_tokens=8, guided_decoding=guide, detokenize=True, **ending)
+        return f"{output.outputs[0].text!r}, then {output.outputs[0].finish_reason}"
+
     async def unknown_sampling_field(self) -> str:
         return _raised(lambda: import_module("tensorrt_llm").SamplingParams(random_seed=1))
 
@@ -111,10 +149,13 @@ class Questions:
         for name, kind in {"RequestOutput": output, "CompletionOutput": output.outputs[0]}.items():
             self.notes[f"members of {name}"] = [m for m in dir(kind) if not m.startswith("__")]
 
-    def _submit(self, prompt: list[int] | None = None, **fields: Any) -> Any:
+    def _bias(self, bias: dict[int, float]) -> Any:
+        return BiasTensors(import_module("torch"), self._config.shape.vocab_size).tensor(bias)
+
+    def _submit(self, prompt: list[int] | None = None, *, scored: bool = False, **fields: Any) -> Any:
         sampling = {
-            "end_id": self._end_id,
-            "pad_id": self._end_id,
+            "end_id": self._end_ids[0],
+            "pad_id": self._end_ids[0],
             "ignore_eos": True,
             "temperature": 1.0,
             "top_k": 1,
@@ -122,9 +163,12 @@ class Questions:
             "detokenize": False,
             "add_special_tokens": False,
         }
+        params = import_module("tensorrt_llm").SamplingParams(**{**sampling, **fields})
+        if scored:
+            setattr(params, LOGPROBS_SWITCH, True)
         return self._llm.generate_async(
             inputs={"prompt_token_ids": _PROMPT if prompt is None else prompt},
-            sampling_params=import_module("tensorrt_llm").SamplingParams(**{**sampling, **fields}),
+            sampling_params=params,
             streaming=True,
         )
 
@@ -144,8 +188,7 @@ def _raised(act: Callable[[], object]) -> str:
     return "nothing"
 
 
-async def ask(llm: Any, end_id: int) -> dict[str, Any]:
-    questions = Questions(llm, end_id)
+async def ask(questions: Questions) -> dict[str, Any]:
     answers: dict[str, Any] = {}
     await _answered(questions.members)
     for question in _ASKED:
@@ -166,6 +209,8 @@ _ASKED = [name for name in vars(Questions) if not name.startswith("_") and name 
 _ASKED.sort(key="shut_down_engine_says".__eq__)
 
 if __name__ == "__main__":
-    engine = load(Path(sys.argv[1]))
-    document = asyncio.run(ask(engine, int(sys.argv[2])))
+    directory, *ends = sys.argv[1:]
+    library, built = load_library(), read_engine_config(Path(directory))
+    engine = library.llm(**arguments(Path(directory), built, library))
+    document = asyncio.run(ask(Questions(engine, built, [int(end) for end in ends])))
     sys.stdout.write(f"\n{MARK}{json.dumps(document, default=str)}\n")

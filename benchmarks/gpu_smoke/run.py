@@ -58,7 +58,7 @@ def run(runtime: Runtime, options: Options) -> Steps:
     steps.run("machine", lambda: machine(runtime))
     _look(steps, options)
     engine = options.engine or _build(steps, runtime, options)
-    names = ("behaviour", "doors", "contract suite", "benchmark")
+    names = ("behaviour", "dead worker", "doors", "contract suite", "benchmark")
     if engine is None:
         for name in names:
             steps.skip(name, "no engine was built")
@@ -66,6 +66,7 @@ def run(runtime: Runtime, options: Options) -> Steps:
     answers = steps.run("behaviour", lambda: _behaviour(engine))
     if answers is not None and (others := unexpected(answers["answers"])):
         steps.fail("behaviour", "\n".join(f"{n}: {a!r}, expected {e!r}" for n, (a, e) in others.items()))
+    steps.run("dead worker", lambda: _dead_worker(engine))
     checks = steps.run("doors", lambda: _doors(engine, options))
     if checks is not None and any(not outcome.startswith("ok") for outcome in checks.values()):
         steps.fail("doors", "\n".join(f"{n}: {o}" for n, o in checks.items() if not o.startswith("ok")))
@@ -149,7 +150,15 @@ def _built(
 
 def _behaviour(engine: Path) -> dict[str, Any]:
     ends = read_tokenizer(engine).stop_ids
-    return _document("benchmarks.gpu_smoke.live", str(engine), str(ends[0]))
+    return _document("benchmarks.gpu_smoke.live", str(engine), *map(str, ends))
+
+
+def _dead_worker(engine: Path) -> dict[str, Any]:
+    """What was seen, or how the process of it ended: there is no wrong outcome."""
+    try:
+        return _document("benchmarks.gpu_smoke.dead_worker", str(engine))
+    except building.CommandFailed as error:
+        return {"ended": str(error)}
 
 
 def _doors(engine: Path, options: Options) -> dict[str, str]:

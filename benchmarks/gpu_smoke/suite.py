@@ -14,9 +14,11 @@ import pytest_asyncio
 
 from inference_service.backends.base import Backend
 from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
+from inference_service.backends.types import BackendDescription
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.engine_directory import read_engine_model
 from tests.backends.contract import CONTEXT_LENGTH, BackendContract, FreshBackend
+from tests.backends.contract_options import BiasContract, GrammarContract
 
 ENGINE = "LODESTREAM_SMOKE_ENGINE"
 
@@ -29,11 +31,15 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def backend(tokenizer: Tokenizer) -> AsyncIterator[Backend]:
+async def started(tokenizer: Tokenizer) -> AsyncIterator[tuple[Backend, BackendDescription]]:
     backend = _backend(tokenizer)
-    await backend.start()
-    yield backend
+    yield backend, await backend.start()
     await backend.close()
+
+
+@pytest.fixture(scope="module")
+def backend(started: tuple[Backend, BackendDescription]) -> Backend:
+    return started[0]
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -51,6 +57,14 @@ async def fresh_backend(tokenizer: Tokenizer) -> AsyncIterator[FreshBackend]:
 
 class TestContract(BackendContract):
     """What every backend must do."""
+
+
+class TestOptions(BiasContract, GrammarContract):
+    """And with the options that it does not refuse."""
+
+    @pytest.fixture
+    def refused(self, started: tuple[Backend, BackendDescription]) -> frozenset[str]:
+        return started[1].refused
 
 
 def _engine() -> Path:

@@ -95,6 +95,7 @@ PARTS: Mapping[str, tuple[Callable[[Any], Names], tuple[str, ...]]] = {
     "ContextChunkingPolicy": (choices, (f"{_API}:ContextChunkingPolicy",)),
     "RequestOutput": (members, (f"{_API}:RequestOutput", f"{_RESULT}:RequestOutput")),
     "CompletionOutput": (members, (f"{_API}:CompletionOutput", f"{_RESULT}:CompletionOutput")),
+    "xgrammar.Grammar.from_ebnf": (parameters, ("xgrammar:Grammar.from_ebnf",)),
     "RequestError": (members, ("tensorrt_llm.executor.utils:RequestError", f"{_API}:RequestError")),
 }
 """What is looked at: how, and where it may be; the first place is where we take it to be."""

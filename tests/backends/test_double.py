@@ -59,6 +59,13 @@ def ask_text(llm: Any, text: str, **fields: Any) -> Any:
     return ask(llm, llm._tokenizer.encode(text), **fields)
 
 
+def bias(entries: dict[int, float]) -> Any:
+    torch = import_module("torch")
+    tensor = torch.zeros(128256)
+    tensor[list(entries)] = torch.tensor(list(entries.values()))
+    return tensor
+
+
 async def finished(result: Any) -> Any:
     return await asyncio.wait_for(result.aresult(), 10)
 
@@ -125,8 +132,23 @@ class TestResults:
 
         result = await finished(llm.generate_async(inputs=inputs, sampling_params=wanted, streaming=True))
 
-        assert len(result.outputs[0].logprobs) == 10
-        assert result.outputs[0].cumulative_logprob == sum(result.outputs[0].logprobs)
+        output = result.outputs[0]
+        assert output.logprobs == [-(1 + token % 97) / 64 for token in output.token_ids]
+        assert output.cumulative_logprob == sum(output.logprobs)
+
+    async def test_log_probability_of_a_stop_word_stays(self, load: Load) -> None:
+        """The ids shrink, and it does not."""
+        llm = load()
+        wanted = params(ignore_eos=False, end_id=128001, stop_token_ids=[128009], max_tokens=50)
+        wanted._return_log_probs = True
+        inputs = {"prompt_token_ids": [9906]}
+
+        output = (
+            await finished(llm.generate_async(inputs=inputs, sampling_params=wanted, streaming=True))
+        ).outputs[0]
+
+        assert output.stop_reason == 128009
+        assert len(output.logprobs) == len(output.token_ids) + 1
 
     async def test_other_loops_starve(self, load: Load) -> None:
         """The loop of the first request is the only one that is woken."""
@@ -196,6 +218,87 @@ class TestEnds:
 
         with pytest.raises(RuntimeError, match="LLM is shutting down"):
             ask(llm)
+
+
+class TestOptions:
+    async def test_bias_is_added_to_what_the_engine_thinks(self, load: Load) -> None:
+        llm = load()
+        plain = (await finished(ask(llm, top_k=1))).outputs[0].token_ids
+        forbidding, preferring = bias({plain[0]: -100.0}), bias({5: 100.0})
+
+        without = (await finished(ask(llm, top_k=1, embedding_bias=forbidding))).outputs[0].token_ids
+        only = (await finished(ask(llm, top_k=1, embedding_bias=preferring))).outputs[0].token_ids
+
+        assert without[:8] == plain[1:9]
+        assert only == [5] * 10
+
+    async def test_answer_without_any_likely_token_goes_on(self, load: Load) -> None:
+        llm = load()
+        plain = (await finished(ask(llm, top_k=1, max_tokens=50))).outputs[0].token_ids
+        every = bias(dict.fromkeys([*plain, 0], -100.0))
+
+        output = (await finished(ask(llm, top_k=1, embedding_bias=every))).outputs[0]
+
+        assert output.token_ids == [1] * 10
+
+    async def test_answer_obeys_its_grammar(self, load: Load) -> None:
+        guide = import_module("tensorrt_llm.llmapi").GuidedDecodingParams(grammar='root ::= "yes" | "nope"')
+        llm = load(guided_decoding_backend="xgrammar")
+
+        output = (await finished(ask(llm, guided_decoding=guide, ignore_eos=False))).outputs[0]
+
+        assert (output.text, output.finish_reason) == ("yes", "stop")
+
+    async def test_prompt_can_script_its_answer(self, load: Load) -> None:
+        """The last script counts, and a grammar has to generate it."""
+        llm = load(guided_decoding_backend="xgrammar")
+        prompt = 'Say @say<<no>> or rather @say<<{"a": [1]}>>, please.'
+        api = import_module("tensorrt_llm.llmapi")
+
+        async def text(**fields: Any) -> str:
+            output = await finished(ask_text(llm, prompt, ignore_eos=False, max_tokens=50, **fields))
+            return str(output.outputs[0].text)
+
+        allowed = api.GuidedDecodingParams(grammar='root ::= [a-z]+ | "{\\"a\\": [" [0-9] "]}"')
+        excluded = api.GuidedDecodingParams(grammar="root ::= [a-z]+")
+
+        assert await text() == await text(guided_decoding=allowed) == '{"a": [1]}'
+        assert await text(guided_decoding=excluded) == "a"
+
+    @pytest.mark.parametrize("kind", ["unreadable grammar", "half a vocabulary", "half precision"])
+    async def test_what_is_wrong_in_one_request_fails_all_that_are_active(
+        self, load: Load, kind: str
+    ) -> None:
+        torch, api = import_module("torch"), import_module("tensorrt_llm.llmapi")
+        wrong: dict[str, Any] = {
+            "unreadable grammar": {"guided_decoding": api.GuidedDecodingParams(grammar="root ::= (")},
+            "half a vocabulary": {"embedding_bias": torch.zeros(64128)},
+            "half precision": {"embedding_bias": torch.zeros(128256, dtype=torch.float16)},
+        }[kind]
+        llm = load({"tps": 100}, guided_decoding_backend="xgrammar")
+        other = ask(llm, max_tokens=5000)
+        await other.__anext__()
+
+        for failed in (ask(llm, **wrong), other):
+            with pytest.raises(api.RequestError, match="forwardAsync"):
+                await finished(failed)
+        assert (await finished(ask(llm))).outputs[0].finish_reason == "length"
+
+    def test_guides_exclude_each_other(self) -> None:
+        guides = import_module("tensorrt_llm.llmapi").GuidedDecodingParams
+
+        with pytest.raises(ValueError, match="one guide"):
+            guides(grammar="root ::= [a]", regex="a")
+        with pytest.raises(TypeError):
+            guides(ebnf="root ::= [a]")
+
+    async def test_guides_need_an_engine_loaded_for_them(self, load: Load) -> None:
+        guides = import_module("tensorrt_llm.llmapi").GuidedDecodingParams
+
+        with pytest.raises(ValueError, match="guided_decoding_backend"):
+            ask(load(), guided_decoding=guides(grammar="root ::= [a]"))
+        with pytest.raises(NotImplementedError):
+            ask(load(guided_decoding_backend="xgrammar"), guided_decoding=guides(json_object=True))
 
 
 class TestRefusals:

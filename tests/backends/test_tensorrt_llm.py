@@ -32,6 +32,7 @@ from tests.backends.contract import (
     sampling,
     text_of,
 )
+from tests.backends.contract_options import BiasContract, GrammarContract
 from tests.support import llama31
 from tests.support.tensorrt import make_engine
 
@@ -93,6 +94,14 @@ def fresh_backend(make_backend: MakeBackend) -> FreshBackend:
 
 class TestTensorRtLlmContract(BackendContract):
     """The contract, kept over the double."""
+
+
+class TestTensorRtLlmOptions(BiasContract, GrammarContract):
+    """Options too; those for log probabilities want alternatives, which this engine refuses."""
+
+    @pytest.fixture
+    def refused(self) -> frozenset[str]:
+        return frozenset({"top_logprobs"})
 
 
 class TestOutput:

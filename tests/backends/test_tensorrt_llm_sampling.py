@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import pytest
 
+from inference_service.backends.tensorrt_llm.bias import FORBIDDEN, KEPT, BiasTensors
 from inference_service.backends.tensorrt_llm.library import load_library
 from inference_service.backends.tensorrt_llm.sampling import MAX_TOP_K, sampling_fields
 from inference_service.backends.types import EngineRequest, Sampling
@@ -103,3 +105,38 @@ def test_fields_that_do_not_exist_are_not_sent() -> None:
 
 def test_more_likely_tokens_than_the_engine_keeps_are_not_promised() -> None:
     assert MAX_TOP_K == 1024
+
+
+@pytest.fixture
+def torch(double: object) -> Any:
+    """As much of PyTorch as the double has."""
+    return import_module("torch")
+
+
+def test_bias_is_a_number_for_every_token(torch: Any) -> None:
+    tensor = BiasTensors(torch, 8).tensor({7: -99.5, 0: 100, 3: -100})
+
+    assert tensor.dtype is torch.float32
+    assert tensor.tolist() == [100.0, 0.0, 0.0, FORBIDDEN, 0.0, 0.0, 0.0, -99.5]
+
+
+def test_forbidden_fits_half_precision() -> None:
+    """With any logit added to it."""
+    assert FORBIDDEN - 1000 > -65504
+
+
+def test_same_bias_shares_a_tensor(torch: Any) -> None:
+    biases = BiasTensors(torch, 8)
+
+    assert biases.tensor({1: 2.0, 3: 4.0}) is biases.tensor({3: 4.0, 1: 2.0})
+    assert biases.tensor({1: 2.0}) is not biases.tensor({1: 2.5})
+
+
+def test_few_biases_are_kept(torch: Any) -> None:
+    biases = BiasTensors(torch, 8)
+    first = biases.tensor({1: -1.0})
+
+    for value in range(KEPT):
+        biases.tensor({1: float(value)})
+
+    assert biases.tensor({1: -1.0}) is not first

@@ -128,7 +128,7 @@ class TestLoading:
         assert description.max_concurrency == LIMITS["max_batch_size"]
         assert description.context_length == 8192
         assert description.vocabulary_size == SMALL_SIZE
-        assert description.refused == frozenset()
+        assert description.refused == {"top_logprobs"}
         assert description.ceilings == {"top_k": 1024}
 
     async def test_engine_gets_its_own_limits(
@@ -228,17 +228,47 @@ class TestLibrary:
 
         assert "lacks seed, top_k" in await refusal(start, engine)
 
-    @pytest.mark.parametrize("missing", ["prompt_ignore_length", "min_p", "repetition_penalty"])
+    @pytest.mark.parametrize(
+        ("missing", "refused"),
+        [
+            ("prompt_ignore_length", {"presence_penalty", "frequency_penalty"}),
+            ("min_p", {"min_p"}),
+            ("repetition_penalty", {"repetition_penalty"}),
+            ("embedding_bias", {"logit_bias"}),
+            ("guided_decoding", {"grammar"}),
+            ("_return_log_probs", {"logprobs"}),
+        ],
+    )
     async def test_parameters_that_lack_a_field_are_refused_by_name(
-        self, start: Start, engine: Path, double: Any, monkeypatch: pytest.MonkeyPatch, missing: str
+        self, start: Start, engine: Path, monkeypatch: pytest.MonkeyPatch, missing: str, refused: set[str]
     ) -> None:
         """Penalties count the prompt where they cannot be told not to."""
+        double = import_module("tensorrt_llm")
         monkeypatch.setattr(double, "SamplingParams", sampling_params_without(double.SamplingParams, missing))
-        penalties = {"presence_penalty", "frequency_penalty"}
 
-        refused = (await start(engine)).refused
+        assert (await start(engine)).refused == refused | {"top_logprobs"}
 
-        assert refused == (penalties if missing == "prompt_ignore_length" else {missing})
+    @pytest.mark.parametrize(("package", "refused"), [("torch", "logit_bias"), ("xgrammar", "grammar")])
+    async def test_parameters_that_lack_a_package_are_refused_by_name(
+        self, start: Start, engine: Path, monkeypatch: pytest.MonkeyPatch, package: str, refused: str
+    ) -> None:
+        monkeypatch.setitem(sys.modules, package, None)
+
+        assert (await start(engine)).refused == {refused, "top_logprobs"}
+
+    async def test_guides_without_grammars_are_refused_and_not_loaded(
+        self,
+        start: Start,
+        engine: Path,
+        loaded_with: Mapping[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        api = import_module("tensorrt_llm.llmapi")
+        guides = sampling_params_without(api.GuidedDecodingParams, "grammar")
+        monkeypatch.setattr(api, "GuidedDecodingParams", guides)
+
+        assert (await start(engine)).refused == {"grammar", "top_logprobs"}
+        assert "guided_decoding_backend" not in loaded_with
 
 
 class TestPreflight:

@@ -15,6 +15,8 @@ from tests.double.tensorrt_llm.builder import LLAMA_3_1_8B, BuildConfig, QuantCo
 
 DOUBLE = Path(__file__).parent.parent / "double"
 """To be put on the import path."""
+DOUBLED = frozenset({"tensorrt_llm", "torch", "xgrammar"})
+"""What can be imported from there."""
 
 LIMITS: Mapping[str, int] = {"max_batch_size": 16, "max_num_tokens": 8192, "max_seq_len": 8192}
 
@@ -51,7 +53,7 @@ def double_on_path() -> Iterator[Any]:
         yield import_module("tensorrt_llm")
     finally:
         sys.path.remove(str(DOUBLE))
-        for name in [n for n in sys.modules if n.partition(".")[0] == "tensorrt_llm"]:
+        for name in [n for n in sys.modules if n.partition(".")[0] in DOUBLED]:
             del sys.modules[name]
 
 
@@ -96,10 +98,10 @@ def write_small_tokenizer(directory: Path) -> None:
 
 
 def sampling_params_without(params: Any, *names: str) -> type:
-    """A dataclass like SamplingParams, less some fields."""
+    """A dataclass like SamplingParams, or another one, less some fields."""
     kept = [
-        (field.name, Any, dataclasses.field(default=field.default))
+        (field.name, Any, dataclasses.field(default=field.default, init=field.init))
         for field in dataclasses.fields(params)
-        if field.init and field.name not in names
+        if field.name not in names
     ]
     return dataclasses.make_dataclass("SamplingParams", kept, kw_only=True)

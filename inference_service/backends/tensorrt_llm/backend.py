@@ -102,6 +102,8 @@ class TensorRtLlmBackend(Backend):
         )
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+        if self._engine is not None:
+            await self._engine.check(request)
         call = self._enter(request)
         try:
             finished = False
@@ -142,6 +144,7 @@ class TensorRtLlmBackend(Backend):
             request.request_id,
             output,
             OutputCursor(frozenset() if request.ignore_eos else end_ids, first_end_id(end_ids)),
+            with_logprobs=request.logprobs is not None,
             engine=self._engine,
             on_response=self._beat,
             on_left=self._calls.discard,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from inference_service.backends.errors import BackendError
 from inference_service.backends.tensorrt_llm.cursor import OutputCursor
 from inference_service.backends.tensorrt_llm.engine import Completion, Engine, Output
-from inference_service.backends.types import EngineFinish, EngineStep
+from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -33,6 +33,7 @@ class EngineCall:
         request_id: for the log.
         output: the request, just submitted.
         cursor: reads it.
+        with_logprobs: whether it was asked for them.
         engine: that it runs in.
         on_response: called at each sign of the engine.
         on_left: called once, when the engine has let go.
@@ -45,6 +46,7 @@ class EngineCall:
         output: Output,
         cursor: OutputCursor,
         *,
+        with_logprobs: bool,
         engine: Engine,
         on_response: Callable[[], None],
         on_left: Callable[[EngineCall], None],
@@ -52,6 +54,7 @@ class EngineCall:
         self._request_id = request_id
         self._output = output
         self._cursor = cursor
+        self._with_logprobs = with_logprobs
         self._engine = engine
         self._on_response = on_response
         self._on_left = on_left
@@ -80,7 +83,8 @@ class EngineCall:
             if completion.finish_reason is not None:
                 return self._last_step(completion)
             if self._cursor.has_news(completion.token_ids):
-                return self._step(self._cursor.take(completion.token_ids), None)
+                first = self._cursor.taken
+                return self._step(completion, first, self._cursor.take(completion.token_ids))
             if self._error is not None:
                 raise self._error
             await self._changed.wait()
@@ -128,15 +132,29 @@ class EngineCall:
         self._follower.cancel()
 
     def _last_step(self, completion: Completion) -> EngineStep:
-        reason, ids = completion.finish_reason, completion.token_ids
+        reason, ids, first = completion.finish_reason, completion.token_ids, self._cursor.taken
         if reason == "stop":
             fresh = self._cursor.take_ended(ids, completion.stop_reason)
-            return self._step(fresh, EngineFinish.END_OF_SEQUENCE)
+            return self._step(completion, first, fresh, EngineFinish.END_OF_SEQUENCE)
         if reason == "length":
-            return self._step(self._cursor.take_cut(ids), EngineFinish.MAX_TOKENS)
+            return self._step(completion, first, self._cursor.take_cut(ids), EngineFinish.MAX_TOKENS)
         raise self._engine.failure(_FAILURES.get(str(reason), f"the engine ended with {reason!r}"))
 
-    def _step(self, ids: list[int], finish: EngineFinish | None) -> EngineStep:
+    def _step(
+        self, completion: Completion, first: int, ids: list[int], finish: EngineFinish | None = None
+    ) -> EngineStep:
         cached = None if self._cached_told else getattr(self._output, "cached_tokens", None)
         self._cached_told = True
-        return EngineStep(ids, len(ids), None, finish, cached)
+        logprobs = self._logprobs(completion, first, ids) if self._with_logprobs else ()
+        return EngineStep(ids, len(ids), None, finish, cached, logprobs)
+
+    def _logprobs(self, completion: Completion, first: int, ids: list[int]) -> Sequence[TokenLogprob]:
+        """Those of `ids`, the first of which is the output's `first`.
+
+        The engine tells that of an end of sequence only where it was a stop word, not the end id.
+        """
+        values = (completion.logprobs or ())[first : first + len(ids)]
+        shown = min(len(ids), len(completion.token_ids) - first)
+        if len(values) < shown:
+            raise self._engine.failure("the engine gave no log probabilities for some tokens")
+        return [TokenLogprob(token_id, float(value)) for token_id, value in zip(ids, values, strict=False)]

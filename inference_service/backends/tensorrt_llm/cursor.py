@@ -23,6 +23,11 @@ class OutputCursor:
         self._end_id = end_id
         self._taken = 0
 
+    @property
+    def taken(self) -> int:
+        """How many ids were read."""
+        return self._taken
+
     def has_news(self, ids: Sequence[int]) -> bool:
         """Whether `take` would give anything."""
         return self._settled(ids) > self._taken

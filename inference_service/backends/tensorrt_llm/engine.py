@@ -8,7 +8,11 @@ from typing import Any, Protocol
 import structlog
 
 from inference_service.backends.errors import BackendError, EngineDeadError, EngineRequestError
+from inference_service.backends.tensorrt_llm.bias import BiasTensors
+from inference_service.backends.tensorrt_llm.guided import GuidedDecoding
 from inference_service.backends.tensorrt_llm.library import Library
+from inference_service.backends.tensorrt_llm.off_loop import off_loop
+from inference_service.backends.tensorrt_llm.options import LOGPROBS_SWITCH
 from inference_service.backends.tensorrt_llm.readings import Reading, read
 from inference_service.backends.tensorrt_llm.sampling import sampling_fields
 from inference_service.backends.types import EngineRequest
@@ -22,6 +26,8 @@ class Completion(Protocol):
 
     token_ids: Sequence[int]
     """All of them, from the first."""
+    logprobs: Sequence[float]
+    """Of all of them, where asked for; also of a stop word that was taken back out of the ids."""
     finish_reason: str | None
     """`stop`, `length`, `timeout` or `cancelled`."""
     stop_reason: int | str | None
@@ -42,12 +48,21 @@ class Output(Protocol):
 
 
 class Engine:
-    """A TensorRT-LLM instance. All of its requests belong to one event loop: it wakes no other."""
+    """A TensorRT-LLM instance. All of its requests belong to one event loop: it wakes no other.
 
-    def __init__(self, llm: Any, library: Library, end_ids: frozenset[int]) -> None:
+    Args:
+        llm: the library's own object.
+        library: where it comes from.
+        end_ids: tokens that end a generation, at least one.
+        vocabulary_size: the engine's own.
+
+    """
+
+    def __init__(self, llm: Any, library: Library, end_ids: frozenset[int], vocabulary_size: int) -> None:
         self._llm = llm
         self._library = library
         self._end_ids = end_ids
+        self._biases = BiasTensors(library.options.torch, vocabulary_size)
         # There is no public way to ask. Where even this is missing, the next request finds out.
         self._can_tell = hasattr(getattr(llm, "_executor", None), "is_shutdown")
         self._dead = False
@@ -59,22 +74,43 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can still serve. Once False, always False."""
+        """Whether it can still serve. Once False, always False.
+
+        The library notices that its worker process is gone when it next has to do with it: while nothing
+        runs, a dead engine is taken for a living one.
+        """
         self._dead = self._dead or self._has_shut_down()
         return not self._dead
 
+    async def check(self, request: EngineRequest) -> None:
+        """Find out whether the engine can read the request's grammar.
+
+        Raises:
+            EngineRequestError: it cannot.
+
+        """
+        grammar = request.grammar
+        if grammar is None:
+            return
+        guided = self._guided()
+        try:
+            await off_loop(lambda: guided.check(grammar))
+        except Exception as error:
+            # Without its text, which shows the grammar.
+            _log.error("grammar_unreadable", request_id=request.request_id, reason=type(error).__name__)
+            raise EngineRequestError("the engine cannot read the grammar of this request") from None
+
     def submit(self, request: EngineRequest) -> Output:
-        """Hand a request to the engine.
+        """Hand a request, which has passed the check, to the engine.
 
         Raises:
             BackendError: it takes this request, or any, no more.
 
         """
-        fields = sampling_fields(request, self._end_ids, self._library.fields)
         try:
             output: Output = self._llm.generate_async(
                 inputs={"prompt_token_ids": list(request.prompt_ids)},
-                sampling_params=self._library.sampling_params(**fields),
+                sampling_params=self._sampling_params(request),
                 streaming=True,
             )
         except Exception as error:
@@ -102,6 +138,22 @@ class Engine:
         """End the engine and its worker processes. Blocks."""
         self._dead = True
         self._llm.shutdown()
+
+    def _sampling_params(self, request: EngineRequest) -> Any:
+        fields = sampling_fields(request, self._end_ids, self._library.fields)
+        if request.logit_bias:
+            fields["embedding_bias"] = self._biases.tensor(request.logit_bias)
+        if request.grammar is not None:
+            fields["guided_decoding"] = self._guided().params(request.grammar)
+        params = self._library.sampling_params(**fields)
+        if request.logprobs is not None:
+            setattr(params, LOGPROBS_SWITCH, True)
+        return params
+
+    def _guided(self) -> GuidedDecoding:
+        if self._library.options.guided is None:
+            raise EngineRequestError("this TensorRT-LLM takes no grammars")
+        return self._library.options.guided
 
     def _has_shut_down(self) -> bool:
         executor = self._llm._executor if self._can_tell else None

@@ -16,6 +16,7 @@ from typing import Any
 
 from engines.verification.config import SUPPORTED, is_supported
 from inference_service.backends.errors import BackendStartError
+from inference_service.backends.tensorrt_llm.options import Options, find_options
 
 NEEDED_FIELDS = frozenset({
     "end_id", "pad_id", "max_tokens", "stop_token_ids", "ignore_eos", "detokenize", "temperature", "top_k",
@@ -40,6 +41,7 @@ class Library:
     kv_cache_config: Callable[..., Any]
     fields: frozenset[str]
     """Of the sampling fields that this service sets, those that exist."""
+    options: Options
 
     @property
     def refused(self) -> frozenset[str]:
@@ -48,7 +50,9 @@ class Library:
         Presence and frequency penalties count the prompt's tokens, unless they can be told not to.
         """
         missing = (_ADDITIVE_PENALTIES | {"min_p", "repetition_penalty"}) - self.fields
-        return missing if "prompt_ignore_length" in self.fields else missing | _ADDITIVE_PENALTIES
+        if "prompt_ignore_length" not in self.fields:
+            missing |= _ADDITIVE_PENALTIES
+        return missing | self.options.refused
 
 
 def load_library() -> Library:
@@ -75,6 +79,7 @@ def load_library() -> Library:
         sampling_params=sampling_params,
         kv_cache_config=_part(_import("tensorrt_llm.llmapi"), "KvCacheConfig"),
         fields=frozenset(names) & (NEEDED_FIELDS | OPTIONAL_FIELDS),
+        options=find_options(sampling_params, names),
     )
 
 

@@ -38,7 +38,7 @@ def load_engine(directory: Path, config: EngineConfig, end_ids: frozenset[int]) 
         llm = library.llm(**arguments(directory, config, library))
     except Exception as error:
         raise BackendStartError(f"TensorRT-LLM cannot load {directory}: {_reason(error)}") from error
-    return Engine(llm, library, end_ids)
+    return Engine(llm, library, end_ids, config.shape.vocab_size)
 
 
 def arguments(directory: Path, config: EngineConfig, library: Library) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def arguments(directory: Path, config: EngineConfig, library: Library) -> dict[s
     prompt) are not taken from the engine in every release, and larger ones end in a C++ check.
     """
     limits, paged = config.limits, config.plugins.use_paged_context_fmha
+    guided = {"guided_decoding_backend": "xgrammar"} if library.options.guided else {}
     return {
         "model": str(directory),
         "max_batch_size": limits.max_batch_size,
@@ -57,7 +58,7 @@ def arguments(directory: Path, config: EngineConfig, library: Library) -> dict[s
         "max_beam_width": limits.max_beam_width,
         "kv_cache_config": library.kv_cache_config(enable_block_reuse=paged),
         "enable_chunked_prefill": paged,
-        "guided_decoding_backend": "xgrammar",
+        **guided,
     }
 
 

@@ -8,6 +8,9 @@ for every request, 32 tokens. What differs from the contract's words:
 - `top_p` of 0 is greedy here. The engine takes it for "off" when `top_k` is set, and the likeliest
   token is what a nucleus of no mass holds.
 - The engine keeps at most 1024 tokens by `top_k`.
+- Log probabilities are those of the distribution that the token was drawn from: bias, penalties,
+  temperature and a grammar have shaped it, top_k, top_p and min_p have not. Without those they are the
+  model's own.
 - Stop sequences are not sent; they are matched in the service.
 """
 

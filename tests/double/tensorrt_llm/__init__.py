@@ -1,6 +1,7 @@
 """A double of TensorRT-LLM 1.2.1's compiled-engine API, for tests: its names and semantics, and no GPU.
 
-Put `tests/double` on the import path and it is `import tensorrt_llm`. What its engine answers is made up
+Put `tests/double` on the import path and it is `import tensorrt_llm`, with as much of `torch` and `xgrammar`
+beside it as serving takes. What its engine answers is made up
 (see `answers.py`); how it answers is what the library is known to do:
 
 - a result is an iterator over itself, changed in place; its token ids are cumulative and can shrink
@@ -8,6 +9,8 @@ Put `tests/double` on the import path and it is `import tensorrt_llm`. What its 
 - a request that failed raises from `__anext__` and, iterated again, never comes back
 - a dead engine says nothing to those that wait, and "LLM is shutting down" to those that call
 - results wake one event loop only, and their queues have no bound
+- log probabilities are cumulative too, and keep that of a stop word that was taken out of the ids
+- a grammar that cannot be read, and a bias of another size, fail all requests that are active
 - unset sampling fields are greedy, seed 0, 32 tokens
 
 Anything outside the documented surface raises, so that nothing is passed on a guess.
@@ -18,6 +21,7 @@ arguments.py         what its constructor accepts
 sampling_params.py   what a request accepts
 builder.py           BuildConfig, engine directories and their config.json
 executor/            the running engine: a worker thread, queues, results
+answers.py           what the engine says
 script.py            speeds and faults, out of the engine's own file and out of prompts
 """
 

@@ -139,7 +139,9 @@ class LLM:
         return inputs
 
     def _request(self, prompt_ids: list[int], params: SamplingParams, salt: str | None) -> Request:
-        room = self._room(len(prompt_ids), params)
+        """Reads config.json for every request, as the library does."""
+        config = json.loads((self._engine_dir / "config.json").read_text())
+        room = self._room(len(prompt_ids), params, config["build_config"]["max_seq_len"])
         end_id = self._tokenizer.eos_id if params.end_id is None else params.end_id
         return Request(
             id=0,
@@ -147,13 +149,12 @@ class LLM:
             params=params,
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             end_id=-1 if params.ignore_eos else end_id,
+            vocabulary_size=config["pretrained_config"]["vocab_size"],
             cache_salt=salt,
         )
 
-    def _room(self, prompt_tokens: int, params: SamplingParams) -> int:
-        """How many tokens fit behind the prompt. Reads config.json for every request, as the library does."""
-        config = json.loads((self._engine_dir / "config.json").read_text())
-        longest: int = config["build_config"]["max_seq_len"]
+    def _room(self, prompt_tokens: int, params: SamplingParams, longest: int) -> int:
+        """How many tokens fit behind the prompt."""
         wanted = prompt_tokens + (params.max_tokens or 1)
         if prompt_tokens >= longest or (not self.args.enable_chunked_prefill and wanted > longest):
             raise ValueError(f"{wanted} tokens of prompt and output are more than {longest}")

@@ -117,6 +117,7 @@ _SIMULATED = frozenset(_RANGES) | {
     "spaces_between_special_tokens",
     "exclude_input_from_output",
     "include_stop_str_in_output",
+    "embedding_bias",
     "guided_decoding",
     "_return_log_probs",
 }
@@ -143,6 +144,8 @@ def check(params: SamplingParams, *, gathers_logits: bool, guided_backend: str |
         raise ValueError("prompt_logprobs needs an engine built with gather_context_logits")
     if params.guided_decoding is not None and guided_backend is None:
         raise ValueError("guided_decoding needs guided_decoding_backend")
+    if params.guided_decoding is not None and params.guided_decoding.grammar is None:
+        raise NotImplementedError("the double obeys grammars only")
     if params.n != 1 or params.best_of not in (None, 1):
         raise NotImplementedError("the double makes one sequence a request")
     _check_simulated(params)

@@ -162,13 +162,22 @@ class Executor:
         """One engine step: at most one response for each request."""
         self._iteration += 1
         now = time.monotonic()
-        responses = [s.step() for s in tuple(self._running.values()) if s.wakes_at <= now]
+        due = [sequence for sequence in self._running.values() if sequence.wakes_at <= now]
+        responses = self._fail_all(due) or [sequence.step() for sequence in due]
         for response in responses:
             if isinstance(response, ErrorResponse) or response.is_final:
                 del self._running[response.client_id]
                 self._cache.free(response.client_id)
                 self._completed += 1
         return responses
+
+    def _fail_all(self, due: list[Sequence]) -> list[Response | ErrorResponse]:
+        """What is wrong with one request fails the engine step, and so every request that is active."""
+        flaw = next((sequence.flaw for sequence in due if sequence.flaw is not None), None)
+        if flaw is None:
+            return []
+        message = f"Encountered an error in forwardAsync function: {flaw}"
+        return [ErrorResponse(request_id, message) for request_id in self._running]
 
     def _dispatch(self, responses: list[Response | ErrorResponse]) -> None:
         queues = []

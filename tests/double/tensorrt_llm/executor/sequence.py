@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, cycle
 
+from ..answers import answer, log_probability
 from ..sampling_params import SamplingParams
 from ..script import Script, directed
 from ..tokenizer import Tokenizer
@@ -24,6 +23,7 @@ class Request:
     max_tokens: int
     end_id: int
     """-1: nothing ends the answer."""
+    vocabulary_size: int
     cache_salt: str | None = None
 
     @property
@@ -42,7 +42,9 @@ class Sequence:
     def __init__(self, request: Request, script: Script, tokenizer: Tokenizer) -> None:
         self.request = request
         self._script = directed(script, tokenizer.decode(request.prompt_ids))
-        self._answer = _answer(request, self._script, tokenizer)
+        self.flaw: str | None = None
+        """Why an engine step with it fails."""
+        self._answer = self._begin_answer(tokenizer)
         self._position = 0
         self._cached_tokens = 0
         self._due = 0.0
@@ -81,13 +83,21 @@ class Sequence:
             return self._end(FinishReason.END_ID)
         return self._emit(token)
 
+    def _begin_answer(self, tokenizer: Tokenizer) -> Iterator[int]:
+        try:
+            return answer(self.request, self._script, tokenizer)
+        except Exception as error:
+            self.flaw = str(error)
+            return iter(())
+
     def _emit(self, token: int) -> Response:
         self._position += 1
         # A stop word shows, and is taken back with the final response.
         self._stop_word_met = token in self.request.stop_ids
         full = self._position == self.request.max_tokens and not self._stop_word_met
         finish = FinishReason.LENGTH if full else None
-        return Response(self.request.id, (token,), finish, self._cached_tokens, log_prob=-0.25)
+        log_prob = log_probability(token, self.request.params)
+        return Response(self.request.id, (token,), finish, self._cached_tokens, log_prob)
 
     def _end(self, finish: FinishReason) -> Response:
         return Response(self.request.id, (), finish, self._cached_tokens)
@@ -101,19 +111,3 @@ class Sequence:
         if position == script.timeout_at:
             return self._end(FinishReason.TIMED_OUT)
         return self._end(FinishReason.CANCELLED) if position == script.cancel_at else None
-
-
-def _answer(request: Request, script: Script, tokenizer: Tokenizer) -> Iterator[int]:
-    """`[digest] ` and the prompt's own text, so that every answer proves its prompt.
-
-    The digest hangs on the prompt and, unless the likeliest token is taken, on seed, temperature and top_p.
-    """
-    params = request.params
-    seed = "" if params.is_greedy else f"{params.engine_seed} {params.temperature} {params.top_p}"
-    digest = hashlib.sha256(f"{request.prompt_ids}{seed}".encode()).hexdigest()[:8]
-    head = tokenizer.encode(f"[{digest}] ")
-    body = [index for index in request.prompt_ids if index not in tokenizer.special_ids] or head
-    if params.ignore_eos:
-        return chain(head, cycle(body))
-    end = tokenizer.eos_id if script.end_id is None else script.end_id
-    return chain(head, body, cycle([end]))

@@ -1,0 +1,25 @@
+"""The one thing of xgrammar that serving calls."""
+
+from __future__ import annotations
+
+
+class Grammar:
+    """A grammar that could be read."""
+
+    @staticmethod
+    def from_ebnf(ebnf_string: str, *, root_rule_name: str = "root") -> Grammar:
+        """Read a grammar.
+
+        Raises:
+            RuntimeError: it cannot be read.
+
+        """
+        from inference_service.grammar.sentence import shortest_sentence
+
+        if root_rule_name != "root":
+            raise NotImplementedError("the double reads grammars whose root is `root`")
+        try:
+            shortest_sentence(ebnf_string)
+        except Exception as error:
+            raise RuntimeError(f"EBNF parser error: {error}") from None
+        return Grammar()
