@@ -61,6 +61,7 @@ WITHOUT_EFFECT = frozenset(
 )
 """Known, and without effect here by their nature."""
 
+_PLAIN = frozenset({bool, int, float, str, dict})
 HEADER = "x-ignored-parameters"
 _HEADER_LIMIT = 1000
 _NAME_LIMIT = 64
@@ -113,6 +114,9 @@ def _objects(path: str, model: RequestModel) -> Iterator[tuple[str, RequestModel
     """Every object of a request with its path: `tools[0].function.`."""
     yield path, model
     for name, value in model.__dict__.items():
+        # Most are unset, or plain; asking a model's class who belongs to it takes long.
+        if value is None or type(value) in _PLAIN:
+            continue
         if isinstance(value, RequestModel):
             yield from _objects(f"{path}{name}.", value)
         elif isinstance(value, list) and value and isinstance(value[0], RequestModel):

@@ -88,7 +88,8 @@ def _common(body: GenerationRequest) -> GenerateRequest:
     schema = type(body)
     message = GenerateRequest(model=body.model)
     for name in _SAMPLING:
-        set_field(message.sampling, name, getattr(body, name), schema)
+        if (value := getattr(body, name)) is not None:
+            set_field(message.sampling, name, value, schema)
     if body.logit_bias:
         message.sampling.logit_bias.update(body.logit_bias)
     _fill_stopping(message, body)
