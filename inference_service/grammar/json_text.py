@@ -20,6 +20,7 @@ from inference_service.grammar.nodes import (
     char_set,
     chars,
     either,
+    is_writable,
     maybe,
     repeat,
     seq,
@@ -51,7 +52,12 @@ NULL = Literal("null")
 
 def dumps(value: object) -> str:
     """The JSON text of a value, as compact as it gets."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text if all(map(is_writable, text)) else "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    return char if is_writable(char) else json.dumps(char)[1:-1]
 
 
 def json_char(builder: GrammarBuilder) -> Ref:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 LAST_CODE_POINT = 0x10FFFF
-SURROGATES = (0xD800, 0xDFFF)
+WRITABLE = ((0x09, 0x0A), (0x0D, 0x0D), (0x20, 0xD7FF), (0xE000, 0x3FFFF), (0xC0000, LAST_CODE_POINT))
+"""Characters that a constraint may be made of. Left out are surrogates, which no text has; control
+characters and the unassigned planes 4 to 11, whose bytes are missing in the vocabulary of some models: where
+a grammar demands what no token can write, llama.cpp ends the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,9 @@ EMPTY = Literal("")
 
 
 def char_set(ranges: Iterable[tuple[int, int]]) -> Chars:
-    """Unite ranges, which may overlap, to a set. NUL and surrogates, which no text has, are left out."""
+    """Unite ranges, which may overlap, to a set of the characters in them that are writable."""
     merged: list[tuple[int, int]] = []
-    for low, high in sorted(_real(ranges)):
+    for low, high in sorted(_writable(ranges)):
         if merged and low <= merged[-1][1] + 1:
             merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
         else:
@@ -72,13 +75,15 @@ def char_set(ranges: Iterable[tuple[int, int]]) -> Chars:
     return Chars(tuple(merged))
 
 
-def _real(ranges: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+def _writable(ranges: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
     for low, high in ranges:
-        parts = (
-            (max(low, 1), min(high, SURROGATES[0] - 1)),
-            (max(low, SURROGATES[1] + 1), min(high, LAST_CODE_POINT)),
-        )
-        yield from (part for part in parts if part[0] <= part[1])
+        for first, last in WRITABLE:
+            if max(low, first) <= min(high, last):
+                yield max(low, first), min(high, last)
+
+
+def is_writable(char: str) -> bool:
+    return any(low <= ord(char) <= high for low, high in WRITABLE)
 
 
 def chars(*spans: str) -> Chars:

@@ -11,7 +11,7 @@ from inference_service.grammar.limits import MOST_DEPTH, MOST_REPETITIONS
 from inference_service.grammar.nodes import (
     ANY_CHAR,
     EMPTY,
-    SURROGATES,
+    LAST_CODE_POINT,
     Chars,
     Literal,
     Node,
@@ -19,6 +19,7 @@ from inference_service.grammar.nodes import (
     char_set,
     complement,
     either,
+    is_writable,
     repeat,
     seq,
 )
@@ -224,8 +225,8 @@ def _code_points(text: str, token: _Token) -> Iterator[tuple[int, bool]]:
         if escaped and match is None:
             raise ConstraintError("it has an escape that is not known", token.place)
         code_point = _escaped(match) if match else ord(text[position])
-        if not 0 < code_point <= ANY_CHAR.ranges[-1][1] or SURROGATES[0] <= code_point <= SURROGATES[1]:
-            raise ConstraintError("it has a code point that is no character", token.place)
+        if code_point > LAST_CODE_POINT or not is_writable(chr(code_point)):
+            raise ConstraintError("it has a character that no constraint may have", token.place)
         yield code_point, escaped
         position = match.end() if match else position + 1
 

@@ -20,7 +20,7 @@ from inference_service.grammar.nodes import (
 )
 from inference_service.grammar.regex_parser import Branch, lengths, parse_regex
 
-_ESCAPES = {0x08: "\\b", 0x09: "\\t", 0x0A: "\\n", 0x0C: "\\f", 0x0D: "\\r", 0x22: '\\"', 0x5C: "\\\\"}
+_ESCAPES = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r", 0x22: '\\"', 0x5C: "\\\\", 0x7F: "\\u007f"}
 
 
 def regex_node(pattern: str) -> Node:
@@ -106,18 +106,12 @@ def _in_json(node: Node) -> Node:
 
 
 def _chars_in_json(node: Chars) -> Node:
-    """One character, escaped where it must be.
-
-    Control characters without a letter of their own are left out, unless there is nothing else.
-    """
+    """One character, escaped where it must be."""
     raw = overlap(node, RAW_CHARS)
-    escaped: list[Node] = [
-        Literal(text) for code, text in _ESCAPES.items() if overlap(node, Chars(((code, code),))).ranges
-    ]
-    if not raw.ranges and not escaped:
-        codes = (code for low, high in node.ranges for code in range(low, high + 1))
-        escaped = [Literal(f"\\u{code:04x}") for code in codes]
-    plain: Node = raw
-    if len(raw.ranges) == 1 and raw.ranges[0][0] == raw.ranges[0][1]:
-        plain = Literal(chr(raw.ranges[0][0]))
-    return either(*([plain] if raw.ranges else []), *escaped)
+    escaped = (text for code, text in _ESCAPES.items() if overlap(node, Chars(((code, code),))).ranges)
+    return either(*([_plain(raw)] if raw.ranges else []), *escaped)
+
+
+def _plain(raw: Chars) -> Node:
+    (low, high), *more = raw.ranges
+    return raw if more or low != high else Literal(chr(low))

@@ -25,6 +25,7 @@ from inference_service.grammar.nodes import (
     chars,
     complement,
     either,
+    is_writable,
     overlap,
     repeat,
     seq,
@@ -41,10 +42,10 @@ class Branch:
     to_end: bool = False
 
 
-_ASCII = char_set([(1, 0x7F)])
+_ASCII = char_set([(0, 0x7F)])
 _DIGITS = chars("09")
 _WORD = chars("09", "AZ", "_", "az")
-_SPACES = char_set([(9, 13), (0x20, 0x20)])
+_SPACES = chars("\t", "\n", "\r", " ")
 _ALL_SPACES = chars(
     *("\t\r", "\x1c ", "\x85", "\xa0", "\u1680", "\u2000\u200a", "\u2028\u2029", "\u202f", "\u205f"),
     *("\u3000", "\ufeff"),
@@ -68,7 +69,7 @@ _WIDEST = {
     "S": complement(_SPACES.ranges),
 }
 """What a class may hold at most, where it is taken away from everything."""
-_LETTERS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
+_LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
 _CODE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})")
 _COUNT = re.compile(r"\{([0-9]+)(,?)([0-9]*)\}")
 _GROUP = re.compile(r"\?(?::|P?<[A-Za-z_][A-Za-z0-9_]*>)")
@@ -250,8 +251,8 @@ class _Parser:
         raise self._error("there is nothing behind the backslash", position)
 
     def _refuse_non_character(self, code_point: int, position: int) -> None:
-        if not char_set([(code_point, code_point)]).ranges:
-            raise self._error("this is no character that a text can have", position)
+        if not is_writable(chr(code_point)):
+            raise self._error("this is no character that a constraint may have", position)
 
     def _set(self, position: int) -> Chars:
         is_negated = self._peek() == "^"
