@@ -252,10 +252,12 @@ def test_spellings_of_a_phrase(phrase: str, text: str, shown: str) -> None:
         ({"phrases": ("öl",), "whole_word": True}, "Öl köl ölig öl\u0301", "* köl ölig öl\u0301"),
         ({"patterns": (r"\d{3}",), "whole_word": True}, "123 1234 x123 (123)", "* 1234 x123 (*)"),
         ({"patterns": (r"\d\w\s",)}, "٣ж\u2003.", "*."),
+        ({"patterns": ("aba",)}, "cababac", "c*c"),  # matches that overlap themselves
+        ({"patterns": ("(a )?b1",), "whole_word": True}, "xa b1.", "xa *."),
     ],
 )
 def test_options_of_a_rule(options: dict[str, Any], text: str, shown: str) -> None:
-    for parts in ([text], list(text)):
+    for parts in ([text], list(text), [text[:4], text[4:]]):
         assert run(parts, [rule(action=REDACT, replacement="*", **options)])[0].text == shown
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from inference_service.backends.types import TokenLogprob
 from inference_service.generation.filter import OutputFilter
 from inference_service.generation.filter.file import RuleBook
-from inference_service.generation.filter.folding import Folding, is_word
+from inference_service.generation.filter.folding import FOLDINGS, is_word
 from inference_service.generation.filter.rules import Action, Place, Rule, Span
 from inference_service.generation.text import Piece
 
@@ -96,7 +96,7 @@ def _at_a_joint(part: str, place: int, hidden: Sequence[Span]) -> bool:
 def spans_of(text: str, r: Rule) -> Iterator[Span]:
     """Every match of a rule, by brute force."""
     for phrase in r.phrases:
-        folding = Folding(ignore_case=r.ignore_case)
+        folding = FOLDINGS[r.ignore_case]
         folded, origins = folding.trace(text, 0)
         wanted = folding.fold(phrase)
         for at in range(len(folded) - len(wanted) + 1):
@@ -140,7 +140,7 @@ def _phrases(draw: st.DrawFn, text: str) -> list[str]:
     if text and draw(st.booleans()):
         at = draw(st.integers(0, len(text) - 1))
         found.append(text[at : at + draw(st.integers(1, 8))] + draw(st.sampled_from(["", "", "!"])))
-    return [phrase for phrase in found if Folding(ignore_case=True).fold(phrase).strip()]
+    return [phrase for phrase in found if FOLDINGS[True].fold(phrase).strip()]
 
 
 def write(path: Path, *lines: str) -> Path:

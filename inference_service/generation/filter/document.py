@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from inference_service.generation.filter.folding import Folding
+from inference_service.generation.filter.folding import FOLDINGS
 from inference_service.generation.filter.regex import translate
 from inference_service.generation.filter.rules import Action, Place, Rule
 from lodestream_common.errors import OperatorError
@@ -37,7 +37,7 @@ LONGEST_PHRASE = 256
 
 
 def _check_phrase(text: str) -> str:
-    folded = max((Folding(ignore_case=ignore_case).fold(text) for ignore_case in (True, False)), key=len)
+    folded = max((folding.fold(text) for folding in FOLDINGS.values()), key=len)
     if not folded.strip():
         raise ValueError("has nothing visible in it")
     if len(folded) > LONGEST_PHRASE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,10 +47,12 @@ class RuleBook:
 
 
 class FilePolicy:
-    """Follows changes of a file of rules within `check_interval` seconds; running answers keep theirs.
+    """Follows changes of a file of rules: looks for them every `check_interval` seconds while it is asked.
 
-    A file that vanishes or breaks while the server runs changes nothing: the last good rules count, and
-    one error is logged.
+    Answers that are being written keep the rules that they began with. New rules are made ready by a thread
+    of their own, as nobody who streams can wait for that; until they are, the old ones count. A file that
+    vanishes or breaks while the server runs changes nothing: the last good rules count, and one error is
+    logged.
 
     Raises:
         OperatorError: on construction, the file is missing, unreadable or malformed.
@@ -62,6 +65,7 @@ class FilePolicy:
         self._signature = self._read_signature()
         self._book = _read(path)
         self._next_check = time.monotonic() + check_interval
+        self._loading = threading.Thread()
 
     def check_prompt(self, texts: Sequence[str], key_name: str) -> PromptVerdict:
         """Judge the texts of a prompt, each by itself, for the caller whose API key has this name."""
@@ -85,14 +89,15 @@ class FilePolicy:
 
     def _refresh(self) -> None:
         now = time.monotonic()
-        if now < self._next_check:
+        if now < self._next_check or self._loading.is_alive():
             return
         self._next_check = now + self._check_interval
         signature = self._read_signature()
         if signature != self._signature:
             # Taken before the file is read: a change in between is seen at the next check.
             self._signature = signature
-            self._reload()
+            self._loading = threading.Thread(target=self._reload, name="content-filter-reload", daemon=True)
+            self._loading.start()
 
     def _reload(self) -> None:
         try:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ahocorasick_rs import AhoCorasick
 
-from inference_service.generation.filter.folding import Folding, is_word
+from inference_service.generation.filter.folding import FOLDINGS, Folding, is_word
 from inference_service.generation.filter.regex import NOT_WORD, Expression, compile_re2, translate
 from inference_service.generation.filter.rules import Rule, Span
 
@@ -82,17 +82,20 @@ class PatternFinder:
         self._whole_word = whole_word
 
     def find(self, text: str, before: str) -> Iterator[Span]:
-        found = self._any.search(text)
+        # Bytes spare RE2's binding a conversion of the whole stretch for each match.
+        encoded = text.encode()
+        found = self._any.search(encoded)
+        offsets = _char_offsets(text) if found else ()
         while found:
             start = found.start()
-            if not self._whole_word or not _is_inside(text, before, start):
-                yield from self._at(text, start)
-            found = self._any.search(text, start + 1)
+            if not self._whole_word or not _is_inside(text, before, offsets[start]):
+                yield from self._at(encoded, start, offsets)
+            found = self._any.search(encoded, start + 1)
 
-    def _at(self, text: str, start: int) -> Iterator[Span]:
+    def _at(self, encoded: bytes, start: int, offsets: Sequence[int]) -> Iterator[Span]:
         for rule, expression in self._rules:
-            if found := expression.match(text, start):
-                yield Span(start, found.end(1), rule)
+            if found := expression.match(encoded, start):
+                yield Span(offsets[start], offsets[found.end(1)], rule)
 
     def first_open(self, text: str, before: str) -> int:
         start: int = self._open.search(text).start()
@@ -103,8 +106,7 @@ class PatternFinder:
 
 def finders(rules: Sequence[Rule]) -> Iterator[tuple[Finder, Folding | None]]:
     """Make the finders for some rules, each with the folding of the texts it is to be asked about."""
-    for ignore_case in (True, False):
-        folding = Folding(ignore_case=ignore_case)
+    for ignore_case, folding in FOLDINGS.items():
         for whole_word in (True, False):
             alike = [r for r in rules if (r.ignore_case, r.whole_word) == (ignore_case, whole_word)]
             if phrased := [rule for rule in alike if rule.phrases]:
@@ -122,6 +124,13 @@ def _open(expressions: Sequence[Expression], *, whole_word: bool) -> str:
     if whole_word:
         sources += [expression.whole for expression in expressions]  # the next character decides
     return _union(sources) + r"\z"
+
+
+def _char_offsets(text: str) -> Sequence[int]:
+    """For each offset in the UTF-8 of a text, the end included: the offset of its character."""
+    if text.isascii():
+        return range(len(text) + 1)
+    return [at for at, char in enumerate(text) for _ in char.encode()] + [len(text)]
 
 
 def _is_inside(text: str, before: str, start: int) -> bool:

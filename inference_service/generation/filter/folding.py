@@ -49,6 +49,10 @@ class Folding:
         return "".join(" " if c.isspace() else c for c in folded if not _is_invisible(c))
 
 
+FOLDINGS = {ignore_case: Folding(ignore_case=ignore_case) for ignore_case in (True, False)}
+"""Whether case is ignored → how to fold."""
+
+
 def is_word(char: str) -> bool:
     """Whether a character belongs to a word: letters, their marks, digits, the underscore."""
     return char == "_" or unicodedata.category(char)[0] in "LMN"
