@@ -293,29 +293,6 @@ class TestOptions:
         assert len(told) == sum(s.token_count for s in steps)
         assert min(found.logprob for found in told) < -5.0
 
-    @pytest.mark.parametrize(
-        "grammar",
-        [r'root ::= "\U00050000"', r'root ::= "a" ("\x04" | [b])', r"root ::= [\U00040000-\U0007FFFF]"],
-    )
-    async def test_grammar_that_needs_bytes_without_a_token_fails_the_request_alone(
-        self, backend: Backend, tokenizer: Tokenizer, grammar: str
-    ) -> None:
-        """llama.cpp would end the process once it came to them."""
-        single = {tokenizer.token_bytes(i) for i in range(tokenizer.vocabulary_size)}
-        assert not {b"\x04", b"\xf1"} & single
-
-        with pytest.raises(EngineRequestError, match="no token for"):
-            await collect(backend, request(tokenizer.encode_text("Once"), 5, grammar=grammar))
-
-        assert backend.stats().alive
-
-    async def test_set_needs_but_one_character_that_has_tokens(
-        self, backend: Backend, tokenizer: Tokenizer
-    ) -> None:
-        wanted = request(tokenizer.encode_text("Once"), 9, grammar=r"root ::= [\x04\U00040000-\U0007FFFFé]")
-
-        assert text_of(await collect(backend, wanted), tokenizer) == "é"
-
 
 class TestFailures:
     async def test_engine_error_fails_the_request_alone(self, backend: Backend, tokenizer: Tokenizer) -> None:
