@@ -49,6 +49,39 @@ def test_broken_grammar_is_refused_every_time(guard: GrammarGuard, grammar: str)
             guard.check(grammar)
 
 
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        f"root ::= {'[a-z]* ' * 16}\n",
+        f'root ::= "x" {"[a-z]* " * 16}\n',
+        f"root ::= {'y ' * 16}\ny ::= [a-z]*\n",
+        f"""root ::= {'"a"? ' * 30}"b"\n""",
+        f"root ::= ({'[a-z]? ' * 30}[0-9])*\n",
+        f"root ::= ({' | '.join(f'[a-{last}]' for last in 'defghi')})*\n",
+    ],
+    ids=["stars", "behind a text", "rules", "options", "repeated", "the same"],
+)
+def test_grammar_that_reads_the_same_in_too_many_ways_is_refused(guard: GrammarGuard, grammar: str) -> None:
+    """Each of these would keep the engine busy for up to a minute with a few tokens."""
+    with pytest.raises(EngineRequestError, match="too many ways"):
+        guard.check(grammar)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        "root ::= " + " | ".join(f'"key{n}"' for n in range(500)),
+        'root ::= "x" [a-y]{0,200} [0-9]{0,200} "."\n',
+        "root ::= ([a-y]+)*\n",
+        "root ::= [a-y]* [a-y]* [a-y]*\n",
+        """root ::= "{" ("a" ","?)? ("b" ","?)? ("c" ","?)? ("d" ","?)? ("e" ","?)? "}"\n""",
+    ],
+    ids=["alternatives", "counted", "nested", "few stars", "optional parts"],
+)
+def test_grammar_of_few_ways_passes(guard: GrammarGuard, grammar: str) -> None:
+    guard.check(grammar)
+
+
 def test_no_character_beyond_ascii_passes_without_all_bytes_that_go_on() -> None:
     class AsciiOnly(Gaps):
         def token_bytes(self, token_id: int) -> bytes:

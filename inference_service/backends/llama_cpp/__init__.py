@@ -9,7 +9,8 @@ steps.py     what it reported, merged into steps
 spelling.py  the ids of characters that span tokens
 lookup.py    log probabilities that the engine kept to itself
 sampling.py  a request in the words of llama.cpp
-grammar.py   grammars that would end the process
+grammar.py   grammars that would end the process or hold it up
+ambiguity.py ways to read the same text by a grammar
 """
 
 from inference_service.backends.llama_cpp.backend import LlamaCppBackend

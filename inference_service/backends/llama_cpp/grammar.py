@@ -1,9 +1,9 @@
-"""Grammars that would not fail in the engine, but end the process.
+"""Grammars that would not fail in the engine, but end the process or keep it from everyone else.
 
 llama.cpp aborts once a grammar leaves no token to choose: behind a set without characters, NUL, or a
-character whose bytes the vocabulary does not have. Groups nested too deep overflow its stack, and an empty
-grammar is none at all. What the service compiled has none of this but the missing bytes; still nothing goes
-in unseen.
+character whose bytes the vocabulary does not have. Groups nested too deep overflow its stack, an empty
+grammar is none at all, and an ambiguous one costs seconds a token (see `ambiguity.py`). What the service
+compiled has little of this; still nothing goes in unseen.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class GrammarGuard:
 
     def _find_reason(self, grammar: str) -> str | None:
         # Imported late: whoever never sends a grammar need not wait for it.
+        from inference_service.backends.llama_cpp.ambiguity import is_too_ambiguous
         from inference_service.grammar.check import check_rules
         from inference_service.grammar.errors import ConstraintError
         from inference_service.grammar.parser import parse_grammar
@@ -54,9 +55,11 @@ class GrammarGuard:
             check_rules(parsed.rules, parsed.places)
         except ConstraintError as error:
             return str(error)
-        if all(self._can_write(node) for rule in parsed.rules.values() for node in _leaves(rule)):
-            return None
-        return "it has a character that the model has no token for"
+        if not all(self._can_write(node) for rule in parsed.rules.values() for node in _leaves(rule)):
+            return "it has a character that the model has no token for"
+        if is_too_ambiguous(parsed.rules):
+            return "there are too many ways to read the same text by it"
+        return None
 
     def _can_write(self, node: Node) -> bool:
         from inference_service.grammar.nodes import Chars, Literal, char_set, overlap
