@@ -46,9 +46,10 @@ class _Check:
         if len(self._rules) > MOST_RULES:
             raise ConstraintError(f"it needs {len(self._rules)} rules; at most {MOST_RULES} are accepted")
         productive = self._closure(_is_productive)
-        for name in self._rules:
-            if name not in productive:
-                raise self._error("it can never end: nothing finite satisfies it", name)
+        endless = [name for name in self._rules if name not in productive]
+        if endless:
+            blamed = next((name for name in endless if name in self._places), endless[0])
+            raise self._error("it can never end: nothing finite satisfies it", blamed)
         self._nullable = self._closure(_is_nullable)
         self._refuse_empty_repetitions()
         self._count_left_paths(self._in_left_order())

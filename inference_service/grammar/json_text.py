@@ -51,8 +51,14 @@ NULL = Literal("null")
 
 
 def dumps(value: object) -> str:
-    """The JSON text of a value, as compact as it gets."""
+    """The JSON text of a value, as compact as it gets, of writable characters.
+
+    Raises:
+        ValueError: it has none: half a surrogate pair, or no finite number.
+
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text.encode()
     return text if all(map(is_writable, text)) else "".join(map(_escaped, text))
 
 

@@ -244,11 +244,8 @@ class _Parser:
         if char in _CLASSES:
             return f"\\{char}"
         if char in _LETTERS or char in _PLAIN_ESCAPES:
-            return _LETTERS.get(char, char) if char else self._dangling(position)
+            return _LETTERS.get(char, char)
         raise self._error(_why_no_escape(char), position)
-
-    def _dangling(self, position: int) -> str:
-        raise self._error("there is nothing behind the backslash", position)
 
     def _refuse_non_character(self, code_point: int, position: int) -> None:
         if not is_writable(chr(code_point)):
@@ -299,6 +296,8 @@ class _Parser:
 
 
 def _why_no_escape(char: str) -> str:
+    if not char:
+        return "there is nothing behind the backslash"
     if char.isdigit() or char == "k":
         return "a backreference is not supported"
     if char in ("b", "B", "A", "Z", "z", "G"):

@@ -74,13 +74,11 @@ def literal(value: object, path: str) -> str:
 
     """
     try:
-        text = dumps(value)
-        text.encode()
+        return dumps(value)
     except (ValueError, RecursionError):
         raise ConstraintError(
             "this value has no JSON text: half a surrogate pair, or no number", path
         ) from None
-    return text
 
 
 def follow(root: Schema, reference: object, root_path: str, path: str) -> tuple[Schema, str]:

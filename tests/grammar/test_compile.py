@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference_service.grammar import (
+    ConstraintError,
+    ConstraintKind,
+    GrammarBuilder,
+    chars,
+    compile_constraint,
+    either,
+    json_object,
+    json_text,
+    maybe,
+    repeat,
+    schema_rule,
+    seq,
+    shortest_sentence,
+)
+from inference_service.grammar.digits import decimals, whole_numbers
+from inference_service.grammar.parser import parse_grammar
+from tests.grammar.derivation import Sampler, complaint, matches
+from tests.grammar.schemas import SCHEMAS
+
+OBJECTS = ["{}", '{"a":1}', '{"a": [1, {"b": null}], "c": "\\"\\u00e9"}', '{"a":{"a":{"a":{}}}}']
+OTHERS = ["", "[]", "1", '{"a"}', '{"a":1,}', '{ "a":1}', '{"a":1}{}', '{"a":"\t"}', '{"a":1']
+
+
+@pytest.mark.parametrize("text", OBJECTS)
+def test_json_object_allows_any_object(text: str) -> None:
+    assert matches(compile_constraint(ConstraintKind.JSON_OBJECT), text)
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_json_object_allows_nothing_else(text: str) -> None:
+    assert not matches(compile_constraint(ConstraintKind.JSON_OBJECT), text)
+
+
+def test_every_json_object_that_is_generated_parses() -> None:
+    grammar = compile_constraint(ConstraintKind.JSON_OBJECT)
+    for seed in range(200):
+        assert isinstance(json.loads(Sampler(grammar, seed).sentence()), dict)
+
+
+def test_the_same_constraint_is_compiled_once_whatever_thread_asks() -> None:
+    source = json.dumps({"type": "object", "properties": {"once": {"type": "integer"}}})
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: compile_constraint(ConstraintKind.JSON_SCHEMA, source), range(50)))
+    assert len(set(found)) == 1
+    assert compile_constraint(ConstraintKind.JSON_SCHEMA, source) is found[-1]
+
+
+def test_a_source_means_something_else_in_each_kind() -> None:
+    assert compile_constraint(ConstraintKind.REGEX, "true") == 'root ::= "true"\n'
+    assert "json-value" in compile_constraint(ConstraintKind.JSON_SCHEMA, "true")
+    with pytest.raises(ConstraintError):
+        compile_constraint(ConstraintKind.GRAMMAR, "true")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ConstraintKind if kind is not ConstraintKind.JSON_OBJECT])
+def test_a_source_is_limited_in_bytes_and_must_be_text(kind: ConstraintKind) -> None:
+    with pytest.raises(ConstraintError, match="65536"):
+        compile_constraint(kind, "é" * 33_000)
+    with pytest.raises(ConstraintError, match="surrogate"):
+        compile_constraint(kind, "\ud800")
+
+
+def test_hostile_schemas_are_answered_in_time() -> None:
+    def chain(levels: int) -> dict[str, object]:
+        both = {"allOf": [{"$ref": "#/$defs/d{}"}, {"title": "x"}], "minProperties": 0}
+        return {
+            f"d{level}": {"properties": {"a": _to(both, level + 1), "b": _to(both, level + 1)}}
+            for level in range(levels)
+        } | {f"d{levels}": {"type": "null"}}
+
+    def _to(schema: dict[str, object], level: int) -> object:
+        return json.loads(json.dumps(schema).replace("d{}", f"d{level}"))
+
+    wide = {f"p{index}": {"enum": [f"{index}-{value}" for value in range(10)]} for index in range(300)}
+    hostile = [
+        {"$ref": "#/$defs/d0", "$defs": chain(40)},
+        {"type": "object", "properties": wide},
+        {"type": "array", "minItems": 60_000, "maxItems": 65_536, "items": {"maxLength": 65_536}},
+        {"enum": list(range(1_000))},
+        {"anyOf": [{"anyOf": [{"const": f"{i}-{j}"} for j in range(30)]} for i in range(30)]},
+        {"type": "string", "pattern": "^(" + "|".join(["[a-z]{0,9}x"] * 500) + ")$"},
+        {"oneOf": [{"type": "object", "properties": {"k": {"const": i}, **wide}} for i in range(9)]},
+    ]
+    begun = time.monotonic()
+    for schema in hostile:
+        assert len(complaint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))) < 1_000
+    assert time.monotonic() - begun < 30
+
+
+def test_several_schemas_go_into_one_grammar() -> None:
+    builder = GrammarBuilder()
+    schemas = {
+        "get weather": {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]},
+        "get_weather": {
+            "type": "object",
+            "properties": {"city": {"$ref": "#/$defs/d"}},
+            "$defs": {"d": {"const": 1}},
+        },
+        "root": {
+            "type": "object",
+            "properties": {"d": {"$ref": "#/$defs/d"}},
+            "$defs": {"d": {"type": "null"}},
+        },
+    }
+    calls = [
+        seq('{"name": ', json_text(name), ', "parameters": ', schema_rule(builder, schema, name=name), "}")
+        for name, schema in schemas.items()
+    ]
+    grammar = builder.build(repeat(either(*calls), 1, 2))
+    assert matches(grammar, '{"name": "get weather", "parameters": {"city":"Rome"}}')
+    assert matches(grammar, '{"name": "get_weather", "parameters": {"city":1}}' * 2)
+    assert matches(grammar, '{"name": "root", "parameters": {"d":null}}')
+    assert not matches(grammar, '{"name": "root", "parameters": {"d":1}}')
+
+
+def test_a_schema_in_a_larger_document_says_where_it_stands_there() -> None:
+    with pytest.raises(ConstraintError) as caught:
+        schema_rule(
+            GrammarBuilder(),
+            {"type": "object", "properties": {"a": {"format": "iri"}}},
+            name="f",
+            path="$.tools[2].function.parameters",
+        )
+    assert caught.value.path == "$.tools[2].function.parameters.properties.a.format"
+
+
+def test_parts_can_be_put_together_freely() -> None:
+    builder = GrammarBuilder()
+    name = builder.rule("name", repeat(chars("az", "_"), 1, 8))
+    grammar = builder.build(seq("<", name, maybe(seq(" ", name)), ">", json_object(builder)))
+    assert matches(grammar, "<a_b c>{}")
+    assert shortest_sentence(grammar) == "<a>{}"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_what_is_compiled_is_itself_a_grammar_we_accept(name: str) -> None:
+    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMAS[name]))
+    again = compile_constraint(ConstraintKind.GRAMMAR, grammar)
+    assert parse_grammar(again).rules == parse_grammar(grammar).rules
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_a_range_of_integers_has_exactly_its_members(one: int, two: int, probe: int) -> None:
+    low, high = sorted((one, two))
+    grammar = GrammarBuilder().build(whole_numbers(low, high))
+    for number in (low, high, low - 1, high + 1, probe):
+        assert number < 0 or matches(grammar, str(number)) == (low <= number <= high)
+    assert not matches(grammar, f"0{high}")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**5), st.integers(0, 10**5), st.integers(0, 10**5), st.integers(1, 3))
+def test_a_range_of_decimals_has_exactly_its_members(one: int, two: int, probe: int, places: int) -> None:
+    low, high = sorted((one, two))
+    grammar = GrammarBuilder().build(decimals(low, high, places))
+    for number in (low, high, low - 1, high + 1, probe):
+        text = f"{number // 10**places}.{number % 10**places:0{places}}"
+        assert number < 0 or matches(grammar, text) == (low <= number <= high)
+
+
+_BOUNDS = st.integers(-(10**6), 10**6) | st.decimals(-1000, 1000, places=2).map(float)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_BOUNDS, _BOUNDS, st.booleans(), st.booleans(), st.integers(0, 2**16))
+def test_numbers_within_limits_are_within_them(
+    one: float, two: float, excludes_low: bool, excludes_high: bool, seed: int
+) -> None:
+    low, high = sorted((one, two))
+    schema = {
+        "type": "number",
+        "exclusiveMinimum" if excludes_low else "minimum": low,
+        "exclusiveMaximum" if excludes_high else "maximum": high,
+    }
+    try:
+        grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))
+    except ConstraintError:
+        assert low == high
+        return
+    number = json.loads(Sampler(grammar, seed).sentence())
+    assert low < number or (number == low and not excludes_low)
+    assert number < high or (number == high and not excludes_high)
