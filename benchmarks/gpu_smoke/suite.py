@@ -18,7 +18,7 @@ from inference_service.backends.types import BackendDescription
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.engine_directory import read_engine_model
 from tests.backends.contract import CONTEXT_LENGTH, BackendContract, FreshBackend
-from tests.backends.contract_options import BiasContract, GrammarContract
+from tests.backends.contract_options import OptionsContract
 
 ENGINE = "LODESTREAM_SMOKE_ENGINE"
 
@@ -59,7 +59,7 @@ class TestContract(BackendContract):
     """What every backend must do."""
 
 
-class TestOptions(BiasContract, GrammarContract):
+class TestOptions(OptionsContract):
     """And with the options that it does not refuse."""
 
     @pytest.fixture

@@ -32,7 +32,7 @@ from tests.backends.contract import (
     sampling,
     text_of,
 )
-from tests.backends.contract_options import BiasContract, GrammarContract
+from tests.backends.contract_options import OptionsContract
 from tests.support import llama31
 from tests.support.tensorrt import make_engine
 
@@ -96,8 +96,8 @@ class TestTensorRtLlmContract(BackendContract):
     """The contract, kept over the double."""
 
 
-class TestTensorRtLlmOptions(BiasContract, GrammarContract):
-    """Options too; those for log probabilities want alternatives, which this engine refuses."""
+class TestTensorRtLlmOptions(OptionsContract):
+    """Options too, but for alternatives to the tokens, which this engine refuses."""
 
     @pytest.fixture
     def refused(self) -> frozenset[str]:
