@@ -55,7 +55,10 @@ def compile_constraint(kind: ConstraintKind, source: str = "") -> str:
 
 @lru_cache(maxsize=CACHED)
 def _compile(kind: ConstraintKind, source: str) -> str:
-    return _COMPILERS[kind](source)
+    try:
+        return _COMPILERS[kind](source)
+    except RecursionError:
+        raise ConstraintError("it is nested too deep") from None
 
 
 def _object(_source: str) -> str:

@@ -24,7 +24,6 @@ from inference_service.grammar import (
     shortest_sentence,
 )
 from inference_service.grammar.digits import decimals, whole_numbers
-from inference_service.grammar.parser import parse_grammar
 from tests.grammar.derivation import Sampler, complaint, matches
 from tests.grammar.schemas import SCHEMAS
 
@@ -147,7 +146,24 @@ def test_parts_can_be_put_together_freely() -> None:
 def test_what_is_compiled_is_itself_a_grammar_we_accept(name: str) -> None:
     grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMAS[name]))
     again = compile_constraint(ConstraintKind.GRAMMAR, grammar)
-    assert parse_grammar(again).rules == parse_grammar(grammar).rules
+    assert matches(again, Sampler(grammar, 1).sentence())
+    assert matches(grammar, Sampler(again, 2).sentence())
+
+
+def test_what_values_begin_with_is_written_once() -> None:
+    values = [f"value {number}" for number in range(1_000)]
+    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps({"enum": values}))
+    assert grammar.count("value") == 1
+    assert all(matches(grammar, f'"{value}"') for value in values[::97])
+    assert not matches(grammar, '"value "')
+
+
+def test_values_that_begin_with_one_another_are_all_there() -> None:
+    values = ["a" * length for length in range(1, 200)]
+    grammar = compile_constraint(ConstraintKind.REGEX, "|".join(reversed(values)))
+    assert all(matches(grammar, value) for value in values)
+    assert not matches(grammar, "")
+    assert not matches(grammar, "a" * 200)
 
 
 @settings(max_examples=100, deadline=None)
