@@ -13,6 +13,7 @@ from inference_service.backends.types import BackendStats
 from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady
 from inference_service.generation.admission import Admission
+from inference_service.generation.filter import ContentPolicy
 from inference_service.models import loader, store
 from inference_service.served import ServedModel
 from lodestream_common.errors import OperatorError
@@ -26,11 +27,12 @@ Compiled engines share theirs between requests as they come, and have their own 
 
 @dataclass(frozen=True, slots=True)
 class EngineRoom:
-    """A started engine, its model, and the permits to use it."""
+    """A started engine, its model, the permits to use it, and the rules for what it may read and say."""
 
     backend: Backend
     model: ServedModel
     admission: Admission
+    policy: ContentPolicy | None = None
 
 
 class EngineDoor:
@@ -69,6 +71,7 @@ async def build(config: ServiceConfig, workers: Executor) -> EngineRoom:
         OperatorError: something is missing, broken or unsupported.
 
     """
+    policy = _policy(config)
     loaded = await _load(config, workers)
     backend = registry.create(config, loaded.path, loaded.tokenizer, _context_length(config, loaded))
     description = await backend.start()
@@ -81,7 +84,16 @@ async def build(config: ServiceConfig, workers: Executor) -> EngineRoom:
         workers=workers,
     )
     admission = Admission(capacity=description.max_concurrency, queue_limit=config.queue_limit)
-    return EngineRoom(backend, model, admission)
+    return EngineRoom(backend, model, admission, policy)
+
+
+def _policy(config: ServiceConfig) -> ContentPolicy | None:
+    if config.content_filter_file is None:
+        return None
+    # What matches is loaded only where there are rules.
+    from inference_service.generation.filter.file import FilePolicy
+
+    return FilePolicy(config.content_filter_file)
 
 
 async def _load(config: ServiceConfig, workers: Executor) -> loader.LoadedModel:

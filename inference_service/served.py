@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,8 +13,8 @@ from inference_service.backends.types import BackendDescription, Sampling
 from inference_service.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, Violation
 from inference_service.generation.prompt import ChatTemplate, PromptError
 from inference_service.generation.tokenizer import Tokenizer
+from inference_service.generation.tools.types import ToolMode
 from inference_service.parse import (
-    DEFAULT_MAX_TOKENS,
     ChatPrompt,
     ParsedRequest,
     Prompt,
@@ -22,6 +22,8 @@ from inference_service.parse import (
     TokenPrompt,
     check_token_ids,
 )
+from inference_service.parse.constraint import FIELDS
+from inference_service.parse.stopping import DEFAULT_MAX_TOKENS
 
 _INLINE_BYTES = 2000
 """Larger requests are read off the loop: 500 tokens take about a millisecond to encode."""
@@ -54,27 +56,42 @@ class ServedModel:
         if name != self.id and name not in self.aliases:
             raise ModelNotFound((self.id, *self.aliases))
 
-    def check_sampling(self, sampling: Sampling) -> None:
-        """Refuse parameters that the loaded engine cannot honour.
+    def check(self, request: ParsedRequest) -> None:
+        """Refuse what is not served, and what the loaded engine cannot honour.
 
         Raises:
-            InvalidRequest: naming each of them.
+            ModelNotFound: the model is not served.
+            InvalidRequest: naming each parameter that is refused or out of the model's range.
 
         """
+        self.check_name(request.model)
         wrong = [
             Violation(name, f"{name} is not supported by the loaded engine.", "unsupported_parameter")
-            for name in sorted(sampling.in_use & self.engine.refused)
+            for name in _in_use(request)
+            if _capability(name) in self.engine.refused
         ]
-        for name, most in self.engine.ceilings.items():
-            value = getattr(sampling, name)
-            if value > most:
-                wrong.append(Violation(name, f"{name} is {value}; the loaded engine takes at most {most:g}."))
+        wrong += self._over_ceilings(request.sampling)
         if wrong:
             raise InvalidRequest(wrong)
+        size = self.engine.vocabulary_size
+        check_token_ids(request.stopping.stop_token_ids, size, "stop_token_ids")
+        bad = next((i for i in request.logit_bias if i >= size), None)
+        if bad is not None:
+            raise InvalidRequest.of("logit_bias", f"logit_bias names {bad}; ids must be in [0, {size}).")
 
-    async def work(self, size: int, function: Callable[..., T], *arguments: object) -> T:
+    def _over_ceilings(self, sampling: Sampling) -> list[Violation]:
+        values = ((name, getattr(sampling, name), most) for name, most in self.engine.ceilings.items())
+        return [
+            Violation(name, f"{name} is {value}; the loaded engine takes at most {most:g}.")
+            for name, value, most in values
+            if value > most
+        ]
+
+    async def work(
+        self, size: int, function: Callable[..., T], *arguments: object, is_long: bool = False
+    ) -> T:
         """Call a function that reads a request of `size` bytes, in a worker where that takes its time."""
-        if size <= _INLINE_BYTES:
+        if size <= _INLINE_BYTES and not is_long:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self.workers, function, *arguments)
 
@@ -98,7 +115,7 @@ class ServedModel:
             raise InvalidRequest.of(name, f"{name} holds no text that the model's vocabulary knows.")
         return ids
 
-    def room(self, request: ParsedRequest, prompt_tokens: int) -> int:
+    def room(self, max_tokens: int | None, prompt: Prompt, prompt_tokens: int) -> int:
         """How many tokens to generate: what was asked for, or the default as far as it fits.
 
         Raises:
@@ -107,9 +124,9 @@ class ServedModel:
         """
         context = self.engine.context_length
         free = context - prompt_tokens
-        wanted = request.max_tokens if request.max_tokens is not None else min(DEFAULT_MAX_TOKENS, free)
+        wanted = max_tokens if max_tokens is not None else min(DEFAULT_MAX_TOKENS, free)
         if not 1 <= wanted <= free:
-            raise ContextLengthExceeded(prompt_tokens, max(wanted, 1), context, _field_of(request.prompt))
+            raise ContextLengthExceeded(prompt_tokens, max(wanted, 1), context, _field_of(prompt))
         return wanted
 
     def _encode_chat(self, prompt: ChatPrompt) -> list[int]:
@@ -122,10 +139,34 @@ class ServedModel:
             # Each turn takes a token or more: this many cannot fit, and would take long to render.
             raise InvalidRequest.of("messages", f"messages holds {count} messages; it may hold {most}.")
         try:
-            return self.template.render(prompt.turns)
+            tools = () if prompt.tool_choice.mode is ToolMode.NONE else prompt.tools
+            return self.template.render(prompt.turns, tools)
         except PromptError as error:
             raise InvalidRequest.of("messages", str(error)) from None
 
 
 def _field_of(prompt: Prompt) -> str:
     return "messages" if isinstance(prompt, ChatPrompt) else "prompt"
+
+
+def _in_use(request: ParsedRequest) -> Iterator[str]:
+    """The parameters of a request that not every engine can honour, by public name."""
+    yield from sorted(request.sampling.in_use)
+    if request.logit_bias:
+        yield "logit_bias"
+    if request.output.logprobs is not None:
+        yield "logprobs"
+    if request.output.logprobs:
+        yield "top_logprobs"
+    if request.constraint is not None:
+        yield request.constraint.field
+    if isinstance(request.prompt, ChatPrompt) and request.prompt.enforces_calls:
+        yield "tool_choice"
+
+
+def _capability(name: str) -> str:
+    """What an engine calls that which a parameter takes."""
+    return "grammar" if name in _BY_GRAMMAR else name
+
+
+_BY_GRAMMAR = frozenset({*FIELDS.values(), "tool_choice"})

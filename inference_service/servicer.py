@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import cast
 
 from lodestream.inference.v1 import generate_service_pb2 as pb
@@ -11,13 +13,14 @@ from lodestream.inference.v1 import generate_service_pb2_grpc as pb_grpc
 
 from inference_service import encode, parse
 from inference_service.access import ANONYMOUS
-from inference_service.backends.types import EngineRequest
 from inference_service.call import Call, Calls, Context
-from inference_service.engine_room import EngineDoor
+from inference_service.engine_room import EngineDoor, EngineRoom
 from inference_service.generation.deadline import Deadline
 from inference_service.generation.events import Event
-from inference_service.generation.generator import Generation, GenerationRequest, Stopwatch
-from inference_service.served import ServedModel
+from inference_service.generation.generator import Generation, GenerationRequest
+from inference_service.generation.run import Permit
+from inference_service.generation.watch import Stopwatch
+from inference_service.plan import Caller, Planner, is_long_work
 from lodestream_common.keys import Level
 
 
@@ -49,45 +52,40 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
 
     @asynccontextmanager
     async def _events(self, call: Call, message: pb.GenerateRequest) -> AsyncIterator[AsyncIterator[Event]]:
-        """The events of a generation that holds its permit for as long as the context lasts."""
+        """The events of a generation; the engine is free when the context ends."""
         watch = Stopwatch()
         room = self._door.enter()
         room.admission.check_open()
-        request = await self._read(call, message, room.model)
-        call.facts |= {"model": request.model, "prompt_tokens": len(request.engine.prompt_ids)}
-        tenant = call.caller.key_id if call.caller else ANONYMOUS
-        async with room.admission.permit(tenant, request.deadline):
-            watch.on_admitted()
-            generation = Generation(room.backend, room.model.tokenizer, request, watch)
-            try:
-                async with aclosing(generation.events()) as events:
-                    yield events
-            finally:
-                call.facts |= _facts(generation, watch)
+        request = await self._read(call, message, room)
+        call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
+        generation = Generation(room.backend, _permit(call, room, request), request, watch)
+        try:
+            async with aclosing(generation.events()) as events:
+                yield events
+        finally:
+            call.facts |= _facts(generation, watch)
 
-    async def _read(self, call: Call, message: pb.GenerateRequest, model: ServedModel) -> GenerationRequest:
+    async def _read(self, call: Call, message: pb.GenerateRequest, room: EngineRoom) -> GenerationRequest:
         size = parse.check_size(message, self._max_message_bytes)
-        parsed, prompt_ids = await model.work(size, _understand, call, message, model)
-        engine = EngineRequest(
-            request_id=call.request_id,
-            prompt_ids=prompt_ids,
-            sampling=parsed.sampling,
-            max_tokens=model.room(parsed, len(prompt_ids)),
-            ignore_eos=parsed.ignore_eos,
-        )
-        deadline = _deadline(call.context)
-        return GenerationRequest(model.id, engine, parsed.stops, frozenset(parsed.stop_token_ids), deadline)
+        parsed = await room.model.work(size, parse.parse_generate, message)
+        call.facts |= {"user": parsed.user} if parsed.user else {}
+        caller = Caller(call.request_id, _key_name(call), _deadline(call.context))
+        planner = Planner(room.model, room.policy)
+        request = await room.model.work(size, planner.plan, parsed, caller, is_long=is_long_work(parsed))
+        if request.choices and request.blocked_by is None:
+            room.admission.check(len(request.choices), request.deadline)
+        if request.choices:
+            return request
+        return replace(request, report=replace(request.report, queue_estimate=room.admission.estimate()))
 
 
-def _understand(
-    call: Call, message: pb.GenerateRequest, model: ServedModel
-) -> tuple[parse.ParsedRequest, Sequence[int]]:
-    parsed = parse.parse_generate(message)
-    call.facts |= {"user": parsed.user} if parsed.user else {}
-    model.check_name(parsed.model)
-    model.check_sampling(parsed.sampling)
-    parse.check_token_ids(parsed.stop_token_ids, model.engine.vocabulary_size, "stop_token_ids")
-    return parsed, model.encode(parsed.prompt)
+def _permit(call: Call, room: EngineRoom, request: GenerationRequest) -> Permit:
+    tenant = call.caller.key_id if call.caller else ANONYMOUS
+    return partial(room.admission.permit, tenant, request.deadline, is_checked=True)
+
+
+def _key_name(call: Call) -> str:
+    return call.caller.key_name if call.caller else ANONYMOUS
 
 
 def _deadline(context: Context) -> Deadline | None:
@@ -96,11 +94,13 @@ def _deadline(context: Context) -> Deadline | None:
 
 
 def _facts(generation: Generation, watch: Stopwatch) -> dict[str, object]:
-    timings = watch.timings
+    timings, usage = watch.timings, generation.usage
     return {
-        "completion_tokens": generation.completion_tokens,
-        "cached_tokens": generation.cached_tokens,
-        "finish": generation.cause.value if generation.cause else None,
+        "choices": generation.choices,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "finish": ",".join(cause.value for cause in generation.causes) or None,
+        "filter_rules": sorted(generation.filter_rules) or None,
         "queue_ms": round(timings.queue_ms, 1),
         "prefill_ms": round(timings.prefill_ms, 1),
         "decode_ms": round(timings.decode_ms, 1),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+
+from inference_service.backends.types import Sampling
+from inference_service.generation.scores import ScoredToken
+from inference_service.generation.tools.types import ToolCallDelta
 
 
 class FinishReason(Enum):
@@ -12,6 +16,8 @@ class FinishReason(Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+    TOOL_CALLS = "tool_calls"
 
 
 class StopCause(Enum):
@@ -22,12 +28,21 @@ class StopCause(Enum):
     STOP_TOKEN = "stop_token"  # noqa: S105  a token of text
     MAX_TOKENS = "max_tokens"
     DEADLINE = "deadline"
+    CONTENT_FILTER = "content_filter"
+    TOOL_CALLS = "tool_calls"
+    """As many tools as allowed were called."""
 
     @property
     def reason(self) -> FinishReason:
-        if self in (StopCause.MAX_TOKENS, StopCause.DEADLINE):
-            return FinishReason.LENGTH
-        return FinishReason.STOP
+        return _REASONS.get(self, FinishReason.STOP)
+
+
+_REASONS = {
+    StopCause.MAX_TOKENS: FinishReason.LENGTH,
+    StopCause.DEADLINE: FinishReason.LENGTH,
+    StopCause.CONTENT_FILTER: FinishReason.CONTENT_FILTER,
+    StopCause.TOOL_CALLS: FinishReason.TOOL_CALLS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +66,10 @@ class Delta:
     token_ids: Sequence[int]
     """Tokens whose text is complete with this delta."""
     token_count: int
-    """How many those are; more than `token_ids` only where the engine cannot name them."""
+    """How many those are; more than `token_ids` only where they cannot or must not be named."""
+    logprobs: Sequence[ScoredToken] = ()
+    """Where asked for: one for each of `token_ids`."""
+    tool_calls: Sequence[ToolCallDelta] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +80,20 @@ class Finished:
     cause: StopCause
     stop_sequence: str | None = None
     stop_token_id: int | None = None
+    filter_rule: str | None = None
+    """Name of the content filter's rule that was met."""
+    calls_tools: bool = False
+    """The choice holds a whole tool call."""
+
+    def calling(self) -> Finished:
+        """The same end of a choice that holds a whole tool call."""
+        return replace(self, calls_tools=True)
+
+    @property
+    def reason(self) -> FinishReason:
+        if self.calls_tools and self.cause.reason is FinishReason.STOP:
+            return FinishReason.TOOL_CALLS
+        return self.cause.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +116,27 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a request's parameters."""
+
+    sampling: Sampling
+    logit_bias: Mapping[int, float]
+    max_tokens: int
+    """Of each choice; the most, where they differ."""
+    ignored: Sequence[str] = ()
+    batch_size: int = 0
+    """Generations in the engine when this one entered it, itself included."""
+    queue_estimate: float = 0.0
+    """Seconds that a request would wait now; only where nothing is generated."""
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """The last word of a generation."""
 
     usage: Usage
     timings: Timings
+    report: Report
 
 
 ChoiceEvent = Delta | Finished

@@ -1,97 +1,83 @@
-"""One admitted request, from its first event to its last."""
+"""One request, from its first event to its last."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from inference_service.backends.base import Backend
-from inference_service.backends.errors import EngineRequestError
-from inference_service.backends.types import EngineRequest, EngineStep
-from inference_service.generation.choice import ChoiceStream
-from inference_service.generation.deadline import Deadline, DeadlinePassed
+from inference_service.generation.deadline import Deadline
 from inference_service.generation.events import (
     ChoiceEvent,
     Event,
+    Finished,
+    Report,
     Started,
     StopCause,
     Summary,
-    Timings,
     Usage,
 )
-from inference_service.generation.text import Detokenizer
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """The moments of a request, in seconds of the monotonic clock."""
-
-    arrived: float = field(default_factory=time.monotonic)
-    admitted: float | None = None
-    first_token: float | None = None
-    last_token: float | None = None
-
-    def on_admitted(self) -> None:
-        self.admitted = time.monotonic()
-
-    def on_token(self) -> None:
-        self.last_token = time.monotonic()
-        if self.first_token is None:
-            self.first_token = self.last_token
-
-    @property
-    def timings(self) -> Timings:
-        admitted = self.admitted or self.arrived
-        first = self.first_token or admitted
-        last = self.last_token or first
-        return Timings(
-            queue_ms=(admitted - self.arrived) * 1e3,
-            prefill_ms=(first - admitted) * 1e3,
-            decode_ms=(last - first) * 1e3,
-            time_to_first_token_ms=(first - self.arrived) * 1e3,
-        )
+from inference_service.generation.merge import merge
+from inference_service.generation.run import ChoicePlan, ChoiceRun, Permit, Progress
+from inference_service.generation.watch import Stopwatch
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What to generate, once the prompt is tokens: it cannot be wrong any more."""
+    """What to generate, once the prompts are tokens: it cannot be wrong any more."""
 
+    request_id: str
     model: str
     """The served id."""
-    engine: EngineRequest
-    stops: Sequence[str]
-    stop_token_ids: frozenset[int]
+    prompt_tokens: int
+    """Of all prompts, each counted once."""
+    choices: Sequence[ChoicePlan]
+    """By index. None: the request only validates."""
     deadline: Deadline | None
+    report: Report
+    blocked_by: str | None = None
+    """The rule of the content filter that the prompt met."""
 
 
 class Generation:
     """Runs one request on the engine and says what happens as events."""
 
     def __init__(
-        self,
-        backend: Backend,
-        detokenizer: Detokenizer,
-        request: GenerationRequest,
-        watch: Stopwatch,
+        self, backend: Backend, permit: Permit, request: GenerationRequest, watch: Stopwatch
     ) -> None:
-        self._backend = backend
         self._request = request
-        self._watch = watch
-        self._choice = ChoiceStream(detokenizer, stops=request.stops, stop_token_ids=request.stop_token_ids)
-        self.completion_tokens = 0
-        self.cached_tokens = 0
+        self._progress = Progress(watch)
+        self._runs = [
+            ChoiceRun(plan, backend, permit, request.deadline, self._progress) for plan in request.choices
+        ]
 
     @property
     def usage(self) -> Usage:
         """Tokens so far, also when the generation was cut off."""
-        return Usage(len(self._request.engine.prompt_ids), self.completion_tokens, self.cached_tokens)
+        progress = self._progress
+        return Usage(self._request.prompt_tokens, progress.completion_tokens, progress.cached_tokens)
 
     @property
-    def cause(self) -> StopCause | None:
-        """How the choice ended, if it did."""
-        return None if self._choice.finished is None else self._choice.finished.cause
+    def causes(self) -> list[StopCause]:
+        """How the choices ended that did."""
+        if self._request.blocked_by is not None:
+            return [StopCause.CONTENT_FILTER]
+        ended = (plan.stream.finished for plan in self._request.choices)
+        return [finished.cause for finished in ended if finished is not None]
+
+    @property
+    def choices(self) -> int:
+        """How many there are to be."""
+        return len(self._runs)
+
+    @property
+    def filter_rules(self) -> set[str]:
+        """The rules of the content filter that cut something."""
+        ended = (plan.stream.finished for plan in self._request.choices)
+        rules = {self._request.blocked_by, *(f.filter_rule for f in ended if f is not None)}
+        return {rule for rule in rules if rule is not None}
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The events of this generation, in the order of the stream's grammar.
@@ -101,39 +87,36 @@ class Generation:
         Raises:
             DeadlinePassed: before there was any token to return.
             BackendError: the engine failed.
+            ServiceError: there is no permit to be had.
 
         """
-        yield self._started()
-        async with aclosing(self._backend.generate(self._request.engine)) as steps:
-            while self._choice.finished is None:
-                for event in await self._advance(steps):
-                    yield event
-        yield Summary(self.usage, self._watch.timings)
+        if self._request.blocked_by is not None or not self._runs:
+            yield self._started()
+            for finished in self._blocked():
+                yield finished
+        else:
+            is_started = False
+            async with aclosing(self._batches()) as batches:
+                async for batch in batches:
+                    if not is_started:
+                        is_started = True
+                        yield self._started()
+                    for event in batch:
+                        yield event
+        yield self._summary()
+
+    def _batches(self) -> AsyncGenerator[list[ChoiceEvent], None]:
+        streams = [run.events() for run in self._runs]
+        return streams[0] if len(streams) == 1 else merge(streams)
 
     def _started(self) -> Started:
-        engine = self._request.engine
-        return Started(engine.request_id, self._request.model, int(time.time()), len(engine.prompt_ids))
+        request = self._request
+        return Started(request.request_id, request.model, int(time.time()), request.prompt_tokens)
 
-    async def _advance(self, steps: AsyncIterator[EngineStep]) -> list[ChoiceEvent]:
-        try:
-            step = await self._next(steps)
-        except StopAsyncIteration:
-            raise EngineRequestError("the engine ended a request without finishing it") from None
-        except DeadlinePassed:
-            if not self.completion_tokens:
-                raise
-            return list(self._choice.cut(StopCause.DEADLINE))
-        self._count(step)
-        return list(self._choice.on_step(step))
+    def _blocked(self) -> list[Finished]:
+        rule = self._request.blocked_by
+        return [Finished(p.index, StopCause.CONTENT_FILTER, filter_rule=rule) for p in self._request.choices]
 
-    async def _next(self, steps: AsyncIterator[EngineStep]) -> EngineStep:
-        if self._request.deadline is None:
-            return await steps.__anext__()
-        return await self._request.deadline.bound(steps.__anext__())
-
-    def _count(self, step: EngineStep) -> None:
-        self.completion_tokens += step.token_count
-        if step.cached_tokens is not None:
-            self.cached_tokens = step.cached_tokens
-        if step.token_count:
-            self._watch.on_token()
+    def _summary(self) -> Summary:
+        report = replace(self._request.report, batch_size=self._progress.batch_size)
+        return Summary(self.usage, self._progress.watch.timings, report)

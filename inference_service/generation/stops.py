@@ -51,9 +51,15 @@ class StopMatcher:
 
     `safe` is the length of the text that can be shown: nothing before it can still become part of a
     stop sequence. Where two sequences complete with the same character, the longer one counts.
+
+    Args:
+        sequences: the stop sequences, none empty.
+        include: the sequence that is met is part of what can be shown.
+
     """
 
-    def __init__(self, sequences: Sequence[str]) -> None:
+    def __init__(self, sequences: Sequence[str], *, include: bool = False) -> None:
+        self._include = include
         self._patterns = [_Pattern(s) for s in sorted(set(sequences), key=len, reverse=True)]
         self._seen = 0
         self.safe = 0
@@ -68,7 +74,7 @@ class StopMatcher:
             self._seen += 1
             if self._advance(char):
                 return
-        self.safe = self._seen - max(p.matched for p in self._patterns)
+        self.safe = self._seen - (0 if self._include else max(p.matched for p in self._patterns))
 
     def _advance(self, char: str) -> bool:
         # Every pattern must see the character, so no early exit before the longest is known.
@@ -77,5 +83,5 @@ class StopMatcher:
             return False
         found = complete[0].text
         self.match = StopMatch(found, self._seen - len(found))
-        self.safe = self.match.start
+        self.safe = self._seen if self._include else self.match.start
         return True

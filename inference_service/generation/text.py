@@ -52,6 +52,14 @@ class Piece:
     def __bool__(self) -> bool:
         return bool(self.text or self.token_count)
 
+    def __add__(self, other: Piece) -> Piece:
+        return Piece(
+            self.text + other.text,
+            [*self.token_ids, *other.token_ids],
+            self.token_count + other.token_count,
+            [*self.logprobs, *other.logprobs],
+        )
+
 
 class HoldBuffer:
     """Holds text back until it is known to be showable, and each token until the last of its text leaves."""

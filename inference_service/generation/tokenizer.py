@@ -49,6 +49,7 @@ class Tokenizer:
         self._added = sorted(added_tokens.items(), key=lambda item: len(item[0].encode()), reverse=True)
         self._prefix = [bos_id] if add_bos and bos_id is not None else []
         self.control_tokens: Mapping[str, int] = MappingProxyType(dict(control_tokens))
+        self._control_texts = {index: text for text, index in control_tokens.items()}
         self.bos_id = bos_id
         self.eos_ids = eos_ids
 
@@ -83,6 +84,15 @@ class Tokenizer:
 
         """
         return self._pieces[token_id]
+
+    def token_text(self, token_id: int) -> str:
+        """A token as it may be shown: U+FFFD for bytes that are part of a character, control tokens by name.
+
+        Raises:
+            IndexError: there is no such token.
+
+        """
+        return self._control_texts.get(token_id) or self._pieces[token_id].decode("utf-8", "replace")
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that form no character become U+FFFD.

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
+from inference_service.backends.types import Sampling
 from inference_service.encode import ResponseFold, stream_response
 from inference_service.generation.events import (
     Delta,
     Event,
     Finished,
     FinishReason,
+    Report,
     Started,
     StopCause,
     Summary,
@@ -25,7 +27,26 @@ from inference_service.generation.events import (
 from tests.support.texts import THOROUGH
 
 STARTED = Started("req-1", "m", 1_700_000_000, 27)
-SUMMARY = Summary(Usage(27, 8, 3), Timings(1.5, 20.25, 300.0, 21.75))
+SAMPLING = Sampling(0.5, 0.9, 0, 0.0, 0.0, 0.0, 1.0, seed=2**64 - 1, reproducible=True)
+REPORT = Report(SAMPLING, {7: -100.0}, 150, ("field 99",), batch_size=3, queue_estimate=0.5)
+SUMMARY = Summary(Usage(27, 8, 3), Timings(1.5, 20.25, 300.0, 21.75), REPORT)
+REPORT_MESSAGE = pb.Report(
+    ignored_parameters=["field 99"],
+    sampling=pb.SamplingOptions(
+        temperature=0.5,
+        top_p=0.9,
+        top_k=0,
+        min_p=0.0,
+        frequency_penalty=0.0,
+        presence_penalty=0.0,
+        repetition_penalty=1.0,
+        seed=-1,
+        logit_bias={7: -100.0},
+    ),
+    max_tokens=150,
+    batch_size=3,
+    queue_estimate_ms=500.0,
+)
 
 
 def fold(events: Sequence[Event]) -> generate_pb.GenerateResponse:
@@ -51,6 +72,7 @@ def test_summary() -> None:
     assert stream_response(SUMMARY).summary == pb.Summary(
         usage=pb.Usage(prompt_tokens=27, completion_tokens=8, cached_tokens=3),
         timings=pb.Timings(queue_ms=1.5, prefill_ms=20.25, decode_ms=300.0, time_to_first_token_ms=21.75),
+        report=REPORT_MESSAGE,
     )
 
 

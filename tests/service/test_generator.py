@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 
 import pytest
 
@@ -21,10 +21,22 @@ from inference_service.backends.types import (
     Sampling,
 )
 from inference_service.generation.admission import Admission
+from inference_service.generation.choice import ChoiceStream, Stages
 from inference_service.generation.deadline import Deadline, DeadlinePassed
-from inference_service.generation.events import Delta, Event, Finished, Started, StopCause, Summary, Usage
-from inference_service.generation.generator import Generation, GenerationRequest, Stopwatch
+from inference_service.generation.events import (
+    Delta,
+    Event,
+    Finished,
+    Report,
+    Started,
+    StopCause,
+    Summary,
+    Usage,
+)
+from inference_service.generation.generator import Generation, GenerationRequest
+from inference_service.generation.run import ChoicePlan
 from inference_service.generation.tokenizer import Tokenizer
+from inference_service.generation.watch import Stopwatch
 
 GREEDY = Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, seed=0, reproducible=True)
 
@@ -65,11 +77,32 @@ class Letters:
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([ord("a") + token_id % 26])
 
+    def token_text(self, token_id: int) -> str:
+        return self.token_bytes(token_id).decode()
+
 
 def generation(backend: Backend, deadline: Deadline | None = None, stops: Iterable[str] = ()) -> Generation:
+    return Generation(backend, free, work(deadline, stops), Stopwatch())
+
+
+def work(deadline: Deadline | None = None, stops: Iterable[str] = (), choices: int = 1) -> GenerationRequest:
     engine = EngineRequest("req-1", [1, 2, 3], GREEDY, max_tokens=50, ignore_eos=False)
-    request = GenerationRequest("m", engine, tuple(stops), frozenset(), deadline)
-    return Generation(backend, Letters(), request, Stopwatch())
+    plans = [
+        ChoicePlan(
+            index, engine, ChoiceStream(Letters(), Stages(tuple(stops)), index), repeats_prompt=index > 0
+        )
+        for index in range(choices)
+    ]
+    return GenerationRequest("req-1", "m", 3, plans, deadline, Report(GREEDY, {}, 50))
+
+
+def letters(stops: Iterable[str], index: int) -> ChoiceStream:
+    return ChoiceStream(Letters(), Stages(tuple(stops)), index)
+
+
+def free() -> AbstractAsyncContextManager[int]:
+    """A permit that is there at once."""
+    return nullcontext(1)
 
 
 async def said(running: Generation) -> list[Event]:
@@ -152,14 +185,11 @@ async def test_timings_add_up() -> None:
     backend = Scripted(
         [0.02, EngineStep([0], 1, None), 0.03, EngineStep([1], 1, None, EngineFinish.MAX_TOKENS)]
     )
-    engine = EngineRequest("req-1", [1], GREEDY, max_tokens=50, ignore_eos=False)
     watch = Stopwatch()
     await asyncio.sleep(0.01)
     watch.on_admitted()
 
-    *_, summary = await said(
-        Generation(backend, Letters(), GenerationRequest("m", engine, (), frozenset(), None), watch)
-    )
+    *_, summary = await said(Generation(backend, free, work(), watch))
 
     assert isinstance(summary, Summary)
     timings = summary.timings

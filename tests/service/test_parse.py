@@ -25,6 +25,8 @@ from inference_service.parse import (
     parse_generate,
     parse_model_name,
 )
+from inference_service.parse.output import Output
+from inference_service.parse.stopping import Stopping
 
 TINY = 5e-324
 ALMOST_2 = math.nextafter(2.0, 0)
@@ -72,11 +74,13 @@ def test_every_default() -> None:
             seed=0,
             reproducible=False,
         ),
-        max_tokens=None,
-        stops=(),
-        stop_token_ids=(),
-        ignore_eos=False,
+        logit_bias={},
+        stopping=Stopping(None, (), (), ignore_eos=False, include_stop=False),
+        output=Output(n=1, logprobs=None, echo=False),
+        constraint=None,
         user=None,
+        validate_only=False,
+        ignored=(),
     )
 
 
@@ -134,7 +138,7 @@ def test_sampling_knobs_outside_name_the_value_and_the_range(
 
 @pytest.mark.parametrize("value", [1, 150, 4096])
 def test_max_tokens_within_its_bounds(value: int) -> None:
-    assert parse_generate(stopping(max_tokens=value)).max_tokens == value
+    assert parse_generate(stopping(max_tokens=value)).stopping.max_tokens == value
 
 
 @pytest.mark.parametrize("value", [0, -1, 4097, 1_234_567, 2**31 - 1])
@@ -161,7 +165,7 @@ def test_without_a_seed_each_request_gets_another() -> None:
 def test_stops_within_their_bounds() -> None:
     stops = ["x", "漢" * 1024, "\n", "x"]
 
-    assert parse_generate(stopping(stop=stops)).stops == tuple(stops)
+    assert parse_generate(stopping(stop=stops)).stopping.stops == tuple(stops)
 
 
 def test_too_many_stops() -> None:
@@ -179,8 +183,8 @@ def test_empty_and_long_stops_are_named_by_their_position() -> None:
 
 
 def test_stop_token_ids() -> None:
-    assert parse_generate(stopping(stop_token_ids=[5, 2, 5])).stop_token_ids == (5, 2, 5)
-    assert parse_generate(stopping(stop_token_ids=range(64))).stop_token_ids == tuple(range(64))
+    assert parse_generate(stopping(stop_token_ids=[5, 2, 5])).stopping.stop_token_ids == (5, 2, 5)
+    assert parse_generate(stopping(stop_token_ids=range(64))).stopping.stop_token_ids == tuple(range(64))
     assert list(violations(stopping(stop_token_ids=range(65)))) == ["stop_token_ids"]
 
 
@@ -196,7 +200,7 @@ def test_ids_outside_the_vocabulary_are_named_by_their_position() -> None:
 
 @pytest.mark.parametrize("ignore", [True, False])
 def test_ignore_eos(ignore: bool) -> None:
-    assert parse_generate(stopping(ignore_eos=ignore)).ignore_eos is ignore
+    assert parse_generate(stopping(ignore_eos=ignore)).stopping.ignore_eos is ignore
 
 
 def test_user() -> None:

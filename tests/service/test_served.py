@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
 from inference_service.backends.types import BackendDescription, Sampling
 from inference_service.errors import InvalidRequest
 from inference_service.generation.tokenizer import Tokenizer
+from inference_service.parse import parse_generate
 from inference_service.served import ServedModel
 
 OFF: dict[str, Any] = {
@@ -37,9 +40,14 @@ def served(tokenizer: Tokenizer, **abilities: Any) -> ServedModel:
     return ServedModel("m", {}, tokenizer, None, engine, ThreadPoolExecutor(1))
 
 
+def check(model: ServedModel, sampling: Sampling) -> None:
+    parsed = parse_generate(GenerateRequest(model="m", prompt="x"))
+    model.check(replace(parsed, sampling=sampling))
+
+
 def violations(model: ServedModel, sampling: Sampling) -> list[tuple[str, str]]:
     with pytest.raises(InvalidRequest) as caught:
-        model.check_sampling(sampling)
+        check(model, sampling)
     return [(violation.field, violation.code) for violation in caught.value.violations]
 
 
@@ -47,7 +55,7 @@ def violations(model: ServedModel, sampling: Sampling) -> list[tuple[str, str]]:
 def test_refused_parameter_may_be_off_and_not_in_use(tokenizer: Tokenizer, name: str) -> None:
     model = served(tokenizer, refused=frozenset({name}))
 
-    model.check_sampling(Sampling(**OFF))
+    check(model, Sampling(**OFF))
     assert violations(model, Sampling(**{**OFF, name: IN_USE[name]})) == [(name, "unsupported_parameter")]
 
 
@@ -60,11 +68,11 @@ def test_everything_refused_is_named_at_once(tokenizer: Tokenizer) -> None:
 
 
 def test_engine_without_limits_of_its_own_takes_everything(tokenizer: Tokenizer) -> None:
-    served(tokenizer).check_sampling(Sampling(**{**OFF, **IN_USE, "top_k": 2**31 - 1}))
+    check(served(tokenizer), Sampling(**{**OFF, **IN_USE, "top_k": 2**31 - 1}))
 
 
 def test_value_over_the_engine_s_own_ceiling_is_refused(tokenizer: Tokenizer) -> None:
     model = served(tokenizer, ceilings={"top_k": 1024})
 
-    model.check_sampling(Sampling(**{**OFF, "top_k": 1024}))
+    check(model, Sampling(**{**OFF, "top_k": 1024}))
     assert violations(model, Sampling(**{**OFF, "top_k": 1025})) == [("top_k", "invalid_value")]

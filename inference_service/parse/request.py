@@ -1,0 +1,105 @@
+"""Whole requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lodestream.inference.v1 import generate_service_pb2 as generate_pb
+from lodestream.inference.v1 import model_service_pb2 as model_pb
+
+from inference_service.backends.types import Sampling
+from inference_service.parse.constraint import Constraint, read_constraint
+from inference_service.parse.output import Output, read_output
+from inference_service.parse.prompt import BatchPrompt, Prompt, read_prompt, read_prompts
+from inference_service.parse.sampling import read_logit_bias, read_sampling
+from inference_service.parse.stopping import Stopping, read_stopping
+from inference_service.parse.unknown import unknown_fields
+from inference_service.parse.violations import Violations
+
+MAX_USER_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A generation request with every default filled in and every range checked."""
+
+    model: str
+    """As the caller named it."""
+    prompt: Prompt | BatchPrompt
+    sampling: Sampling
+    logit_bias: Mapping[int, float]
+    """Not yet checked against a vocabulary."""
+    stopping: Stopping
+    output: Output
+    constraint: Constraint | None
+    user: str | None
+    validate_only: bool
+    ignored: tuple[str, ...]
+    """What it holds and has no effect."""
+
+
+def parse_generate(message: generate_pb.GenerateRequest) -> ParsedRequest:
+    """Read a GenerateRequest.
+
+    Raises:
+        InvalidRequest: with one violation per wrong field.
+
+    """
+    wrong = Violations()
+    prompt = read_prompts(message, wrong)
+    request = ParsedRequest(
+        model=_model(message.model, wrong),
+        prompt=prompt,
+        sampling=read_sampling(message.sampling, wrong),
+        logit_bias=read_logit_bias(message.sampling, wrong),
+        stopping=read_stopping(message.stopping, wrong),
+        output=read_output(message.output, prompt, wrong),
+        constraint=read_constraint(message.constraint, wrong) if message.HasField("constraint") else None,
+        user=_user(message, wrong),
+        validate_only=message.validate_only,
+        ignored=unknown_fields(message),
+    )
+    if request.constraint is not None and request.stopping.ignore_eos:
+        wrong.add("ignore_eos", "ignore_eos cannot be combined with a constraint, which has an end.")
+    wrong.raise_if_any()
+    return request
+
+
+def parse_count(message: model_pb.CountTokensRequest) -> tuple[str, Prompt]:
+    """Read a CountTokensRequest: the model as named, and the prompt.
+
+    Raises:
+        InvalidRequest: with one violation per wrong field.
+
+    """
+    wrong = Violations()
+    model, prompt = _model(message.model, wrong), read_prompt(message, wrong)
+    wrong.raise_if_any()
+    return model, prompt
+
+
+def parse_model_name(message: model_pb.GetModelRequest) -> str:
+    """Read a GetModelRequest.
+
+    Raises:
+        InvalidRequest: no model is named.
+
+    """
+    wrong = Violations()
+    model = _model(message.model, wrong)
+    wrong.raise_if_any()
+    return model
+
+
+def _model(name: str, wrong: Violations) -> str:
+    if not name:
+        wrong.missing("model")
+    return name
+
+
+def _user(message: generate_pb.GenerateRequest, wrong: Violations) -> str | None:
+    if not message.HasField("user"):
+        return None
+    wrong.check_length("user", message.user, 0, MAX_USER_LENGTH)
+    return message.user
