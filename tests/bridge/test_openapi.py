@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from inference_service import parse
+from inference_service.parse import output, prompt, request, sampling, stopping, tools
+from inference_service.parse.violations import Knob
 from rest_bridge.app import create_app
+from rest_bridge.schemas import inputs
 from rest_bridge.schemas.chat import ChatCompletionRequest
 from rest_bridge.schemas.completions import CompletionRequest
 from tests.bridge.running import bridge_config
@@ -20,22 +22,21 @@ def document() -> dict[str, Any]:
 
 
 KNOBS = [
-    parse.TEMPERATURE,
-    parse.TOP_P,
-    parse.TOP_K,
-    parse.MIN_P,
-    parse.FREQUENCY_PENALTY,
-    parse.PRESENCE_PENALTY,
-    parse.REPETITION_PENALTY,
-    parse.MAX_TOKENS,
+    sampling.TEMPERATURE,
+    sampling.TOP_P,
+    sampling.TOP_K,
+    sampling.MIN_P,
+    sampling.FREQUENCY_PENALTY,
+    sampling.PRESENCE_PENALTY,
+    sampling.REPETITION_PENALTY,
+    stopping.MAX_TOKENS,
+    output.CHOICES,
 ]
 
 
 @pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.name)
 @pytest.mark.parametrize("schema", ["ChatCompletionRequest", "CompletionRequest"])
-def test_ranges_and_defaults_are_the_services_own(
-    document: dict[str, Any], schema: str, knob: parse.Knob
-) -> None:
+def test_ranges_and_defaults_are_the_services_own(document: dict[str, Any], schema: str, knob: Knob) -> None:
     """The service checks them, the bridge only writes them down: both say the same."""
     described = document["components"]["schemas"][schema]["properties"][knob.name]
     low = "exclusiveMinimum" if knob.excludes_low else "minimum"
@@ -51,10 +52,31 @@ def test_limits_of_lists_and_texts_are_the_services_own(document: dict[str, Any]
     """The same for what is no number."""
     described = document["components"]["schemas"]["ChatCompletionRequest"]["properties"]
     stop = next(form for form in described["stop"]["anyOf"] if form["type"] == "array")
+    biases = described["logit_bias"]["anyOf"][0]
 
-    assert stop["maxItems"] == parse.MAX_STOPS
-    assert described["stop_token_ids"]["maxItems"] == parse.MAX_STOP_TOKEN_IDS
-    assert described["user"]["maxLength"] == parse.MAX_USER_LENGTH
+    assert stop["maxItems"] == stopping.MAX_STOPS
+    assert described["stop_token_ids"]["maxItems"] == stopping.MAX_STOP_TOKEN_IDS
+    assert described["user"]["maxLength"] == request.MAX_USER_LENGTH
+    assert described["tools"]["maxItems"] == tools.MAX_TOOLS
+    assert biases["maxProperties"] == sampling.MAX_BIASES
+    bounds = biases["additionalProperties"]
+    assert (bounds["minimum"], bounds["maximum"]) == (sampling.LOGIT_BIAS.low, sampling.LOGIT_BIAS.high)
+
+
+def test_likeliest_tokens_are_limited_as_in_the_service(document: dict[str, Any]) -> None:
+    """By either name."""
+    schemas = document["components"]["schemas"]
+    chat = schemas["ChatCompletionRequest"]["properties"]["top_logprobs"]
+    text = schemas["CompletionRequest"]["properties"]["logprobs"]
+    knob = output.TOP_LOGPROBS
+
+    assert (chat["minimum"], chat["maximum"], chat["default"]) == (knob.low, knob.high, knob.default)
+    assert (text["minimum"], text["maximum"]) == (knob.low, knob.high)
+
+
+def test_prompts_are_limited_as_in_the_service() -> None:
+    """The bridge refuses longer arrays itself, before they cost anything."""
+    assert inputs.MAX_PROMPTS == prompt.MAX_BATCH
 
 
 @pytest.mark.parametrize("schema", [ChatCompletionRequest, CompletionRequest])
@@ -92,6 +114,9 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
             "504",
         }
         assert "422" not in operation["responses"]
+        assert "x-ignored-parameters" in operation["responses"]["200"]["headers"]
+        forms = operation["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
+        assert {form["$ref"].rpartition("/")[2] for form in forms} > {"Validation"}
         assert operation["requestBody"]["required"]
 
 
