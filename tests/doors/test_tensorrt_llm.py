@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import grpc
 import httpx
 import pytest
 
+from inference_client import InvalidRequestError
 from tests.doors.conftest import ServeEngine
+from tests.double.tensorrt_llm.answers import log_probability
+from tests.double.tensorrt_llm.sampling_params import SamplingParams
 from tests.support import llama31
 from tests.support.doors import Doors, grpc_request, running_doors
 from tests.support.health import Watcher
@@ -19,7 +23,8 @@ from tests.support.processes import server_process
 from tests.support.service import MODEL_ID
 from tests.support.tensorrt import DOUBLE, sampling_params_without
 
-CHAT = {
+CHAT_PATH = "/v1/chat/completions"
+CHAT: dict[str, Any] = {
     "model": MODEL_ID,
     "messages": [
         {"role": "system", "content": "You are a helpful assistant."},
@@ -80,6 +85,91 @@ async def test_parameter_that_the_library_cannot_honour_is_named_at_both_doors(
 
         assert (told.error, told.param) == ("unsupported_parameter", "presence_penalty")
         assert told == await doors.by_rest(asked) == await doors.by_stream(asked)
+
+
+async def test_log_probabilities_of_the_tokens_come_through_both_doors(serve_engine: ServeEngine) -> None:
+    """Of those that are shown; the end has none here."""
+    message = grpc_request(CHAT)
+    message.output.logprobs = True
+    async with running_doors(**serve_engine()) as doors:
+        choice = (await doors.client.generate_request(message)).choices[0]
+        reply = (await doors.http.post(CHAT_PATH, json={**CHAT, "logprobs": True})).json()["choices"][0]
+
+        expected = [log_probability(token_id, SamplingParams()) for token_id in choice.token_ids]
+        assert [entry.logprob for entry in choice.logprobs] == expected
+        content = reply["logprobs"]["content"]
+        assert [entry["logprob"] for entry in content] == expected
+        assert b"".join(bytes(entry["bytes"] or ()) for entry in content).decode() == choice.text
+        assert not any(entry["top_logprobs"] for entry in content)
+
+
+async def test_alternatives_are_refused_by_name(serve_engine: ServeEngine) -> None:
+    message = grpc_request(CHAT)
+    message.output.logprobs, message.output.top_logprobs = True, 2
+    async with running_doors(**serve_engine()) as doors:
+        with pytest.raises(InvalidRequestError) as told:
+            await doors.client.generate_request(message)
+
+        assert (told.value.code, told.value.param) == ("unsupported_parameter", "top_logprobs")
+        answer = await doors.by_rest({**CHAT, "logprobs": True, "top_logprobs": 2})
+        assert (answer.error, answer.param) == ("unsupported_parameter", "top_logprobs")
+
+
+async def test_forbidden_tokens_come_through_neither_door(serve_engine: ServeEngine) -> None:
+    async with running_doors(**serve_engine()) as doors:
+        usual = (await doors.by_rest(CHAT)).token_ids
+        assert usual is not None
+        forbidden = sorted(set(usual[3:6]))
+        message = grpc_request(CHAT)
+        message.sampling.logit_bias.update(dict.fromkeys(forbidden, -100.0))
+        body = {**CHAT, "logit_bias": {str(token_id): -100 for token_id in forbidden}}
+
+        choice = (await doors.client.generate_request(message)).choices[0]
+
+        assert list(choice.token_ids) == [index for index in usual if index not in forbidden]
+        assert (await doors.by_rest(body)).text == (await doors.by_stream(body)).text == choice.text
+
+
+async def test_answer_under_a_schema_fits_it_at_both_doors(serve_engine: ServeEngine) -> None:
+    """The double would rather say something else, which the grammar excludes."""
+    schema = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris"]}, "people": {"type": "integer", "minimum": 1000}},
+        "required": ["city", "people"],
+        "additionalProperties": False,
+    }
+    said = {"messages": [{"role": "user", "content": '@say<<{"city": "Rome"}>>'}]}
+    message = grpc_request({**CHAT, **said})
+    message.constraint.json_schema = json.dumps(schema)
+    named = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}}
+    body = {**CHAT, **said, "response_format": named}
+    async with running_doors(**serve_engine()) as doors:
+        choice = (await doors.client.generate_request(message)).choices[0]
+        answers = [await doors.by_rest(body), await doors.by_stream(body)]
+
+        assert choice.finish_reason.value == "stop"
+        found = json.loads(choice.text)
+        assert found["city"] == "Paris"
+        assert found["people"] >= 1000
+        assert [(answer.text, answer.finish_reason) for answer in answers] == [(choice.text, "stop")] * 2
+
+
+@pytest.mark.parametrize(
+    ("field", "asked"),
+    [
+        ("_return_log_probs", {"logprobs": True}),
+        ("embedding_bias", {"logit_bias": {"5": 1}}),
+        ("guided_decoding", {"response_format": {"type": "json_object"}}),
+    ],
+)
+async def test_option_that_the_library_has_not_is_named_at_the_door(
+    serve_engine: ServeEngine, double: Any, monkeypatch: pytest.MonkeyPatch, field: str, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(double, "SamplingParams", sampling_params_without(double.SamplingParams, field))
+    async with running_doors(**serve_engine()) as doors:
+        told = await doors.by_rest({**CHAT, **asked})
+
+        assert (told.error, told.param) == ("unsupported_parameter", next(iter(asked)))
 
 
 async def test_more_likely_tokens_than_the_engine_keeps_are_refused(serve_engine: ServeEngine) -> None:
@@ -159,7 +249,7 @@ async def test_process_ends_when_its_engine_has_died(
         ) as bridge,
         httpx.AsyncClient(base_url=f"http://{bridge.address}", timeout=30) as http,
     ):
-        answered = await http.post("/v1/chat/completions", json=CHAT)
+        answered = await http.post(CHAT_PATH, json=CHAT)
         assert answered.status_code == 200, answered.text
         killed = await http.post("/v1/completions", json={"model": MODEL_ID, "prompt": "@sim(die_at=0)"})
         assert (killed.status_code, killed.json()["error"]["code"]) == (503, "not_ready")
