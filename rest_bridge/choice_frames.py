@@ -41,8 +41,8 @@ class Shape:
     """The same where it is not known whether there will be text."""
     before_text: bytes
     after_text: bytes
-    ending: bytes
-    """What the last chunk of a choice has in the place of text."""
+    nothing: bytes
+    """What a chunk without text has in its place, as the last one of a choice."""
     logprobs: Callable[[], LogprobsWriter]
 
 
@@ -53,7 +53,7 @@ CHAT = Shape(
     silent_opening=b'"delta":{"role":"assistant","content":null,"refusal":null}',
     before_text=b'"delta":{"content":',
     after_text=b"}",
-    ending=b'"delta":{}',
+    nothing=b'"delta":{}',
     logprobs=chat_logprobs,
 )
 COMPLETION = Shape(
@@ -63,7 +63,7 @@ COMPLETION = Shape(
     silent_opening=None,
     before_text=b'"text":',
     after_text=b"",
-    ending=b'"text":""',
+    nothing=b'"text":""',
     logprobs=CompletionLogprobs,
 )
 
@@ -100,7 +100,7 @@ class ChoiceFrames:
     def ending(self, finished: Finished) -> bytes:
         """What goes out for the end."""
         reason = finish_reason(finished.reason).encode()
-        members = b'%s,"logprobs":null,"finish_reason":"%s"' % (self._shape.ending, reason)
+        members = b'%s,"logprobs":null,"finish_reason":"%s"' % (self._shape.nothing, reason)
         return self._head + members + self._tail
 
     def _opening(self, says: bytes | None) -> bytes:
@@ -135,11 +135,11 @@ class RichChoiceFrames(ChoiceFrames):
         return bool(delta.token_ids) and (self._wanted.token_ids or self._wanted.logprobs)
 
     def _content(self, delta: Delta) -> bytes:
-        text = _quoted(delta.text)
+        shape = self._shape
         if not delta.tool_calls:
-            return self._shape.before_text + text + self._shape.after_text
+            return shape.before_text + _quoted(delta.text) + shape.after_text if delta.text else shape.nothing
         calls = dump([call_piece(piece) for piece in delta.tool_calls])
-        content = b'"content":%s,' % text if delta.text else b""
+        content = b'"content":%s,' % _quoted(delta.text) if delta.text else b""
         return b'"delta":{%s"tool_calls":%s}' % (content, calls)
 
     def _likelihoods(self, delta: Delta) -> bytes:

@@ -211,6 +211,15 @@ def test_calls_of_tools_come_in_pieces() -> None:
     assert found[-1]["finish_reason"] == "tool_calls"
 
 
+def test_tokens_of_a_call_make_no_text() -> None:
+    """What is told of them comes in a delta without content, which else would be an empty text at the end."""
+    made = frames(tool_calls=True, logprobs=True)
+    opening, told = choices(made.render(Delta(0, "", (1,), 1, (token("{"),))))
+
+    assert (opening["delta"], told["delta"]) == (SILENT_OPENING, {})
+    assert told["logprobs"]["content"][0]["token"] == "{"
+
+
 def test_text_and_calls_share_a_chunk() -> None:
     """Where the service sends them together."""
     delta = Delta(0, "x", (), 0, (), (ToolCallDelta(0, "i", "f", "{}"), ToolCallDelta(1, "j", "g", "")))
