@@ -1,0 +1,42 @@
+"""Protobuf to a request that cannot be wrong: the one default table and every range check.
+
+Both doors end here. Field names in violations are the public parameter names, as REST spells them.
+
+violations.py  collecting what is wrong; numeric knobs with default and range
+request.py     the whole of a GenerateRequest, and the smaller requests of the model service
+prompt.py      conversations, texts, token ids, batches
+tools.py       the functions a model may call, and the calls in a conversation
+sampling.py    how tokens are chosen
+stopping.py    when to end
+output.py      what the answer holds
+constraint.py  what the answer must be
+unknown.py     what a request holds and nobody here knows
+"""
+
+from inference_service.parse.constraint import Constraint
+from inference_service.parse.prompt import (
+    BatchPrompt,
+    ChatPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    single_prompts,
+)
+from inference_service.parse.request import ParsedRequest, parse_count, parse_generate, parse_model_name
+from inference_service.parse.violations import check_size, check_token_ids
+
+__all__ = [
+    "BatchPrompt",
+    "ChatPrompt",
+    "Constraint",
+    "ParsedRequest",
+    "Prompt",
+    "TextPrompt",
+    "TokenPrompt",
+    "check_size",
+    "check_token_ids",
+    "parse_count",
+    "parse_generate",
+    "parse_model_name",
+    "single_prompts",
+]

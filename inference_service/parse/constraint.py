@@ -1,0 +1,49 @@
+"""What an answer must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lodestream.inference.v1 import generation_pb2 as pb
+
+from inference_service.parse.violations import Violations
+
+ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar"]
+
+FIELDS: dict[ConstraintKind, str] = {
+    "json_object": "response_format",
+    "json_schema": "response_format.json_schema.schema",
+    "regex": "guided_regex",
+    "grammar": "guided_grammar",
+}
+"""The public names of what says each kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A constraint as the caller wrote it, not yet compiled."""
+
+    kind: ConstraintKind
+    source: str
+    """Empty for `json_object`."""
+
+    @property
+    def field(self) -> str:
+        return FIELDS[self.kind]
+
+
+def read_constraint(message: pb.Constraint, wrong: Violations) -> Constraint | None:
+    """The constraint of a request, if it has one."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        wrong.missing("response_format.type")
+        return None
+    if kind == "json_object":
+        if not message.json_object:
+            wrong.add("response_format", "json_object must be true where it is set.")
+        return Constraint(kind, "")
+    source = getattr(message, kind)
+    if not source:
+        wrong.add(FIELDS[kind], f"{FIELDS[kind]} must not be empty.")
+    return Constraint(kind, source)

@@ -1,0 +1,49 @@
+"""What an answer holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lodestream.inference.v1 import generation_pb2 as pb
+
+from inference_service.parse.prompt import BatchPrompt, ChatPrompt, Prompt
+from inference_service.parse.violations import Knob, Violations
+
+CHOICES = Knob("n", 1, 1, 8)
+TOP_LOGPROBS = Knob("top_logprobs", 0, 0, 20)
+MAX_CHOICES = 32
+"""Of all prompts of a request together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What an answer holds."""
+
+    n: int
+    """Choices for each prompt."""
+    logprobs: int | None
+    """None: no log probabilities; else how many alternatives beside the token's own."""
+    echo: bool
+
+
+def read_output(options: pb.OutputOptions, prompt: Prompt | BatchPrompt, wrong: Violations) -> Output:
+    """What is asked for, checked against the kind of prompt."""
+    n = int(wrong.number(options, "n", CHOICES))
+    prompts = len(prompt.prompts) if isinstance(prompt, BatchPrompt) else 1
+    if prompts * n > MAX_CHOICES:
+        wrong.add("n", f"n is {n} for {prompts} prompts; a request may have {MAX_CHOICES} choices.")
+    output = Output(n, _logprobs(options, wrong), options.echo)
+    if output.echo and isinstance(prompt, ChatPrompt):
+        wrong.add("echo", "echo is only for prompts that are no conversation.")
+    if output.echo and output.logprobs is not None:
+        wrong.add("echo", "echo with logprobs is not supported: prompts have none.", "unsupported_parameter")
+    return output
+
+
+def _logprobs(options: pb.OutputOptions, wrong: Violations) -> int | None:
+    top = int(wrong.number(options, "top_logprobs", TOP_LOGPROBS))
+    if options.logprobs:
+        return top
+    if top:
+        wrong.add("top_logprobs", "top_logprobs is only for requests with logprobs.")
+    return None

@@ -1,0 +1,145 @@
+"""What a request gives the model to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lodestream.inference.v1 import generate_service_pb2 as generate_pb
+from lodestream.inference.v1 import generation_pb2 as pb
+from lodestream.inference.v1 import model_service_pb2 as model_pb
+
+from inference_service.generation.prompt import ChatTurn
+from inference_service.generation.tools.types import Tool, ToolChoice, ToolMode
+from inference_service.parse.tools import read_tool_calls, read_tool_choice, read_tools
+from inference_service.parse.violations import Violations
+
+MAX_BATCH = 16
+_NO_TOOLS = ToolChoice(ToolMode.NONE)
+
+_ROLES = {
+    pb.ROLE_SYSTEM: "system",
+    pb.ROLE_USER: "user",
+    pb.ROLE_ASSISTANT: "assistant",
+    pb.ROLE_TOOL: "tool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation, one turn or more."""
+
+    turns: Sequence[ChatTurn]
+    tools: Sequence[Tool] = ()
+    tool_choice: ToolChoice = _NO_TOOLS
+    parallel_tool_calls: bool = True
+
+    @property
+    def enforces_calls(self) -> bool:
+        """Whether the answer must be calls."""
+        return self.tool_choice.mode in (ToolMode.REQUIRED, ToolMode.NAMED)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """Raw text, one character or more."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """Token ids, one or more, not yet checked against a vocabulary."""
+
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPrompt:
+    """Several prompts, one or more."""
+
+    prompts: Sequence[TextPrompt | TokenPrompt]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+PromptMessage = generate_pb.GenerateRequest | model_pb.CountTokensRequest
+
+
+def single_prompts(prompt: Prompt | BatchPrompt) -> Sequence[Prompt]:
+    """Each prompt of a request."""
+    return prompt.prompts if isinstance(prompt, BatchPrompt) else (prompt,)
+
+
+def read_prompts(message: generate_pb.GenerateRequest, wrong: Violations) -> Prompt | BatchPrompt:
+    """The input of a GenerateRequest."""
+    if message.WhichOneof("input") != "batch":
+        return read_prompt(message, wrong)
+    prompts = message.batch.prompts
+    if not prompts:
+        wrong.add("prompt", "prompt must hold at least one prompt.")
+    wrong.check_count("prompt", len(prompts), MAX_BATCH, "prompts")
+    return BatchPrompt(tuple(_batched(p, f"prompt[{n}]", wrong) for n, p in enumerate(prompts[:MAX_BATCH])))
+
+
+def read_prompt(message: PromptMessage, wrong: Violations) -> Prompt:
+    """The input of a request that takes only one."""
+    form = message.WhichOneof("input")
+    if form == "chat":
+        return _chat(message.chat, wrong)
+    if form == "token_ids":
+        return _token_ids(message.token_ids, "prompt", wrong)
+    if form is None:
+        wrong.add(
+            "messages", "One of messages, prompt or token ids is required.", "missing_required_parameter"
+        )
+        return TextPrompt("")
+    return _text(message.prompt, "prompt", wrong)
+
+
+def _batched(prompt: pb.BatchPrompt, field: str, wrong: Violations) -> TextPrompt | TokenPrompt:
+    if prompt.WhichOneof("form") == "token_ids":
+        return _token_ids(prompt.token_ids, field, wrong)
+    return _text(prompt.text, field, wrong)
+
+
+def _token_ids(ids: pb.TokenIds, field: str, wrong: Violations) -> TokenPrompt:
+    if not ids.ids:
+        wrong.add(field, f"{field} must hold at least one token id.")
+    return TokenPrompt(tuple(ids.ids))
+
+
+def _text(text: str, field: str, wrong: Violations) -> TextPrompt:
+    if not text:
+        wrong.add(field, f"{field} must hold at least one character.")
+    return TextPrompt(text)
+
+
+def _chat(chat: pb.ChatInput, wrong: Violations) -> ChatPrompt:
+    if not chat.messages:
+        wrong.add("messages", "messages must hold at least one message.")
+    turns = []
+    for number, message in enumerate(chat.messages):
+        turns.append(_turn(message, f"messages[{number}]", wrong))
+        if wrong.is_full:
+            break
+    offered = read_tools(chat.tools, wrong)
+    return ChatPrompt(
+        tuple(turns),
+        offered,
+        read_tool_choice(chat, offered, wrong),
+        chat.parallel_tool_calls if chat.HasField("parallel_tool_calls") else True,
+    )
+
+
+def _turn(message: pb.ChatMessage, field: str, wrong: Violations) -> ChatTurn:
+    role = _ROLES.get(message.role)
+    if role is None:
+        wrong.add(f"{field}.role", f"{field}.role must be one of {', '.join(_ROLES.values())}.")
+    if role == "tool" and not message.tool_call_id:
+        wrong.missing(f"{field}.tool_call_id")
+    if role != "tool" and message.tool_call_id:
+        wrong.add(f"{field}.tool_call_id", f"{field}.tool_call_id is only for the role tool.")
+    if role != "assistant" and message.tool_calls:
+        wrong.add(f"{field}.tool_calls", f"{field}.tool_calls is only for the role assistant.")
+    calls = read_tool_calls(message.tool_calls, field, wrong)
+    return ChatTurn(role or "", message.content, calls, message.tool_call_id or None)

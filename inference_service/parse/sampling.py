@@ -1,0 +1,49 @@
+"""How tokens are chosen."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+from lodestream.inference.v1 import generation_pb2 as pb
+
+from inference_service.backends.types import Sampling
+from inference_service.parse.violations import Knob, Violations
+
+TEMPERATURE = Knob("temperature", 0.7, 0.0, 2.0)
+TOP_P = Knob("top_p", 0.9, 0.0, 1.0)
+TOP_K = Knob("top_k", 0, -1, 2**31 - 1)
+MIN_P = Knob("min_p", 0.0, 0.0, 1.0)
+FREQUENCY_PENALTY = Knob("frequency_penalty", 0.0, -2.0, 2.0)
+PRESENCE_PENALTY = Knob("presence_penalty", 0.0, -2.0, 2.0)
+REPETITION_PENALTY = Knob("repetition_penalty", 1.0, 0.0, 2.0, excludes_low=True)
+LOGIT_BIAS = Knob("logit_bias", 0.0, -100.0, 100.0)
+MAX_BIASES = 300
+
+
+def read_sampling(options: pb.SamplingOptions, wrong: Violations) -> Sampling:
+    """Every sampling knob, with its default where the caller gave none."""
+    temperature = wrong.number(options, "temperature", TEMPERATURE)
+    has_seed = options.HasField("seed")
+    return Sampling(
+        temperature=temperature,
+        top_p=wrong.number(options, "top_p", TOP_P),
+        top_k=max(0, int(wrong.number(options, "top_k", TOP_K))),
+        min_p=wrong.number(options, "min_p", MIN_P),
+        frequency_penalty=wrong.number(options, "frequency_penalty", FREQUENCY_PENALTY),
+        presence_penalty=wrong.number(options, "presence_penalty", PRESENCE_PENALTY),
+        repetition_penalty=wrong.number(options, "repetition_penalty", REPETITION_PENALTY),
+        seed=options.seed % 2**64 if has_seed else secrets.randbits(64),
+        reproducible=has_seed or temperature == 0.0,
+    )
+
+
+def read_logit_bias(options: pb.SamplingOptions, wrong: Violations) -> Mapping[int, float]:
+    """Token id to bias, in the order of the ids; not yet checked against a vocabulary."""
+    wrong.check_count("logit_bias", len(options.logit_bias), MAX_BIASES, "token ids")
+    bias = dict(sorted(options.logit_bias.items()))
+    for token_id, value in bias.items():
+        if wrong.is_full:
+            break
+        wrong.check(f"logit_bias[{token_id}]", value, LOGIT_BIAS)
+    return bias

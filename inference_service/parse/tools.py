@@ -1,0 +1,99 @@
+"""The functions that a model may call, and the calls that a conversation holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lodestream.inference.v1 import generation_pb2 as pb
+
+from inference_service.generation.tools.documents import read_arguments
+from inference_service.generation.tools.json_object import MalformedJson
+from inference_service.generation.tools.types import Tool, ToolCall, ToolChoice, ToolMode
+from inference_service.parse.violations import Violations
+
+MAX_TOOLS = 128
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MODES = {
+    pb.TOOL_CHOICE_MODE_UNSPECIFIED: ToolMode.AUTO,
+    pb.TOOL_CHOICE_MODE_AUTO: ToolMode.AUTO,
+    pb.TOOL_CHOICE_MODE_NONE: ToolMode.NONE,
+    pb.TOOL_CHOICE_MODE_REQUIRED: ToolMode.REQUIRED,
+    pb.TOOL_CHOICE_MODE_NAMED: ToolMode.NAMED,
+}
+
+
+def read_tools(messages: Sequence[pb.Tool], wrong: Violations) -> Sequence[Tool]:
+    """The functions that a model may call."""
+    wrong.check_count("tools", len(messages), MAX_TOOLS, "tools")
+    found: list[Tool] = []
+    for number, message in enumerate(messages[:MAX_TOOLS]):
+        if wrong.is_full:
+            break
+        field = f"tools[{number}].function"
+        check_name(message.name, f"{field}.name", wrong)
+        if any(tool.name == message.name for tool in found):
+            wrong.add(f"{field}.name", f"{field}.name is the name of an earlier tool.")
+        parameters = _parameters(message.parameters, f"{field}.parameters", wrong)
+        found.append(Tool(message.name, message.description, parameters, message.strict))
+    return tuple(found)
+
+
+def read_tool_choice(chat: pb.ChatInput, tools: Iterable[Tool], wrong: Violations) -> ToolChoice:
+    """Whether the model calls tools; without tools it calls none."""
+    mode = _MODES.get(chat.tool_choice.mode)
+    if mode is None:
+        known = "auto, none, required, or the name of a tool"
+        wrong.add("tool_choice", f"tool_choice must be {known}.")
+        return ToolChoice(ToolMode.NONE)
+    enforced = mode in (ToolMode.REQUIRED, ToolMode.NAMED)
+    if not chat.tools:
+        if enforced:
+            wrong.add("tool_choice", "tool_choice is only for requests with tools.")
+        return ToolChoice(ToolMode.NONE)
+    if mode is ToolMode.NAMED and all(tool.name != chat.tool_choice.name for tool in tools):
+        wrong.add("tool_choice", "tool_choice names a tool that is not among the tools.")
+    return ToolChoice(mode, chat.tool_choice.name if mode is ToolMode.NAMED else None)
+
+
+def read_tool_calls(calls: Iterable[pb.ToolCall], field: str, wrong: Violations) -> Sequence[ToolCall]:
+    """The calls of an earlier turn."""
+    found = []
+    for number, call in enumerate(calls):
+        if wrong.is_full:
+            break
+        name = f"{field}.tool_calls[{number}]"
+        if not call.id:
+            wrong.missing(f"{name}.id")
+        check_name(call.name, f"{name}.function.name", wrong)
+        _check_arguments(call.arguments, f"{name}.function.arguments", wrong)
+        found.append(ToolCall(call.id, call.name, call.arguments))
+    return tuple(found)
+
+
+def check_name(name: str, field: str, wrong: Violations) -> None:
+    """Note what is no name of a function."""
+    if not _NAME.fullmatch(name):
+        wrong.add(field, f"{field} must be 1 to 64 characters of [A-Za-z0-9_-].")
+
+
+def _parameters(text: str, field: str, wrong: Violations) -> Mapping[str, Any] | None:
+    if not text:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        wrong.add(field, f"{field} must be a JSON object, a JSON Schema.")
+        return None
+    return value
+
+
+def _check_arguments(text: str, field: str, wrong: Violations) -> None:
+    try:
+        read_arguments(text)
+    except (MalformedJson, RecursionError):
+        wrong.add(field, f"{field} must be a JSON object as text.")

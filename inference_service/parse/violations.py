@@ -1,0 +1,107 @@
+"""Collecting what is wrong with a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from inference_service.errors import InvalidRequest, RequestTooLarge, Violation
+
+MAX_VIOLATIONS = 16
+"""So many are told at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A numeric parameter: its default and its accepted range."""
+
+    name: str
+    default: float
+    low: float
+    high: float
+    excludes_low: bool = False
+
+    def accepts(self, value: float) -> bool:
+        above = value > self.low if self.excludes_low else value >= self.low
+        return above and value <= self.high
+
+    @property
+    def range(self) -> str:
+        return f"{'(' if self.excludes_low else '['}{_number(self.low)}, {_number(self.high)}]"
+
+
+class Violations:
+    """Collects what is wrong, so that a caller learns all of it at once."""
+
+    def __init__(self) -> None:
+        self._found: list[Violation] = []
+
+    def add(self, field: str, description: str, code: str = "invalid_value") -> None:
+        self._found.append(Violation(field, description, code))
+
+    def missing(self, field: str) -> None:
+        self.add(field, f"{field} is required.", "missing_required_parameter")
+
+    def number(self, message: Message, field: str, knob: Knob) -> float:
+        """The value of an optional numeric field, or its default."""
+        if not message.HasField(field):
+            return knob.default
+        value: float = getattr(message, field)
+        self.check(knob.name, value, knob)
+        return value
+
+    def check(self, field: str, value: float, knob: Knob) -> None:
+        """Note a value outside a knob's range."""
+        if not knob.accepts(value):
+            self.add(field, f"{field} is {_number(value)}; it must be in {knob.range}.")
+
+    def check_count(self, field: str, count: int, most: int, what: str) -> None:
+        """Note more than `most` elements."""
+        if count > most:
+            self.add(field, f"{field} holds {count} {what}; it may hold {most}.")
+
+    def check_length(self, field: str, text: str, least: int, most: int) -> None:
+        """Note a text outside a range of lengths, in characters."""
+        if not least <= len(text) <= most:
+            self.add(field, f"{field} is {len(text)} characters long; it must be in [{least}, {most}].")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is nothing to gain from looking further."""
+        return len(self._found) >= MAX_VIOLATIONS
+
+    def raise_if_any(self) -> None:
+        if self._found:
+            raise InvalidRequest(self._found[:MAX_VIOLATIONS])
+
+
+def check_size(message: Message, limit: int) -> int:
+    """The size of a message, in bytes, at most `limit`.
+
+    Raises:
+        RequestTooLarge: it is.
+
+    """
+    size = message.ByteSize()
+    if size > limit:
+        raise RequestTooLarge(size, limit)
+    return size
+
+
+def check_token_ids(ids: Sequence[int], vocabulary_size: int, field: str) -> None:
+    """Refuse ids outside the vocabulary.
+
+    Raises:
+        InvalidRequest: naming the first one.
+
+    """
+    bad = next((n for n, token_id in enumerate(ids) if token_id >= vocabulary_size), None)
+    if bad is not None:
+        name = f"{field}[{bad}]"
+        raise InvalidRequest.of(name, f"{name} is {ids[bad]}; it must be in [0, {vocabulary_size}).")
+
+
+def _number(value: float) -> str:
+    return repr(value).removesuffix(".0")

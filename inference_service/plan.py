@@ -1,0 +1,158 @@
+"""A parsed request as the work of an engine: its prompts as tokens, its choices with all their stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from inference_service.backends.types import EngineRequest, Sampling
+from inference_service.enforce import grammar_of
+from inference_service.generation.choice import ChoiceStream, Stages, Tools
+from inference_service.generation.deadline import Deadline
+from inference_service.generation.events import Report
+from inference_service.generation.filter import ContentPolicy
+from inference_service.generation.generator import GenerationRequest
+from inference_service.generation.run import ChoicePlan
+from inference_service.generation.seeds import choice_seed
+from inference_service.generation.tools.constraint import most_calls
+from inference_service.generation.tools.ids import call_ids
+from inference_service.generation.tools.parser import ToolCallParser
+from inference_service.generation.tools.types import ToolMode
+from inference_service.parse import BatchPrompt, ChatPrompt, ParsedRequest, Prompt, TextPrompt, single_prompts
+from inference_service.screen import screened
+from inference_service.served import ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a request is made."""
+
+    request_id: str
+    key_name: str
+    deadline: Deadline | None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """One prompt as tokens."""
+
+    prompt: Prompt
+    ids: Sequence[int]
+    max_tokens: int
+    """Room that each of its choices has."""
+
+
+class Planner:
+    """Plans requests for a served model.
+
+    Args:
+        model: what is served.
+        policy: the content filter; None: there is none.
+
+    """
+
+    def __init__(self, model: ServedModel, policy: ContentPolicy | None) -> None:
+        self._model = model
+        self._policy = policy
+
+    def plan(self, parsed: ParsedRequest, caller: Caller) -> GenerationRequest:
+        """Check a request against what is served, and turn it into work. Blocks for as long as that takes.
+
+        Raises:
+            ServiceError: the model or the engine cannot do it, or it does not fit.
+
+        """
+        self._model.check(parsed)
+        screening = screened(self._policy, parsed.prompt, self._model.tokenizer, caller.key_name)
+        prompts = [self._encode(p, parsed) for p in single_prompts(screening.prompt)]
+        grammar = grammar_of(parsed, self._model)
+        work = _Work(self._model, self._policy, parsed, caller, grammar)
+        return GenerationRequest(
+            request_id=caller.request_id,
+            model=self._model.id,
+            prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
+            choices=() if parsed.validate_only else tuple(work.choices(prompts)),
+            deadline=caller.deadline,
+            report=_report(parsed, prompts),
+            blocked_by=None if parsed.validate_only else screening.blocked_by,
+        )
+
+    def _encode(self, prompt: Prompt, parsed: ParsedRequest) -> EncodedPrompt:
+        ids = self._model.encode(prompt)
+        return EncodedPrompt(prompt, ids, self._model.room(parsed.stopping.max_tokens, prompt, len(ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What all choices of a request share."""
+
+    model: ServedModel
+    policy: ContentPolicy | None
+    parsed: ParsedRequest
+    caller: Caller
+    grammar: str | None
+
+    def choices(self, prompts: Sequence[EncodedPrompt]) -> Iterator[ChoicePlan]:
+        n = self.parsed.output.n
+        for number, prompt in enumerate(prompts):
+            for k in range(n):
+                yield self._choice(prompt, number * n + k, k)
+
+    def _choice(self, prompt: EncodedPrompt, index: int, k: int) -> ChoicePlan:
+        """The `k`-th choice of a prompt, with its index among all."""
+        sampling = self._sampling(k)
+        request_id = self.caller.request_id
+        engine = EngineRequest(
+            request_id=f"{request_id}-{index}" if index else request_id,
+            prompt_ids=prompt.ids,
+            sampling=sampling,
+            max_tokens=prompt.max_tokens,
+            ignore_eos=self.parsed.stopping.ignore_eos,
+            logit_bias=self.parsed.logit_bias,
+            logprobs=self.parsed.output.logprobs,
+            grammar=self.grammar,
+        )
+        stream = ChoiceStream(self.model.tokenizer, self._stages(prompt, sampling, index), index)
+        return ChoicePlan(index, engine, stream, self._opening(prompt), repeats_prompt=k > 0)
+
+    def _sampling(self, k: int) -> Sampling:
+        sampling = self.parsed.sampling
+        return replace(sampling, seed=choice_seed(sampling.seed, k)) if k else sampling
+
+    def _stages(self, prompt: EncodedPrompt, sampling: Sampling, index: int) -> Stages:
+        stopping = self.parsed.stopping
+        return Stages(
+            stops=stopping.stops,
+            stop_token_ids=frozenset(stopping.stop_token_ids),
+            include_stop=stopping.include_stop,
+            filter=self.policy.output_filter(self.caller.key_name) if self.policy else None,
+            tools=_tools(prompt, sampling, index),
+        )
+
+    def _opening(self, prompt: EncodedPrompt) -> str:
+        if not self.parsed.output.echo:
+            return ""
+        text = prompt.prompt.text if isinstance(prompt.prompt, TextPrompt) else None
+        return self.model.tokenizer.decode(prompt.ids) if text is None else text
+
+
+def _tools(prompt: EncodedPrompt, sampling: Sampling, index: int) -> Tools | None:
+    chat = prompt.prompt
+    if not isinstance(chat, ChatPrompt) or chat.tool_choice.mode is ToolMode.NONE:
+        return None
+    named = chat.tool_choice.name
+    names = {tool.name for tool in chat.tools if named is None or tool.name == named}
+    most = most_calls(chat.tool_choice, parallel=chat.parallel_tool_calls)
+    return ToolCallParser(names, call_ids(sampling.seed, prompt.ids, index), most)
+
+
+def _report(parsed: ParsedRequest, prompts: Sequence[EncodedPrompt]) -> Report:
+    most = max(prompt.max_tokens for prompt in prompts)
+    return Report(parsed.sampling, parsed.logit_bias, most, parsed.ignored)
+
+
+def is_long_work(parsed: ParsedRequest) -> bool:
+    """Whether planning a request takes long whatever its size: grammars are compiled, tools rendered."""
+    prompt = parsed.prompt
+    has_tools = isinstance(prompt, ChatPrompt) and bool(prompt.tools)
+    return parsed.constraint is not None or has_tools or isinstance(prompt, BatchPrompt)
