@@ -79,7 +79,10 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural logarithm of a token's probability under the model itself, before any sampling knob."""
+    """Natural logarithm of a token's probability under the model itself, before any sampling knob.
+
+    Compiled engines tell that of the distribution that the token was drawn from instead.
+    """
 
     token_id: int
     logprob: float
@@ -112,7 +115,7 @@ class EngineStep:
     cached_tokens: int | None = None
     """Prompt tokens found in the KV cache; given once, in any step."""
     logprobs: Sequence[TokenLogprob] = ()
-    """Where asked for: one for each of `token_ids`, in order."""
+    """Where asked for: one for each of `token_ids`, in order; an end-of-sequence token may lack its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -755,7 +755,7 @@ Global___Delta: _TypeAlias = Delta  # noqa: Y015
 @_typing.final
 class TokenLogprob(_message.Message):
     """TokenLogprob is how likely a token was, by the model itself: before bias, penalties, temperature,
-    filters and grammar.
+    filters and grammar. Compiled engines tell that of the distribution the token was drawn from instead.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
