@@ -188,6 +188,22 @@ async def test_calls_that_are_demanded(client: openai.AsyncOpenAI, choice: Any) 
     assert final.choices[0].finish_reason == "tool_calls"
 
 
+async def test_calls_in_several_choices(client: openai.AsyncOpenAI) -> None:
+    """With log probabilities of their tokens, and never a text: the same whole and streamed."""
+    options = {"max_tokens": 80, "n": 2, "tools": [WEATHER], "tool_choice": "required", "logprobs": True}
+    whole = await client.chat.completions.create(**ask(**options))
+    stream = await folded(client, **options)
+
+    for one, other in zip(whole.choices, stream.choices, strict=True):
+        assert (one.finish_reason, one.message.content) == ("tool_calls", None)
+        assert (other.finish_reason, other.message.content) == ("tool_calls", None)
+        assert [c.function.arguments for c in one.message.tool_calls or ()] == [
+            c.function.arguments for c in other.message.tool_calls
+        ]
+        assert one.logprobs is not None
+        assert one.logprobs.model_dump() == other.logprobs.model_dump()
+
+
 async def test_a_conversation_with_tools(client: openai.AsyncOpenAI) -> None:
     """The call goes back with its result, and the model goes on."""
     options = ask(max_tokens=80, tools=[WEATHER])
