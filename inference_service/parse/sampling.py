@@ -33,7 +33,8 @@ def read_sampling(options: pb.SamplingOptions, wrong: Violations) -> Sampling:
         frequency_penalty=wrong.number(options, "frequency_penalty", FREQUENCY_PENALTY),
         presence_penalty=wrong.number(options, "presence_penalty", PRESENCE_PENALTY),
         repetition_penalty=wrong.number(options, "repetition_penalty", REPETITION_PENALTY),
-        seed=options.seed % 2**64 if has_seed else secrets.randbits(64),
+        # Drawn ones survive JSON readers that have no integers but 53 bits of a float.
+        seed=options.seed % 2**64 if has_seed else secrets.randbits(53),
         reproducible=has_seed or temperature == 0.0,
     )
 
