@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from inference_service.grammar.errors import ConstraintError
+from inference_service.grammar.growth import refuse_growth
 from inference_service.grammar.limits import MOST_ELEMENTS, MOST_LEFT_PATHS, MOST_RULES
 from inference_service.grammar.nodes import (
     Chars,
@@ -53,6 +54,7 @@ class _Check:
         self._nullable = self._closure(_is_nullable)
         self._refuse_empty_repetitions()
         self._count_left_paths(self._in_left_order())
+        refuse_growth(self._rules, self._places)
 
     def _error(self, message: str, rule: str) -> ConstraintError:
         return ConstraintError(message, self._places.get(rule, f"rule {rule}"))

@@ -176,3 +176,21 @@ def test_any_text_is_a_grammar_or_refused(tail: str) -> None:
     except ConstraintError:
         return
     assert matches(grammar, shortest_sentence(grammar))
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= "(" root ")" | "(" root "]" | "x"',
+        'root ::= "x" a "y" | "x" b "z" | "w"\na ::= root | "v"\nb ::= root | "u"',
+        'root ::= a root ")" | b root "]" | "w"\na ::= "a" | "ab"\nb ::= "b" | "ba"',
+    ],
+)
+def test_recursion_that_multiplies_the_ways_to_read_is_refused(grammar: str) -> None:
+    with pytest.raises(ConstraintError, match="contains itself"):
+        compiled(grammar)
+
+
+def test_recursion_that_can_be_told_apart_is_accepted() -> None:
+    grammar = compiled('root ::= "(" root ")" | "[" root "]" | number\nnumber ::= [0-9]+ | [1-9] [0-9]*\n')
+    assert matches(grammar, "([(12)])")
