@@ -44,7 +44,7 @@ class InvalidRequest(ServiceError):
     """Expected: one or more fields are wrong."""
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        super().__init__("; ".join(v.description for v in violations))
+        super().__init__(" ".join(v.description for v in violations))
         self.violations = tuple(violations)
 
     @classmethod
