@@ -126,7 +126,7 @@ def test_each_violation_keeps_its_own_reason() -> None:
         ("messages", "no template", "UNSUPPORTED_PARAMETER"),
     ]
     assert answer.reason == "INVALID_VALUE"
-    assert answer.message == "top_p is 2; it must be in [0, 1].; model is required.; no template"
+    assert answer.message == "top_p is 2; it must be in [0, 1]. model is required. no template"
 
 
 def test_a_prompt_that_does_not_fit_names_its_field() -> None:
