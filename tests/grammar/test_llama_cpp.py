@@ -107,9 +107,6 @@ async def test_the_end_comes_only_where_the_grammar_is_complete(
     assert finish is EngineFinish.END_OF_SEQUENCE
 
 
-@pytest.mark.xfail(
-    reason="the backend does not keep control tokens out of constrained text yet", strict=False
-)
 async def test_a_control_token_is_no_text(backend: Backend, tokenizer: Tokenizer) -> None:
     """To the engine a control token spells its name, which a set of characters may well allow."""
     grammar = compile_constraint(ConstraintKind.REGEX, "<[a-z|_]{1,12}>?")

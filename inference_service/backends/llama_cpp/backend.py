@@ -18,7 +18,7 @@ from inference_service.backends.llama_cpp.grammar import GrammarGuard
 from inference_service.backends.llama_cpp.loading import EngineSettings, load_engine
 from inference_service.backends.llama_cpp.lookup import Lookup
 from inference_service.backends.llama_cpp.sampling import completion_body
-from inference_service.backends.llama_cpp.spelling import Speller, TextEncoder
+from inference_service.backends.llama_cpp.spelling import ModelTokenizer, Speller, silent_tokens
 from inference_service.backends.llama_cpp.steps import StepBuffer
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
 
@@ -49,7 +49,7 @@ class LlamaCppBackend(Backend):
     def __init__(
         self,
         model_path: Path,
-        tokenizer: TextEncoder,
+        tokenizer: ModelTokenizer,
         *,
         context_length: int,
         max_concurrency: int,
@@ -60,6 +60,8 @@ class LlamaCppBackend(Backend):
         self._tokenizer = tokenizer
         self._speller = Speller(tokenizer)
         self._guard = GrammarGuard(tokenizer)
+        self._silent: frozenset[int] | None = None
+        """The control tokens, once a grammar has asked for them."""
         self._gate: PrefillGate[EngineCall] = PrefillGate(
             slots=max_concurrency, batch_tokens=self._settings.batch_tokens
         )
@@ -84,7 +86,7 @@ class LlamaCppBackend(Backend):
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
         if request.grammar is not None:
-            await _off_loop(self._guard.check, request.grammar)
+            await _off_loop(self._prepare, request.grammar)
         call = self._call(request)
         lookup = self._lookup(request)
         await self._gate.enter(call)
@@ -118,6 +120,11 @@ class LlamaCppBackend(Backend):
             call.fail(dead)
         await _off_loop(self._release)
 
+    def _prepare(self, grammar: str) -> None:
+        self._guard.check(grammar)
+        if self._silent is None:
+            self._silent = silent_tokens(self._tokenizer)
+
     def _call(self, request: EngineRequest) -> EngineCall:
         if self._closed or not self._engine:
             raise EngineDeadError("the engine is not running")
@@ -125,7 +132,7 @@ class LlamaCppBackend(Backend):
             self._engine[0],
             self._pulse,
             request_id=request.request_id,
-            body=completion_body(request, self._settings.context_length),
+            body=completion_body(request, self._settings.context_length, self._silent or ()),
             steps=StepBuffer(self._speller, request.max_tokens, request.logprobs),
             prefill_left=len(request.prompt_ids),
             on_change=self._on_change,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import orjson
 
@@ -36,12 +36,18 @@ _OFF = {
 }
 
 
-def completion_body(request: EngineRequest, context_length: int) -> bytes:
+def completion_body(request: EngineRequest, context_length: int, silent: Collection[int] = ()) -> bytes:
     """The JSON body that runs this request.
 
     Every sampling knob is stated. Tokens are filtered before the temperature applies (penalties,
     top_k, top_p, min_p, temperature), so what may be drawn does not depend on the temperature.
     `ignore_eos` forbids every end-of-generation token the model has.
+
+    Args:
+        request: what to run.
+        context_length: of a slot, in tokens.
+        silent: the control tokens. To a grammar they spell their names, which none of them writes.
+
     """
     return orjson.dumps(
         {
@@ -58,7 +64,7 @@ def completion_body(request: EngineRequest, context_length: int) -> bytes:
             **_OFF,
             **_choice(request.sampling),
             **_penalties(request.sampling, context_length),
-            **_bias(request),
+            **_bias(request, silent if request.grammar is not None else ()),
             **_extras(request),
         }
     )
@@ -122,11 +128,13 @@ def _penalties(sampling: Sampling, context_length: int) -> dict[str, object]:
     }
 
 
-def _bias(request: EngineRequest) -> dict[str, object]:
-    """What is added to logits: the caller's bias, and what takes the prompt's penalties back."""
+def _bias(request: EngineRequest, forbidden: Collection[int]) -> dict[str, object]:
+    """What is added to logits: the caller's bias, what takes penalties of the prompt back, what forbids."""
     bias = _prompt_bias(request.sampling, request.prompt_ids)
     for token_id, value in request.logit_bias.items():
         bias[token_id] = bias.get(token_id, 0.0) + (value if value > -100.0 else FORBIDDEN)
+    for token_id in forbidden:
+        bias[token_id] = FORBIDDEN
     return {"logit_bias": list(bias.items())} if bias else {}
 
 
