@@ -12,7 +12,7 @@ ServiceError
 ├── ReaderStalled             the caller stopped reading its stream
 ├── UnknownMethod             no such RPC
 ├── NotReady                  starting, draining, or the engine is down
-└── DeadlineBeforeFirstToken  the caller's deadline passed before there was anything to return
+└── DeadlineBeforeFirstToken  the caller's deadline passed, or would, before there was anything to return
 """
 
 from __future__ import annotations
@@ -117,10 +117,15 @@ class NotReady(ServiceError):
 
 
 class DeadlineBeforeFirstToken(ServiceError):
-    """Expected: the deadline passed before the first token."""
+    """Expected: the deadline passed before the first token, or would pass while the request waits."""
 
-    def __init__(self) -> None:
-        super().__init__("The deadline passed before the first token.")
+    def __init__(self, wait: float | None = None) -> None:
+        """Args: wait: how long the request would wait, in seconds; None: the deadline has passed."""
+        super().__init__(
+            "The deadline passed before the first token."
+            if wait is None
+            else f"A request waits about {wait:.1f} s for its turn now, longer than its deadline allows."
+        )
 
 
 class ReaderStalled(ServiceError):

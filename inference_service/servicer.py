@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import cast
 
 from lodestream.inference.v1 import generate_service_pb2 as pb
@@ -18,7 +17,6 @@ from inference_service.engine_room import EngineDoor, EngineRoom
 from inference_service.generation.deadline import Deadline
 from inference_service.generation.events import Event
 from inference_service.generation.generator import Generation, GenerationRequest
-from inference_service.generation.run import Permit
 from inference_service.generation.watch import Stopwatch
 from inference_service.plan import Caller, Planner, is_long_work
 from lodestream_common.keys import Level
@@ -56,14 +54,17 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
         watch = Stopwatch()
         room = self._door.enter()
         room.admission.check_open()
+        if not message.validate_only:
+            room.admission.check_space()
         request = await self._read(call, message, room)
         call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
-        generation = Generation(room.backend, _permit(call, room, request), request, watch)
-        try:
-            async with aclosing(generation.events()) as events:
-                yield events
-        finally:
-            call.facts |= _facts(generation, watch)
+        with room.admission.reserve(_tenant(call), request.permits, request.deadline) as permit:
+            generation = Generation(room.backend, permit, request, watch)
+            try:
+                async with aclosing(generation.events()) as events:
+                    yield events
+            finally:
+                call.facts |= _facts(generation, watch)
 
     async def _read(self, call: Call, message: pb.GenerateRequest, room: EngineRoom) -> GenerationRequest:
         size = parse.check_size(message, self._max_message_bytes)
@@ -72,16 +73,14 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
         caller = Caller(call.request_id, _key_name(call), _deadline(call.context))
         planner = Planner(room.model, room.policy)
         request = await room.model.work(size, planner.plan, parsed, caller, is_long=is_long_work(parsed))
-        if request.choices and request.blocked_by is None:
-            room.admission.check(len(request.choices), request.deadline)
-        if request.choices:
+        if not parsed.validate_only:
             return request
-        return replace(request, report=replace(request.report, queue_estimate=room.admission.estimate()))
+        estimate = room.admission.estimate(_tenant(call))
+        return replace(request, report=replace(request.report, queue_estimate=estimate))
 
 
-def _permit(call: Call, room: EngineRoom, request: GenerationRequest) -> Permit:
-    tenant = call.caller.key_id if call.caller else ANONYMOUS
-    return partial(room.admission.permit, tenant, request.deadline, is_checked=True)
+def _tenant(call: Call) -> str:
+    return call.caller.key_id if call.caller else ANONYMOUS
 
 
 def _key_name(call: Call) -> str:

@@ -5,24 +5,36 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 
-from inference_service.errors import NotReady, QueueFull
+from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFull
 from inference_service.generation.deadline import Deadline, DeadlinePassed
+
+Permit = Callable[[], AbstractAsyncContextManager[int]]
+"""Waits for a permit; the context holds it. Gives how many are held, this one included.
+
+Raises:
+    DeadlinePassed: while waiting.
+
+"""
+
+_Turn = asyncio.Future[None]
+"""A place in the queue; done once it has a permit."""
 
 
 class Admission:
     """A fixed number of permits and a bounded queue that is fair between tenants.
 
     Tenants with waiting requests take turns, so one that floods the queue delays itself, not the
-    others. Within a tenant, first come is first served. A permit lives as long as its `async with`.
+    others. Within a tenant, first come is first served.
     """
 
     def __init__(self, *, capacity: int, queue_limit: int) -> None:
         self._capacity = capacity
         self._queue_limit = queue_limit
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[_Turn]] = OrderedDict()
         self._waiting_count = 0
         self._hold_seconds: float | None = None
         # Of recent requests; None: there were none yet.
@@ -37,25 +49,90 @@ class Admission:
         """Admit nobody new. Requests that wait already keep their place."""
         self._closed = True
 
-    @asynccontextmanager
-    async def permit(
-        self, tenant: str, deadline: Deadline | None = None, *, is_checked: bool = False
-    ) -> AsyncIterator[int]:
-        """Hold a permit, waiting for it if need be; gives how many are held, this one included.
-
-        Args:
-            tenant: whose turn it takes.
-            deadline: how long to wait.
-            is_checked: `check` has let this one in already.
+    def check_open(self) -> None:
+        """Find out whether anybody may come in.
 
         Raises:
-            QueueFull, NotReady: as `check_open`.
-            DeadlinePassed: while waiting.
+            NotReady: closed.
 
         """
-        if not is_checked:
-            self.check_open()
-        await self._acquire(tenant, deadline)
+        if self._closed:
+            raise NotReady("it is shutting down")
+
+    def check_space(self) -> None:
+        """Find out whether a request may come in now, before any work is done for it.
+
+        Raises:
+            QueueFull: as many as allowed wait already.
+
+        """
+        if self.running >= self._capacity and self._waiting_count >= self._queue_limit:
+            raise QueueFull(self._queue_limit, self._next_permit())
+
+    @contextmanager
+    def reserve(self, tenant: str, permits: int, deadline: Deadline | None = None) -> Iterator[Permit]:
+        """Take places for a request: free permits at once, the rest in the queue. All of them or none.
+
+        Gives what waits for a permit and holds it, as often as there are places. Those that are left when
+        the context ends are given back.
+
+        Args:
+            tenant: whose turns it takes.
+            permits: how many; none needs no place.
+            deadline: how long to wait.
+
+        Raises:
+            NotReady: closed.
+            QueueFull: there are not so many places.
+            DeadlineBeforeFirstToken: by the time that recent requests took, it would pass in the queue.
+
+        """
+        if permits:
+            self._check(tenant, permits, deadline)
+        turns = deque([self._enter(tenant) for _ in range(permits)])
+        try:
+            yield partial(self._hold, tenant, turns, deadline)
+        finally:
+            while turns:
+                self._give_back(tenant, turns.pop())
+
+    def estimate(self, tenant: str) -> float:
+        """Seconds that a request would wait now, from how long permits were held lately."""
+        if self.running < self._capacity or self._hold_seconds is None:
+            return 0.0
+        own = len(self._waiting.get(tenant, ()))
+        others = (len(turns) for name, turns in self._waiting.items() if name != tenant)
+        before = own + sum(min(count, own + 1) for count in others)
+        return (before + 1) * self._hold_seconds / self._capacity
+
+    def _check(self, tenant: str, permits: int, deadline: Deadline | None) -> None:
+        self.check_open()
+        self.check_space()
+        # A request of more choices than the queue has room for could never come in; alone it may.
+        if self._waiting_count and self._waiting_count + permits > self._queue_limit:
+            raise QueueFull(self._queue_limit, self._next_permit())
+        wait = self.estimate(tenant)
+        if deadline is not None and wait and time.monotonic() + wait > deadline.at:
+            raise DeadlineBeforeFirstToken(wait)
+
+    def _enter(self, tenant: str) -> _Turn:
+        turn: _Turn = asyncio.get_running_loop().create_future()
+        if self.running < self._capacity:
+            self.running += 1
+            turn.set_result(None)
+        else:
+            self._waiting.setdefault(tenant, deque()).append(turn)
+            self._waiting_count += 1
+        return turn
+
+    @asynccontextmanager
+    async def _hold(self, tenant: str, turns: deque[_Turn], deadline: Deadline | None) -> AsyncIterator[int]:
+        turn = turns.popleft()
+        try:
+            await (turn if deadline is None else deadline.bound(turn))
+        except (asyncio.CancelledError, DeadlinePassed):
+            self._give_back(tenant, turn)
+            raise
         began = time.monotonic()
         try:
             yield self.running
@@ -63,64 +140,11 @@ class Admission:
             self._learn(time.monotonic() - began)
             self._release()
 
-    def check_open(self) -> None:
-        """Find out whether a request may come in now, before any work is done for it.
-
-        Raises:
-            QueueFull: as many as allowed wait already.
-            NotReady: closed.
-
-        """
-        if self._closed:
-            raise NotReady("it is shutting down")
-        if self.running >= self._capacity and self._waiting_count >= self._queue_limit:
-            raise QueueFull(self._queue_limit, self._next_permit())
-
-    def check(self, permits: int, deadline: Deadline | None = None) -> None:
-        """Find out whether a request that takes so many permits is admitted.
-
-        Those that are not free at once wait in the queue, all or none: a request is never refused halfway.
-
-        Raises:
-            QueueFull, NotReady: as `check_open`.
-            DeadlinePassed: it would, by the time that recent requests took, while the request waits.
-
-        """
-        self.check_open()
-        free = max(0, self._capacity - self.running)
-        # A request of more choices than the queue has room for could never come in; alone it may.
-        if self._waiting_count and self._waiting_count + permits - free > self._queue_limit:
-            raise QueueFull(self._queue_limit, self._next_permit())
-        if deadline is not None and time.monotonic() + self.estimate() > deadline.at:
-            raise DeadlinePassed
-
-    def estimate(self) -> float:
-        """Seconds that a request would wait now, from how long permits were held lately."""
-        if self.running < self._capacity or self._hold_seconds is None:
-            return 0.0
-        return (self._waiting_count + 1) * self._hold_seconds / self._capacity
-
-    async def _acquire(self, tenant: str, deadline: Deadline | None) -> None:
-        if self.running < self._capacity:
-            self.running += 1
-            return
-        if deadline is None:
-            await self._wait(tenant)
+    def _give_back(self, tenant: str, turn: _Turn) -> None:
+        if turn.done() and not turn.cancelled():
+            self._release()
         else:
-            await deadline.bound(self._wait(tenant))
-
-    async def _wait(self, tenant: str) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(tenant, deque()).append(turn)
-        self._waiting_count += 1
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._release()
-            else:
-                self._forget(tenant, turn)
-            raise
+            self._forget(tenant, turn)
 
     def _release(self) -> None:
         """Hand the permit to the next in turn, or put it back."""
@@ -130,7 +154,7 @@ class Admission:
         else:
             turn.set_result(None)
 
-    def _next_turn(self) -> asyncio.Future[None] | None:
+    def _next_turn(self) -> _Turn | None:
         while self._waiting:
             tenant, turns = self._waiting.popitem(last=False)
             turn = turns.popleft()
@@ -141,7 +165,7 @@ class Admission:
                 return turn
         return None
 
-    def _forget(self, tenant: str, turn: asyncio.Future[None]) -> None:
+    def _forget(self, tenant: str, turn: _Turn) -> None:
         turns = self._waiting.get(tenant)
         if turns is None or turn not in turns:
             return

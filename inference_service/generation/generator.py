@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from inference_service.backends.base import Backend
+from inference_service.generation.admission import Permit
 from inference_service.generation.deadline import Deadline
 from inference_service.generation.events import (
     ChoiceEvent,
@@ -20,7 +21,7 @@ from inference_service.generation.events import (
     Usage,
 )
 from inference_service.generation.merge import merge
-from inference_service.generation.run import ChoicePlan, ChoiceRun, Permit, Progress
+from inference_service.generation.run import ChoicePlan, ChoiceRun, Progress
 from inference_service.generation.watch import Stopwatch
 
 
@@ -39,6 +40,11 @@ class GenerationRequest:
     report: Report
     blocked_by: str | None = None
     """The rule of the content filter that the prompt met."""
+
+    @property
+    def permits(self) -> int:
+        """How many it takes: one for each choice that is generated."""
+        return 0 if self.blocked_by is not None else len(self.choices)
 
 
 class Generation:
@@ -87,7 +93,6 @@ class Generation:
         Raises:
             DeadlinePassed: before there was any token to return.
             BackendError: the engine failed.
-            ServiceError: there is no permit to be had.
 
         """
         if self._request.blocked_by is not None or not self._runs:

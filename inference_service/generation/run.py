@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from inference_service.backends.base import Backend
 from inference_service.backends.errors import EngineRequestError
 from inference_service.backends.types import EngineRequest, EngineStep
+from inference_service.generation.admission import Permit
 from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.deadline import Deadline, DeadlinePassed
 from inference_service.generation.events import ChoiceEvent, Delta, StopCause
 from inference_service.generation.watch import Stopwatch
-
-Permit = Callable[[], AbstractAsyncContextManager[int]]
-"""Waits for a permit; the context holds it. Gives how many are held, this one included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +64,11 @@ class ChoiceRun:
     async def events(self) -> AsyncGenerator[list[ChoiceEvent], None]:
         """The events of the choice, in batches; the first one comes with the permit and may be empty.
 
-        Closing the iterator frees the engine.
+        With the last one the engine and the permit are free already. Closing the iterator frees them, too.
 
         Raises:
             DeadlinePassed: before any choice of the request had a token to return.
             BackendError: the engine failed.
-            ServiceError: there is no permit to be had.
 
         """
         try:
@@ -79,8 +76,11 @@ class ChoiceRun:
                 self.progress.on_admitted(running)
                 yield self._opening()
                 async with aclosing(self.backend.generate(self.plan.engine)) as steps:
+                    batch = await self._advance(steps)
                     while self.plan.stream.finished is None:
-                        yield await self._advance(steps)
+                        yield batch
+                        batch = await self._advance(steps)
+            yield batch
         except DeadlinePassed:
             if not self.progress.completion_tokens:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_service.errors import NotReady, QueueFull
+from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFull
 from inference_service.generation.admission import Admission
 from inference_service.generation.deadline import Deadline, DeadlinePassed
+from tests.support.permits import permit
 from tests.support.texts import THOROUGH
 
 
@@ -31,7 +33,7 @@ class Line:
         await settle()
 
     async def _hold(self, name: str, tenant: str, deadline: Deadline | None) -> None:
-        async with self.admission.permit(tenant, deadline):
+        async with permit(self.admission, tenant, deadline):
             self.admitted.append(name)
             await self._leave[name].wait()
 
@@ -118,7 +120,7 @@ async def test_one_more_than_may_wait_is_refused_at_once(queue_limit: int) -> No
             await queue.join(str(number))
 
         with pytest.raises(QueueFull) as caught:
-            async with queue.admission.permit("t"):
+            async with permit(queue.admission, "t"):
                 pass
         assert caught.value.retry_after is not None
         assert 0.1 <= caught.value.retry_after <= 60
@@ -142,7 +144,7 @@ async def test_a_deadline_while_waiting() -> None:
         await queue.join("a")
 
         with pytest.raises(DeadlinePassed):
-            async with queue.admission.permit("t", Deadline.after(0.05)):
+            async with permit(queue.admission, "t", Deadline.after(0.05)):
                 pass
         assert queue.admission.waiting == 0
 
@@ -154,7 +156,7 @@ async def test_a_deadline_that_has_passed_matters_only_where_one_must_wait() -> 
 
         assert queue.admitted == ["a"]
         with pytest.raises(DeadlinePassed):
-            async with queue.admission.permit("t", late):
+            async with permit(queue.admission, "t", late):
                 pass
 
 
@@ -165,7 +167,7 @@ async def test_after_close_nobody_new_is_admitted_and_who_waits_keeps_the_place(
         queue.admission.close()
 
         with pytest.raises(NotReady):
-            async with queue.admission.permit("t"):
+            async with permit(queue.admission, "t"):
                 pass
         await queue.leave("a")
         assert queue.admitted == ["a", "b"]
@@ -175,7 +177,7 @@ async def test_a_permit_comes_back_when_its_holder_fails() -> None:
     admission = Admission(capacity=1, queue_limit=0)
 
     with pytest.raises(RuntimeError):
-        async with admission.permit("t"):
+        async with permit(admission, "t"):
             raise RuntimeError
     assert admission.running == 0
 
@@ -208,6 +210,134 @@ async def test_a_grant_at_the_moment_of_a_cancel_goes_to_the_next(steps_before_g
         await queue.leave("a")
 
         assert queue.admitted == ["a", "c"]
+
+
+async def test_places_are_taken_together_and_at_once() -> None:
+    """Before any of them is waited for: whoever comes meanwhile finds the queue as it is going to be."""
+    admission = Admission(capacity=2, queue_limit=4)
+
+    with admission.reserve("t", 5):
+        assert (admission.running, admission.waiting) == (2, 3)
+        with pytest.raises(QueueFull), admission.reserve("t", 2):
+            pass
+        with admission.reserve("t", 1):
+            assert (admission.running, admission.waiting) == (2, 4)
+        assert (admission.running, admission.waiting) == (2, 3)
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize(("permits", "queue_limit"), [(8, 2), (2, 0)])
+async def test_a_request_that_the_queue_has_no_room_for_may_come_in_alone(
+    permits: int, queue_limit: int
+) -> None:
+    admission = Admission(capacity=1, queue_limit=queue_limit)
+
+    with admission.reserve("t", permits):
+        assert admission.waiting == permits - 1
+        with pytest.raises(QueueFull), admission.reserve("t", 1):
+            pass
+
+
+async def test_a_request_without_choices_takes_no_place() -> None:
+    admission = Admission(capacity=1, queue_limit=0)
+
+    with admission.reserve("t", 1), admission.reserve("t", 0):
+        assert (admission.running, admission.waiting) == (1, 0)
+
+
+async def test_places_left_over_are_free_again_whether_granted_or_not() -> None:
+    admission = Admission(capacity=1, queue_limit=9)
+    with admission.reserve("t", 3) as wait:
+        async with wait():
+            pass
+        assert (admission.running, admission.waiting) == (1, 1)
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_each_permit_of_a_request_is_free_when_its_own_context_ends() -> None:
+    admission = Admission(capacity=1, queue_limit=9)
+    with admission.reserve("t", 2) as wait:
+        async with wait() as running:
+            assert running == 1
+            other = asyncio.create_task(_hold_one(admission))
+            await settle()
+        async with wait():
+            assert admission.waiting == 1
+        await asyncio.wait_for(other, 10)
+
+
+async def _hold_one(admission: Admission) -> None:
+    async with permit(admission, "other"):
+        pass
+
+
+class Learned:
+    """An admission whose permits are held for a second, as far as it knows."""
+
+    def __init__(self, capacity: int = 1, seconds: float = 1.0) -> None:
+        self.admission = Admission(capacity=capacity, queue_limit=100)
+        self.admission._learn(seconds)
+
+    def estimate(self, tenant: str = "t") -> float:
+        return self.admission.estimate(tenant)
+
+
+async def test_the_estimate_is_how_long_permits_were_held_lately() -> None:
+    admission = Admission(capacity=1, queue_limit=9)
+    async with permit(admission, "t"):
+        await asyncio.sleep(0.05)
+
+    assert admission.estimate("t") == 0
+    async with permit(admission, "t"):
+        assert 0.04 < admission.estimate("t") < 5
+
+
+@pytest.mark.parametrize(
+    ("capacity", "permits", "seconds"), [(1, 1, 1.0), (1, 4, 4.0), (4, 4, 0.25), (2, 1, 0.0)]
+)
+async def test_the_estimate_grows_with_the_queue(capacity: int, permits: int, seconds: float) -> None:
+    learned = Learned(capacity)
+    with learned.admission.reserve("t", permits):
+        assert learned.estimate() == pytest.approx(seconds)
+
+
+async def test_a_quiet_tenant_waits_for_one_turn_of_each_other_only() -> None:
+    learned = Learned()
+    with learned.admission.reserve("flooder", 50), learned.admission.reserve("another", 2):
+        assert learned.estimate("quiet") == pytest.approx(3)
+        assert learned.estimate("another") == pytest.approx(6)
+        assert learned.estimate("flooder") == pytest.approx(49 + 2 + 1)
+
+
+async def test_a_deadline_within_the_estimate_is_refused_at_once() -> None:
+    learned = Learned(seconds=10)
+    admission = learned.admission
+    with admission.reserve("t", 1):
+        soon = Deadline(time.monotonic() + 5)
+        with (
+            pytest.raises(DeadlineBeforeFirstToken, match=r"about 10\.0 s"),
+            admission.reserve("t", 1, soon),
+        ):
+            pass
+        assert (admission.running, admission.waiting) == (1, 0)
+        with admission.reserve("t", 1, Deadline(time.monotonic() + 60)), admission.reserve("t", 1):
+            assert admission.waiting == 2
+
+
+async def test_without_history_no_deadline_is_refused_before_it_passes() -> None:
+    admission = Admission(capacity=1, queue_limit=9)
+    with admission.reserve("t", 1), admission.reserve("t", 1, Deadline(time.monotonic() + 0.01)) as wait:
+        with pytest.raises(DeadlinePassed):
+            async with wait():
+                pass
+        assert admission.waiting == 0
+
+
+async def test_where_a_permit_is_free_no_deadline_is_refused() -> None:
+    learned = Learned(seconds=1000)
+
+    async with permit(learned.admission, "t", Deadline(time.monotonic() + 1)) as running:
+        assert running == 1
 
 
 actions = st.lists(
@@ -264,8 +394,8 @@ class Holders:
             release.set()
 
     async def _hold(self, tenant: str, deadline: Deadline | None, release: asyncio.Event) -> None:
-        with suppress(QueueFull, DeadlinePassed):
-            async with self._admission.permit(tenant, deadline):
+        with suppress(QueueFull, DeadlinePassed, DeadlineBeforeFirstToken):
+            async with permit(self._admission, tenant, deadline):
                 self.holding += 1
                 try:
                     await release.wait()

@@ -1,0 +1,17 @@
+"""One permit of an admission, as a request of one choice takes it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from inference_service.generation.admission import Admission
+from inference_service.generation.deadline import Deadline
+
+
+@asynccontextmanager
+async def permit(admission: Admission, tenant: str, deadline: Deadline | None = None) -> AsyncIterator[int]:
+    """Wait for a permit and hold it; how many are held then."""
+    with admission.reserve(tenant, 1, deadline) as wait:
+        async with wait() as running:
+            yield running
