@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: serve test check format lint types arrows proto proto-check unit bench gpu-smoke images readme lock clean
+.PHONY: serve test check format lint types arrows proto proto-check unit node bench gpu-smoke images readme lock clean
 
 serve: $(VENV)/.serve  ## Set up, fetch the model, start both servers. ARGS="--help" says what else it takes.
 	@$(BIN)/lodestream up $(ARGS)
@@ -38,6 +38,9 @@ proto-check: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/pytest $(ARGS)
 
+node: $(VENV)/.dev  ## Try the npm packages that callers use; needs Node 20.11 or newer, and npm.
+	@tests/node/run.sh
+
 bench: $(VENV)/.dev  ## Measure speed and memory; takes minutes, gates nothing.
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -56,7 +59,7 @@ lock:  ## Renew the lock files; needs uv.
 	requirements/compile.sh
 
 clean:  ## Remove what the targets above made inside the clone.
-	rm -rf $(VENV) .venv-gpu .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .venv-gpu tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
