@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from benchmarks.servers import Pair, server
-from inference_client import AsyncClient, Finished, StopCause, Summary
+from inference_client import AsyncClient, StopCause
 from tests.support.doors import Answer, Callers, grpc_request
 
 SLOTS = 4
@@ -82,7 +82,7 @@ class Checks:
         chat = {**self._body, "messages": messages}
         del chat["prompt"]
         for body in (self._body, chat):
-            answers = [await self._by_grpc_stream(body), *[await ask(body) for ask in self._ways]]
+            answers = [await ask(body) for ask in self._callers.ways]
             _same(answers)
         return "ok"
 
@@ -179,19 +179,6 @@ class Checks:
     @property
     def _ways(self) -> tuple[Any, Any, Any]:
         return self._callers.by_grpc, self._callers.by_rest, self._callers.by_stream
-
-    async def _by_grpc_stream(self, body: Mapping[str, Any]) -> Answer:
-        text, reason, usage = "", None, None
-        ids: list[int] = []
-        async for event in self._callers.client.stream_request(grpc_request(body)):
-            if isinstance(event, Finished):
-                reason = event.reason.value
-            elif isinstance(event, Summary):
-                usage = event.usage.prompt_tokens, event.usage.completion_tokens
-            else:
-                text += getattr(event, "text", "")
-                ids += getattr(event, "token_ids", ())
-        return Answer(text, tuple(ids), reason, usage)
 
     @asynccontextmanager
     async def _rest_lines(self) -> AsyncIterator[AsyncIterator[str]]:

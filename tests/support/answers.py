@@ -1,0 +1,276 @@
+"""What a caller learns, brought into one form from either door."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from inference_client import Choice, Generation, InferenceError, TokenLogprob
+
+Body = Mapping[str, Any]
+
+CUT = frozenset({"stop_sequence", "stop_token", "tool_calls", "content_filter"})
+"""Causes that the service finds: how far the engine was by then is a matter of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a token was."""
+
+    token: str
+    logprob: float
+    raw: bytes | None
+    """Its bytes; None where the reply does not tell."""
+    top: tuple[tuple[str, float], ...]
+    """What else could have stood here, in the reply's order; in no order of its own: by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToldChoice:
+    """One choice."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    ending: tuple[str, str | int | None, str | None] | None = None
+    """Its cause, the stop that was met, and the filter's rule; None: not told."""
+    tool_calls: tuple[tuple[str, str, str], ...] = ()
+    """Id, name and arguments of each."""
+    logprobs: tuple[Score, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The whole answer, or the refusal."""
+
+    choices: tuple[ToldChoice, ...] = ()
+    usage: tuple[int, int] | None = None
+    """Prompt and completion tokens."""
+    parameters: Mapping[str, Any] | None = None
+    """Those in effect, less a seed that was drawn."""
+    error: str | None = None
+    """The code of the refusal."""
+    param: str | None = None
+    message: str = field(default="", compare=False)
+    """What the refusal says."""
+
+    @property
+    def text(self) -> str | None:
+        """Of the first choice."""
+        return self.choices[0].text if self.choices else None
+
+    @property
+    def token_ids(self) -> tuple[int, ...] | None:
+        """Of the first choice."""
+        return self.choices[0].token_ids if self.choices else None
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Of the first choice."""
+        return self.choices[0].finish_reason if self.choices else None
+
+
+def check_alike(one: Answer, other: Answer, tolerance: float = 0.0) -> None:
+    """Two answers are the same; log probabilities may differ by `tolerance`.
+
+    Tokens that the engine made beyond the place where the service ended a choice are not compared.
+    """
+    assert _without_numbers(one) == _without_numbers(other)
+    assert _numbers(one) == pytest.approx(_numbers(other), abs=tolerance)
+
+
+def _without_numbers(answer: Answer) -> Answer:
+    choices = tuple(replace(c, logprobs=_names(c.logprobs)) for c in answer.choices)
+    usage = answer.usage
+    if usage is not None and any(c.ending is not None and c.ending[0] in CUT for c in choices):
+        assert usage[1] >= sum(len(c.token_ids) for c in choices)
+        usage = (usage[0], 0)
+    return replace(answer, choices=choices, usage=usage)
+
+
+def _names(scores: Sequence[Score] | None) -> tuple[Score, ...] | None:
+    if scores is None:
+        return None
+    return tuple(Score(s.token, 0.0, s.raw, tuple((name, 0.0) for name, _ in s.top)) for s in scores)
+
+
+def _numbers(answer: Answer) -> list[float]:
+    scores = [score for choice in answer.choices for score in choice.logprobs or ()]
+    return [number for score in scores for number in (score.logprob, *(value for _, value in score.top))]
+
+
+def read_error(error: InferenceError) -> Answer:
+    """A refusal over gRPC."""
+    return Answer(error=error.code, param=getattr(error, "param", None), message=error.message)
+
+
+def read_generation(generation: Generation, request: Body) -> Answer:
+    """An answer over gRPC."""
+    usage = (generation.usage.prompt_tokens, generation.usage.completion_tokens)
+    report = generation.report
+    parameters = {"max_tokens": report.max_tokens, **asdict(report.sampling)}
+    parameters["logit_bias"] = {str(i): bias for i, bias in report.sampling.logit_bias.items()}
+    choices = tuple(_told(choice, request) for choice in generation.choices)
+    return Answer(choices, usage, _less_drawn(parameters, request))
+
+
+def _told(choice: Choice, request: Body) -> ToldChoice:
+    finished = choice.finished
+    stop = finished.stop_token_id if finished.stop_sequence is None else finished.stop_sequence
+    score = _chat_score if "messages" in request else _completion_score
+    is_scored = _is_scored(request)
+    assert is_scored or not choice.logprobs
+    return ToldChoice(
+        choice.text,
+        choice.token_ids,
+        choice.finish_reason.value,
+        (finished.cause.value, stop, finished.filter_rule),
+        tuple((call.id, call.name, call.arguments) for call in choice.tool_calls),
+        tuple(score(entry) for entry in choice.logprobs) if is_scored else None,
+    )
+
+
+def _is_scored(request: Body) -> bool:
+    asked = request.get("logprobs")
+    return asked is not None and asked is not False
+
+
+def _chat_score(entry: TokenLogprob) -> Score:
+    top = tuple((other.token, _floored(other.logprob)) for other in entry.top)
+    return Score(entry.token, _floored(entry.logprob), entry.bytes, top)
+
+
+def _completion_score(entry: TokenLogprob) -> Score:
+    """As `/v1/completions` has it: the alternatives by name, the likeliest one of each name."""
+    top: dict[str, float] = {}
+    for other in (*entry.top, entry):
+        top.setdefault(_name(other), _floored(other.logprob))
+    return Score(_name(entry), _floored(entry.logprob), None, tuple(sorted(top.items())))
+
+
+def _name(entry: TokenLogprob) -> str:
+    if "\ufffd" not in entry.token:
+        return entry.token
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in entry.bytes)
+
+
+def _floored(logprob: float) -> float:
+    return max(logprob, -9999.0)
+
+
+def _less_drawn(parameters: Mapping[str, Any], request: Body) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name != "seed" or "seed" in request}
+
+
+def read_refusal(body: Body) -> Answer:
+    """A refusal over REST."""
+    error = body["error"]
+    return Answer(error=error["code"], param=error["param"], message=error["message"])
+
+
+def read_reply(body: Body, request: Body) -> Answer:
+    """A whole answer over REST."""
+    if body["object"] == "validation":
+        assert not body["choices"]
+        return Answer((), _usage(body), _less_drawn(body["parameters"], request))
+    return _answer([_Read.of(choice) for choice in body["choices"]], body, request)
+
+
+def join_chunks(lines: Sequence[str], request: Body) -> Answer:
+    """A streamed answer over REST."""
+    assert lines[-1] == "data: [DONE]", lines[-1]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    found: dict[int, _Read] = {}
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        found.setdefault(choice["index"], _Read()).add(choice)
+    assert not any(chunk["usage"] for chunk in chunks[:-1])
+    return _answer([found[index] for index in sorted(found)], chunks[-1], request)
+
+
+@dataclass(slots=True)
+class _Read:
+    """A choice as REST tells it, whole or chunk by chunk."""
+
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    reason: str = ""
+    calls: list[list[str]] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, choice: Body) -> _Read:
+        """Read a whole one."""
+        message = choice.get("message", choice)
+        if "message" in choice and message["content"] is None:
+            assert message["tool_calls"]
+        calls = [dict(call, index=number) for number, call in enumerate(message.get("tool_calls", ()))]
+        read = cls()
+        read.add({**choice, "delta": {**message, "tool_calls": calls}} if "message" in choice else choice)
+        return read
+
+    def add(self, chunk: Body) -> None:
+        """Read the next chunk."""
+        assert not self.reason, "a choice went on after its end"
+        delta = chunk.get("delta", chunk)
+        self.text += delta.get("content" if "delta" in chunk else "text") or ""
+        self.ids += chunk.get("token_ids", ())
+        self.reason = chunk["finish_reason"] or ""
+        self.scores += _scores(chunk["logprobs"] or {})
+        for piece in delta.get("tool_calls", ()):
+            self._add_call(piece)
+
+    def _add_call(self, piece: Body) -> None:
+        function = piece["function"]
+        if piece["index"] == len(self.calls):
+            assert piece["type"] == "function"
+            self.calls.append([piece["id"], function["name"], function["arguments"]])
+        else:
+            assert piece["index"] == len(self.calls) - 1
+            assert "id" not in piece
+            assert "name" not in function
+            self.calls[-1][2] += function["arguments"]
+
+
+def _scores(logprobs: Body) -> Iterable[Score]:
+    if "content" in logprobs:
+        for entry in logprobs["content"]:
+            top = tuple((other["token"], other["logprob"]) for other in entry["top_logprobs"])
+            yield Score(entry["token"], entry["logprob"], bytes(entry["bytes"] or ()), top)
+    elif logprobs:
+        columns = (logprobs[name] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"))
+        for token, logprob, top_of, _ in zip(*columns, strict=True):
+            yield Score(token, logprob, None, tuple(sorted(top_of.items())))
+
+
+def _answer(read: Sequence[_Read], last: Body, request: Body) -> Answer:
+    told = last["pg_metadata"]
+    endings = {ending["index"]: ending for ending in told["choices"]}
+    assert sorted(endings) == list(range(len(read)))
+    is_scored = _is_scored(request)
+    choices = tuple(
+        ToldChoice(
+            one.text,
+            tuple(one.ids),
+            one.reason,
+            _ending(endings[index]),
+            tuple((call[0], call[1], call[2]) for call in one.calls),
+            tuple(one.scores) if is_scored else None,
+        )
+        for index, one in enumerate(read)
+    )
+    return Answer(choices, _usage(last), _less_drawn(told["parameters"], request))
+
+
+def _ending(told: Body) -> tuple[str, str | int | None, str | None]:
+    stop = told["stop_token_id"] if told["stop_sequence"] is None else told["stop_sequence"]
+    return told["cause"], stop, told["filter_rule"]
+
+
+def _usage(body: Body) -> tuple[int, int]:
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    return usage["prompt_tokens"], usage["completion_tokens"]

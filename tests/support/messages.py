@@ -1,0 +1,130 @@
+"""A REST body as the message that says the same, made without the bridge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
+
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "seed",
+    "logit_bias",
+)
+_STOPPING = {
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "stop_token_ids": "stop_token_ids",
+    "ignore_eos": "ignore_eos",
+    "include_stop_str_in_output": "include_stop",
+}
+_OUTPUT = ("n", "top_logprobs", "echo")
+_GUIDED = {"guided_json": "json_schema", "guided_regex": "regex", "guided_grammar": "grammar"}
+
+Message = dict[str, Any]
+
+
+def grpc_request(body: Mapping[str, Any]) -> GenerateRequest:
+    """The message; what only REST has, as `stream`, is left out."""
+    message: Message = {
+        "model": body.get("model", ""),
+        "sampling": {name: body[name] for name in _SAMPLING if name in body},
+        "stopping": {ours: body[name] for name, ours in _STOPPING.items() if name in body},
+        "output": _output(body),
+        **{name: body[name] for name in ("user", "validate_only") if name in body},
+        **_input(body),
+    }
+    if "stop" in body:
+        stop = body["stop"]
+        message["stopping"]["stop"] = [stop] if isinstance(stop, str) else stop
+    if constraint := _constraint(body):
+        message["constraint"] = constraint
+    return ParseDict(message, GenerateRequest())
+
+
+def _output(body: Mapping[str, Any]) -> Message:
+    output = {name: body[name] for name in _OUTPUT if name in body}
+    if "messages" in body and "logprobs" in body:
+        output["logprobs"] = body["logprobs"]
+    elif body.get("logprobs") is not None:
+        output |= {"logprobs": True, "top_logprobs": body["logprobs"]}
+    return output
+
+
+def _constraint(body: Mapping[str, Any]) -> Message:
+    wanted = body.get("response_format") or {"type": "text"}
+    kind = wanted["type"]
+    if kind == "json_object":
+        return {"json_object": True}
+    if kind == "json_schema":
+        return {"json_schema": json.dumps(wanted["json_schema"]["schema"])}
+    if kind != "text":
+        return {"regex" if kind == "regex" else "grammar": wanted[kind]}
+    return {ours: _text(body[name]) for name, ours in _GUIDED.items() if name in body}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _input(body: Mapping[str, Any]) -> Message:
+    if "messages" in body:
+        return {"chat": _chat(body)}
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return _prompts(prompt)
+    if isinstance(prompt, list):
+        return {"token_ids": {"ids": prompt}}
+    return {} if prompt is None else {"prompt": prompt}
+
+
+def _prompts(prompts: list[Any]) -> Message:
+    """Those of a list; one alone is as good as no list."""
+    if len(prompts) == 1:
+        return _input({"prompt": prompts[0]})
+    forms = [{"text": p} if isinstance(p, str) else {"token_ids": {"ids": p}} for p in prompts]
+    return {"batch": {"prompts": forms}}
+
+
+def _chat(body: Mapping[str, Any]) -> Message:
+    chat: Message = {"messages": [_turn(turn) for turn in body["messages"]]}
+    if "tools" in body:
+        chat["tools"] = list(_tools(body["tools"]))
+    if "tool_choice" in body:
+        chat["tool_choice"] = _tool_choice(body["tool_choice"])
+    if "parallel_tool_calls" in body:
+        chat["parallel_tool_calls"] = body["parallel_tool_calls"]
+    return chat
+
+
+def _turn(turn: Mapping[str, Any]) -> Message:
+    role = "system" if turn["role"] == "developer" else turn["role"]
+    content = turn.get("content") or ""
+    if not isinstance(content, str):
+        content = "".join(part["text"] for part in content)
+    calls = [{"id": call["id"], **call["function"]} for call in turn.get("tool_calls", ())]
+    message = {"role": f"ROLE_{role.upper()}", "content": content, "tool_calls": calls}
+    return {**message, "tool_call_id": turn.get("tool_call_id", "")}
+
+
+def _tools(tools: Iterable[Mapping[str, Any]]) -> Iterable[Message]:
+    for tool in tools:
+        function = dict(tool["function"])
+        if "parameters" in function:
+            function["parameters"] = json.dumps(function["parameters"])
+        yield function
+
+
+def _tool_choice(choice: str | Mapping[str, Any]) -> Message:
+    if isinstance(choice, str):
+        return {"mode": f"TOOL_CHOICE_MODE_{choice.upper()}"}
+    return {"mode": "TOOL_CHOICE_MODE_NAMED", "name": choice["function"]["name"]}
