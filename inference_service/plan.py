@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from inference_service.backends.types import EngineRequest, Sampling
 from inference_service.enforce import grammar_of
-from inference_service.generation.choice import ChoiceStream, Stages, Tools
+from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.deadline import Deadline
 from inference_service.generation.events import Report
 from inference_service.generation.filter import ContentPolicy
 from inference_service.generation.generator import GenerationRequest
 from inference_service.generation.run import ChoicePlan
 from inference_service.generation.seeds import choice_seed
+from inference_service.generation.stages import Stages, Tools
 from inference_service.generation.tools.constraint import most_calls
 from inference_service.generation.tools.ids import call_ids
 from inference_service.generation.tools.parser import ToolCallParser

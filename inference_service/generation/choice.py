@@ -7,15 +7,15 @@ calls. Each is an object of its own, and what a request does not use is not ther
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import replace
 
 from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
-from inference_service.generation.events import ChoiceEvent, Delta, Finished, StopCause
-from inference_service.generation.scores import TokenNames, scored
+from inference_service.generation.events import ChoiceEvent, Finished, StopCause
+from inference_service.generation.outgoing import Outgoing
+from inference_service.generation.scores import TokenNames
+from inference_service.generation.stages import Filter, Stages, Tools
 from inference_service.generation.stops import StopMatcher
 from inference_service.generation.text import HoldBuffer, IncrementalDecoder, Piece
-from inference_service.generation.tools.types import ToolCallDelta
 
 _CAUSES = {
     EngineFinish.END_OF_SEQUENCE: StopCause.END_OF_SEQUENCE,
@@ -23,85 +23,19 @@ _CAUSES = {
 }
 
 
-class FilterMatch(Protocol):
-    """What a filter met."""
-
-    @property
-    def rule(self) -> str:
-        """Its name."""
-        ...
-
-
-class Filter(Protocol):
-    """The content filter of one choice."""
-
-    @property
-    def blocked(self) -> FilterMatch | None:
-        """What ended the choice, if anything; what came before it has been released."""
-        ...
-
-    def feed(self, piece: Piece) -> Piece:
-        """Take text in; what may leave."""
-        ...
-
-    def flush(self) -> Piece:
-        """What is left at the end of the text."""
-        ...
-
-
-class ToolOutput(Protocol):
-    """What became of a piece of text."""
-
-    @property
-    def content(self) -> str: ...
-
-    @property
-    def deltas(self) -> Sequence[ToolCallDelta]: ...
-
-
-class Tools(Protocol):
-    """The parser of tool calls of one choice."""
-
-    @property
-    def called(self) -> bool:
-        """Whether a whole call was made."""
-        ...
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether as many calls were made as are allowed."""
-        ...
-
-    def feed(self, text: str) -> ToolOutput: ...
-
-    def finish(self) -> ToolOutput:
-        """What is left at the end of the text."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """What the text of a choice passes. Whatever is None costs nothing."""
-
-    stops: Sequence[str] = ()
-    stop_token_ids: frozenset[int] = frozenset()
-    include_stop: bool = False
-    filter: Filter | None = None
-    tools: Tools | None = None
-
-
 class ChoiceStream:
-    """Composes the stages for one choice."""
+    """Composes the stages for one choice. What it says is the same however the tokens come in steps."""
 
     def __init__(self, detokenizer: TokenNames, stages: Stages, index: int = 0) -> None:
-        self._detokenizer = detokenizer
         self._decoder = IncrementalDecoder(detokenizer)
         self._stages = stages
         self._matcher = StopMatcher(stages.stops, include=stages.include_stop)
         self._buffer = HoldBuffer()
+        self._outgoing = Outgoing(detokenizer, index)
         self._open_ids: list[int] = []
         self._open_logprobs: list[TokenLogprob] = []
         self._index = index
+        self._is_over = False
         self.finished: Finished | None = None
 
     def on_step(self, step: EngineStep) -> Iterator[ChoiceEvent]:
@@ -113,13 +47,16 @@ class ChoiceStream:
             self._take_ids(ids, step.logprobs)
         else:
             self._take_text(Piece(step.text or "", ids, count, step.logprobs[: len(ids)]))
+        self._advance()
         if self.finished is None and step.finish is not None:
             self.finished = Finished(self._index, _CAUSES[step.finish], stop_token_id=end_id)
+            self._advance()
         yield from self._leave()
 
     def cut(self, cause: StopCause) -> Iterator[ChoiceEvent]:
         """End the choice here, for a cause that is not the engine's."""
         self.finished = Finished(self._index, cause)
+        self._advance()
         yield from self._leave()
 
     @staticmethod
@@ -129,6 +66,11 @@ class ChoiceStream:
 
     def _take_ids(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
         for place, token_id in enumerate(token_ids):
+            if place and self._stages.may_end_it:
+                # What comes after that end is not there, as if it had not been made yet.
+                self._advance()
+                if self.finished is not None:
+                    return
             if token_id in self._stages.stop_token_ids:
                 self._finish(StopCause.STOP_TOKEN, stop_token_id=token_id)
                 return
@@ -167,11 +109,21 @@ class ChoiceStream:
     ) -> None:
         self.finished = Finished(self._index, cause, stop_sequence, stop_token_id)
 
-    def _leave(self) -> Iterator[ChoiceEvent]:
+    def _advance(self) -> None:
+        """Send what the stop matcher lets go of through the other stages."""
+        if self._is_over:
+            return
         piece = self._release()
         if self._stages.filter is not None:
             piece = self._filtered(piece, self._stages.filter)
-        delta = self._delta(piece) if self._stages.tools is None else self._parsed(piece, self._stages.tools)
+        if self._stages.tools is None:
+            self._outgoing.add(piece)
+        else:
+            self._parse(piece, self._stages.tools)
+        self._is_over = self.finished is not None
+
+    def _leave(self) -> Iterator[ChoiceEvent]:
+        delta = self._outgoing.take()
         if delta is not None:
             yield delta
         if self.finished is not None:
@@ -194,19 +146,12 @@ class ChoiceStream:
             self.finished = Finished(self._index, StopCause.CONTENT_FILTER, filter_rule=rule)
         return passed
 
-    def _parsed(self, piece: Piece, tools: Tools) -> Delta | None:
+    def _parse(self, piece: Piece, tools: Tools) -> None:
         output = tools.feed(piece.text)
-        content, deltas = output.content, [*output.deltas]
         if tools.is_complete and self.finished is None:
             self._finish(StopCause.TOOL_CALLS)
+        self._outgoing.add(replace(piece, text=output.content), output.deltas)
         if self.finished is not None:
             rest = tools.finish()
-            content, deltas = content + rest.content, [*deltas, *rest.deltas]
+            self._outgoing.add(Piece(rest.content), rest.deltas)
             self.finished = self.finished.calling() if tools.called else self.finished
-        return self._delta(Piece(content, piece.token_ids, piece.token_count, piece.logprobs), deltas)
-
-    def _delta(self, piece: Piece, deltas: Sequence[ToolCallDelta] = ()) -> Delta | None:
-        if not piece and not deltas:
-            return None
-        scores = scored(self._detokenizer, piece.logprobs) if piece.logprobs else ()
-        return Delta(self._index, piece.text, piece.token_ids, piece.token_count, scores, deltas)

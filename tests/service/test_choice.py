@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_service.backends.types import EngineFinish, EngineStep
-from inference_service.generation.choice import ChoiceStream, Stages
+from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.events import Delta, Finished, FinishReason, StopCause
+from inference_service.generation.stages import Stages
 from tests.support.texts import (
     THOROUGH,
     Slices,

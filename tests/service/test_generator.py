@@ -22,7 +22,7 @@ from inference_service.backends.types import (
     Sampling,
 )
 from inference_service.generation.admission import Admission
-from inference_service.generation.choice import ChoiceStream, Stages
+from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.deadline import Deadline, DeadlinePassed
 from inference_service.generation.events import (
     Delta,
@@ -36,6 +36,7 @@ from inference_service.generation.events import (
 )
 from inference_service.generation.generator import Generation, GenerationRequest
 from inference_service.generation.run import ChoicePlan
+from inference_service.generation.stages import Stages
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.generation.watch import Stopwatch
 from tests.support.permits import permit
