@@ -71,8 +71,9 @@ class SchemaCompiler:
             self.builder.keep(self._refs[reference], self.node(target, path))
         return root
 
-    def node(self, schema: Schema, path: str) -> Node:
+    def node(self, value: object, path: str) -> Node:
         """Describe the texts that are valid under a schema inside the document."""
+        schema = as_schema(value, path)
         with self._document.deeper(path):
             reference = self._document.plain_reference(schema, path)
             if reference is not None:

@@ -10,7 +10,7 @@ from inference_service.grammar.errors import ConstraintError
 from inference_service.grammar.limits import MOST_DEPTH, MOST_SCHEMAS
 from inference_service.grammar.schema.keywords import constraints
 from inference_service.grammar.schema.merge import merge
-from inference_service.grammar.schema.source import Schema, follow, inside
+from inference_service.grammar.schema.source import Schema, as_schema, follow, inside
 
 
 class Document:
@@ -65,13 +65,14 @@ class Document:
             demands = self.demands(inner, path) if isinstance(inner, dict) else {}
         return demands["$ref"] if list(demands) == ["$ref"] else None
 
-    def flat(self, schema: Schema, path: str) -> Schema:
+    def flat(self, value: object, path: str) -> Schema:
         """Make the same demands without `$ref`, `allOf`, `const` and annotations; False for none at all.
 
         Raises:
             ConstraintError: they are invalid, or cannot be put together.
 
         """
+        schema = as_schema(value, path)
         if isinstance(schema, bool):
             return schema
         with self.deeper(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -50,6 +50,8 @@ _ANNOTATIONS = frozenset(
 )
 _ROOT_ONLY = frozenset({"$id", "$schema"})
 _LONGEST_SHOWN = 40
+_MOST_NUMBER = sys.float_info.max
+"""Larger ones are infinite to most readers of JSON."""
 
 
 def constraints(schema: Mapping[str, Any], path: str, *, is_root: bool) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def _count(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_NUMBER
     return "" if fits else "a finite number"
 
 
