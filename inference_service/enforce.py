@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from inference_service.backends.errors import EngineGrammarError
 from inference_service.errors import InvalidRequest
 from inference_service.generation.tools.constraint import call_grammar
 from inference_service.generation.tools.types import ToolMode
@@ -13,10 +15,14 @@ from inference_service.grammar import ConstraintError, ConstraintKind, compile_c
 from inference_service.parse import ChatPrompt, Constraint, ParsedRequest
 from inference_service.served import ServedModel
 
+GrammarCheck = Callable[[str], None]
+"""Raises EngineGrammarError for a grammar that the engine cannot follow."""
+
 _MESSAGE_LIMIT = 500
+_TOOL_FIELD = re.compile(r"tools\[\d+\]\.function\.parameters|response_format")
 
 
-def grammar_of(parsed: ParsedRequest, model: ServedModel) -> str | None:
+def grammar_of(parsed: ParsedRequest, model: ServedModel, check: GrammarCheck) -> str | None:
     """The grammar of a request; None where nothing is enforced. May take a while.
 
     Raises:
@@ -25,8 +31,19 @@ def grammar_of(parsed: ParsedRequest, model: ServedModel) -> str | None:
     """
     constraint, chat = parsed.constraint, parsed.prompt
     if isinstance(chat, ChatPrompt) and chat.tool_choice.mode is not ToolMode.NONE:
-        return _tool_grammar(constraint, chat, model)
-    return None if constraint is None else _compiled(constraint)
+        return _checked(_tool_grammar(constraint, chat, model), check, "tools")
+    if constraint is None:
+        return None
+    return _checked(_compiled(constraint), check, constraint.field)
+
+
+def _checked(grammar: str | None, check: GrammarCheck, field: str) -> str | None:
+    try:
+        if grammar is not None:
+            check(grammar)
+    except EngineGrammarError as error:
+        raise _refusal(error, field) from None
+    return grammar
 
 
 def _compiled(constraint: Constraint) -> str:
@@ -57,7 +74,9 @@ def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: Served
             answer=_answer(constraint),
         )
     except ConstraintError as error:
-        raise _refusal(error, error.path.partition(".parameters.")[0] or "tools") from None
+        raise _refusal(error, _field_within_tools(error.path)) from None
+    except RecursionError:
+        raise InvalidRequest.of("tools", "tools: they are nested too deep") from None
 
 
 def _answer(constraint: Constraint | None) -> Mapping[str, Any] | bool | None:
@@ -67,5 +86,11 @@ def _answer(constraint: Constraint | None) -> Mapping[str, Any] | bool | None:
     return schema
 
 
-def _refusal(error: ConstraintError, field: str) -> InvalidRequest:
+def _field_within_tools(path: str) -> str:
+    """The parameter that a path of the grammar begins with, without the caller's own names in it."""
+    found = _TOOL_FIELD.match(path)
+    return found.group() if found else "tools"
+
+
+def _refusal(error: Exception, field: str) -> InvalidRequest:
     return InvalidRequest.of(field, f"{field}: {error}"[:_MESSAGE_LIMIT])

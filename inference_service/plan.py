@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from inference_service.backends.types import EngineRequest, Sampling
-from inference_service.enforce import grammar_of
+from inference_service.enforce import GrammarCheck, grammar_of
 from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.deadline import Deadline
 from inference_service.generation.events import Report
@@ -49,12 +49,14 @@ class Planner:
     Args:
         model: what is served.
         policy: the content filter; None: there is none.
+        check_grammar: finds out what the engine makes of a grammar.
 
     """
 
-    def __init__(self, model: ServedModel, policy: ContentPolicy | None) -> None:
+    def __init__(self, model: ServedModel, policy: ContentPolicy | None, check_grammar: GrammarCheck) -> None:
         self._model = model
         self._policy = policy
+        self._check_grammar = check_grammar
 
     def plan(self, parsed: ParsedRequest, caller: Caller) -> GenerationRequest:
         """Check a request against what is served, and turn it into work. Blocks for as long as that takes.
@@ -66,7 +68,7 @@ class Planner:
         self._model.check(parsed)
         screening = screened(self._policy, parsed.prompt, self._model.tokenizer, caller.key_name)
         prompts = [self._encode(p, parsed) for p in single_prompts(screening.prompt)]
-        grammar = grammar_of(parsed, self._model)
+        grammar = grammar_of(parsed, self._model, self._check_grammar)
         work = _Work(self._model, self._policy, parsed, caller, grammar)
         return GenerationRequest(
             request_id=caller.request_id,

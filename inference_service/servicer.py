@@ -71,7 +71,7 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
         parsed = await room.model.work(size, parse.parse_generate, message)
         call.facts |= {"user": parsed.user} if parsed.user else {}
         caller = Caller(call.request_id, _key_name(call), _deadline(call.context))
-        planner = Planner(room.model, room.policy)
+        planner = Planner(room.model, room.policy, room.backend.check_grammar)
         request = await room.model.work(size, planner.plan, parsed, caller, is_long=is_long_work(parsed))
         if not parsed.validate_only:
             return request

@@ -14,11 +14,11 @@ from inference_service.backends.types import (
 
 
 class Backend(ABC):
-    """An engine behind four methods and a description.
+    """An engine behind five methods and a description.
 
     A backend speaks token ids. It knows nothing of stop strings, templates, roles, JSON or protobuf,
     and it never queues: the service admits at most `description.max_concurrency` requests at a time.
-    All methods are called from one asyncio loop.
+    All methods but `check_grammar` are called from one asyncio loop.
     """
 
     @abstractmethod
@@ -31,6 +31,17 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def check_grammar(self, grammar: str) -> None:
+        """Find out whether the engine can follow a grammar, before a request with it is admitted.
+
+        Blocks for up to seconds; called in any thread, once the engine has started.
+
+        Raises:
+            EngineGrammarError: it cannot.
+
+        """
+
+    @abstractmethod
     def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
         """Generate for one request.
 
@@ -39,7 +50,8 @@ class Backend(ABC):
         engine's slot is released within one engine step, also during prefill.
 
         Raises:
-            EngineRequestError: this request failed, the engine lives on.
+            EngineRequestError: this request failed, the engine lives on; EngineGrammarError: as
+                `check_grammar`.
             EngineDeadError: the engine died, and every later call fails too.
 
         """

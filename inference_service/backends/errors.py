@@ -3,6 +3,7 @@
 BackendError
 ├── BackendStartError    the engine cannot be loaded
 ├── EngineRequestError   one request failed
+│   └── EngineGrammarError   its grammar is none that the engine can follow
 └── EngineDeadError      the engine is gone
 """
 
@@ -21,6 +22,10 @@ class BackendStartError(BackendError, OperatorError):
 
 class EngineRequestError(BackendError):
     """Unexpected: one request failed inside the engine, which goes on serving others."""
+
+
+class EngineGrammarError(EngineRequestError):
+    """Expected: the engine cannot follow a grammar. The message says why and is safe to send."""
 
 
 class EngineDeadError(BackendError):

@@ -13,7 +13,7 @@ from contextlib import aclosing
 import pytest
 
 from inference_service.backends.base import Backend
-from inference_service.backends.errors import EngineRequestError
+from inference_service.backends.errors import EngineGrammarError
 from inference_service.backends.types import EngineFinish, EngineRequest, EngineStep, TokenLogprob
 from inference_service.generation.tokenizer import Tokenizer
 from tests.backends.contract import (
@@ -331,12 +331,22 @@ class GrammarContract(_Skipping):
         other = asyncio.create_task(collect(backend, request(prompt, 30)))
         await asyncio.sleep(0)
 
-        with pytest.raises(EngineRequestError):
+        with pytest.raises(EngineGrammarError):
             await collect(backend, request(prompt, 5, grammar=grammar))
 
         assert sum(s.token_count for s in await other) == 30
         await released(backend)
         assert backend.stats().alive
+
+    @pytest.mark.parametrize("grammar", BROKEN_GRAMMARS.values(), ids=BROKEN_GRAMMARS)
+    async def test_broken_grammar_is_found_out_before(self, backend: Backend, grammar: str) -> None:
+        for _ in range(2):
+            with pytest.raises(EngineGrammarError):
+                await asyncio.to_thread(backend.check_grammar, grammar)
+
+    @pytest.mark.parametrize("grammar", [YES_OR_NO, LETTERS])
+    async def test_sound_grammar_passes(self, backend: Backend, grammar: str) -> None:
+        backend.check_grammar(grammar)
 
 
 class OptionsContract(BiasContract, LogprobsContract, GrammarContract):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference_service.backends.errors import EngineRequestError
+from inference_service.backends.errors import EngineGrammarError
 from inference_service.backends.llama_cpp.grammar import GrammarGuard
 from tests.backends.contract_options import BROKEN_GRAMMARS, LETTERS, YES_OR_NO
 
@@ -38,14 +38,14 @@ def test_grammar_that_the_model_can_follow_passes(guard: GrammarGuard, grammar: 
     "grammar", ['root ::= "az"\n', 'root ::= "a" ([z] | "b")\n', "root ::= [à-ÿ]\n", 'root ::= "é"?\n']
 )
 def test_grammar_with_what_no_token_stands_for_is_refused(guard: GrammarGuard, grammar: str) -> None:
-    with pytest.raises(EngineRequestError, match="no token for"):
+    with pytest.raises(EngineGrammarError, match="no token for"):
         guard.check(grammar)
 
 
 @pytest.mark.parametrize("grammar", BROKEN_GRAMMARS.values(), ids=BROKEN_GRAMMARS)
 def test_broken_grammar_is_refused_every_time(guard: GrammarGuard, grammar: str) -> None:
     for _ in range(2):
-        with pytest.raises(EngineRequestError, match="cannot follow"):
+        with pytest.raises(EngineGrammarError, match="cannot follow"):
             guard.check(grammar)
 
 
@@ -63,7 +63,7 @@ def test_broken_grammar_is_refused_every_time(guard: GrammarGuard, grammar: str)
 )
 def test_grammar_that_reads_the_same_in_too_many_ways_is_refused(guard: GrammarGuard, grammar: str) -> None:
     """Each of these would keep the engine busy for up to a minute with a few tokens."""
-    with pytest.raises(EngineRequestError, match="too many ways"):
+    with pytest.raises(EngineGrammarError, match="too many ways"):
         guard.check(grammar)
 
 
@@ -87,5 +87,5 @@ def test_no_character_beyond_ascii_passes_without_all_bytes_that_go_on() -> None
         def token_bytes(self, token_id: int) -> bytes:
             return bytes([token_id]) if token_id != 0x80 else b""
 
-    with pytest.raises(EngineRequestError, match="no token for"):
+    with pytest.raises(EngineGrammarError, match="no token for"):
         GrammarGuard(AsciiOnly()).check('root ::= "é"\n')

@@ -61,6 +61,9 @@ class Scripted(Backend):
     async def start(self) -> BackendDescription:
         raise NotImplementedError
 
+    def check_grammar(self, grammar: str) -> None:
+        raise NotImplementedError
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
         self.running += 1
         script = self._scripts[min(self._requests, len(self._scripts) - 1)]

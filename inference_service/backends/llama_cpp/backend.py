@@ -84,6 +84,9 @@ class LlamaCppBackend(Backend):
             vocabulary_size=self._tokenizer.vocabulary_size,
         )
 
+    def check_grammar(self, grammar: str) -> None:
+        self._guard.check(grammar)
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
         if request.grammar is not None:
             await _off_loop(self._prepare, request.grammar)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from inference_service.backends.errors import EngineRequestError
+from inference_service.backends.errors import EngineGrammarError
 from inference_service.backends.llama_cpp.spelling import TextEncoder
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ class GrammarGuard:
         """See that a grammar may enter the engine. Takes up to seconds for a large one.
 
         Raises:
-            EngineRequestError: it may not.
+            EngineGrammarError: it may not.
 
         """
         reason = self._reason(grammar)
         if reason is not None:
-            raise EngineRequestError(f"the engine cannot follow this grammar: {reason}")
+            raise EngineGrammarError(f"the engine cannot follow this grammar: {reason}")
 
     def _find_reason(self, grammar: str) -> str | None:
         # Imported late: whoever never sends a grammar need not wait for it.

@@ -88,6 +88,12 @@ class SimulatedBackend(Backend):
             raise BackendStartError("the simulated engine was told to crash at start")
         return self._description
 
+    def check_grammar(self, grammar: str) -> None:
+        # Imported late: whoever never sends a grammar need not wait for it.
+        from inference_service.backends.simulated import matching
+
+        matching.check_grammar(grammar)
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
         faults = self._faults_of(request)
         self._enter()

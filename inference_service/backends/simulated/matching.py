@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from inference_service.backends.errors import EngineRequestError
+from inference_service.backends.errors import EngineGrammarError
 from inference_service.grammar.check import check_rules
 from inference_service.grammar.errors import ConstraintError
 from inference_service.grammar.nodes import Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence
@@ -17,14 +17,24 @@ def constrained(grammar: str, wish: str | None) -> str:
     """The wish if the grammar generates it, else a shortest text that it generates.
 
     Raises:
-        EngineRequestError: it is no grammar that an engine could follow.
+        EngineGrammarError: it is no grammar that an engine could follow.
+
+    """
+    rules = check_grammar(grammar)
+    return wish if wish is not None and _generates(rules, wish) else shortest_sentence(grammar)
+
+
+def check_grammar(grammar: str) -> Rules:
+    """The rules of a grammar.
+
+    Raises:
+        EngineGrammarError: it is none that an engine could follow.
 
     """
     try:
-        rules = _checked_rules(grammar)
+        return _checked_rules(grammar)
     except ConstraintError as error:
-        raise EngineRequestError(f"the simulated engine cannot follow this grammar: {error}") from None
-    return wish if wish is not None and _generates(rules, wish) else shortest_sentence(grammar)
+        raise EngineGrammarError(f"the simulated engine cannot follow this grammar: {error}") from None
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -101,9 +102,13 @@ class TensorRtLlmBackend(Backend):
             ceilings={"top_k": MAX_TOP_K},
         )
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+    def check_grammar(self, grammar: str) -> None:
         if self._engine is not None:
-            await self._engine.check(request)
+            self._engine.check_grammar(grammar)
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+        if request.grammar is not None:
+            await off_loop(partial(self.check_grammar, request.grammar))
         call = self._enter(request)
         try:
             finished = False

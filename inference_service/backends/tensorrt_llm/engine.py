@@ -7,11 +7,15 @@ from typing import Any, Protocol
 
 import structlog
 
-from inference_service.backends.errors import BackendError, EngineDeadError, EngineRequestError
+from inference_service.backends.errors import (
+    BackendError,
+    EngineDeadError,
+    EngineGrammarError,
+    EngineRequestError,
+)
 from inference_service.backends.tensorrt_llm.bias import BiasTensors
 from inference_service.backends.tensorrt_llm.guided import GuidedDecoding
 from inference_service.backends.tensorrt_llm.library import Library
-from inference_service.backends.tensorrt_llm.off_loop import off_loop
 from inference_service.backends.tensorrt_llm.options import LOGPROBS_SWITCH
 from inference_service.backends.tensorrt_llm.readings import Reading, read
 from inference_service.backends.tensorrt_llm.sampling import sampling_fields
@@ -82,26 +86,23 @@ class Engine:
         self._dead = self._dead or self._has_shut_down()
         return not self._dead
 
-    async def check(self, request: EngineRequest) -> None:
-        """Find out whether the engine can read the request's grammar.
+    def check_grammar(self, grammar: str) -> None:
+        """Find out whether the engine can read a grammar. Blocks.
 
         Raises:
-            EngineRequestError: it cannot.
+            EngineGrammarError: it cannot.
 
         """
-        grammar = request.grammar
-        if grammar is None:
-            return
         guided = self._guided()
         try:
-            await off_loop(lambda: guided.check(grammar))
+            guided.check(grammar)
         except Exception as error:
             # Without its text, which shows the grammar.
-            _log.error("grammar_unreadable", request_id=request.request_id, reason=type(error).__name__)
-            raise EngineRequestError("the engine cannot read the grammar of this request") from None
+            _log.error("grammar_unreadable", reason=type(error).__name__)
+            raise EngineGrammarError("the engine cannot read the grammar of this request") from None
 
     def submit(self, request: EngineRequest) -> Output:
-        """Hand a request, which has passed the check, to the engine.
+        """Hand a request, whose grammar has passed the check, to the engine.
 
         Raises:
             BackendError: it takes this request, or any, no more.
@@ -152,7 +153,7 @@ class Engine:
 
     def _guided(self) -> GuidedDecoding:
         if self._library.options.guided is None:
-            raise EngineRequestError("this TensorRT-LLM takes no grammars")
+            raise EngineGrammarError("this TensorRT-LLM takes no grammars")
         return self._library.options.guided
 
     def _has_shut_down(self) -> bool:
