@@ -76,7 +76,7 @@ GOOD: dict[str, Body] = {
     "log probabilities": chat(RHYME, logprobs=True, max_tokens=12),
     "log probabilities of choices": chat(n=2, logprobs=True, top_logprobs=0),
     "log probabilities to a stop": chat(RHYME, logprobs=True, stop=["hat"]),
-    "log probabilities that end within a character": chat("@say<<😀😀😀>>", logprobs=True, max_tokens=2),
+    "log probabilities that end within a character": chat("@say<<𒀀𒀀>>", logprobs=True, max_tokens=1),
     "alternatives": chat(RHYME, logprobs=True, top_logprobs=3, max_tokens=12),
     "twenty alternatives": chat(logprobs=True, top_logprobs=20, max_tokens=3),
     "log probabilities of a completion": completion(RHYME, logprobs=0, max_tokens=12),
@@ -89,7 +89,9 @@ GOOD: dict[str, Body] = {
     "echo of prompts": completion(["Once upon", "a time"], n=2, echo=True, max_tokens=3),
     "echo of token ids": completion([504, 3575, 282], echo=True),
     "text format": chat(response_format={"type": "text"}),
-    "any object": chat('@say<<{"a": [1, {"b": null}]}>>', response_format={"type": "json_object"}),
+    "any object": chat(
+        '@say<<{"a": [1, {"b": null}]}>>', response_format={"type": "json_object"}, max_tokens=16
+    ),
     "a schema": chat(response_format=schema_of(CITY, strict=True), max_tokens=40),
     "a schema for choices": chat(n=3, response_format=schema_of(CITY), max_tokens=40, temperature=1.5),
     "a schema with log probabilities": chat(response_format=schema_of(CITY), logprobs=True, max_tokens=40),
@@ -108,7 +110,9 @@ GOOD: dict[str, Body] = {
     ),
     "words before a call": chat(f"@say<<Let me see.\n{BONN}>>", tools=[WEATHER], max_tokens=60),
     "tools that are not called": chat(RHYME, tools=[WEATHER], tool_choice="auto", max_tokens=12),
-    "tools that must not be called": chat(f"@say<<{BONN}>>", tools=[WEATHER], tool_choice="none"),
+    "tools that must not be called": chat(
+        f"@say<<{BONN}>>", tools=[WEATHER], tool_choice="none", max_tokens=40
+    ),
     "a call that is demanded": chat(
         tools=[WEATHER, TIME], tool_choice="required", parallel_tool_calls=False, max_tokens=60
     ),
@@ -151,6 +155,34 @@ SCRIPTED = frozenset(
 )
 """Of those, what makes a difference only where the engine says what it is told to, or what others here ask
 of a model too; a model takes seconds for each."""
+
+
+SAID: dict[str, tuple[str, str, str, list[tuple[str, str]]]] = {
+    "choices that stop": ("a ", "stop", "stop_sequence", []),
+    "stop that is kept": ("a hat, a", "stop", "stop_sequence", []),
+    "log probabilities that end within a character": ("", "length", "max_tokens", []),
+    "any object": ('{"a": [1, {"b": null}]}', "stop", "end_of_sequence", []),
+    "a grammar as format": ("no", "stop", "end_of_sequence", []),
+    "EBNF": ("42", "stop", "end_of_sequence", []),
+    "tools that may be called": ("", "tool_calls", "end_of_sequence", [("weather", '{"city": "Bonn"}')]),
+    "two calls": (
+        "",
+        "tool_calls",
+        "end_of_sequence",
+        [("weather", '{"city": "Bonn"}'), ("time", "{}")],
+    ),
+    "one call at a time": ("", "tool_calls", "tool_calls", [("weather", '{"city": "Bonn"}')]),
+    "words before a call": (
+        "Let me see.\n",
+        "tool_calls",
+        "end_of_sequence",
+        [("weather", '{"city": "Bonn"}')],
+    ),
+    "tools that are not called": ("a hat, a 猫😀", "stop", "end_of_sequence", []),
+    "tools that must not be called": (BONN, "stop", "end_of_sequence", []),
+    "the call of one tool": ("", "tool_calls", "tool_calls", [("time", "{}")]),
+}
+"""Where the engine does as it is told: text, finish reason, cause, and calls."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.doors.asked import BAD, GOOD, ONLY_REST, SCRIPTED, Body
-from tests.support.answers import check_alike
+from tests.doors.asked import BAD, GOOD, ONLY_REST, SAID, SCRIPTED, Body
+from tests.support.answers import Answer, check_alike
 from tests.support.doors import Doors, running_doors
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -40,8 +40,17 @@ async def test_features_are_the_same_at_both_doors(doors: Doors, name: str) -> N
         return
 
     assert first.error is None, first.message
+    if name in SAID and engine != "llama_cpp":
+        assert _said(first) == SAID[name]
     for other in others:
         check_alike(first, other, tolerance=0.01 if engine == "llama_cpp" else 1e-12)
+
+
+def _said(answer: Answer) -> tuple[str, str, str, list[tuple[str, str]]]:
+    choice = answer.choices[0]
+    assert choice.ending is not None
+    calls = [(name, arguments) for _, name, arguments in choice.tool_calls]
+    return choice.text, choice.finish_reason, choice.ending[0], calls
 
 
 def _asks_for_alternatives(body: Body) -> bool:

@@ -1,0 +1,126 @@
+"""Several choices of one request, through both doors: they leave together, and share their prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from inference_client import Delta
+from tests.doors.asked import completion
+from tests.support.doors import Doors, grpc_request, running_doors
+
+CHOICES = 4
+LONG = completion("tell me " * 10, n=CHOICES, max_tokens=400, ignore_eos=True)
+
+
+async def leave_grpc(doors: Doors) -> None:
+    stream = doors.client.stream_request(grpc_request(LONG))
+    await anext(stream)
+    await _until(doors, CHOICES)
+    seen: set[int] = set()
+    while len(seen) < doors.service.room.backend.stats().running:
+        event = await anext(stream)
+        seen |= {event.choice_index} if isinstance(event, Delta) else set()
+    await stream.aclose()
+
+
+async def leave_rest(doors: Doors) -> None:
+    async with doors.http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as reply:
+        async for line in reply.aiter_lines():
+            if line and _running(doors) == CHOICES:
+                break
+
+
+async def leave_grpc_plain(doors: Doors) -> None:
+    await _cancel(doors, doors.by_grpc(LONG))
+
+
+async def leave_rest_plain(doors: Doors) -> None:
+    await _cancel(doors, doors.by_rest(LONG))
+
+
+async def _cancel(doors: Doors, asking: Awaitable[object]) -> None:
+    task = asyncio.ensure_future(asking)
+    await _until(doors, CHOICES)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+LEAVES = [leave_grpc, leave_rest, leave_grpc_plain, leave_rest_plain]
+
+
+@pytest.fixture(params=["simulated", "llama_cpp", "tensorrt_llm"])
+def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    if request.param == "tensorrt_llm":
+        engine: dict[str, Any] = request.getfixturevalue("serve_engine")(tps=100)
+        return engine
+    return {"backend": request.param, "threads": 1, "simulated_decode_tps": 100}
+
+
+async def test_choices_of_who_left_leave_together(settings: dict[str, Any]) -> None:
+    """Whichever way they came. No choice of theirs keeps a slot, or a place in the queue."""
+    async with running_doors(**settings) as doors:
+        tasks = 0
+        for leave in LEAVES:
+            await leave(doors)
+            left = time.monotonic()
+            await _until(doors, 0)
+            print(f"{leave.__name__}: all free after {(time.monotonic() - left) * 1e3:.0f} ms")
+            tasks = tasks or len(asyncio.all_tasks())
+
+        assert (await doors.by_rest(completion(n=2, max_tokens=2))).error is None
+        await asyncio.sleep(0.2)
+        assert len(asyncio.all_tasks()) <= tasks
+
+
+async def test_choices_that_wait_leave_too() -> None:
+    """Two of them run, two wait for their turn."""
+    async with running_doors(simulated_decode_tps=100, max_concurrency=2) as doors:
+        for leave in LEAVES:
+            await leave(doors)
+            await _until(doors, 0)
+
+
+async def test_prompt_is_counted_once(settings: dict[str, Any]) -> None:
+    """And what was generated for every choice."""
+    async with running_doors(**settings) as doors:
+        for ask in doors.ways:
+            one = await ask(completion(max_tokens=3, ignore_eos=True))
+            four = await ask(completion(max_tokens=3, ignore_eos=True, n=CHOICES))
+            two_prompts = await ask(completion(["Once upon a time"] * 2, max_tokens=3, ignore_eos=True))
+            assert one.usage is not None
+            prompt, generated = one.usage
+            assert (prompt > 0, generated) == (True, 3)
+            assert four.usage == (prompt, generated * CHOICES)
+            assert two_prompts.usage == (prompt * 2, generated * 2)
+
+
+async def test_seeds_of_choices_are_their_own(settings: dict[str, Any]) -> None:
+    """The first choice is what it would be alone; the others differ from it and from each other."""
+    async with running_doors(**settings) as doors:
+        body = completion(temperature=2, top_p=1, max_tokens=6)
+        alone = await doors.by_rest(body)
+        choices = (await doors.by_rest({**body, "n": CHOICES})).choices
+
+    assert choices[0].token_ids == alone.token_ids
+    assert len({choice.token_ids for choice in choices}) == CHOICES
+
+
+def _running(doors: Doors) -> int:
+    """Choices that have a slot or wait for one."""
+    room = doors.service.room
+    return max(room.backend.stats().running, room.admission.running) + room.admission.waiting
+
+
+async def _until(doors: Doors, count: int) -> None:
+    """Wait until so many run or wait; 0: and no call is left."""
+    end = time.monotonic() + 10
+    while _running(doors) != count or (not count and len(doors.service.server.calls)):
+        assert time.monotonic() < end, f"{_running(doors)} choices run or wait instead of {count}"
+        await asyncio.sleep(0.002)
