@@ -44,7 +44,8 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
         async with self._calls.run(context, "CountTokens", Level.READ_ONLY):
             size = parse.check_size(request, self._max_message_bytes)
             model = self._door.enter().model
-            response.token_ids.extend(await model.work(size, _count, request, model))
+            has_tools = bool(request.chat.tools)
+            response.token_ids.extend(await model.work(size, _count, request, model, is_long=has_tools))
             response.token_count = len(response.token_ids)
         return response
 

@@ -41,6 +41,8 @@ class EncodedPrompt:
     ids: Sequence[int]
     max_tokens: int
     """Room that each of its choices has."""
+    opening: str
+    """Text before each of its choices' own."""
 
 
 class Planner:
@@ -82,7 +84,11 @@ class Planner:
 
     def _encode(self, prompt: Prompt, parsed: ParsedRequest) -> EncodedPrompt:
         ids = self._model.encode(prompt)
-        return EncodedPrompt(prompt, ids, self._model.room(parsed.stopping.max_tokens, prompt, len(ids)))
+        room = self._model.room(parsed.stopping.max_tokens, prompt, len(ids))
+        return EncodedPrompt(prompt, ids, room, self._opening(prompt, ids) if parsed.output.echo else "")
+
+    def _opening(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        return prompt.text if isinstance(prompt, TextPrompt) else self._model.tokenizer.decode(ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class _Work:
             grammar=self.grammar,
         )
         stream = ChoiceStream(self.model.tokenizer, self._stages(prompt, sampling, index), index)
-        return ChoicePlan(index, engine, stream, self._opening(prompt), repeats_prompt=k > 0)
+        return ChoicePlan(index, engine, stream, prompt.opening, repeats_prompt=k > 0)
 
     def _sampling(self, k: int) -> Sampling:
         sampling = self.parsed.sampling
@@ -131,12 +137,6 @@ class _Work:
             filter=self.policy.output_filter(self.caller.key_name) if self.policy else None,
             tools=_tools(prompt, sampling, index),
         )
-
-    def _opening(self, prompt: EncodedPrompt) -> str:
-        if not self.parsed.output.echo:
-            return ""
-        text = prompt.prompt.text if isinstance(prompt.prompt, TextPrompt) else None
-        return self.model.tokenizer.decode(prompt.ids) if text is None else text
 
 
 def _tools(prompt: EncodedPrompt, sampling: Sampling, index: int) -> Tools | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from inference_service.generation.filter import ContentPolicy
@@ -25,34 +26,60 @@ def screened(
 ) -> Screening:
     """Ask the filter about every text of a prompt.
 
-    Token ids are judged by their text. They cannot be redacted, so a rule that would is one that blocks.
+    Token ids are judged by their text; tools, and the calls of earlier turns, by the texts in them. Neither
+    can be redacted, so a rule that would is one that blocks.
     """
     if policy is None:
         return Screening(prompt)
-    texts = [text for one in single_prompts(prompt) for text in _texts(one, tokenizer)]
-    verdict = policy.check_prompt(texts, key_name)
-    if verdict.blocked is not None:
-        return Screening(prompt, verdict.blocked.rule)
-    if not verdict.redacted:
-        return Screening(prompt)
-    if any(isinstance(one, TokenPrompt) for one in single_prompts(prompt)):
-        return Screening(prompt, min(verdict.redacted))
-    return Screening(_redacted(prompt, verdict.texts))
+    prompts = single_prompts(prompt)
+    fixed = policy.check_prompt([text for one in prompts for text in _fixed_texts(one, tokenizer)], key_name)
+    texts = policy.check_prompt([text for one in prompts for text in _texts(one)], key_name)
+    blocked = texts.blocked or fixed.blocked
+    if blocked is not None:
+        return Screening(prompt, blocked.rule)
+    if fixed.redacted:
+        return Screening(prompt, min(fixed.redacted))
+    return Screening(_redacted(prompt, iter(texts.texts)) if texts.redacted else prompt)
 
 
-def _texts(prompt: Prompt, tokenizer: Tokenizer) -> Sequence[str]:
+def _texts(prompt: Prompt) -> Sequence[str]:
     if isinstance(prompt, ChatPrompt):
         return [turn.content for turn in prompt.turns]
-    if isinstance(prompt, TextPrompt):
-        return [prompt.text]
-    known = [token_id for token_id in prompt.ids if token_id < tokenizer.vocabulary_size]
-    return [tokenizer.decode(known)]
+    return [prompt.text] if isinstance(prompt, TextPrompt) else []
 
 
-def _redacted(prompt: Prompt | BatchPrompt, texts: Sequence[str]) -> Prompt | BatchPrompt:
-    if isinstance(prompt, ChatPrompt):
-        turns = [replace(turn, content=text) for turn, text in zip(prompt.turns, texts, strict=True)]
-        return replace(prompt, turns=tuple(turns))
+def _fixed_texts(prompt: Prompt, tokenizer: Tokenizer) -> Iterator[str]:
+    """Texts that cannot be changed."""
+    if isinstance(prompt, TokenPrompt):
+        yield tokenizer.decode(token_id for token_id in prompt.ids if token_id < tokenizer.vocabulary_size)
+    elif isinstance(prompt, ChatPrompt):
+        for tool in prompt.tools:
+            yield "\n".join((tool.name, tool.description, *_strings(tool.parameters)))
+        for call in (call for turn in prompt.turns for call in turn.tool_calls):
+            yield "\n".join((call.name, *_strings(json.loads(call.arguments.strip() or "{}"))))
+
+
+def _strings(value: object) -> Iterator[str]:
+    """The keys and strings in a JSON value."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict):
+            waiting += [*part.values(), *part.keys()]
+        elif isinstance(part, list):
+            waiting += part
+
+
+def _redacted(prompt: Prompt | BatchPrompt, texts: Iterator[str]) -> Prompt | BatchPrompt:
+    """The prompt with these texts in the place of its own, in their order."""
     if isinstance(prompt, BatchPrompt):
-        return BatchPrompt(tuple(TextPrompt(text) for text in texts))
-    return TextPrompt(texts[0])
+        return BatchPrompt(tuple(_one_redacted(one, texts) for one in prompt.prompts))
+    if isinstance(prompt, ChatPrompt):
+        return replace(prompt, turns=tuple(replace(turn, content=next(texts)) for turn in prompt.turns))
+    return _one_redacted(prompt, texts)
+
+
+def _one_redacted(prompt: TextPrompt | TokenPrompt, texts: Iterator[str]) -> TextPrompt | TokenPrompt:
+    return TextPrompt(next(texts)) if isinstance(prompt, TextPrompt) else prompt

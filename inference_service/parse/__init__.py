@@ -11,6 +11,7 @@ stopping.py    when to end
 output.py      what the answer holds
 constraint.py  what the answer must be
 unknown.py     what a request holds and nobody here knows
+ineffective.py what it holds that has no effect together with the rest
 """
 
 from inference_service.parse.constraint import Constraint

@@ -10,6 +10,7 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.backends.types import Sampling
 from inference_service.parse.constraint import Constraint, read_constraint
+from inference_service.parse.ineffective import ineffective_fields
 from inference_service.parse.output import Output, read_output
 from inference_service.parse.prompt import BatchPrompt, Prompt, read_prompt, read_prompts
 from inference_service.parse.sampling import read_logit_bias, read_sampling
@@ -58,7 +59,7 @@ def parse_generate(message: generate_pb.GenerateRequest) -> ParsedRequest:
         constraint=read_constraint(message.constraint, wrong) if message.HasField("constraint") else None,
         user=_user(message, wrong),
         validate_only=message.validate_only,
-        ignored=unknown_fields(message),
+        ignored=(*unknown_fields(message), *ineffective_fields(message)),
     )
     if request.constraint is not None and request.stopping.ignore_eos:
         wrong.add("ignore_eos", "ignore_eos cannot be combined with a constraint, which has an end.")

@@ -9,8 +9,6 @@ from typing import Any
 
 from lodestream.inference.v1 import generation_pb2 as pb
 
-from inference_service.generation.tools.documents import read_arguments
-from inference_service.generation.tools.json_object import MalformedJson
 from inference_service.generation.tools.types import Tool, ToolCall, ToolChoice, ToolMode
 from inference_service.parse.violations import Violations
 
@@ -82,18 +80,26 @@ def check_name(name: str, field: str, wrong: Violations) -> None:
 def _parameters(text: str, field: str, wrong: Violations) -> Mapping[str, Any] | None:
     if not text:
         return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
+    value = _json_object(text)
+    if value is None:
         wrong.add(field, f"{field} must be a JSON object, a JSON Schema.")
-        return None
     return value
 
 
 def _check_arguments(text: str, field: str, wrong: Violations) -> None:
-    try:
-        read_arguments(text)
-    except (MalformedJson, RecursionError):
+    # Some clients send nothing for no arguments.
+    if text.strip() and _json_object(text) is None:
         wrong.add(field, f"{field} must be a JSON object as text.")
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    """The object; None for everything else, also where JSON's own syntax allows what is no text or number.
+
+    That is half a surrogate pair, escaped, and a number beyond all floats.
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,56 @@
+"""Messages for the parser, and what it finds wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from lodestream.inference.v1 import generate_service_pb2 as generate_pb
+from lodestream.inference.v1 import generation_pb2 as pb
+
+from inference_service.errors import InvalidRequest
+from inference_service.parse import ChatPrompt, parse_generate
+
+USER = pb.ChatMessage(role=pb.ROLE_USER, content="u")
+
+
+def request(**fields: Any) -> generate_pb.GenerateRequest:
+    """A valid request for a text, but for what is given."""
+    return generate_pb.GenerateRequest(**{"model": "m", "prompt": "p", **fields})
+
+
+def chat(*messages: pb.ChatMessage, **fields: Any) -> generate_pb.GenerateRequest:
+    """A request for a conversation; `fields` are of ChatInput."""
+    spoken = messages or (USER,)
+    return generate_pb.GenerateRequest(model="m", chat=pb.ChatInput(messages=spoken, **fields))
+
+
+def conversation(message: generate_pb.GenerateRequest) -> ChatPrompt:
+    """The conversation of a valid request."""
+    prompt = parse_generate(message).prompt
+    assert isinstance(prompt, ChatPrompt)
+    return prompt
+
+
+def wrong(message: generate_pb.GenerateRequest) -> dict[str, str]:
+    """Field → description of everything that is wrong with a request."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_generate(message)
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+def codes(message: generate_pb.GenerateRequest) -> dict[str, str]:
+    """Field → code of the same."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_generate(message)
+    return {violation.field: violation.code for violation in caught.value.violations}
+
+
+def tool(name: str = "f", parameters: str = "", **fields: Any) -> pb.Tool:
+    return pb.Tool(name=name, parameters=parameters, **fields)
+
+
+def ignored(message: generate_pb.GenerateRequest) -> Sequence[str]:
+    """What of a valid request has no effect."""
+    return parse_generate(message).ignored
