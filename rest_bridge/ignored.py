@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from rest_bridge.errors import unsupported
 from rest_bridge.schemas.chat import ChatCompletionRequest, ChatMessage
 from rest_bridge.schemas.completions import CompletionRequest
+from rest_bridge.schemas.constraints import FORMATS, ResponseFormat
 from rest_bridge.schemas.fields import RequestModel
 from rest_bridge.schemas.generation import GenerationRequest
 
@@ -134,10 +135,40 @@ def _without_sense(request: GenerationRequest, streams: bool) -> Iterator[str]:
         yield "stream_options"
     if request.stream and not streams:
         yield "stream"
-    if isinstance(request, ChatCompletionRequest) and request.tool_choice in (None, "auto", "none"):
-        for number, tool in enumerate(request.tools or ()):
+    if request.response_format is not None:
+        yield from _of_other_formats(request.response_format)
+    if request.include_stop_str_in_output and not request.stop:
+        yield "include_stop_str_in_output"
+    if isinstance(request, ChatCompletionRequest):
+        yield from _without_tools(request)
+
+
+def _without_tools(request: ChatCompletionRequest) -> Iterator[str]:
+    if not request.tools:
+        given = (
+            name for name in ("tool_choice", "parallel_tool_calls") if getattr(request, name) is not None
+        )
+        yield from given
+    elif not _enforces_calls(request):
+        for number, tool in enumerate(request.tools):
             if tool.function.strict:
                 yield f"tools[{number}].function.strict"
+
+
+def _of_other_formats(wanted: ResponseFormat) -> Iterator[str]:
+    """What a format holds and only one of another type needs."""
+    for name in FORMATS:
+        if name != wanted.type and getattr(wanted, name, None) is not None:
+            yield f"response_format.{name}"
+
+
+def _enforces_calls(request: ChatCompletionRequest) -> bool:
+    """Whether calls have to follow their schemas: where one is demanded, or takes the place of JSON."""
+    if request.tool_choice not in (None, "auto"):
+        return request.tool_choice != "none"
+    wanted = request.response_format
+    is_json = wanted is not None and wanted.type in ("json_object", "json_schema")
+    return is_json or request.guided_json is not None
 
 
 def _is_ignored(path: str, name: str, value: object, policy: Policy, strict: bool) -> bool:

@@ -53,6 +53,8 @@ def _add_tool(target: pb.ChatInput, tool: Tool, param: str) -> None:
     added = target.tools.add(name=function.name, description=function.description or "")
     if function.parameters is not None:
         added.parameters = json_text(function.parameters, f"{param}.function.parameters")
+    if function.strict is not None:
+        added.strict = function.strict
 
 
 def _choose(target: pb.ToolChoice, choice: str | NamedTool) -> None:

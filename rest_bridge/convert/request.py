@@ -58,6 +58,8 @@ def completion_request(body: CompletionRequest) -> GenerateRequest:
 def spelling(body: GenerationRequest) -> dict[str, str]:
     """What the service calls a parameter → what this body calls it, where those differ."""
     names = {"top_logprobs": "logprobs"} if isinstance(body, CompletionRequest) else {}
+    if (limit := _limit_name(body)) != "max_tokens":
+        names["max_tokens"] = limit
     wish = read_wish(body)
     if wish is not None and wish.param != wish.service_name:
         names[wish.service_name] = wish.param
@@ -104,13 +106,19 @@ def _common(body: GenerationRequest) -> GenerateRequest:
 
 def _fill_stopping(message: GenerateRequest, body: GenerationRequest) -> None:
     schema = type(body)
-    set_field(message.stopping, "max_tokens", _max_tokens(body), schema)
+    set_field(message.stopping, "max_tokens", _max_tokens(body), schema, _limit_name(body))
     set_field(message.stopping, "ignore_eos", body.ignore_eos, schema)
     set_field(message.stopping, "include_stop", body.include_stop_str_in_output, schema)
     if body.stop:
         message.stopping.stop.extend(body.stop)
     if body.stop_token_ids:
         extend_ids(message.stopping.stop_token_ids, body.stop_token_ids, "stop_token_ids")
+
+
+def _limit_name(body: GenerationRequest) -> str:
+    """What the body calls `max_tokens`."""
+    uses_other = body.max_tokens is None and body.max_completion_tokens is not None
+    return "max_completion_tokens" if uses_other else "max_tokens"
 
 
 def _max_tokens(body: GenerationRequest) -> int | None:

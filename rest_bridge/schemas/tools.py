@@ -33,7 +33,8 @@ class FunctionDefinition(RequestModel):
     description: str | None = documented("What it does, for the model to read.")
     parameters: dict[str, Any] | None = documented("JSON Schema of its arguments; unset: it has none.")
     strict: bool | None = documented(
-        "Without effect: calls that `tool_choice` demands always follow the schema, others need not."
+        "Where calls are enforced, by `tool_choice` or beside a constraint to JSON: a schema that cannot be "
+        "enforced is refused, and not loosened to any object."
     )
 
 

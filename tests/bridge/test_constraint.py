@@ -117,6 +117,8 @@ def sent_raw(raw: bytes) -> None:
         (chat(guided_regex="a"), "guided_regex", "guided_regex"),
         (chat(), "top_logprobs", "top_logprobs"),
         (completion(logprobs=99), "top_logprobs", "logprobs"),
+        (completion(max_completion_tokens=0), "max_tokens", "max_completion_tokens"),
+        (chat(max_completion_tokens=0, max_tokens=0), "max_tokens", "max_tokens"),
     ],
     ids=str,
 )

@@ -29,6 +29,7 @@ def test_tools_go_out() -> None:
             "name": "weather",
             "description": "Tells the weather.",
             "parameters": '{"type":"object","properties":{"city":{"type":"string"}}}',
+            "strict": True,
         },
         {"name": "now"},
     ]

@@ -125,7 +125,10 @@ def test_names_of_speakers_are_known_and_without_effect() -> None:
     [
         ({}, ["tools[1].function.strict"]),
         ({"tool_choice": "auto"}, ["tools[1].function.strict"]),
+        ({"tool_choice": "none", "guided_json": {}}, ["tools[1].function.strict"]),
         ({"tool_choice": "required"}, []),
+        ({"response_format": {"type": "json_object"}}, []),
+        ({"guided_json": {}}, []),
         ({"tool_choice": TOOL}, []),
     ],
     ids=str,
@@ -134,10 +137,35 @@ def test_names_of_speakers_are_known_and_without_effect() -> None:
 def test_strict_tools_are_strict_where_calls_are_demanded(
     choice: dict[str, Any], expected: list[str], strict: bool
 ) -> None:
-    """Where the model decides, nothing makes it follow the schema, and the header says so."""
+    """Where the model decides between calls and words, nothing makes it follow the schema."""
     tools = [{"type": "function", "function": {"name": "f", "strict": on}} for on in (False, True)]
 
     assert names(chat(tools=tools, **choice), strict=strict) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"include_stop_str_in_output": True}, ["include_stop_str_in_output"]),
+        ({"include_stop_str_in_output": True, "stop": []}, ["include_stop_str_in_output"]),
+        ({"include_stop_str_in_output": True, "stop": "a"}, []),
+        ({"include_stop_str_in_output": False}, []),
+        ({"tool_choice": "none", "parallel_tool_calls": True}, ["tool_choice", "parallel_tool_calls"]),
+        ({"tool_choice": "auto", "parallel_tool_calls": False, "tools": [TOOL]}, []),
+    ],
+    ids=str,
+)
+def test_what_means_nothing_alone_is_named(given: dict[str, Any], expected: list[str]) -> None:
+    """As in the service; of a stream, what the service says comes too late for the headers."""
+    assert names(chat(**given)) == expected
+
+
+def test_what_another_format_needs_means_nothing() -> None:
+    """A format holds what its own type needs; the rest is named."""
+    schema = {"name": "n", "schema": {}}
+    wanted = {"type": "regex", "regex": "a", "ebnf": "b", "grammar": None, "json_schema": schema}
+
+    assert names(chat(response_format=wanted)) == ["response_format.json_schema", "response_format.ebnf"]
 
 
 @pytest.mark.parametrize("streams", [False, True])
