@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: serve test check format lint types arrows proto proto-check unit node bench gpu-smoke images readme lock clean
+.PHONY: serve test check format lint types arrows proto proto-check unit node bench gpu-smoke images readme parameters lock clean
 
 serve: $(VENV)/.serve  ## Set up, fetch the model, start both servers. ARGS="--help" says what else it takes.
 	@$(BIN)/lodestream up $(ARGS)
@@ -54,6 +54,9 @@ images:  ## Build the container images, run them and ask them a question; needs 
 
 readme: $(VENV)/.dev  ## Renew the table of settings in the README.
 	@$(BIN)/python -m tests.support.readme
+
+parameters: $(VENV)/.dev  ## Renew docs/parameters.md.
+	@$(BIN)/python -m tests.support.parameters
 
 lock:  ## Renew the lock files; needs uv.
 	requirements/compile.sh

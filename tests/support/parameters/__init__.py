@@ -1,0 +1,1 @@
+"""What becomes of each parameter, by engine: docs/parameters.md. `make parameters` renews it."""

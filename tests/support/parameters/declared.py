@@ -1,0 +1,35 @@
+"""Every parameter that the bridge knows, as its schemas and its policy declare them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from rest_bridge import ignored
+from rest_bridge.schemas.fields import RequestModel
+from rest_bridge.schemas.generation import GenerationRequest
+
+
+def declared_in(schema: type[GenerationRequest]) -> list[str]:
+    """The paths of an endpoint's parameters, members of objects included: `messages[].role`."""
+    return list(_paths("", schema))
+
+
+def _paths(path: str, schema: type[RequestModel]) -> Iterator[str]:
+    for name, field in schema.model_fields.items():
+        here = path + (field.alias or name)
+        yield here
+        for suffix, member in _objects(field.annotation):
+            yield from _paths(f"{here}{suffix}.", member)
+    policy = ignored._POLICIES.get(schema, ignored._OTHERS)
+    yield from (path + name for name in sorted(policy.refused))
+    yield from (path + name for name in sorted(policy.without_effect))
+
+
+def _objects(annotation: Any) -> Iterator[tuple[str, type[RequestModel]]]:
+    """The objects that a parameter's type holds, and `[]` for those in an array."""
+    if isinstance(annotation, type) and issubclass(annotation, RequestModel):
+        yield "", annotation
+    suffix = "[]" if get_origin(annotation) is list else ""
+    for part in get_args(annotation):
+        yield from ((suffix + inner, member) for inner, member in _objects(part))
