@@ -128,6 +128,12 @@ GOOD: dict[str, Body] = {
     "a conversation with tools": chat(messages=CONVERSATION, tools=[WEATHER]),
     "a conversation about tools that are gone": chat(messages=CONVERSATION),
     "the other name of the limit": chat(max_tokens=5, max_completion_tokens=5),
+    "what has no effect": chat(
+        parallel_tool_calls=True,
+        tool_choice="auto",
+        include_stop_str_in_output=True,
+        max_tokens=2,
+    ),
     "only a check": chat(validate_only=True, n=4, logit_bias={"3": 1}, tools=[WEATHER]),
     "only a check of prompts": completion(["Once", "a", "b"], validate_only=True, guided_regex="a+"),
 }
@@ -286,6 +292,11 @@ BAD: dict[str, Bad] = {
     "a tool with a bad name": bad_tools([TIME, tool("a b")], "tools[1].function.name"),
     "two tools of a name": bad_tools([TIME, TIME], "tools[1].function.name"),
     "many tools": bad_tools([tool(f"t{i}") for i in range(129)], "tools"),
+    "a strict tool that cannot be": bad_tools(
+        [TIME, tool("t", strict_object(a=_UNKNOWN), strict=True)],
+        "tools[1].function.parameters",
+        tool_choice="required",
+    ),
     "a result without its call": bad_turn("tool_call_id", "missing_required_parameter", role="tool"),
     "a result of a user": bad_turn("tool_call_id", role="user", tool_call_id="c"),
     "calls of a user": bad_turn("tool_calls", role="user", tool_calls=calling()),

@@ -52,6 +52,8 @@ class Answer:
     """Prompt and completion tokens."""
     parameters: Mapping[str, Any] | None = None
     """Those in effect, less a seed that was drawn."""
+    ignored: frozenset[str] = frozenset()
+    """What of the request has no effect."""
     error: str | None = None
     """The code of the refusal."""
     param: str | None = None
@@ -115,7 +117,7 @@ def read_generation(generation: Generation, request: Body) -> Answer:
     parameters = {"max_tokens": report.max_tokens, **asdict(report.sampling)}
     parameters["logit_bias"] = {str(i): bias for i, bias in report.sampling.logit_bias.items()}
     choices = tuple(_told(choice, request) for choice in generation.choices)
-    return Answer(choices, usage, _less_drawn(parameters, request))
+    return Answer(choices, usage, _less_drawn(parameters, request), frozenset(report.ignored_parameters))
 
 
 def _told(choice: Choice, request: Body) -> ToldChoice:
@@ -176,7 +178,7 @@ def read_reply(body: Body, request: Body) -> Answer:
     """A whole answer over REST."""
     if body["object"] == "validation":
         assert not body["choices"]
-        return Answer((), _usage(body), _less_drawn(body["parameters"], request))
+        return Answer((), _usage(body), _less_drawn(body["parameters"], request), _ignored(body))
     return _answer([_Read.of(choice) for choice in body["choices"]], body, request)
 
 
@@ -262,7 +264,12 @@ def _answer(read: Sequence[_Read], last: Body, request: Body) -> Answer:
         )
         for index, one in enumerate(read)
     )
-    return Answer(choices, _usage(last), _less_drawn(told["parameters"], request))
+    return Answer(choices, _usage(last), _less_drawn(told["parameters"], request), _ignored(told))
+
+
+def _ignored(told: Body) -> frozenset[str]:
+    """Less what is only about streams."""
+    return frozenset(told["ignored_parameters"]) - {"stream", "stream_options"}
 
 
 def _ending(told: Body) -> tuple[str, str | int | None, str | None]:
