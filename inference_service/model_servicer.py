@@ -66,4 +66,5 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
 def _count(request: pb.CountTokensRequest, model: ServedModel) -> Sequence[int]:
     name, prompt = parse.parse_count(request)
     model.check_name(name)
-    return model.encode(prompt)
+    (field,) = parse.prompt_fields(prompt)
+    return model.encode(prompt, field)

@@ -19,7 +19,7 @@ from inference_service.generation.tools.constraint import most_calls
 from inference_service.generation.tools.ids import call_ids
 from inference_service.generation.tools.parser import ToolCallParser
 from inference_service.generation.tools.types import ToolMode
-from inference_service.parse import BatchPrompt, ChatPrompt, ParsedRequest, Prompt, TextPrompt, single_prompts
+from inference_service.parse import BatchPrompt, ChatPrompt, ParsedRequest, Prompt, TextPrompt, prompt_fields
 from inference_service.screen import screened
 from inference_service.served import ServedModel
 
@@ -69,7 +69,7 @@ class Planner:
         """
         self._model.check(parsed)
         screening = screened(self._policy, parsed.prompt, self._model.tokenizer, caller.key_name)
-        prompts = [self._encode(p, parsed) for p in single_prompts(screening.prompt)]
+        prompts = [self._encode(*item, parsed) for item in prompt_fields(screening.prompt).items()]
         grammar = grammar_of(parsed, self._model, self._check_grammar)
         work = _Work(self._model, self._policy, parsed, caller, grammar)
         return GenerationRequest(
@@ -82,9 +82,9 @@ class Planner:
             blocked_by=None if parsed.validate_only else screening.blocked_by,
         )
 
-    def _encode(self, prompt: Prompt, parsed: ParsedRequest) -> EncodedPrompt:
-        ids = self._model.encode(prompt)
-        room = self._model.room(parsed.stopping.max_tokens, prompt, len(ids))
+    def _encode(self, field: str, prompt: Prompt, parsed: ParsedRequest) -> EncodedPrompt:
+        ids = self._model.encode(prompt, field)
+        room = self._model.room(parsed.stopping.max_tokens, len(ids), field)
         return EncodedPrompt(prompt, ids, room, self._opening(prompt, ids) if parsed.output.echo else "")
 
     def _opening(self, prompt: Prompt, ids: Sequence[int]) -> str:

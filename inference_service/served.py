@@ -95,8 +95,8 @@ class ServedModel:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self.workers, function, *arguments)
 
-    def encode(self, prompt: Prompt) -> Sequence[int]:
-        """The token ids of a prompt, at least one.
+    def encode(self, prompt: Prompt, field: str) -> Sequence[int]:
+        """The token ids of a prompt, at least one. It stands in this field of the request.
 
         Raises:
             InvalidRequest: the model's template refuses the conversation, an id is out of range, or the
@@ -104,19 +104,20 @@ class ServedModel:
 
         """
         if isinstance(prompt, TokenPrompt):
-            check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, "prompt")
+            check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, field)
             return prompt.ids
         if isinstance(prompt, TextPrompt):
             ids = self.tokenizer.encode_prompt(prompt.text)
         else:
             ids = self._encode_chat(prompt)
         if not ids:
-            name = _field_of(prompt)
-            raise InvalidRequest.of(name, f"{name} holds no text that the model's vocabulary knows.")
+            raise InvalidRequest.of(field, f"{field} holds no text that the model's vocabulary knows.")
         return ids
 
-    def room(self, max_tokens: int | None, prompt: Prompt, prompt_tokens: int) -> int:
+    def room(self, max_tokens: int | None, prompt_tokens: int, field: str) -> int:
         """How many tokens to generate: what was asked for, or the default as far as it fits.
+
+        The prompt stands in this field of the request.
 
         Raises:
             ContextLengthExceeded: prompt and output do not fit the context.
@@ -126,7 +127,7 @@ class ServedModel:
         free = context - prompt_tokens
         wanted = max_tokens if max_tokens is not None else min(DEFAULT_MAX_TOKENS, free)
         if not 1 <= wanted <= free:
-            raise ContextLengthExceeded(prompt_tokens, max(wanted, 1), context, _field_of(prompt))
+            raise ContextLengthExceeded(prompt_tokens, max(wanted, 1), context, field)
         return wanted
 
     def _encode_chat(self, prompt: ChatPrompt) -> list[int]:
@@ -143,10 +144,6 @@ class ServedModel:
             return self.template.render(prompt.turns, tools)
         except PromptError as error:
             raise InvalidRequest.of("messages", str(error)) from None
-
-
-def _field_of(prompt: Prompt) -> str:
-    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"
 
 
 def _in_use(request: ParsedRequest) -> Iterator[str]:

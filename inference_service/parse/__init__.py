@@ -21,6 +21,7 @@ from inference_service.parse.prompt import (
     Prompt,
     TextPrompt,
     TokenPrompt,
+    prompt_fields,
     single_prompts,
 )
 from inference_service.parse.request import ParsedRequest, parse_count, parse_generate, parse_model_name
@@ -39,5 +40,6 @@ __all__ = [
     "parse_count",
     "parse_generate",
     "parse_model_name",
+    "prompt_fields",
     "single_prompts",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
@@ -68,6 +68,13 @@ PromptMessage = generate_pb.GenerateRequest | model_pb.CountTokensRequest
 def single_prompts(prompt: Prompt | BatchPrompt) -> Sequence[Prompt]:
     """Each prompt of a request."""
     return prompt.prompts if isinstance(prompt, BatchPrompt) else (prompt,)
+
+
+def prompt_fields(prompt: Prompt | BatchPrompt) -> Mapping[str, Prompt]:
+    """Each prompt of a request, by the name of the parameter that it stands in."""
+    if isinstance(prompt, BatchPrompt):
+        return {f"prompt[{number}]": one for number, one in enumerate(prompt.prompts)}
+    return {"messages" if isinstance(prompt, ChatPrompt) else "prompt": prompt}
 
 
 def read_prompts(message: generate_pb.GenerateRequest, wrong: Violations) -> Prompt | BatchPrompt:
