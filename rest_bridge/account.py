@@ -23,8 +23,10 @@ class Account:
     """Names of parameters without effect, as far as the bridge knows them itself."""
 
     def ignored_by_all(self, report: Report) -> list[str]:
-        """What is without effect here, and what the service says it is."""
-        return list(dict.fromkeys((*self.ignored, *report.ignored_parameters)))
+        """What is without effect here, and what the service says it is, both as the caller spells it."""
+        spelling = self.exchange.spelling
+        told = [spelling.get(name, name) for name in report.ignored_parameters]
+        return list(dict.fromkeys((*self.ignored, *told)))
 
     def metadata(self, told: Told, endings: Iterable[Finished]) -> Json:
         """The `pg_metadata` of a whole reply, or of the last chunk of a stream."""

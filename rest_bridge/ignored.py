@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+from rest_bridge.convert.constraint import read_wish
 from rest_bridge.errors import unsupported
 from rest_bridge.schemas.chat import ChatCompletionRequest, ChatMessage
 from rest_bridge.schemas.completions import CompletionRequest
@@ -149,7 +150,11 @@ def _without_tools(request: ChatCompletionRequest) -> Iterator[str]:
             name for name in ("tool_choice", "parallel_tool_calls") if getattr(request, name) is not None
         )
         yield from given
-    elif not _enforces_calls(request):
+    elif _enforces_calls(request):
+        wish = read_wish(request)
+        if wish is not None and request.tool_choice not in (None, "auto"):
+            yield wish.param
+    else:
         for number, tool in enumerate(request.tools):
             if tool.function.strict:
                 yield f"tools[{number}].function.strict"

@@ -7,26 +7,32 @@ from collections.abc import Iterator
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
+from inference_service.parse.constraint import FIELDS, ConstraintKind
+
 _ENFORCED = (pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_NAMED)
+_JSON = ("json_object", "json_schema")
 
 
 def ineffective_fields(message: generate_pb.GenerateRequest) -> Iterator[str]:
     """Known parameters of a valid request that change nothing, by their public names."""
     if message.WhichOneof("input") == "chat":
-        yield from _of_tools(message.chat)
-        if message.HasField("constraint") and message.chat.tool_choice.mode in _ENFORCED:
-            # The answer is calls, and nothing else.
-            yield "response_format"
+        yield from _of_chat(message.chat, message.constraint.WhichOneof("kind"))
     if message.stopping.include_stop and not message.stopping.stop:
         yield "include_stop_str_in_output"
 
 
-def _of_tools(chat: pb.ChatInput) -> Iterator[str]:
-    if chat.tools:
-        if chat.tool_choice.name and chat.tool_choice.mode != pb.TOOL_CHOICE_MODE_NAMED:
-            yield "tool_choice.name"
+def _of_chat(chat: pb.ChatInput, constraint: ConstraintKind | None) -> Iterator[str]:
+    if not chat.tools:
+        yield from (name for name in ("tool_choice", "parallel_tool_calls") if chat.HasField(name))
         return
-    if chat.HasField("tool_choice"):
-        yield "tool_choice"
-    if chat.HasField("parallel_tool_calls"):
-        yield "parallel_tool_calls"
+    mode = chat.tool_choice.mode
+    if chat.tool_choice.name and mode != pb.TOOL_CHOICE_MODE_NAMED:
+        yield "tool_choice.name"
+    if mode in _ENFORCED:
+        if constraint is not None:
+            # The answer is calls, and nothing else.
+            yield FIELDS[constraint]
+    elif mode == pb.TOOL_CHOICE_MODE_NONE or constraint not in _JSON:
+        # Only calls that are enforced have to follow their schemas.
+        strict = (number for number, tool in enumerate(chat.tools) if tool.strict)
+        yield from (f"tools[{number}].function.strict" for number in strict)

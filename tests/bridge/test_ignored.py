@@ -152,6 +152,8 @@ def test_strict_tools_are_strict_where_calls_are_demanded(
         ({"include_stop_str_in_output": False}, []),
         ({"tool_choice": "none", "parallel_tool_calls": True}, ["tool_choice", "parallel_tool_calls"]),
         ({"tool_choice": "auto", "parallel_tool_calls": False, "tools": [TOOL]}, []),
+        ({"tool_choice": "required", "tools": [TOOL], "guided_json": {}}, ["guided_json"]),
+        ({"tool_choice": "auto", "tools": [TOOL], "guided_json": {}}, []),
     ],
     ids=str,
 )

@@ -1,0 +1,54 @@
+"""Parameters of a valid request that change nothing are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import ParseDict
+from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
+
+from inference_service.parse import parse_generate
+
+_MESSAGES = [{"role": "ROLE_USER", "content": "x"}]
+_TOOLS = [{"name": "f"}]
+_STRICT = [*_TOOLS, {"name": "g", "strict": True}]
+
+
+def _chat(**more: Any) -> dict[str, Any]:
+    return {"chat": {"messages": _MESSAGES, **more}}
+
+
+def _demanded(**constraint: Any) -> dict[str, Any]:
+    return {**_chat(tools=_TOOLS, tool_choice={"mode": 3}), "constraint": constraint}
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"prompt": "x"}, ()),
+        ({"prompt": "x", "stopping": {"include_stop": True}}, ("include_stop_str_in_output",)),
+        ({"prompt": "x", "stopping": {"include_stop": True, "stop": ["a"]}}, ()),
+        (
+            _chat(tool_choice={"mode": 2}, parallel_tool_calls=True),
+            ("tool_choice", "parallel_tool_calls"),
+        ),
+        (_chat(tools=_TOOLS, tool_choice={"mode": 2}, parallel_tool_calls=False), ()),
+        (_chat(tools=_TOOLS, tool_choice={"mode": 1, "name": "f"}), ("tool_choice.name",)),
+        (_chat(tools=_TOOLS, tool_choice={"mode": 4, "name": "f"}), ()),
+        (_chat(tools=_STRICT), ("tools[1].function.strict",)),
+        (_chat(tools=_STRICT, tool_choice={"mode": 3}), ()),
+        ({**_chat(tools=_STRICT), "constraint": {"json_object": True}}, ()),
+        ({**_chat(tools=_STRICT), "constraint": {"regex": "a"}}, ("tools[1].function.strict",)),
+        (
+            {**_chat(tools=_STRICT, tool_choice={"mode": 2}), "constraint": {"json_object": True}},
+            ("tools[1].function.strict",),
+        ),
+        (_demanded(json_object=True), ("response_format",)),
+        (_demanded(json_schema="{}"), ("response_format.json_schema.schema",)),
+    ],
+    ids=str,
+)
+def test_what_changes_nothing_is_named(given: dict[str, Any], named: tuple[str, ...]) -> None:
+    """By its public name."""
+    assert parse_generate(ParseDict({"model": "m", **given}, GenerateRequest())).ignored == named
