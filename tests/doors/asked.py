@@ -238,7 +238,7 @@ BAD: dict[str, Bad] = {
     "many choices of many prompts": Bad(completion(["x"] * 5, n=8), "n", message="32"),
     "many prompts": Bad(completion(["x"] * 17), "prompt"),
     "an empty prompt of several": Bad(completion(["x", ""]), "prompt[1]"),
-    "a prompt of several outside the vocabulary": Bad(completion([[1], [2, 200_000]]), "prompt[1]"),
+    "a prompt of several outside the vocabulary": Bad(completion([[1], [2, 200_000]]), "prompt[1][1]"),
     "alternatives alone": Bad(chat(top_logprobs=2), "top_logprobs"),
     "many alternatives": Bad(chat(logprobs=True, top_logprobs=21), "top_logprobs", message="[0, 20]"),
     "fewer alternatives than none": Bad(chat(logprobs=True, top_logprobs=-1), "top_logprobs"),

@@ -12,6 +12,7 @@ import pytest
 
 from inference_client import Delta
 from tests.doors.asked import completion
+from tests.support.answers import join_chunks, read_generation, read_reply
 from tests.support.doors import Doors, grpc_request, running_doors
 
 CHOICES = 4
@@ -110,6 +111,32 @@ async def test_seeds_of_choices_are_their_own(settings: dict[str, Any]) -> None:
 
     assert choices[0].token_ids == alone.token_ids
     assert len({choice.token_ids for choice in choices}) == CHOICES
+
+
+async def test_deadline_ends_every_choice_with_what_was_made(settings: dict[str, Any]) -> None:
+    """Whichever way it is told."""
+    if settings["backend"] == "llama_cpp":
+        pytest.skip("deadlines are the service's own, whatever the engine")
+    body = {**LONG, "n": 2, "max_tokens": 4000, "stream_options": {"include_usage": True}}
+    message, path, headers = grpc_request(body), "/v1/completions", {"x-request-timeout": "3"}
+    async with running_doors(**{"max_concurrency": 8, **settings}) as doors:
+        generation, streamed, reply, chunks = await asyncio.gather(
+            doors.client.generate_request(message, timeout=3),
+            doors.client.stream_request(message, timeout=3).collect(),
+            doors.http.post(path, json=body, headers=headers),
+            doors.http.post(path, json={**body, "stream": True}, headers=headers),
+        )
+
+    answers = [
+        read_generation(generation, body),
+        read_generation(streamed, body),
+        read_reply(reply.json(), body),
+        join_chunks([line for line in chunks.text.splitlines() if line], body),
+    ]
+    for choice in [choice for answer in answers for choice in answer.choices]:
+        assert (choice.finish_reason, choice.ending) == ("length", ("deadline", None, None))
+        assert choice.text
+    assert [len(answer.choices) for answer in answers] == [2] * 4
 
 
 def _running(doors: Doors) -> int:
