@@ -117,7 +117,7 @@ async def test_deadline_ends_every_choice_with_what_was_made(settings: dict[str,
     """Whichever way it is told."""
     if settings["backend"] == "llama_cpp":
         pytest.skip("deadlines are the service's own, whatever the engine")
-    body = {**LONG, "n": 2, "max_tokens": 4000, "stream_options": {"include_usage": True}}
+    body = completion("@sim(stall_at=3)", n=2, stream_options={"include_usage": True})
     message, path, headers = grpc_request(body), "/v1/completions", {"x-request-timeout": "3"}
     async with running_doors(**{"max_concurrency": 8, **settings}) as doors:
         generation, streamed, reply, chunks = await asyncio.gather(
@@ -135,7 +135,7 @@ async def test_deadline_ends_every_choice_with_what_was_made(settings: dict[str,
     ]
     for choice in [choice for answer in answers for choice in answer.choices]:
         assert (choice.finish_reason, choice.ending) == ("length", ("deadline", None, None))
-        assert choice.text
+        assert len(choice.text) > 2
     assert [len(answer.choices) for answer in answers] == [2] * 4
 
 
