@@ -64,7 +64,7 @@ class EngineDoor:
         return self.enter().backend.stats()
 
 
-async def build(config: ServiceConfig, workers: Executor) -> EngineRoom:
+async def build(config: ServiceConfig, workers: Executor, compilers: Executor) -> EngineRoom:
     """Find the model, load the engine.
 
     Raises:
@@ -82,6 +82,7 @@ async def build(config: ServiceConfig, workers: Executor) -> EngineRoom:
         template=loaded.chat_template,
         engine=description,
         workers=workers,
+        compilers=compilers,
     )
     admission = Admission(capacity=description.max_concurrency, queue_limit=config.queue_limit)
     return EngineRoom(backend, model, admission, policy)

@@ -10,7 +10,7 @@ from lodestream.inference.v1 import model_service_pb2_grpc as pb_grpc
 from inference_service import parse
 from inference_service.call import Calls, Context
 from inference_service.engine_room import EngineDoor
-from inference_service.served import ServedModel
+from inference_service.served import Effort, ServedModel
 from lodestream_common.keys import Level
 
 OWNER = "lodestream"
@@ -44,8 +44,8 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
         async with self._calls.run(context, "CountTokens", Level.READ_ONLY):
             size = parse.check_size(request, self._max_message_bytes)
             model = self._door.enter().model
-            has_tools = bool(request.chat.tools)
-            response.token_ids.extend(await model.work(size, _count, request, model, is_long=has_tools))
+            effort = Effort.LONG if request.chat.tools else Effort.BY_SIZE
+            response.token_ids.extend(await model.work(size, _count, request, model, effort=effort))
             response.token_count = len(response.token_ids)
         return response
 

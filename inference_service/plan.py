@@ -21,7 +21,7 @@ from inference_service.generation.tools.parser import ToolCallParser
 from inference_service.generation.tools.types import ToolMode
 from inference_service.parse import BatchPrompt, ChatPrompt, ParsedRequest, Prompt, TextPrompt, prompt_fields
 from inference_service.screen import screened
-from inference_service.served import ServedModel
+from inference_service.served import Effort, ServedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +154,10 @@ def _report(parsed: ParsedRequest, prompts: Sequence[EncodedPrompt]) -> Report:
     return Report(parsed.sampling, parsed.logit_bias, most, parsed.ignored)
 
 
-def is_long_work(parsed: ParsedRequest) -> bool:
-    """Whether planning a request takes long whatever its size: grammars are compiled, tools rendered."""
+def effort_of(parsed: ParsedRequest) -> Effort:
+    """How long planning a request takes: grammars are compiled, tools rendered."""
     prompt = parsed.prompt
     has_tools = isinstance(prompt, ChatPrompt) and bool(prompt.tools)
-    return parsed.constraint is not None or has_tools or isinstance(prompt, BatchPrompt)
+    if parsed.constraint is not None or (isinstance(prompt, ChatPrompt) and prompt.enforces_calls):
+        return Effort.COMPILING
+    return Effort.LONG if has_tools or isinstance(prompt, BatchPrompt) else Effort.BY_SIZE

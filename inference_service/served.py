@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TypeVar
 
 from inference_service.backends.types import BackendDescription, Sampling
@@ -31,6 +32,16 @@ _INLINE_BYTES = 2000
 T = TypeVar("T")
 
 
+class Effort(Enum):
+    """How long it takes to read a request."""
+
+    BY_SIZE = "by size"
+    LONG = "long"
+    """Too long for the loop, however small the request is."""
+    COMPILING = "compiling"
+    """Maybe seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model behind a started engine."""
@@ -43,6 +54,8 @@ class ServedModel:
     engine: BackendDescription
     workers: Executor
     """Where large requests are read."""
+    compilers: Executor
+    """Where grammars are compiled, which may take seconds: nobody who only has a long prompt waits for it."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Seconds since the Unix epoch."""
 
@@ -88,12 +101,13 @@ class ServedModel:
         ]
 
     async def work(
-        self, size: int, function: Callable[..., T], *arguments: object, is_long: bool = False
+        self, size: int, function: Callable[..., T], *arguments: object, effort: Effort = Effort.BY_SIZE
     ) -> T:
         """Call a function that reads a request of `size` bytes, in a worker where that takes its time."""
-        if size <= _INLINE_BYTES and not is_long:
+        if effort is Effort.BY_SIZE and size <= _INLINE_BYTES:
             return function(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self.workers, function, *arguments)
+        executor = self.compilers if effort is Effort.COMPILING else self.workers
+        return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
     def encode(self, prompt: Prompt, field: str) -> Sequence[int]:
         """The token ids of a prompt, at least one. It stands in this field of the request.

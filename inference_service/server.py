@@ -61,6 +61,7 @@ class Server:
         self._access = Access(keyring, RateLimiter(config.requests_per_minute))
         self._door = EngineDoor()
         self._workers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-worker")
+        self._compilers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-compiler")
         self.calls = Calls(self._access)
         self.health = HealthMonitor(SERVICES, self._door.stats, config.stall_timeout)
         self._tasks: list[asyncio.Task[None]] = []
@@ -76,7 +77,7 @@ class Server:
         """
         self.address = self._bind()
         await self._grpc.start()
-        self._door.open(await engine_room.build(self.config, self._workers))
+        self._door.open(await engine_room.build(self.config, self._workers, self._compilers))
         self.health.enter(State.READY)
         self._tasks = [
             asyncio.create_task(self.health.watch(), name="health"),
@@ -111,7 +112,8 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._grpc.stop(0.2)
         await self._door.close()
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._workers, self._compilers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _assemble(self) -> grpc.aio.Server:
         limit = self.config.max_message_bytes

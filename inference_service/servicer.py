@@ -18,7 +18,7 @@ from inference_service.generation.deadline import Deadline
 from inference_service.generation.events import Event
 from inference_service.generation.generator import Generation, GenerationRequest
 from inference_service.generation.watch import Stopwatch
-from inference_service.plan import Caller, Planner, is_long_work
+from inference_service.plan import Caller, Planner, effort_of
 from lodestream_common.keys import Level
 
 
@@ -72,7 +72,7 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
         call.facts |= {"user": parsed.user} if parsed.user else {}
         caller = Caller(call.request_id, _key_name(call), _deadline(call.context))
         planner = Planner(room.model, room.policy, room.backend.check_grammar)
-        request = await room.model.work(size, planner.plan, parsed, caller, is_long=is_long_work(parsed))
+        request = await room.model.work(size, planner.plan, parsed, caller, effort=effort_of(parsed))
         if not parsed.validate_only:
             return request
         estimate = room.admission.estimate(_tenant(call))

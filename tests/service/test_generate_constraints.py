@@ -15,7 +15,7 @@ from lodestream.inference.v1 import generation_pb2 as pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.backends.errors import EngineGrammarError
-from inference_service.served import ServedModel
+from inference_service.served import Effort, ServedModel
 from tests.support.calls import WAIT, ask, collect, eventually, is_free, refusal
 from tests.support.generations import ECHO_TOOL, HOT, TIME_TOOL, both, spoken
 from tests.support.parsing import tool
@@ -261,26 +261,26 @@ async def test_grammars_and_tools_are_worked_on_beside_the_loop(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However small the request is."""
-    work, long = ServedModel.work, []
+    work, efforts = ServedModel.work, set[Effort]()
 
-    async def watched(self: ServedModel, size: int, *arguments: Any, is_long: bool = False) -> Any:
-        long.append(is_long)
-        return await work(self, size, *arguments, is_long=is_long)
+    async def watched(self: ServedModel, size: int, *arguments: Any, effort: Effort = Effort.BY_SIZE) -> Any:
+        efforts.add(effort)
+        return await work(self, size, *arguments, effort=effort)
 
     monkeypatch.setattr(ServedModel, "work", watched)
     counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=spoken("x", TIME_TOOL).chat)
 
     await service.generate_stub.Generate(ask("x"), timeout=WAIT)
-    assert not any(long)
-    asked: list[tuple[Any, Any]] = [
-        (service.generate_stub.Generate, spoken("x", TIME_TOOL)),
-        (service.generate_stub.Generate, constrained("x", json_object=True)),
-        (service.model_stub.CountTokens, counted),
+    assert efforts == {Effort.BY_SIZE}
+    asked: list[tuple[Any, Any, Effort]] = [
+        (service.generate_stub.Generate, spoken("x", TIME_TOOL), Effort.LONG),
+        (service.generate_stub.Generate, constrained("x", json_object=True), Effort.COMPILING),
+        (service.model_stub.CountTokens, counted, Effort.LONG),
     ]
-    for method, request in asked:
-        long.clear()
+    for method, request, effort in asked:
+        efforts.clear()
         await method(request, timeout=WAIT)
-        assert any(long)
+        assert effort in efforts
 
 
 async def test_a_grammar_that_the_engine_cannot_follow_is_refused_before_the_stream(

@@ -17,8 +17,8 @@ from inference_service.generation.generator import GenerationRequest
 from inference_service.generation.seeds import choice_seed
 from inference_service.models.loader import LoadedModel
 from inference_service.parse import parse_generate
-from inference_service.plan import Caller, Planner, is_long_work
-from inference_service.served import ServedModel
+from inference_service.plan import Caller, Planner, effort_of
+from inference_service.served import Effort, ServedModel
 from tests.support.parsing import chat, request, tool
 
 CONTEXT = 400
@@ -31,7 +31,7 @@ Plan = Callable[..., GenerationRequest]
 def served(loaded_model: LoadedModel) -> ServedModel:
     engine = BackendDescription("some engine", CONTEXT, 1, loaded_model.tokenizer.vocabulary_size)
     workers = ThreadPoolExecutor(1)
-    return ServedModel("m", {}, loaded_model.tokenizer, loaded_model.chat_template, engine, workers)
+    return ServedModel("m", {}, loaded_model.tokenizer, loaded_model.chat_template, engine, workers, workers)
 
 
 @pytest.fixture
@@ -268,16 +268,18 @@ def test_the_engine_is_asked_about_the_very_grammar_that_it_gets(plan: Plan) -> 
 
 
 @pytest.mark.parametrize(
-    ("message", "is_long"),
+    ("message", "effort"),
     [
-        (request(), False),
-        (chat(), False),
-        (chat(tools=[tool()]), True),
-        (request(constraint=pb.Constraint(json_object=True)), True),
-        (batch("a"), True),
+        (request(), Effort.BY_SIZE),
+        (chat(), Effort.BY_SIZE),
+        (chat(tools=[tool()]), Effort.LONG),
+        (batch("a"), Effort.LONG),
+        (chat(tools=[tool()], tool_choice=REQUIRED), Effort.COMPILING),
+        (request(constraint=pb.Constraint(json_object=True)), Effort.COMPILING),
+        (batch("a", constraint=pb.Constraint(json_object=True)), Effort.COMPILING),
     ],
 )
 def test_what_is_planned_off_the_loop_whatever_its_size(
-    message: generate_pb.GenerateRequest, is_long: bool
+    message: generate_pb.GenerateRequest, effort: Effort
 ) -> None:
-    assert is_long_work(parse_generate(message)) is is_long
+    assert effort_of(parse_generate(message)) is effort

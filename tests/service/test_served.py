@@ -37,7 +37,7 @@ IN_USE: dict[str, Any] = {
 
 def served(tokenizer: Tokenizer, **abilities: Any) -> ServedModel:
     engine = BackendDescription("some engine", 100, 1, tokenizer.vocabulary_size, **abilities)
-    return ServedModel("m", {}, tokenizer, None, engine, ThreadPoolExecutor(1))
+    return ServedModel("m", {}, tokenizer, None, engine, ThreadPoolExecutor(1), ThreadPoolExecutor(1))
 
 
 def check(model: ServedModel, sampling: Sampling) -> None:
