@@ -134,6 +134,10 @@ GOOD: dict[str, Body] = {
         include_stop_str_in_output=True,
         max_tokens=2,
     ),
+    "strictness without effect": chat(tools=[tool("time", strict=True)], max_tokens=2),
+    "a schema beside a call that is demanded": chat(
+        tools=[TIME], tool_choice=named("time"), response_format=schema_of(CITY), max_tokens=24
+    ),
     "only a check": chat(validate_only=True, n=4, logit_bias={"3": 1}, tools=[WEATHER]),
     "only a check of prompts": completion(["Once", "a", "b"], validate_only=True, guided_regex="a+"),
 }
@@ -145,6 +149,7 @@ SCRIPTED = frozenset(
         "a call cut short",
         "a call that is demanded",
         "a conversation about tools that are gone",
+        "a schema beside a call that is demanded",
         "a call of a strict tool",
         "a schema for prompts",
         "a schema with log probabilities",
@@ -153,6 +158,7 @@ SCRIPTED = frozenset(
         "log probabilities to a stop",
         "one call at a time",
         "one list of token ids in a list",
+        "strictness without effect",
         "tools that are not called",
         "tools that may be called",
         "two calls",
