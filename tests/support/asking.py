@@ -1,0 +1,106 @@
+"""Asking both doors for what the text of a REST body says, whatever it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
+
+from inference_client import InferenceError
+from tests.support.answers import (
+    join_chunks,
+    read_error,
+    read_generation,
+    read_refusal,
+    read_reply,
+)
+from tests.support.doors import Doors
+from tests.support.told import Answer
+
+PATIENCE = 30.0
+"""Seconds after which a request counts as hanging."""
+PATHS = {"ChatCompletionRequest": "/v1/chat/completions", "CompletionRequest": "/v1/completions"}
+WHOLE = {"return_token_ids": True, "stream": False, "stream_options": {"include_usage": True}}
+STREAMED = {**WHOLE, "stream": True}
+"""What a body needs for its answer to hold all that can be compared."""
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply over REST, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def is_stream(self) -> bool:
+        return self.headers["content-type"].startswith("text/event-stream")
+
+    def answer(self, request: Body) -> Answer:
+        """What it says, to a request that asked for all there is."""
+        if self.status != 200:
+            return read_refusal(json.loads(self.text))
+        if not self.is_stream:
+            return read_reply(json.loads(self.text), request)
+        lines = [line for line in self.text.split("\n") if line]
+        return join_chunks(lines, request)
+
+
+async def post(http: httpx.AsyncClient, path: str, text: str | bytes) -> Reply:
+    """Send a body as it is."""
+    content = text.encode() if isinstance(text, str) else text
+    call = http.post(path, content=content, headers={"content-type": "application/json"})
+    reply = await asyncio.wait_for(call, PATIENCE)
+    return Reply(reply.status_code, reply.headers, reply.text)
+
+
+async def call(doors: Doors, message: GenerateRequest, request: Body) -> Answer:
+    """Ask over gRPC, for the whole answer at once."""
+    try:
+        generation = await asyncio.wait_for(doors.client.generate_request(message), PATIENCE)
+    except InferenceError as error:
+        return read_error(error)
+    return read_generation(generation, request)
+
+
+async def call_stream(doors: Doors, message: GenerateRequest, request: Body) -> Answer:
+    """The same for a stream, joined."""
+    try:
+        generation = await asyncio.wait_for(doors.client.stream_request(message).collect(), PATIENCE)
+    except InferenceError as error:
+        return read_error(error)
+    return read_generation(generation, request)
+
+
+def comparable(answer: Answer, request: Body) -> Answer:
+    """An answer without what differs from one time to the next, and without names of what has no effect.
+
+    Calls have no ids where the request has no seed to derive them from.
+    """
+    if "seed" in request:
+        return replace(answer, ignored=frozenset())
+    choices = []
+    for choice in answer.choices:
+        calls = tuple(("", name, arguments) for _, name, arguments in choice.tool_calls)
+        assert len({call[0] for call in choice.tool_calls}) == len(calls)
+        choices.append(replace(choice, tool_calls=calls))
+    return replace(answer, choices=tuple(choices), ignored=frozenset())
+
+
+async def all_of(jobs: Sequence[Any], at_once: int) -> list[Any]:
+    """What the jobs return, in their order, so many at once."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def run(job: Any) -> Any:
+        async with gate:
+            return await job
+
+    return await asyncio.gather(*(run(job) for job in jobs))

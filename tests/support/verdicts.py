@@ -1,0 +1,181 @@
+"""What may become of a body that is not as described, and what may not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from google.protobuf.json_format import ParseError
+from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
+
+from rest_bridge import ignored
+from tests.support.asking import Reply
+from tests.support.body_schema import CHAT, COMPLETION, components, is_valid, plain, undeclared
+from tests.support.messages import grpc_request
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
+_TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 413: "invalid_request_error"}
+CODES = frozenset(
+    {
+        "context_length_exceeded",
+        "invalid_value",
+        "missing_required_parameter",
+        "model_not_found",
+        "request_too_large",
+        "unsupported_parameter",
+    }
+)
+"""All that may be wrong with a request."""
+_REFUSED = {CHAT: ignored.REFUSED_IN_CHAT, COMPLETION: ignored.REFUSED_IN_COMPLETIONS}
+_CONSTRAINTS = ("guided_json", "guided_regex", "guided_grammar")
+ONLY_REST = "response_format.json_schema.description"
+"""Has no effect, and no place in the protocol."""
+UNREADABLE = object()
+
+
+def read_json(text: str) -> Any:
+    """The value of a text; UNREADABLE where it is no JSON, or more than Python reads."""
+    try:
+        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_members)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return UNREADABLE
+    return value
+
+
+def _refuse(token: str) -> Any:
+    raise ValueError(token)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The last of a name counts, and the others have to be JSON nevertheless."""
+    for pair in pairs:
+        json.dumps(pair, ensure_ascii=False, allow_nan=False).encode()
+    return dict(pairs)
+
+
+def check_reply(reply: Reply, value: Any, name: str) -> None:
+    """A body is refused with a word on what is wrong, or answered with a word on what was not heeded."""
+    assert reply.headers["x-request-id"]
+    if reply.status != 200:
+        _check_refusal(reply, value, name)
+        return
+    if value is UNREADABLE:
+        return
+    assert is_valid(value, name), "answered, though it is not as described"
+    told = [part for part in reply.headers.get(ignored.HEADER, "").split(",") if part]
+    expected = list(_without_effect(value, name, is_streamed=reply.is_stream))
+    if told[-1:] == ["..."]:
+        assert set(told[:-1]) <= set(expected)
+    else:
+        assert sorted(told) == sorted(expected)
+
+
+def _check_refusal(reply: Reply, value: Any, name: str) -> None:
+    error = json.loads(reply.text)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == _TYPES.get(reply.status), reply.status
+    assert error["code"] in CODES, error
+    assert 0 < len(error["message"].encode()) <= 1000
+    if reply.status != 400 or not isinstance(value, dict):
+        return
+    assert error["param"], error
+    root = re.split(r"[.\[]", error["param"])[0]
+    if error["code"] != "missing_required_parameter":
+        assert root in value, error
+    assert root in components()[name]["properties"] or root in _REFUSED[name], error
+
+
+def _without_effect(value: Mapping[str, Any], name: str, *, is_streamed: bool) -> Iterator[str]:
+    for path, member, given in undeclared(value, components()[name]):
+        is_harmless = not path and member in _REFUSED[name]
+        if given is not None and not is_harmless:
+            cleaned = _UNSAFE.sub("_", member[:64]) or "_"
+            yield (f"{path}.{cleaned}" if path else cleaned)[:64]
+    if value.get("stream_options") is not None and not is_streamed:
+        yield "stream_options"
+    if value.get("stream") and not is_streamed:
+        yield "stream"
+    wanted = value.get("response_format") or {}
+    for member in ("json_schema", "regex", "grammar", "ebnf"):
+        if wanted.get(member) is not None and wanted["type"] != member:
+            yield f"response_format.{member}"
+    if wanted.get("type") == "json_schema" and wanted["json_schema"].get("description"):
+        yield ONLY_REST
+    if value.get("include_stop_str_in_output") and not value.get("stop"):
+        yield "include_stop_str_in_output"
+    if name == CHAT:
+        yield from _without_tools(value, wanted)
+
+
+def _without_tools(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    if not value.get("tools"):
+        yield from (one for one in ("tool_choice", "parallel_tool_calls") if value.get(one) is not None)
+        return
+    is_json = wanted.get("type") in ("json_object", "json_schema") or value.get("guided_json") is not None
+    free = ("none",) if is_json else ("auto", "none")
+    if (value.get("tool_choice") or "auto") in free:
+        for number, tool in enumerate(value["tools"]):
+            if tool["function"].get("strict"):
+                yield f"tools[{number}].function.strict"
+    if value.get("tool_choice") not in (None, "auto", "none"):
+        yield from _constraint(value, wanted)
+
+
+def _constraint(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """The parameter that says what an answer must be, where there is one."""
+    kind = wanted.get("type", "text")
+    if kind == "json_object":
+        yield "response_format"
+    elif kind != "text":
+        yield "response_format.json_schema.schema" if kind == "json_schema" else f"response_format.{kind}"
+    yield from (name for name in _CONSTRAINTS if value.get(name) is not None)
+
+
+def can_compare(value: Mapping[str, Any]) -> bool:
+    """Whether a body still asks for all there is, and says the same each time."""
+    options = value.get("stream_options") or {}
+    asks_all = value.get("return_token_ids") and options.get("include_usage")
+    return bool(asks_all) and (value.get("temperature") == 0 or value.get("seed") is not None)
+
+
+def message_of(value: Any, name: str) -> GenerateRequest | None:
+    """The message that says what a body says; None where there is none that does."""
+    request = plain(value, components()[name])
+    if any(value.get(refused) is not None for refused in _REFUSED[name]) or _is_only_rest(request):
+        return None
+    try:
+        return grpc_request(request)
+    except (ParseError, KeyError, ValueError, OverflowError):
+        return None
+
+
+def _is_only_rest(request: Mapping[str, Any]) -> bool:
+    """Whether a body says what messages cannot: one thing twice, or nothing where they say it is empty."""
+    limits = {request[limit] for limit in ("max_tokens", "max_completion_tokens") if limit in request}
+    wanted = request.get("response_format", {"type": "text"})["type"] != "text"
+    constraints = wanted + sum(constraint in request for constraint in _CONSTRAINTS)
+    silent = [turn for turn in request.get("messages", ()) if "content" not in turn]
+    return (
+        len(limits) > 1
+        or constraints > 1
+        or request.get("best_of", 1) not in (1, request.get("n"))
+        or any(turn["role"] != "assistant" for turn in silent)
+        or request.get("prompt") == []
+    )
+
+
+def spelled(param: str | None, request: Mapping[str, Any]) -> str | None:
+    """What the service calls a parameter, for a name that one of the doors gave it."""
+    if param is None:
+        return None
+    wanted = request.get("response_format", {}).get("type")
+    ours = {
+        "max_completion_tokens": "max_tokens",
+        "guided_json": "response_format.json_schema.schema",
+        f"response_format.{wanted}": "guided_regex" if wanted == "regex" else "guided_grammar",
+        **({"logprobs": "top_logprobs"} if "messages" not in request else {}),
+    }
+    return ours.get(param, param)
