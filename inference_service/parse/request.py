@@ -12,7 +12,7 @@ from inference_service.backends.types import Sampling
 from inference_service.parse.constraint import Constraint, read_constraint
 from inference_service.parse.ineffective import ineffective_fields
 from inference_service.parse.output import Output, read_output
-from inference_service.parse.prompt import BatchPrompt, Prompt, read_prompt, read_prompts
+from inference_service.parse.prompt import BatchPrompt, ChatPrompt, Prompt, read_prompt, read_prompts
 from inference_service.parse.sampling import read_logit_bias, read_sampling
 from inference_service.parse.stopping import Stopping, read_stopping
 from inference_service.parse.unknown import unknown_fields
@@ -61,10 +61,16 @@ def parse_generate(message: generate_pb.GenerateRequest) -> ParsedRequest:
         validate_only=message.validate_only,
         ignored=(*unknown_fields(message), *ineffective_fields(message)),
     )
-    if request.constraint is not None and request.stopping.ignore_eos:
+    if request.stopping.ignore_eos and _has_grammar(request):
         wrong.add("ignore_eos", "ignore_eos cannot be combined with a constraint, which has an end.")
     wrong.raise_if_any()
     return request
+
+
+def _has_grammar(request: ParsedRequest) -> bool:
+    """Whether the answer follows one: that of a constraint, or of calls that are demanded."""
+    chat = request.prompt
+    return request.constraint is not None or (isinstance(chat, ChatPrompt) and chat.enforces_calls)
 
 
 def parse_count(message: model_pb.CountTokensRequest) -> tuple[str, Prompt]:

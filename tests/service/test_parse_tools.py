@@ -170,3 +170,12 @@ def test_nothing_of_a_tool_is_echoed() -> None:
 
     assert len(found) == 4
     assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize("mode", [pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_NAMED])
+def test_demanded_calls_have_an_end(mode: pb.ToolChoiceMode) -> None:
+    """So nothing is to be generated past it: an engine would have no token left that the grammar allows."""
+    message = chat(tools=[tool("f")], tool_choice=pb.ToolChoice(mode=mode, name="f"))
+    message.stopping.ignore_eos = True
+
+    assert list(wrong(message)) == ["ignore_eos"]

@@ -85,7 +85,8 @@ def _constrain(random: Random, body: dict[str, Any]) -> None:
     if _calls_tools(body) and _is_no_schema(body):
         for name in _CONSTRAINTS:
             body.pop(name, None)
-    if any(body.get(name) is not None for name in _CONSTRAINTS):
+    demands = body.get("tool_choice") not in (None, "auto", "none")
+    if demands or any(body.get(name) is not None for name in _CONSTRAINTS):
         body.pop("ignore_eos", None)
 
 
