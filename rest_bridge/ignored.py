@@ -99,7 +99,7 @@ def ignored_parameters(request: GenerationRequest, *, streams: bool, strict: boo
         path + _clean(name)
         for path, model in _objects("", request)
         for name, value in (model.model_extra or {}).items()
-        if value is not None and _is_ignored(path, name, value, _policy(model), strict)
+        if value is not None and _is_ignored(path, name, value, policy_of(type(model)), strict)
     ]
     return [*names, *_without_sense(request, streams)]
 
@@ -126,8 +126,9 @@ def _objects(path: str, model: RequestModel) -> Iterator[tuple[str, RequestModel
                 yield from _objects(f"{path}{name}[{number}].", element)
 
 
-def _policy(model: RequestModel) -> Policy:
-    return _POLICIES.get(type(model), _OTHERS)
+def policy_of(schema: type[RequestModel]) -> Policy:
+    """What becomes of the undeclared members of such objects."""
+    return _POLICIES.get(schema, _OTHERS)
 
 
 def _without_sense(request: GenerationRequest, streams: bool) -> Iterator[str]:
@@ -137,7 +138,7 @@ def _without_sense(request: GenerationRequest, streams: bool) -> Iterator[str]:
     if request.stream and not streams:
         yield "stream"
     if request.response_format is not None:
-        yield from _of_other_formats(request.response_format)
+        yield from _of_format(request.response_format)
     if request.include_stop_str_in_output and not request.stop:
         yield "include_stop_str_in_output"
     if isinstance(request, ChatCompletionRequest):
@@ -160,11 +161,13 @@ def _without_tools(request: ChatCompletionRequest) -> Iterator[str]:
                 yield f"tools[{number}].function.strict"
 
 
-def _of_other_formats(wanted: ResponseFormat) -> Iterator[str]:
-    """What a format holds and only one of another type needs."""
+def _of_format(wanted: ResponseFormat) -> Iterator[str]:
+    """What a format holds and only one of another type needs, or nobody reads."""
     for name in FORMATS:
         if name != wanted.type and getattr(wanted, name, None) is not None:
             yield f"response_format.{name}"
+    if wanted.type == "json_schema" and wanted.json_schema and wanted.json_schema.description:
+        yield "response_format.json_schema.description"
 
 
 def _enforces_calls(request: ChatCompletionRequest) -> bool:

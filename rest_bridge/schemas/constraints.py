@@ -28,7 +28,7 @@ class JsonSchemaFormat(RequestModel):
     """A JSON Schema that the answer validates against."""
 
     name: str | None = documented("Your own name for it; the model does not see it.")
-    description: str | None = documented("What it is for; the model does not see it.")
+    description: str | None = documented("Without effect: the model does not see it.")
     schema_: dict[str, Any] = Field(alias="schema", description="The schema, at most 64 KiB as text.")
     strict: bool | None = documented("The schema is enforced whatever this says.")
 

@@ -170,6 +170,17 @@ def test_what_another_format_needs_means_nothing() -> None:
     assert names(chat(response_format=wanted)) == ["response_format.json_schema", "response_format.ebnf"]
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_is_told_of_a_schema_and_nobody_reads_is_named(strict: bool) -> None:
+    """The model never sees its description. Its name is only a label, which every SDK sends."""
+    schema = {"name": "n", "description": "d", "schema": {}, "strict": True}
+    wanted = {"type": "json_schema", "json_schema": schema}
+
+    assert names(chat(response_format=wanted), strict=strict) == ["response_format.json_schema.description"]
+    schema["description"] = None
+    assert names(chat(response_format=wanted), strict=strict) == []
+
+
 @pytest.mark.parametrize("streams", [False, True])
 def test_streaming_means_nothing_where_nothing_is_generated(streams: bool) -> None:
     """A validation answers at once."""

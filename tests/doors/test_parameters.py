@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,34 @@ async def test_grpc_refuses_the_same(endpoint: Endpoint, bare: Doors, engines: E
             with pytest.raises(InvalidRequestError) as caught:
                 await bare.client.generate_request(endpoint.convert(endpoint.parse(body)))
             assert caught.value.code == "unsupported_parameter"
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS], ids=_path)
+async def test_streams_name_the_same(endpoint: Endpoint, doors: Doors, engines: Engines) -> None:
+    """In their headers, which leave before the service has said anything."""
+    cells = [
+        (_streamed(row.sample), NO_EFFECT)
+        for row in rows(engines, endpoint)
+        if row.outcomes[SIMULATED].kind == NO_EFFECT and not row.sample.path.startswith("stream")
+    ]
+
+    assert cells
+    assert await _wrong(doors, endpoint, cells) == []
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS], ids=_path)
+async def test_grpc_names_the_same(endpoint: Endpoint, doors: Doors, engines: Engines) -> None:
+    """In its report, as far as it has a field for it."""
+    for row in rows(engines, endpoint):
+        if row.grpc and row.outcomes[SIMULATED].kind == NO_EFFECT:
+            for body in row.sample.requests:
+                message = endpoint.convert(endpoint.parse(body))
+                report = (await doors.client.generate_request(message)).report
+                assert row.sample.path in map(plain_path, report.ignored_parameters)
+
+
+def _streamed(sample: Sample) -> Sample:
+    return replace(sample, beside={**sample.beside, "stream": True})
 
 
 async def _wrong(doors: Doors, endpoint: Endpoint, cells: Iterable[tuple[Sample, str]]) -> list[str]:

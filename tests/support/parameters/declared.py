@@ -21,7 +21,7 @@ def _paths(path: str, schema: type[RequestModel]) -> Iterator[str]:
         yield here
         for suffix, member in _objects(field.annotation):
             yield from _paths(f"{here}{suffix}.", member)
-    policy = ignored._POLICIES.get(schema, ignored._OTHERS)
+    policy = ignored.policy_of(schema)
     yield from (path + name for name in sorted(policy.refused))
     yield from (path + name for name in sorted(policy.without_effect))
 

@@ -25,8 +25,8 @@ Made by `make parameters` from the schemas, the policy of the bridge and what th
 
 Null, and a value that asks for nothing (`functions` of `[]`, `function_call` of `none` or `auto`,
 `modalities` of `["text"]`, `suffix` of `""`), is accepted everywhere. A name that is not on this page is
-accepted and named too, and refused where the bridge runs with `--strict`. Over gRPC, fields that the service
-does not know are named in `report.ignored_parameters`.
+accepted and named too, and refused where the bridge runs with `--strict`. Over gRPC,
+`report.ignored_parameters` names what has no effect, and fields that the service does not know.
 
 The column gRPC has the fields of `GenerateRequest`; — means that there is none.
 """

@@ -44,7 +44,8 @@ _STREAMING = (
     sample("stream", {"stream": True}, by_grpc="`GenerateStream`"),
     sample(
         "stream",
-        {"stream": True, "validate_only": True},
+        {"stream": True},
+        beside={"validate_only": True},
         when="with `validate_only`",
         by_grpc="`GenerateStream`",
     ),
