@@ -39,6 +39,9 @@ class Slices:
     def token_bytes(self, token_id: int) -> bytes:
         return self._parts[token_id]
 
+    def token_text(self, token_id: int) -> str:
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
 
 def hard_texts(max_pieces: int = 12) -> st.SearchStrategy[str]:
     """Any text: plain, repetitive, of any script, with control characters."""
