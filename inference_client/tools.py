@@ -31,6 +31,8 @@ class Tool:
     """What it does, for the model to read."""
     parameters: JsonSchemaSource | None = None
     """JSON Schema of the arguments, which are an object. None: it takes no arguments."""
+    strict: bool | None = None
+    """Where a call is enforced: refuse a schema that cannot be enforced exactly, instead of loosening it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +102,4 @@ def _write_tool(message: generation_pb2.Tool, tool: Tool, name: str) -> None:
     if tool.parameters is not None:
         parameters = f"{name}.parameters"
         set_field(message, "parameters", schema_text(tool.parameters, parameters), parameters)
+    set_field(message, "strict", tool.strict, f"{name}.strict")

@@ -179,13 +179,17 @@ def test_tools_reach_the_conversation() -> None:
     """Schemas as JSON text, whatever way they were given."""
     request = build_request(
         **ASKED,
-        tools=[Tool("f", "Does f.", SCHEMA), Tool("g", parameters=SCHEMA_TEXT), Tool("h")],
+        tools=[Tool("f", "Does f.", SCHEMA, strict=True), Tool("g", parameters=SCHEMA_TEXT), Tool("h")],
         tool_choice=ToolChoice("g"),
         parallel_tool_calls=False,
     )
 
     tools = [(tool.name, tool.description, tool.parameters) for tool in request.chat.tools]
     assert tools == [("f", "Does f.", SCHEMA_TEXT), ("g", "", SCHEMA_TEXT), ("h", "", "")]
+    assert [(tool.HasField("strict"), tool.strict) for tool in request.chat.tools][:2] == [
+        (True, True),
+        (False, False),
+    ]
     assert (request.chat.tool_choice.mode, request.chat.tool_choice.name) == (4, "g")
     assert request.chat.HasField("parallel_tool_calls")
     assert len(request.chat.messages) == 1
