@@ -173,7 +173,7 @@ def test_nothing_of_a_tool_is_echoed() -> None:
 
 
 @pytest.mark.parametrize("mode", [pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_NAMED])
-def test_demanded_calls_have_an_end(mode: pb.ToolChoiceMode) -> None:
+def test_demanded_calls_have_an_end(mode: pb.ToolChoiceMode.ValueType) -> None:
     """So nothing is to be generated past it: an engine would have no token left that the grammar allows."""
     message = chat(tools=[tool("f")], tool_choice=pb.ToolChoice(mode=mode, name="f"))
     message.stopping.ignore_eos = True
