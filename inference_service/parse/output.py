@@ -14,6 +14,9 @@ TOP_LOGPROBS = Knob("top_logprobs", 0, 0, 20)
 MAX_CHOICES = 32
 """Of all prompts of a request together."""
 
+MAX_SCORES = 250_000
+"""Log probabilities of an answer: of its tokens and of all their alternatives together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -38,6 +41,19 @@ def read_output(options: pb.OutputOptions, prompt: Prompt | BatchPrompt, wrong: 
     if output.echo and output.logprobs is not None:
         wrong.add("echo", "echo with logprobs is not supported: prompts have none.", "unsupported_parameter")
     return output
+
+
+def check_scores(output: Output, prompts: int, max_tokens: int, wrong: Violations) -> None:
+    """Note an answer that would be too large to send at once."""
+    if output.logprobs is None:
+        return
+    scores = prompts * output.n * max_tokens * (output.logprobs + 1)
+    if scores > MAX_SCORES:
+        wrong.add(
+            "top_logprobs",
+            f"top_logprobs is {output.logprobs}: {prompts * output.n} choices of {max_tokens} tokens may have "
+            f"{scores} log probabilities then; an answer may have {MAX_SCORES}.",
+        )
 
 
 def _logprobs(options: pb.OutputOptions, wrong: Violations) -> int | None:

@@ -11,10 +11,17 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 from inference_service.backends.types import Sampling
 from inference_service.parse.constraint import Constraint, read_constraint
 from inference_service.parse.ineffective import ineffective_fields
-from inference_service.parse.output import Output, read_output
-from inference_service.parse.prompt import BatchPrompt, ChatPrompt, Prompt, read_prompt, read_prompts
+from inference_service.parse.output import Output, check_scores, read_output
+from inference_service.parse.prompt import (
+    BatchPrompt,
+    ChatPrompt,
+    Prompt,
+    read_prompt,
+    read_prompts,
+    single_prompts,
+)
 from inference_service.parse.sampling import read_logit_bias, read_sampling
-from inference_service.parse.stopping import Stopping, read_stopping
+from inference_service.parse.stopping import DEFAULT_MAX_TOKENS, Stopping, read_stopping
 from inference_service.parse.unknown import unknown_fields
 from inference_service.parse.violations import Violations
 
@@ -61,6 +68,8 @@ def parse_generate(message: generate_pb.GenerateRequest) -> ParsedRequest:
         validate_only=message.validate_only,
         ignored=(*unknown_fields(message), *ineffective_fields(message)),
     )
+    most = request.stopping.max_tokens or DEFAULT_MAX_TOKENS
+    check_scores(request.output, len(single_prompts(prompt)), most, wrong)
     if request.stopping.ignore_eos and _has_grammar(request):
         wrong.add("ignore_eos", "ignore_eos cannot be combined with a constraint, which has an end.")
     wrong.raise_if_any()

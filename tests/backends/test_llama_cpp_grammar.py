@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from inference_service.backends.errors import EngineGrammarError
+from inference_service.backends.llama_cpp import ambiguity
 from inference_service.backends.llama_cpp.grammar import GrammarGuard
+from inference_service.grammar.parser import parse_grammar
 from tests.backends.contract_options import BROKEN_GRAMMARS, LETTERS, YES_OR_NO
 
 GONE = frozenset(b"z\xc3")
@@ -89,3 +91,11 @@ def test_no_character_beyond_ascii_passes_without_all_bytes_that_go_on() -> None
 
     with pytest.raises(EngineGrammarError, match="no token for"):
         GrammarGuard(AsciiOnly()).check('root ::= "é"\n')
+
+
+def test_a_grammar_that_takes_too_long_to_judge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = parse_grammar('root ::= [a-z] [a-z] "b"\n').rules
+    assert not ambiguity.is_too_ambiguous(rules)
+
+    monkeypatch.setattr(ambiguity, "MOST_WORK", 1)
+    assert ambiguity.is_too_ambiguous(rules)

@@ -238,3 +238,14 @@ def test_no_stop_sequence_can_be_kept_where_there_is_none() -> None:
     assert ignored(message) == ("include_stop_str_in_output",)
     message.stopping.stop.append("s")
     assert ignored(message) == ()
+
+
+def test_an_answer_has_a_bounded_number_of_log_probabilities() -> None:
+    """Two choices of 4,096 tokens with 20 alternatives fit; three do not."""
+    asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
+    most = pb.StoppingOptions(max_tokens=4096)
+
+    parse_generate(request(output=pb.OutputOptions(n=2, **asked), stopping=most))
+
+    refused = request(output=pb.OutputOptions(n=3, **asked), stopping=most)
+    assert codes(refused) == {"top_logprobs": "invalid_value"}

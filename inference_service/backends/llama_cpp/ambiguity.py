@@ -25,6 +25,9 @@ from inference_service.grammar.nodes import (
 MOST_WAYS = 100_000
 """Of reading the characters of one token. Up to here a token costs less than a tenth of a second more."""
 
+MOST_WORK = 1_500_000
+"""Places that are looked at: a few seconds. A grammar that takes more is refused unseen."""
+
 TOKEN_CHARS = 8
 _CANDIDATES = 4
 _MOST_FOLLOWED = 48
@@ -45,10 +48,12 @@ def is_too_ambiguous(rules: Rules) -> bool:
     """Whether some text has too many ways to be read, from any place of a rule on to that rule's end.
 
     Follows the character that most ways agree on, for as long as they multiply; so it finds repetitions
-    beside or inside one another, and not every ambiguity there can be.
+    beside or inside one another, and not every ambiguity there can be. True also where finding out takes
+    too long.
     """
     search = _Search(rules)
-    return any(search.multiplies(node, done) for rule in rules.values() for node, done in _starts(rule))
+    starts = (start for rule in rules.values() for start in _starts(rule))
+    return any(search.multiplies(node, done) or search.work > MOST_WORK for node, done in starts)
 
 
 def _starts(rule: Node) -> Iterator[tuple[Node, int]]:
@@ -65,6 +70,8 @@ def _starts(rule: Node) -> Iterator[tuple[Node, int]]:
 class _Search:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
+        self.work = 0
+        """Places looked at so far."""
         self._frames: dict[tuple[int, int, int], _Frame] = {}
         self._tried: set[_Frame | None] = set()
         """Places whose ways were among those of another one."""
@@ -125,6 +132,7 @@ class _Search:
         waiting = [start]
         while waiting:
             frame = waiting.pop()
+            self.work += 1
             if frame is None or frame in seen:
                 continue
             seen.add(frame)

@@ -594,7 +594,9 @@ class OutputOptions(_message.Message):
     logprobs: _builtins.bool
     """Optional. Log probabilities of the generated tokens. Unset means false."""
     top_logprobs: _builtins.int
-    """Optional. Only with `logprobs`. Likeliest tokens at each place with theirs, range [0, 20]. Unset means 0."""
+    """Optional. Only with `logprobs`. Likeliest tokens at each place with theirs, range [0, 20]. An answer
+    has at most 250,000 log probabilities in all. Unset means 0.
+    """
     echo: _builtins.bool
     """Optional. Puts the prompt's text before each choice's own. Not with a conversation, nor with
     `logprobs`. Unset means false.
