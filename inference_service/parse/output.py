@@ -51,8 +51,8 @@ def check_scores(output: Output, prompts: int, max_tokens: int, wrong: Violation
     if scores > MAX_SCORES:
         wrong.add(
             "top_logprobs",
-            f"top_logprobs is {output.logprobs}: {prompts * output.n} choices of {max_tokens} tokens may have "
-            f"{scores} log probabilities then; an answer may have {MAX_SCORES}.",
+            f"top_logprobs is {output.logprobs}, with {prompts * output.n} choices of {max_tokens} tokens: "
+            f"up to {scores} log probabilities; an answer may have {MAX_SCORES}.",
         )
 
 
