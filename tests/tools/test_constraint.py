@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from random import Random
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from inference_service.generation.tools.formats import BARE, PLAIN, TAGGED, Tool
 from inference_service.generation.tools.parser import ToolCallParser
 from inference_service.generation.tools.types import Tool, ToolChoice, ToolMode
 from inference_service.grammar import ConstraintError, shortest_sentence
-from tests.tools.gbnf import accepts, some_text
+from tests.grammar.derivation import Sampler, matches
 
 AUTO, REQUIRED, NONE = (ToolChoice(mode) for mode in (ToolMode.AUTO, ToolMode.REQUIRED, ToolMode.NONE))
 SCHEMA = {
@@ -57,7 +56,7 @@ def calls_of(text: str) -> list[tuple[str, Mapping[str, Any]]]:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("seed", range(20))
 def test_every_text_is_calls_of_the_tools(form: ToolFormat, seed: int) -> None:
-    calls = calls_of(some_text(grammar(form=form), Random(seed)))
+    calls = calls_of(Sampler(grammar(form=form), seed).sentence())
 
     assert 1 <= len(calls) <= MOST_CALLS
     for name, arguments in calls:
@@ -72,7 +71,7 @@ def test_every_text_is_calls_of_the_tools(form: ToolFormat, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_named_tool_is_called_once(seed: int) -> None:
-    ((name, _),) = calls_of(some_text(grammar(named("log")), Random(seed)))
+    ((name, _),) = calls_of(Sampler(grammar(named("log")), seed).sentence())
 
     assert name == "log"
 
@@ -83,9 +82,9 @@ def test_calls_as_a_model_writes_them_are_taken() -> None:
         f'{{"name": "get_weather", "parameters": {weather}}}; {{"name": "get_time", "parameters": {clock}}}'
     )
 
-    assert accepts(grammar(form=BARE["parameters"]), text)
-    assert not accepts(grammar(form=PLAIN), text)
-    assert accepts(
+    assert matches(grammar(form=BARE["parameters"]), text)
+    assert not matches(grammar(form=PLAIN), text)
+    assert matches(
         grammar(form=TAGGED["arguments"]),
         f'<tool_call>\n{{"name": "get_weather", "arguments": {weather}}}\n</tool_call>',
     )
@@ -106,19 +105,19 @@ def test_calls_as_a_model_writes_them_are_taken() -> None:
     ],
 )
 def test_nothing_else_is_taken(text: str) -> None:
-    assert not accepts(grammar(), text)
+    assert not matches(grammar(), text)
 
 
 def test_the_number_of_calls_is_bounded() -> None:
     call = '{"name": "get_time", "arguments": {}}'
     single = call_grammar(TOOLS, REQUIRED, PLAIN, parallel=False)
 
-    assert accepts(grammar(), "\n".join([call] * MOST_CALLS))
+    assert matches(grammar(), "\n".join([call] * MOST_CALLS))
     assert single is not None
-    assert accepts(single, call)
-    assert not accepts(single, f"{call}\n{call}")
-    assert not accepts(grammar(named("get_time")), f"{call}\n{call}")
-    assert not accepts(grammar(named("get_weather")), call)
+    assert matches(single, call)
+    assert not matches(single, f"{call}\n{call}")
+    assert not matches(grammar(named("get_time")), f"{call}\n{call}")
+    assert not matches(grammar(named("get_weather")), call)
     assert [most_calls(c) for c in (AUTO, REQUIRED, named("log"))] == [None, MOST_CALLS, 1]
     assert [most_calls(c, parallel=False) for c in (AUTO, REQUIRED, named("log"))] == [1, 1, 1]
 
@@ -134,17 +133,17 @@ def test_calls_or_the_json_that_was_asked_for() -> None:
     text = call_grammar(TOOLS, AUTO, PLAIN, answer={**answer, "additionalProperties": False})
 
     assert text is not None
-    assert accepts(text, '{"sum":3}')
-    assert accepts(text, '{"name": "get_time", "arguments": {}}')
-    assert not accepts(text, '{"sum":"3"}')
-    assert not accepts(text, "3")
+    assert matches(text, '{"sum":3}')
+    assert matches(text, '{"name": "get_time", "arguments": {}}')
+    assert not matches(text, '{"sum":"3"}')
+    assert not matches(text, "3")
 
 
 def test_a_call_that_is_required_is_no_answer() -> None:
     text = call_grammar(TOOLS, REQUIRED, PLAIN, answer={"type": "object"})
 
     assert text is not None
-    assert not accepts(text, "{}")
+    assert not matches(text, "{}")
 
 
 def test_schemas_that_cannot_be_enforced() -> None:
@@ -154,9 +153,9 @@ def test_schemas_that_cannot_be_enforced() -> None:
 
     assert raised.value.path.startswith("tools[1].function.parameters.properties.x")
     text = grammar(tools=[WEATHER, Tool("log", "", NOT_ENFORCEABLE)])
-    assert accepts(text, '{"name": "log", "arguments": {"y":[1]}}')
-    assert not accepts(text, '{"name": "log", "arguments": []}')
-    assert not accepts(text, '{"name": "get_weather", "arguments": {"y":[1]}}')
+    assert matches(text, '{"name": "log", "arguments": {"y":[1]}}')
+    assert not matches(text, '{"name": "log", "arguments": []}')
+    assert not matches(text, '{"name": "get_weather", "arguments": {"y":[1]}}')
 
 
 @pytest.mark.parametrize("schema", [{"type": "string"}, {"type": ["object", "null"]}])

@@ -8,19 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from inference_service.grammar.nodes import (
-    Chars,
-    Choice,
-    Literal,
-    Node,
-    Ref,
-    Repeat,
-    Rules,
-    Sequence,
-    children,
-)
+from inference_service.grammar.nodes import Choice, Literal, Node, Repeat, Rules, Sequence, children
+from inference_service.grammar.places import Place, Walk
 
 MOST_WAYS = 100_000
 """Of reading the characters of one token. Up to here a token costs less than a tenth of a second more."""
@@ -32,16 +22,6 @@ TOKEN_CHARS = 8
 _CANDIDATES = 4
 _MOST_FOLLOWED = 48
 """Places that are followed at a time, those with the most ways: where ways multiply, these do too."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Frame:
-    """A place in a grammar, and where it goes on after that. The same place is the same object."""
-
-    node: Node
-    done: int
-    """Characters of a text, items of a sequence, or repetitions that are behind."""
-    then: _Frame | None
 
 
 def is_too_ambiguous(rules: Rules) -> bool:
@@ -69,21 +49,23 @@ def _starts(rule: Node) -> Iterator[tuple[Node, int]]:
 
 class _Search:
     def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-        self.work = 0
-        """Places looked at so far."""
-        self._frames: dict[tuple[int, int, int], _Frame] = {}
-        self._tried: set[_Frame | None] = set()
+        self._walk = Walk(rules)
+        self._tried: set[Place | None] = set()
         """Places whose ways were among those of another one."""
 
+    @property
+    def work(self) -> int:
+        """Places looked at so far."""
+        return self._walk.steps
+
     def multiplies(self, node: Node, done: int) -> bool:
-        start = self._frame(node, done, None)
+        start = self._walk.place(node, done)
         if start in self._tried:
             return False
-        ways = Counter(dict.fromkeys(self._closure(start, self._tried), 1))
+        ways = Counter(dict.fromkeys(self._walk.characters([start], self._tried), 1))
         before = 1
         for _ in range(TOKEN_CHARS):
-            ways = self._after(self._favourite(ways), ways)
+            ways = self._after(_favourite(ways), ways)
             total = ways.total()
             if total > MOST_WAYS:
                 return True
@@ -92,88 +74,20 @@ class _Search:
             before = total
         return False
 
-    def _after(self, char: int, ways: Counter[_Frame]) -> Counter[_Frame]:
-        found: Counter[_Frame] = Counter()
-        taking = [frame for frame, _ in ways.most_common() if _takes(frame, char)]
-        for frame in taking[:_MOST_FOLLOWED]:
-            for place in self._closure(self._shifted(frame)):
-                found[place] += ways[frame]
+    def _after(self, char: int, ways: Counter[Place]) -> Counter[Place]:
+        found: Counter[Place] = Counter()
+        taking = [place for place, _ in ways.most_common() if place.takes(char)]
+        for place in taking[:_MOST_FOLLOWED]:
+            for following in self._walk.characters([self._walk.after(place)]):
+                found[following] += ways[place]
         return found
 
-    def _favourite(self, ways: Counter[_Frame]) -> int:
-        first: Counter[int] = Counter()
-        for frame, count in ways.items():
-            first[_first_char(frame)] += count
-        candidates = [char for char, _ in first.most_common(_CANDIDATES)]
-        agreed = {c: sum(n for frame, n in ways.items() if _takes(frame, c)) for c in candidates}
-        return max(agreed, key=lambda char: agreed[char], default=0)
 
-    def _frame(self, node: Node, done: int, then: _Frame | None) -> _Frame:
-        key = (id(node), done, id(then))
-        if key not in self._frames:
-            self._frames[key] = _Frame(node, done, then)
-        return self._frames[key]
-
-    def _shifted(self, frame: _Frame) -> _Frame | None:
-        if isinstance(frame.node, Literal):
-            return self._frame(frame.node, frame.done + 1, frame.then)
-        return frame.then
-
-    def _closure(self, start: _Frame | None, passed: set[_Frame | None] | None = None) -> list[_Frame]:
-        """Every place with a character of its own that can be reached without one.
-
-        Args:
-            start: from here; None is the end of what is known.
-            passed: gets all places on the way.
-
-        """
-        found: list[_Frame] = []
-        seen: set[_Frame | None] = {None}
-        waiting = [start]
-        while waiting:
-            frame = waiting.pop()
-            self.work += 1
-            if frame is None or frame in seen:
-                continue
-            seen.add(frame)
-            node = frame.node
-            if isinstance(node, Chars) or (isinstance(node, Literal) and frame.done < len(node.text)):
-                found.append(frame)
-            else:
-                waiting.extend(self._inner(node, frame.done, frame.then))
-        if passed is not None:
-            passed |= seen
-        return found
-
-    def _inner(self, node: Node, done: int, then: _Frame | None) -> Iterator[_Frame | None]:
-        if isinstance(node, Ref):
-            yield self._frame(self._rules[node.name], 0, then)
-        elif isinstance(node, Choice):
-            yield from (self._frame(option, 0, then) for option in node.options)
-        elif isinstance(node, Sequence) and done < len(node.items):
-            is_last = done + 1 == len(node.items)
-            yield self._frame(node.items[done], 0, then if is_last else self._frame(node, done + 1, then))
-        elif isinstance(node, Repeat):
-            yield from self._repeated(node, done, then)
-        else:
-            yield then
-
-    def _repeated(self, node: Repeat, done: int, then: _Frame | None) -> Iterator[_Frame | None]:
-        if done >= node.least:
-            yield then
-        if node.most is None or done < node.most:
-            # Beyond the lower limit, repetitions without an upper one are all the same.
-            after = done + 1 if node.most is not None else min(done + 1, node.least)
-            yield self._frame(node.item, 0, self._frame(node, after, then))
-
-
-def _takes(frame: _Frame, char: int) -> bool:
-    if isinstance(frame.node, Literal):
-        return ord(frame.node.text[frame.done]) == char
-    return isinstance(frame.node, Chars) and any(low <= char <= high for low, high in frame.node.ranges)
-
-
-def _first_char(frame: _Frame) -> int:
-    if isinstance(frame.node, Literal):
-        return ord(frame.node.text[frame.done])
-    return frame.node.ranges[0][0] if isinstance(frame.node, Chars) else 0
+def _favourite(ways: Counter[Place]) -> int:
+    """The character that most ways agree on, of the likeliest ones."""
+    first: Counter[int] = Counter()
+    for place, count in ways.items():
+        first[place.first] += count
+    candidates = [char for char, _ in first.most_common(_CANDIDATES)]
+    agreed = {c: sum(n for place, n in ways.items() if place.takes(c)) for c in candidates}
+    return max(agreed, key=lambda char: agreed[char], default=0)
