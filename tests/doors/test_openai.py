@@ -17,6 +17,7 @@ from tests.support.service import MODEL_ID, running_service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+ENGINES = ("simulated", "llama_cpp", "tensorrt_llm")
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Name a city on the Rhine."}]
 WEATHER: ChatCompletionToolParam = {
     "type": "function",
@@ -40,10 +41,12 @@ class City(BaseModel):
     on_the_rhine: bool
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["simulated", "llama_cpp"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[openai.AsyncOpenAI]:
+    compiled = request.param == "tensorrt_llm"
+    settings = request.getfixturevalue("serve_engine")() if compiled else {"backend": request.param}
     async with (
-        running_service(backend=request.param) as service,
+        running_service(**settings) as service,
         running_bridge(service.address) as bridge,
         openai.AsyncOpenAI(
             base_url=f"{bridge.url}/v1", api_key="pg_any", max_retries=0, timeout=60
@@ -87,6 +90,28 @@ async def test_choices_are_the_same_whole_and_streamed(client: openai.AsyncOpenA
     assert whole.usage.completion_tokens > single.usage.completion_tokens
 
 
+@pytest.fixture
+def with_alternatives(request: pytest.FixtureRequest) -> None:
+    """For tests of what compiled engines refuse by name."""
+    if request.node.callspec.params["client"] == "tensorrt_llm":
+        pytest.skip("this engine tells no alternatives")
+
+
+async def test_log_probabilities_of_the_tokens_alone(client: openai.AsyncOpenAI) -> None:
+    """Every engine tells them; joined, their bytes are the text."""
+    whole = await client.chat.completions.create(**ask(logprobs=True))
+    stream = await folded(client, logprobs=True)
+    told = whole.choices[0].logprobs
+
+    assert told is not None
+    assert told.content
+    assert all(entry.logprob <= 0 and not entry.top_logprobs for entry in told.content)
+    text = b"".join(bytes(entry.bytes or []) for entry in told.content).decode()
+    assert text.strip() == (whole.choices[0].message.content or "").strip()
+    assert stream.choices[0].logprobs.model_dump() == told.model_dump()
+
+
+@pytest.mark.usefixtures("with_alternatives")
 async def test_log_probabilities_cover_the_text(client: openai.AsyncOpenAI) -> None:
     """Bytes joined are the text; none is above 0; the likeliest come first; streamed they are the same."""
     raw = await client.chat.completions.with_raw_response.create(**ask(logprobs=True, top_logprobs=3))
@@ -246,6 +271,7 @@ async def test_completions_echo_the_prompt(client: openai.AsyncOpenAI) -> None:
     assert echoed.choices[0].text == "The Rhine is" + plain.choices[0].text == joined
 
 
+@pytest.mark.usefixtures("with_alternatives")
 async def test_completions_tell_log_probabilities(client: openai.AsyncOpenAI) -> None:
     """In four lists of one length; the offsets point into the text."""
     reply = await client.completions.create(
