@@ -156,8 +156,8 @@ def _report(parsed: ParsedRequest, prompts: Sequence[EncodedPrompt]) -> Report:
 
 def effort_of(parsed: ParsedRequest) -> Effort:
     """How long planning a request takes: grammars are compiled, tools rendered."""
+    if parsed.is_constrained:
+        return Effort.COMPILING
     prompt = parsed.prompt
     has_tools = isinstance(prompt, ChatPrompt) and bool(prompt.tools)
-    if parsed.constraint is not None or (isinstance(prompt, ChatPrompt) and prompt.enforces_calls):
-        return Effort.COMPILING
     return Effort.LONG if has_tools or isinstance(prompt, BatchPrompt) else Effort.BY_SIZE

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from inference_service.generation.filter import ContentPolicy
 from inference_service.generation.tokenizer import Tokenizer
+from inference_service.generation.tools.documents import read_arguments
 from inference_service.parse import BatchPrompt, ChatPrompt, Prompt, TextPrompt, TokenPrompt, single_prompts
 
 
@@ -56,7 +56,7 @@ def _fixed_texts(prompt: Prompt, tokenizer: Tokenizer) -> Iterator[str]:
         for tool in prompt.tools:
             yield "\n".join((tool.name, tool.description, *_strings(tool.parameters)))
         for call in (call for turn in prompt.turns for call in turn.tool_calls):
-            yield "\n".join((call.name, *_strings(json.loads(call.arguments.strip() or "{}"))))
+            yield "\n".join((call.name, *_strings(read_arguments(call.arguments))))
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -37,7 +37,7 @@ class Admission:
         self._waiting: OrderedDict[str, deque[_Turn]] = OrderedDict()
         self._waiting_count = 0
         self._hold_seconds: float | None = None
-        # Of recent requests; None: there were none yet.
+        """How long recent requests held a permit; None: there were none yet."""
         self._closed = False
         self.running = 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -70,8 +70,7 @@ class Generation:
         """How the choices ended that did."""
         if self._request.blocked_by is not None:
             return [StopCause.CONTENT_FILTER]
-        ended = (plan.stream.finished for plan in self._request.choices)
-        return [finished.cause for finished in ended if finished is not None]
+        return [finished.cause for finished in self._ended()]
 
     @property
     def choices(self) -> int:
@@ -81,8 +80,7 @@ class Generation:
     @property
     def filter_rules(self) -> set[str]:
         """The rules of the content filter that cut something."""
-        ended = (plan.stream.finished for plan in self._request.choices)
-        rules = {self._request.blocked_by, *(f.filter_rule for f in ended if f is not None)}
+        rules = {self._request.blocked_by, *(finished.filter_rule for finished in self._ended())}
         return {rule for rule in rules if rule is not None}
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -113,6 +111,10 @@ class Generation:
     def _batches(self) -> AsyncGenerator[list[ChoiceEvent], None]:
         streams = [run.events() for run in self._runs]
         return streams[0] if len(streams) == 1 else merge(streams)
+
+    def _ended(self) -> Iterator[Finished]:
+        ends = (plan.stream.finished for plan in self._request.choices)
+        return (finished for finished in ends if finished is not None)
 
     def _started(self) -> Started:
         request = self._request

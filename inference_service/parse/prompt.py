@@ -37,7 +37,7 @@ class ChatPrompt:
     @property
     def enforces_calls(self) -> bool:
         """Whether the answer must be calls."""
-        return self.tool_choice.mode in (ToolMode.REQUIRED, ToolMode.NAMED)
+        return self.tool_choice.mode.is_enforced
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,12 @@ class ParsedRequest:
     ignored: tuple[str, ...]
     """What it holds and has no effect."""
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether its answer follows a grammar: that of a constraint, or of calls that are demanded."""
+        chat = self.prompt
+        return self.constraint is not None or (isinstance(chat, ChatPrompt) and chat.enforces_calls)
+
 
 def parse_generate(message: generate_pb.GenerateRequest) -> ParsedRequest:
     """Read a GenerateRequest.
@@ -70,16 +76,10 @@ def parse_generate(message: generate_pb.GenerateRequest) -> ParsedRequest:
     )
     most = request.stopping.max_tokens or DEFAULT_MAX_TOKENS
     check_scores(request.output, len(single_prompts(prompt)), most, wrong)
-    if request.stopping.ignore_eos and _has_grammar(request):
+    if request.stopping.ignore_eos and request.is_constrained:
         wrong.add("ignore_eos", "ignore_eos cannot be combined with a constraint, which has an end.")
     wrong.raise_if_any()
     return request
-
-
-def _has_grammar(request: ParsedRequest) -> bool:
-    """Whether the answer follows one: that of a constraint, or of calls that are demanded."""
-    chat = request.prompt
-    return request.constraint is not None or (isinstance(chat, ChatPrompt) and chat.enforces_calls)
 
 
 def parse_count(message: model_pb.CountTokensRequest) -> tuple[str, Prompt]:

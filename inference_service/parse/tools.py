@@ -46,9 +46,8 @@ def read_tool_choice(chat: pb.ChatInput, tools: Iterable[Tool], wrong: Violation
         known = "auto, none, required, or the name of a tool"
         wrong.add("tool_choice", f"tool_choice must be {known}.")
         return ToolChoice(ToolMode.NONE)
-    enforced = mode in (ToolMode.REQUIRED, ToolMode.NAMED)
     if not chat.tools:
-        if enforced:
+        if mode.is_enforced:
             wrong.add("tool_choice", "tool_choice is only for requests with tools.")
         return ToolChoice(ToolMode.NONE)
     if mode is ToolMode.NAMED and all(tool.name != chat.tool_choice.name for tool in tools):

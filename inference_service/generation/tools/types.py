@@ -29,6 +29,11 @@ class ToolMode(Enum):
     REQUIRED = "required"
     NAMED = "named"
 
+    @property
+    def is_enforced(self) -> bool:
+        """Whether the answer must be calls."""
+        return self in (ToolMode.REQUIRED, ToolMode.NAMED)
+
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
