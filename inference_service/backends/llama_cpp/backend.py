@@ -13,6 +13,7 @@ from typing import TypeVar
 from inference_service.backends.base import Backend
 from inference_service.backends.errors import BackendStartError, EngineDeadError
 from inference_service.backends.llama_cpp.call import Engine, EngineCall, Pulse
+from inference_service.backends.llama_cpp.doorbell import Doorbell
 from inference_service.backends.llama_cpp.gate import PrefillGate
 from inference_service.backends.llama_cpp.grammar import GrammarGuard
 from inference_service.backends.llama_cpp.loading import EngineSettings, load_engine
@@ -66,6 +67,7 @@ class LlamaCppBackend(Backend):
             slots=max_concurrency, batch_tokens=self._settings.batch_tokens
         )
         self._pulse = Pulse()
+        self._doorbell: Doorbell | None = None
         self._engine: list[Engine] = []
         """The engine while there is one."""
         self._closed = False
@@ -76,6 +78,7 @@ class LlamaCppBackend(Backend):
         engine = await _off_loop(load_engine, self._settings)
         if self._closed:
             raise BackendStartError("the engine was closed while it was loading")
+        self._doorbell = Doorbell()
         self._engine.append(engine)
         return BackendDescription(
             name="llama_cpp",
@@ -122,6 +125,8 @@ class LlamaCppBackend(Backend):
         for call in self._gate.inside:
             call.fail(dead)
         await _off_loop(self._release)
+        if self._doorbell is not None:
+            self._doorbell.close()
 
     def _prepare(self, grammar: str) -> None:
         self._guard.check(grammar)
@@ -129,11 +134,12 @@ class LlamaCppBackend(Backend):
             self._silent = silent_tokens(self._tokenizer)
 
     def _call(self, request: EngineRequest) -> EngineCall:
-        if self._closed or not self._engine:
+        if self._closed or not self._engine or self._doorbell is None:
             raise EngineDeadError("the engine is not running")
         return EngineCall(
             self._engine[0],
             self._pulse,
+            self._doorbell,
             request_id=request.request_id,
             body=completion_body(request, self._settings.context_length, self._silent or ()),
             steps=StepBuffer(self._speller, request.max_tokens, request.logprobs),

@@ -13,6 +13,7 @@ import structlog
 
 from inference_service.backends.errors import BackendError, EngineRequestError
 from inference_service.backends.llama_cpp.chunks import End, Progress, read_chunk
+from inference_service.backends.llama_cpp.doorbell import Doorbell
 from inference_service.backends.llama_cpp.steps import StepBuffer
 from inference_service.backends.types import EngineStep
 
@@ -61,6 +62,7 @@ class EngineCall:
         self,
         engine: Engine,
         pulse: Pulse,
+        doorbell: Doorbell,
         *,
         request_id: str,
         body: bytes,
@@ -70,10 +72,10 @@ class EngineCall:
     ) -> None:
         self._engine = engine
         self._pulse = pulse
+        self._doorbell = doorbell
         self._request_id = request_id
         self._body = body
         self._on_change = on_change
-        self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
         self._loop_woken = False
         self._steps = steps
@@ -131,7 +133,7 @@ class EngineCall:
         except Exception as error:
             self._log("engine_call_failed", error)
         finally:
-            self._call_soon(self._on_returned)
+            self._ring(self._on_returned)
 
     def _on_chunk(self, chunk: bytes) -> bool:
         """Called by the engine, in the worker thread."""
@@ -139,14 +141,12 @@ class EngineCall:
         self._chunks.append(chunk)
         if not self._loop_woken:
             self._loop_woken = True
-            self._call_soon(self._on_chunks)
-        return self._abort or self._loop.is_closed()
+            self._ring(self._on_chunks)
+        return self._abort
 
-    def _call_soon(self, callback: Callable[[], None]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:
-            # The loop is closed, and nobody is left to be told.
+    def _ring(self, callback: Callable[[], None]) -> None:
+        if not self._doorbell.ring(callback):
+            # Nobody is left to be told.
             self._abort = True
 
     def _on_chunks(self) -> None:
