@@ -65,7 +65,8 @@ def yardstick(model: str, slots: int, context: int, prefill_chunk: int) -> Itera
         process.wait()
 
 
-def _serve(model: str, slots: int, context: int, prefill_chunk: int) -> None:
+def load_engine(model: str, slots: int, context: int, prefill_chunk: int) -> Any:
+    """The engine library's own server object; `context` is in tokens, for each slot."""
     import xllamacpp
 
     params: Any = xllamacpp.CommonParams()
@@ -73,7 +74,23 @@ def _serve(model: str, slots: int, context: int, prefill_chunk: int) -> None:
     params.n_ctx, params.n_parallel = context * slots, slots
     params.n_batch = params.n_ubatch = max(prefill_chunk, slots)
     params.cache_ram_mib, params.verbosity = 0, -1
-    engine = xllamacpp.Server(params)
+    return xllamacpp.Server(params)
+
+
+def request(prompt: list[int], tokens: int) -> dict[str, Any]:
+    """What is asked of the engine: this many tokens of greedy text, streamed."""
+    return {
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "cache_prompt": False,
+        "temperature": 0,
+    }
+
+
+def _serve(model: str, slots: int, context: int, prefill_chunk: int) -> None:
+    engine = load_engine(model, slots, context, prefill_chunk)
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(_run(engine, **json.loads(line))), flush=True)
@@ -91,16 +108,7 @@ def _run(engine: Any, prompts: list[list[int]], tokens: int) -> dict[str, Any]:
                 counts[number] = usage["completion_tokens"]
             return False
 
-        request = {
-            "prompt": prompts[number],
-            "max_tokens": tokens,
-            "ignore_eos": True,
-            "stream": True,
-            "cache_prompt": False,
-            "temperature": 0,
-            "n_probs": 1,
-        }
-        engine.handle_completions(request, on_chunk)
+        engine.handle_completions(request(prompts[number], tokens), on_chunk)
 
     threads = [threading.Thread(target=one, args=(n,)) for n in range(len(prompts))]
     for thread in threads:

@@ -1,19 +1,25 @@
-"""Tokens a second and time to first token: through REST, beside the same engine library in-process."""
+"""Tokens a second and time to first token: through REST, beside the same engine library in-process.
+
+And beside `bare`: two processes with gRPC between them that do nothing but pass on.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.inprocess import Yardstick, yardstick
+from benchmarks.bare import BareRelay, bare_relay
+from benchmarks.inprocess import Result, Yardstick, yardstick
 from benchmarks.rest_load import run
 from benchmarks.servers import Pair, pair
-from inference_service.config import cache_home
+from inference_service.config import ServiceConfig, cache_home
 from inference_service.models import store
 
 CONTEXT = 512
-PREFILL_CHUNK = 16
+PREFILL_CHUNK: int = ServiceConfig.model_fields["prefill_chunk"].default
 TOKENS = 64
 PROMPT_TOKENS = 24
 
@@ -29,43 +35,63 @@ def bodies(asked: list[list[int]], tokens: int, model: str) -> list[dict[str, An
 
 
 def measure(concurrencies: list[int], rounds: int) -> None:
-    """Print a table of the medians over `rounds` pairs of runs."""
+    """Print a table of the medians over `rounds` rounds. Ratios are to in-process, of the same round."""
     model = store.resolve("smollm2-135m-instruct", cache_home(), show_progress=True)
-    print("| streams | in-process tok/s | REST tok/s | ratio | added TTFT ms |\n|---|---|---|---|---|")
+    print("| streams | in-process tok/s | bare gRPC | ratio | REST | ratio | added TTFT ms |")
+    print("|---|---|---|---|---|---|---|")
     for streams in concurrencies:
         settings = {
             "max_concurrency": str(streams),
             "context_length": str(CONTEXT),
             "prefill_chunk": str(PREFILL_CHUNK),
         }
-        with (
-            yardstick(str(model.path), streams, CONTEXT, PREFILL_CHUNK) as inside,
-            pair(**settings) as servers,
-        ):
-            _row(inside, servers, model.id, streams, rounds)
+        engine = (str(model.path), streams, CONTEXT, PREFILL_CHUNK)
+        with yardstick(*engine) as inside, bare_relay(*engine) as bare, pair(**settings) as servers:
+            _row(Contestants(inside, bare, servers, model.id), streams, rounds)
 
 
-def _row(inside: Yardstick, servers: Pair, model: str, streams: int, rounds: int) -> None:
-    _round(inside, servers, model, streams)
-    results = [_round(inside, servers, model, streams) for _ in range(rounds)]
-    direct, rest, added = (median(r[column] for r in results) for column in range(3))
-    ratio = median(r[1] / r[0] for r in results)
-    print(f"| {streams} | {direct:.1f} | {rest:.1f} | {ratio:.3f} | {added * 1e3:.1f} |", flush=True)
+Run = tuple[float, float]
+"""Tokens a second of all streams together, and the median of their seconds to the first token."""
 
 
-def _round(inside: Yardstick, servers: Pair, model: str, streams: int) -> tuple[float, float, float]:
-    """One pair of runs, in random order: tokens a second in-process and through REST, added TTFT."""
-    asked = prompts(streams)
+@dataclass(frozen=True, slots=True)
+class Contestants:
+    """Three ways to the same engine library, each with a loaded engine of its own."""
 
-    def direct() -> tuple[float, list[float]]:
-        result = inside.run(asked, TOKENS)
-        return result.tokens_per_second, result.first_token_seconds
+    inside: Yardstick
+    bare: BareRelay
+    servers: Pair
+    model: str
 
-    def rest() -> tuple[float, list[float]]:
-        return run(servers.bridge.address, bodies(asked, TOKENS, model))
+    def round(self, streams: int) -> dict[str, Run]:
+        """Run each once, in random order, with the same prompts."""
+        asked = prompts(streams)
+        ways: dict[str, Callable[[], Run]] = {
+            "inside": lambda: _shown(self.inside.run(asked, TOKENS)),
+            "bare": lambda: _shown(self.bare.run(asked, TOKENS)),
+            "rest": lambda: self._rest(asked),
+        }
+        return {way: ways[way]() for way in random.sample(list(ways), len(ways))}
 
-    if random.random() < 0.5:
-        one, other = direct(), rest()
-    else:
-        other, one = rest(), direct()
-    return one[0], other[0], median(other[1]) - median(one[1])
+    def _rest(self, asked: list[list[int]]) -> Run:
+        speed, first = run(self.servers.bridge.address, bodies(asked, TOKENS, self.model))
+        return speed, median(first)
+
+
+def _shown(result: Result) -> Run:
+    return result.tokens_per_second, median(result.first_token_seconds)
+
+
+def _row(contestants: Contestants, streams: int, rounds: int) -> None:
+    contestants.round(streams)
+    results = [contestants.round(streams) for _ in range(rounds)]
+
+    def speed(way: str) -> str:
+        return f"{median(result[way][0] for result in results):.1f}"
+
+    def ratio(way: str) -> str:
+        return f"{median(result[way][0] / result['inside'][0] for result in results):.3f}"
+
+    added = median(result["rest"][1] - result["inside"][1] for result in results) * 1e3
+    cells = [speed("inside"), speed("bare"), ratio("bare"), speed("rest"), ratio("rest"), f"{added:.1f}"]
+    print(f"| {streams} | {' | '.join(cells)} |", flush=True)

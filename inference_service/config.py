@@ -62,7 +62,7 @@ class ServiceConfig(CommonConfig):
         default=0, ge=0, le=1024, description="Threads of the llama_cpp engine; 0: one for each core."
     )
     prefill_chunk: int = Field(
-        default=16,
+        default=8,
         ge=1,
         le=4096,
         description="Tokens of prompt the llama_cpp engine computes per step. Smaller frees a cancelled "

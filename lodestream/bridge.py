@@ -15,7 +15,7 @@ _EXAMPLES = (
     "lodestream bridge",
     "lodestream bridge --grpc-address 10.0.0.5:50051 --http-address 0.0.0.0:8000",
 )
-_GRPC_EXPERIMENTS = "-event_engine_client"
+GRPC_EXPERIMENTS = "-event_engine_client"
 """gRPC's own switch for how a client waits for its sockets. Without its event engine the thread that waits
 also reads: two switches of threads for each message instead of five, and a quarter less CPU."""
 
@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     logs.configure(config.log_level, config.log_format, server="bridge")
     leash.hold()
     # Read while gRPC is imported; an operator's own choice counts more.
-    os.environ.setdefault("GRPC_EXPERIMENTS", _GRPC_EXPERIMENTS)
+    os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
     from rest_bridge.serve import run as run_bridge
 
     return run_bridge(config)

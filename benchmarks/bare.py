@@ -1,0 +1,141 @@
+"""What two hops cost by themselves: the engine, gRPC, a second process, TCP, and no work of ours between.
+
+As little as a service and a bridge could do: a message of fixed bytes for each of the engine's chunks, over
+grpc.aio, passed on as it is. No parsing, no detokenizing, no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import grpc
+import uvloop
+
+from benchmarks.inprocess import Result, load_engine, request
+from inference_service.backends.llama_cpp.doorbell import Doorbell
+from inference_service.backends.llama_cpp.loading import SPIN_COUNT
+from lodestream.bridge import GRPC_EXPERIMENTS
+
+_METHOD = "/bare.Bare/Stream"
+_MESSAGE = b'{"text":"about as long as a message of ours"}\n'
+_END = b"end\n"
+
+
+class BareRelay:
+    """Both processes, from outside."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def run(self, prompts: list[list[int]], tokens: int) -> Result:
+        """Generate `tokens` tokens for every prompt at once."""
+        began = time.perf_counter()
+
+        async def one(prompt: list[int]) -> float:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            writer.write(json.dumps(request(prompt, tokens)).encode() + b"\n")
+            first = 0.0
+            while (line := await reader.readline()) != _END:
+                if not line:
+                    raise RuntimeError("the relay broke off")
+                first = first or time.perf_counter() - began
+            writer.close()
+            return first
+
+        async def all_of_them() -> list[float]:
+            return await asyncio.gather(*(one(prompt) for prompt in prompts))
+
+        firsts = uvloop.run(all_of_them())
+        return Result(len(prompts) * tokens / (time.perf_counter() - began), firsts)
+
+
+@contextmanager
+def bare_relay(model: str, slots: int, context: int, prefill_chunk: int) -> Iterator[BareRelay]:
+    """Start both processes; `context` is in tokens, for each slot."""
+    with ExitStack() as stack:
+        settings = [model, str(slots), str(context), str(prefill_chunk)]
+        service = stack.enter_context(_process("service", *settings))
+        yield BareRelay(stack.enter_context(_process("relay", str(service))))
+
+
+@contextmanager
+def _process(*arguments: str) -> Iterator[int]:
+    """Run one of the two; the port it listens on."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.bare", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "GRPC_EXPERIMENTS": GRPC_EXPERIMENTS, "GOMP_SPINCOUNT": SPIN_COUNT},
+    )
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def _service(model: str, slots: int, context: int, prefill_chunk: int) -> None:
+    engine = load_engine(model, slots, context, prefill_chunk)
+    bell = Doorbell()
+
+    async def stream(body: bytes, _: Any) -> AsyncIterator[bytes]:
+        made: asyncio.Queue[bool] = asyncio.Queue()
+
+        def on_chunk(_: bytes) -> bool:
+            bell.ring(lambda: made.put_nowait(True))
+            return False
+
+        def generate() -> None:
+            engine.handle_completions(body, on_chunk)
+            bell.ring(lambda: made.put_nowait(False))
+
+        threading.Thread(target=generate).start()
+        while await made.get():
+            yield _MESSAGE
+
+    server = grpc.aio.server()
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(stream)
+    service, method = _METHOD[1:].split("/")
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+
+
+async def _relay(service: int) -> None:
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{service}")
+    stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(_METHOD)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        call = stream(await reader.readline())
+        while (message := await call.read()) is not grpc.aio.EOF:
+            writer.write(cast("bytes", message))
+        writer.write(_END)
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def _main(role: str, *arguments: str) -> None:
+    if role == "service":
+        model, *numbers = arguments
+        slots, context, prefill_chunk = map(int, numbers)
+        uvloop.run(_service(model, slots, context, prefill_chunk))
+    else:
+        uvloop.run(_relay(int(arguments[0])))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
