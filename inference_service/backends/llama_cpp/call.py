@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -46,8 +45,8 @@ class Pulse:
 class EngineCall:
     """Runs one request on a thread of its own and hands what it makes to the loop.
 
-    The thread that the engine calls back only keeps the chunk and wakes the loop, once until the loop
-    has looked. The loop parses, whether or not anybody waits for a step.
+    The thread that the engine calls back only hands the chunk over. The loop parses, whether or not anybody
+    waits for a step.
 
     Args:
         request_id: for the log.
@@ -76,8 +75,6 @@ class EngineCall:
         self._request_id = request_id
         self._body = body
         self._on_change = on_change
-        self._chunks: deque[bytes] = deque()
-        self._loop_woken = False
         self._steps = steps
         self._changed = asyncio.Event()
         self._error: BackendError | None = None
@@ -138,10 +135,7 @@ class EngineCall:
     def _on_chunk(self, chunk: bytes) -> bool:
         """Called by the engine, in the worker thread."""
         self._pulse.beat()
-        self._chunks.append(chunk)
-        if not self._loop_woken:
-            self._loop_woken = True
-            self._ring(self._on_chunks)
+        self._ring(lambda: self._read(chunk))
         return self._abort
 
     def _ring(self, callback: Callable[[], None]) -> None:
@@ -149,20 +143,15 @@ class EngineCall:
             # Nobody is left to be told.
             self._abort = True
 
-    def _on_chunks(self) -> None:
-        # Lowered first: a chunk that comes from now on wakes the loop again.
-        self._loop_woken = False
-        if not self._abort and self._error is None:
-            self._drain()
-            self._changed.set()
-
-    def _drain(self) -> None:
+    def _read(self, chunk: bytes) -> None:
+        if self._abort or self._error is not None:
+            return
         try:
-            while self._chunks:
-                self._take_in(self._chunks.popleft())
+            self._take_in(chunk)
         except Exception as error:
             self._log("engine_request_failed", error)
             self._error = EngineRequestError("the engine failed this request")
+        self._changed.set()
 
     def _take_in(self, raw: bytes) -> None:
         chunk = read_chunk(raw)
@@ -182,7 +171,6 @@ class EngineCall:
         _log.error(event, request_id=self._request_id, reason=f"{type(error).__name__}: {error}")
 
     def _on_returned(self) -> None:
-        self._on_chunks()
         self.is_inside = False
         if not self._ended:
             self.fail(EngineRequestError("the engine dropped this request"))
