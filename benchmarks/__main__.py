@@ -10,15 +10,16 @@ def main() -> None:
     parser.add_argument(
         "what", nargs="*", choices=["throughput", "memory", "cancellation", []], help="default: all"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of runs behind each median (7)")
+    parser.add_argument("--rounds", type=int, default=7, help="runs behind each median (7)")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 32])
+    parser.add_argument("--threads", type=int, default=0, help="of each engine (0: one for each core)")
     parser.add_argument("--callers", type=int, default=100, help="that leave, at each door (100)")
     options = parser.parse_args()
     wanted = options.what or ["throughput", "memory", "cancellation"]
     if "throughput" in wanted:
         from benchmarks import throughput
 
-        throughput.measure(options.streams, options.rounds)
+        throughput.measure(options.streams, options.rounds, options.threads)
     if "memory" in wanted:
         from benchmarks import memory
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 import grpc
 import uvloop
 
-from benchmarks.inprocess import Result, load_engine, request
+from benchmarks.inprocess import EngineArguments, Result, load_engine, request
 from inference_service.backends.llama_cpp.doorbell import Doorbell
 from inference_service.backends.llama_cpp.loading import SPIN_COUNT
 from lodestream.bridge import GRPC_EXPERIMENTS
@@ -59,11 +59,10 @@ class BareRelay:
 
 
 @contextmanager
-def bare_relay(model: str, slots: int, context: int, prefill_chunk: int) -> Iterator[BareRelay]:
-    """Start both processes; `context` is in tokens, for each slot."""
+def bare_relay(engine: EngineArguments) -> Iterator[BareRelay]:
+    """Start both processes."""
     with ExitStack() as stack:
-        settings = [model, str(slots), str(context), str(prefill_chunk)]
-        service = stack.enter_context(_process("service", *settings))
+        service = stack.enter_context(_process("service", *engine.words))
         yield BareRelay(stack.enter_context(_process("relay", str(service))))
 
 
@@ -85,8 +84,8 @@ def _process(*arguments: str) -> Iterator[int]:
         process.wait()
 
 
-async def _service(model: str, slots: int, context: int, prefill_chunk: int) -> None:
-    engine = load_engine(model, slots, context, prefill_chunk)
+async def _service(arguments: EngineArguments) -> None:
+    engine = load_engine(arguments)
     bell = Doorbell()
 
     async def stream(body: bytes, _: Any) -> AsyncIterator[bytes]:
@@ -130,9 +129,7 @@ async def _relay(service: int) -> None:
 
 def _main(role: str, *arguments: str) -> None:
     if role == "service":
-        model, *numbers = arguments
-        slots, context, prefill_chunk = map(int, numbers)
-        uvloop.run(_service(model, slots, context, prefill_chunk))
+        uvloop.run(_service(EngineArguments.of(arguments)))
     else:
         uvloop.run(_relay(int(arguments[0])))
 

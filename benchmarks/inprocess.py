@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,30 @@ class Result:
 
     tokens_per_second: float
     first_token_seconds: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineArguments:
+    """How the engine is loaded, in every process alike."""
+
+    model: str
+    slots: int
+    context: int
+    """Tokens of each slot."""
+    prefill_chunk: int
+    threads: int
+    """0: one for each core."""
+
+    @property
+    def words(self) -> list[str]:
+        """For a command line."""
+        return [self.model, *map(str, (self.slots, self.context, self.prefill_chunk, self.threads))]
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> EngineArguments:
+        """Read `words` back."""
+        model, *numbers = words
+        return cls(model, *map(int, numbers))
 
 
 class Yardstick:
@@ -45,10 +69,10 @@ class Yardstick:
 
 
 @contextmanager
-def yardstick(model: str, slots: int, context: int, prefill_chunk: int) -> Iterator[Yardstick]:
-    """Start the process; `context` is in tokens, for each slot."""
+def yardstick(engine: EngineArguments) -> Iterator[Yardstick]:
+    """Start the process."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.inprocess", model, str(slots), str(context), str(prefill_chunk)],
+        [sys.executable, "-m", "benchmarks.inprocess", *engine.words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -65,14 +89,15 @@ def yardstick(model: str, slots: int, context: int, prefill_chunk: int) -> Itera
         process.wait()
 
 
-def load_engine(model: str, slots: int, context: int, prefill_chunk: int) -> Any:
-    """The engine library's own server object; `context` is in tokens, for each slot."""
+def load_engine(engine: EngineArguments) -> Any:
+    """The engine library's own server object."""
     import xllamacpp
 
     params: Any = xllamacpp.CommonParams()
-    params.model.path = model
-    params.n_ctx, params.n_parallel = context * slots, slots
-    params.n_batch = params.n_ubatch = max(prefill_chunk, slots)
+    params.model.path = engine.model
+    params.n_ctx, params.n_parallel = engine.context * engine.slots, engine.slots
+    params.n_batch = params.n_ubatch = max(engine.prefill_chunk, engine.slots)
+    params.cpuparams.n_threads = engine.threads or len(os.sched_getaffinity(0))
     params.cache_ram_mib, params.verbosity = 0, -1
     return xllamacpp.Server(params)
 
@@ -89,8 +114,8 @@ def request(prompt: list[int], tokens: int) -> dict[str, Any]:
     }
 
 
-def _serve(model: str, slots: int, context: int, prefill_chunk: int) -> None:
-    engine = load_engine(model, slots, context, prefill_chunk)
+def _serve(arguments: EngineArguments) -> None:
+    engine = load_engine(arguments)
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(_run(engine, **json.loads(line))), flush=True)
@@ -119,4 +144,4 @@ def _run(engine: Any, prompts: list[list[int]], tokens: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], *map(int, sys.argv[2:5]))
+    _serve(EngineArguments.of(sys.argv[1:]))

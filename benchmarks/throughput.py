@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.bare import BareRelay, bare_relay
-from benchmarks.inprocess import Result, Yardstick, yardstick
+from benchmarks.inprocess import EngineArguments, Result, Yardstick, yardstick
 from benchmarks.rest_load import run
 from benchmarks.servers import Pair, pair
 from inference_service.config import ServiceConfig, cache_home
@@ -34,8 +34,15 @@ def bodies(asked: list[list[int]], tokens: int, model: str) -> list[dict[str, An
     return [{**common, "prompt": prompt} for prompt in asked]
 
 
-def measure(concurrencies: list[int], rounds: int) -> None:
-    """Print a table of the medians over `rounds` rounds. Ratios are to in-process, of the same round."""
+def measure(concurrencies: list[int], rounds: int, threads: int) -> None:
+    """Print a table of the medians over `rounds` rounds. Ratios are to in-process, of the same round.
+
+    Args:
+        concurrencies: streams at once, one row each.
+        rounds: runs of each contestant.
+        threads: of each engine; 0 is one for each core, which leaves none to the servers.
+
+    """
     model = store.resolve("smollm2-135m-instruct", cache_home(), show_progress=True)
     print("| streams | in-process tok/s | bare gRPC | ratio | REST | ratio | added TTFT ms |")
     print("|---|---|---|---|---|---|---|")
@@ -44,9 +51,10 @@ def measure(concurrencies: list[int], rounds: int) -> None:
             "max_concurrency": str(streams),
             "context_length": str(CONTEXT),
             "prefill_chunk": str(PREFILL_CHUNK),
+            "threads": str(threads),
         }
-        engine = (str(model.path), streams, CONTEXT, PREFILL_CHUNK)
-        with yardstick(*engine) as inside, bare_relay(*engine) as bare, pair(**settings) as servers:
+        engine = EngineArguments(str(model.path), streams, CONTEXT, PREFILL_CHUNK, threads)
+        with yardstick(engine) as inside, bare_relay(engine) as bare, pair(**settings) as servers:
             _row(Contestants(inside, bare, servers, model.id), streams, rounds)
 
 
