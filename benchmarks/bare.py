@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -20,9 +18,8 @@ from typing import Any, cast
 import grpc
 import uvloop
 
-from benchmarks.inprocess import EngineArguments, Result, load_engine, request
+from benchmarks.engine import EngineArguments, Result, child, load_engine, request
 from inference_service.backends.llama_cpp.doorbell import Doorbell
-from inference_service.backends.llama_cpp.loading import SPIN_COUNT
 from lodestream.bridge import GRPC_EXPERIMENTS
 
 _METHOD = "/bare.Bare/Stream"
@@ -67,21 +64,11 @@ def bare_relay(engine: EngineArguments) -> Iterator[BareRelay]:
 
 
 @contextmanager
-def _process(*arguments: str) -> Iterator[int]:
+def _process(*words: str) -> Iterator[int]:
     """Run one of the two; the port it listens on."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.bare", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "GRPC_EXPERIMENTS": GRPC_EXPERIMENTS, "GOMP_SPINCOUNT": SPIN_COUNT},
-    )
-    assert process.stdout is not None
-    try:
+    with child("benchmarks.bare", *words, GRPC_EXPERIMENTS=GRPC_EXPERIMENTS) as process:
+        assert process.stdout is not None
         yield int(process.stdout.readline())
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def _service(arguments: EngineArguments) -> None:

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from statistics import median
 from typing import Any
 
-from benchmarks.throughput import PREFILL_CHUNK
 from lodestream_common import logs
 from tests.support.doors import Doors, grpc_request, running_doors
 
@@ -35,7 +34,6 @@ async def _measure(callers: int) -> None:
         "backend": "llama_cpp",
         "context_length": CONTEXT,
         "max_concurrency": NEIGHBOURS + 1,
-        "prefill_chunk": PREFILL_CHUNK,
     }
     async with running_doors(**settings) as doors:
         for name, door in (("gRPC", by_grpc), ("REST, streamed", by_sse), ("REST, plain", by_plain)):

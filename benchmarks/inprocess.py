@@ -7,49 +7,15 @@ Speaks lines of JSON: a job `{"concurrency": c, "tokens": n, "prompts": [...]}` 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from inference_service.backends.llama_cpp.loading import SPIN_COUNT
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one job took."""
-
-    tokens_per_second: float
-    first_token_seconds: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineArguments:
-    """How the engine is loaded, in every process alike."""
-
-    model: str
-    slots: int
-    context: int
-    """Tokens of each slot."""
-    prefill_chunk: int
-    threads: int
-    """0: one for each core."""
-
-    @property
-    def words(self) -> list[str]:
-        """For a command line."""
-        return [self.model, *map(str, (self.slots, self.context, self.prefill_chunk, self.threads))]
-
-    @classmethod
-    def of(cls, words: Sequence[str]) -> EngineArguments:
-        """Read `words` back."""
-        model, *numbers = words
-        return cls(model, *map(int, numbers))
+from benchmarks.engine import EngineArguments, Result, child, load_engine, request
 
 
 class Yardstick:
@@ -71,47 +37,10 @@ class Yardstick:
 @contextmanager
 def yardstick(engine: EngineArguments) -> Iterator[Yardstick]:
     """Start the process."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.inprocess", *engine.words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        # As the service sets it: what is compared is the way to the engine, not the engine's settings.
-        env={**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT},
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    try:
+    with child("benchmarks.inprocess", *engine.words) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         yield Yardstick(process)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def load_engine(engine: EngineArguments) -> Any:
-    """The engine library's own server object."""
-    import xllamacpp
-
-    params: Any = xllamacpp.CommonParams()
-    params.model.path = engine.model
-    params.n_ctx, params.n_parallel = engine.context * engine.slots, engine.slots
-    params.n_batch = params.n_ubatch = max(engine.prefill_chunk, engine.slots)
-    params.cpuparams.n_threads = engine.threads or len(os.sched_getaffinity(0))
-    params.cache_ram_mib, params.verbosity = 0, -1
-    return xllamacpp.Server(params)
-
-
-def request(prompt: list[int], tokens: int) -> dict[str, Any]:
-    """What is asked of the engine: this many tokens of greedy text, streamed."""
-    return {
-        "prompt": prompt,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "stream": True,
-        "cache_prompt": False,
-        "temperature": 0,
-    }
 
 
 def _serve(arguments: EngineArguments) -> None:

@@ -12,14 +12,15 @@ from statistics import median
 from typing import Any
 
 from benchmarks.bare import BareRelay, bare_relay
-from benchmarks.inprocess import EngineArguments, Result, Yardstick, yardstick
+from benchmarks.engine import EngineArguments, Result
+from benchmarks.inprocess import Yardstick, yardstick
 from benchmarks.rest_load import run
 from benchmarks.servers import Pair, pair
 from inference_service.config import ServiceConfig, cache_home
 from inference_service.models import store
 
 CONTEXT = 512
-PREFILL_CHUNK: int = ServiceConfig.model_fields["prefill_chunk"].default
+_PREFILL_CHUNK: int = ServiceConfig.model_fields["prefill_chunk"].default
 TOKENS = 64
 PROMPT_TOKENS = 24
 
@@ -50,10 +51,9 @@ def measure(concurrencies: list[int], rounds: int, threads: int) -> None:
         settings = {
             "max_concurrency": str(streams),
             "context_length": str(CONTEXT),
-            "prefill_chunk": str(PREFILL_CHUNK),
             "threads": str(threads),
         }
-        engine = EngineArguments(str(model.path), streams, CONTEXT, PREFILL_CHUNK, threads)
+        engine = EngineArguments(str(model.path), streams, CONTEXT, _PREFILL_CHUNK, threads)
         with yardstick(engine) as inside, bare_relay(engine) as bare, pair(**settings) as servers:
             _row(Contestants(inside, bare, servers, model.id), streams, rounds)
 

@@ -32,7 +32,6 @@ class Doorbell:
         if self._is_closed or self._loop.is_closed():
             return False
         self._callbacks.append(callback)
-        # Lowered before the callbacks run: one that comes from then on rings again.
         if not self._has_rung:
             self._has_rung = True
             # It may be closed in this moment, with all that waits run.
@@ -53,6 +52,7 @@ class Doorbell:
     def _answer(self) -> None:
         with suppress(BlockingIOError):
             self._inside.recv(64)
+        # Before the callbacks run: one that comes from now on rings again.
         self._has_rung = False
         self._run()
 

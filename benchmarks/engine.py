@@ -1,0 +1,89 @@
+"""The embedded engine library by itself, with none of our code around it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from inference_service.backends.llama_cpp.loading import SPIN_COUNT
+
+
+@dataclass(frozen=True, slots=True)
+class EngineArguments:
+    """How the engine is loaded, in every process alike."""
+
+    model: str
+    slots: int
+    context: int
+    """Tokens of each slot."""
+    prefill_chunk: int
+    threads: int
+    """0: one for each core."""
+
+    @property
+    def words(self) -> list[str]:
+        """For a command line."""
+        return [self.model, *map(str, (self.slots, self.context, self.prefill_chunk, self.threads))]
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> EngineArguments:
+        """Read `words` back."""
+        model, *numbers = words
+        return cls(model, *map(int, numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one job took."""
+
+    tokens_per_second: float
+    first_token_seconds: list[float]
+
+
+@contextmanager
+def child(module: str, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a module in a process of its own, spoken to by lines, until the context ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # As the service sets it: what is compared is the way to the engine, not the engine's settings.
+        env={**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT, **variables},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def load_engine(arguments: EngineArguments) -> Any:
+    """The engine library's own server object."""
+    import xllamacpp
+
+    params: Any = xllamacpp.CommonParams()
+    params.model.path = arguments.model
+    params.n_ctx, params.n_parallel = arguments.context * arguments.slots, arguments.slots
+    params.n_batch = params.n_ubatch = max(arguments.prefill_chunk, arguments.slots)
+    params.cpuparams.n_threads = arguments.threads or len(os.sched_getaffinity(0))
+    params.cache_ram_mib, params.verbosity = 0, -1
+    return xllamacpp.Server(params)
+
+
+def request(prompt: list[int], tokens: int) -> dict[str, Any]:
+    """What is asked of the engine: this many tokens of greedy text, streamed."""
+    return {
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "cache_prompt": False,
+        "temperature": 0,
+    }
