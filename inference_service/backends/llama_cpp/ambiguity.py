@@ -18,7 +18,7 @@ MOST_WAYS = 100_000
 MOST_WORK = 1_500_000
 """Places that are looked at: a few seconds. A grammar that takes more is refused unseen."""
 
-TOKEN_CHARS = 8
+TOKEN_CHARS = 24
 _CANDIDATES = 4
 _MOST_FOLLOWED = 48
 """Places that are followed at a time, those with the most ways: where ways multiply, these do too."""

@@ -1,0 +1,46 @@
+"""Constraints that a hostile caller sends: nobody else may wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.support.doors import Doors, running_doors
+from tests.support.service import MODEL_ID
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NESTED = r"((\w{1,60}){1,60}){1,60}"
+BYSTANDER_SECONDS = 20.0
+"""Far above what a short reply takes on a busy machine, far below the 95 s that the attack once caused."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def doors() -> AsyncIterator[Doors]:
+    async with running_doors(backend="llama_cpp", threads=1, max_concurrency=2) as both:
+        yield both
+
+
+async def test_nested_bounded_repetition_does_not_delay_others(doors: Doors) -> None:
+    """Issue: `guided_regex` three repetitions deep kept the engine busy for 95 seconds."""
+    hostile = {
+        "model": MODEL_ID,
+        "prompt": "Write:",
+        "guided_regex": NESTED,
+        "max_tokens": 300,
+        "temperature": 1.5,
+    }
+    attack = asyncio.create_task(doors.by_stream(hostile))
+    await asyncio.sleep(1.0)
+    began = time.monotonic()
+
+    reply = await doors.by_rest({"model": MODEL_ID, "prompt": "One, two,", "max_tokens": 4})
+
+    assert reply.error is None, reply.message
+    assert time.monotonic() - began < BYSTANDER_SECONDS
+    answer = await asyncio.wait_for(attack, 100)
+    assert answer.error in (None, "invalid_value"), answer.message
