@@ -6,16 +6,15 @@ Run `python examples/grpc_async.py [host:port]` while `make serve` runs. A key c
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 
 from inference_client import AsyncClient, InferenceError, Message
 
-TARGET = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("LODESTREAM_TARGET", "127.0.0.1:50051")
+TARGET = sys.argv[1] if len(sys.argv) > 1 else None
 
 
 async def main() -> None:
-    async with AsyncClient(TARGET, api_key=os.environ.get("LODESTREAM_API_KEY"), timeout=60) as client:
+    async with AsyncClient.from_environment(TARGET, timeout=60) as client:
         model = (await client.list_models())[0].id
 
         # Leaving the block early, by `break` or an exception, cancels the generation at once.

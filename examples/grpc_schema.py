@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 
 from inference_client import Client, InferenceError, JsonSchema, Message
 
-TARGET = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("LODESTREAM_TARGET", "127.0.0.1:50051")
+TARGET = sys.argv[1] if len(sys.argv) > 1 else None
 CITY = JsonSchema(
     {
         "type": "object",
@@ -28,7 +27,7 @@ CITY = JsonSchema(
 
 def main() -> None:
     question = [Message("user", "What is the capital of France? Answer in JSON: city, continent.")]
-    with Client(TARGET, api_key=os.environ.get("LODESTREAM_API_KEY"), timeout=60) as client:
+    with Client.from_environment(TARGET, timeout=60) as client:
         model = client.list_models()[0].id
         answer = client.generate(
             model=model, messages=question, constraint=CITY, temperature=0, logprobs=True

@@ -5,17 +5,16 @@ Run `python examples/grpc_sync.py [host:port]` while `make serve` runs. A key co
 
 from __future__ import annotations
 
-import os
 import sys
 
 from inference_client import Client, Delta, Finished, InferenceError, Message, Summary
 
-TARGET = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("LODESTREAM_TARGET", "127.0.0.1:50051")
+TARGET = sys.argv[1] if len(sys.argv) > 1 else None
 
 
 def main() -> None:
     question = [Message("user", "What is the capital of France?")]
-    with Client(TARGET, api_key=os.environ.get("LODESTREAM_API_KEY"), timeout=60) as client:
+    with Client.from_environment(TARGET, timeout=60) as client:
         model = client.list_models()[0].id
         print("prompt:", client.count_tokens(model, messages=question).token_count, "tokens")
 

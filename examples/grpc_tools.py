@@ -6,12 +6,11 @@ Run `python examples/grpc_tools.py [host:port]` while `make serve` runs. A key c
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 from inference_client import Client, FinishReason, InferenceError, Message, Tool, ToolChoice
 
-TARGET = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("LODESTREAM_TARGET", "127.0.0.1:50051")
+TARGET = sys.argv[1] if len(sys.argv) > 1 else None
 WEATHER = Tool(
     name="get_weather",
     description="The weather in a city.",
@@ -30,7 +29,7 @@ def get_weather(city: str) -> str:
 
 def main() -> None:
     messages = [Message("user", "What is the weather in Paris?")]
-    with Client(TARGET, api_key=os.environ.get("LODESTREAM_API_KEY"), timeout=60) as client:
+    with Client.from_environment(TARGET, timeout=60) as client:
         model = client.list_models()[0].id
 
         # Without a tool_choice the model decides; this one small models keep to, too.

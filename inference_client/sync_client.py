@@ -28,6 +28,7 @@ from inference_client.decode import (
     decode_token_count,
     decode_validation,
 )
+from inference_client.environment import ClientOptions, key_from_environment, target_from_environment
 from inference_client.errors import ClosedError, InferenceError, NotFoundError
 from inference_client.generation import Generation
 from inference_client.grammar import StreamGrammar
@@ -77,6 +78,17 @@ class Client:
         self._defaults = CallDefaults(api_key, timeout, RetryPolicy(retries), max_message_bytes)
         self._stubs = _Stubs(open_sync(check_target(target), max_message_bytes, tls))
         self._closed = threading.Event()
+
+    @classmethod
+    def from_environment(cls, target: str | None = None, **options: Unpack[ClientOptions]) -> Self:
+        """Make a client with the key in LODESTREAM_API_KEY, for the target in LODESTREAM_TARGET.
+
+        Args:
+            target: counts more than the variable; without both it is 127.0.0.1:50051.
+            options: what the class takes beside target and key.
+
+        """
+        return cls(target or target_from_environment(), api_key=key_from_environment(), **options)
 
     def __enter__(self) -> Self:
         return self

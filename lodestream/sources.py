@@ -17,7 +17,9 @@ from lodestream_common.ready import READY_FILE
 
 CONFIG = PREFIX + "CONFIG"
 PARENT_PIPE = PREFIX + "PARENT_PIPE"
-_OWN_VARIABLES = frozenset({CONFIG, PARENT_PIPE, READY_FILE})
+CALLER_KEY, CALLER_URL, CALLER_TARGET = PREFIX + "API_KEY", PREFIX + "URL", PREFIX + "TARGET"
+"""What callers set for `inference_client` and the examples: no settings, but a shell may hold them."""
+_OWN_VARIABLES = frozenset({CONFIG, PARENT_PIPE, READY_FILE, CALLER_KEY, CALLER_URL, CALLER_TARGET})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def from_environment(environment: Mapping[str, str], known: Mapping[str, Setting
         if not variable.startswith(PREFIX) or variable in _OWN_VARIABLES or variable in injected:
             continue
         if variable not in by_variable:
-            raise unknown(variable, "environment variable", by_variable)
+            raise unknown(variable, "environment variable", [*by_variable, *sorted(_OWN_VARIABLES)])
         if text:
             setting = by_variable[variable]
             found[setting.name] = _given(setting, text.split(",") if setting.is_mapping else text, variable)

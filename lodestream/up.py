@@ -47,12 +47,22 @@ def run(arguments: Sequence[str]) -> int:
     """Run both servers until told to end."""
     parser = CommandParser("up", _ABOUT, {**SERVICE, **BRIDGE, **COMMON}, _EXAMPLES)
     given = settings.collect(parser.parse(arguments))
+    _hear_signals()
     service, bridge = settings.build(ServiceConfig, given), settings.build(BridgeConfig, given)
     guarded = _check_doors(service, bridge)
     from inference_service.models import store
 
     model = store.configured(service, show_progress=True).id
     return asyncio.run(Supervisor(service, bridge, model, guarded).run())
+
+
+def _hear_signals() -> None:
+    """Let every signal that ends servers end the fetch too, by way of KeyboardInterrupt.
+
+    Shells start background jobs with SIGINT ignored, and an unhandled SIGTERM would leave pip running.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _check_doors(service: ServiceConfig, bridge: BridgeConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from inference_service.models.loader import LoadedModel, load
 from inference_service.models.store import ModelFile, resolve
 from tests.support import llama31
 from tests.support.tensorrt import double_on_path
+
+# A shell starts background jobs with SIGINT ignored, and processes pass that on to those they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,20 @@ def test_the_address_is_the_setting_by_default(
     assert main(["health"]) == 0
 
 
+def test_the_callers_variables_name_the_server(
+    servicer: Servicer, grpc_address: str, http_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LODESTREAM_TARGET and LODESTREAM_URL count where no address is set; a setting beats both."""
+    monkeypatch.setenv("LODESTREAM_URL", http_address)
+    assert main(["health"]) == 0
+
+    monkeypatch.setenv("LODESTREAM_TARGET", "127.0.0.1:1")
+    assert main(["health"]) == 1
+
+    monkeypatch.setenv("LODESTREAM_GRPC_ADDRESS", grpc_address)
+    assert main(["health"]) == 0
+
+
 @pytest.mark.parametrize(("code", "status"), [(200, 0), (503, 1)])
 def test_the_bridge_is_asked_over_http(
     http_address: str, code: int, status: int, monkeypatch: pytest.MonkeyPatch

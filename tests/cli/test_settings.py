@@ -17,6 +17,7 @@ from lodestream.groups import BRIDGE, COMMON, SERVICE
 from lodestream.parser import CommandParser
 from lodestream.sources import service_links
 from lodestream_common.config import CommonConfig
+from lodestream_common.errors import SettingError
 from rest_bridge.config import BridgeConfig
 
 
@@ -42,6 +43,22 @@ def test_flag_beats_variable_beats_file_beats_default(
 
     expected = 33 if in_flags else 22 if in_environment else 11 if in_file else 256
     assert _load("--config", str(file), *flags).queue_limit == expected
+
+
+@pytest.mark.parametrize("name", ["LODESTREAM_API_KEY", "LODESTREAM_URL", "LODESTREAM_TARGET"])
+def test_what_callers_set_stops_no_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller and a server share a shell: what the examples and the client read is no unknown setting."""
+    monkeypatch.setenv(name, "pg_of_a_caller")
+
+    assert _load().queue_limit == 256
+
+
+def test_a_mistyped_variable_of_callers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest name is suggested, as with settings."""
+    monkeypatch.setenv("LODESTREAM_APIKEY", "x")
+
+    with pytest.raises(SettingError, match=r"LODESTREAM_APIKEY: .* LODESTREAM_API_KEY\?"):
+        _load()
 
 
 def test_sources_are_merged_setting_by_setting(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,10 +114,13 @@ def start(tmp_path: Path, model_file: ModelFile) -> Iterator[Start]:
 def _spawn(
     home: Path, model: ModelFile, flags: tuple[str, ...], variables: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "lodestream.cli", "up", "--backend=simulated", f"--model={model.path}"]
+    return _run_up(home, ("--backend=simulated", f"--model={model.path}", *flags), variables)
+
+
+def _run_up(home: Path, flags: tuple[str, ...], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with (home / "out").open("wb") as out, (home / "err").open("wb") as err:
         return subprocess.Popen(
-            [*command, *flags],
+            [sys.executable, "-m", "lodestream.cli", "up", *flags],
             stdout=out,
             stderr=err,
             env={**os.environ, **variables},
@@ -251,6 +254,28 @@ def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
         assert up.process.wait(30) == 130
 
     assert _all_gone(children)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_fetch_of_a_background_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """A shell starts background jobs with SIGINT ignored: up hears it all the same, and stops pip."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+            monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+            process = _run_up(tmp_path, ("--cache-dir", str(tmp_path / "cache")), {})
+            silent.settimeout(PATIENCE)
+            with silent.accept()[0]:
+                process.send_signal(number)
+                assert process.wait(PATIENCE) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert (tmp_path / "err").read_text().endswith("lodestream: interrupted\n")
+    assert {path.name for path in (tmp_path / "cache").iterdir()} <= {".lock"}
 
 
 def test_sigterm_while_loading_ends_it_cleanly(start: Start) -> None:

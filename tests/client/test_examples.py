@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lodestream.inference.v1.generation_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_TOOL_CALLS
 
+from inference_client import AsyncClient, Client
 from tests.support.scripted import Request, Response, Running, answering, logprob, whole_answer
 
 EVERY = ["grpc_async.py", "grpc_sync.py", "grpc_tools.py", "grpc_schema.py"]
@@ -80,6 +81,21 @@ async def test_an_example_shows_no_half_answer(running: Running, name: str) -> N
 
     assert (code, out) == (1, "")
     assert "length." in err
+
+
+async def test_the_environment_says_where_and_with_which_key(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`from_environment`, of both clients: an argument counts more than a variable."""
+    monkeypatch.setenv("LODESTREAM_TARGET", running.target)
+    monkeypatch.setenv("LODESTREAM_API_KEY", "pg_mine")
+    async with AsyncClient.from_environment(timeout=30) as client:
+        await client.list_models()
+    monkeypatch.setenv("LODESTREAM_TARGET", "127.0.0.1:1")
+    with Client.from_environment(running.target) as blocking:
+        await asyncio.to_thread(blocking.list_models)
+
+    assert [seen.metadata["authorization"] for seen in running.service.seen] == ["Bearer pg_mine"] * 2
 
 
 @pytest.mark.parametrize("name", EVERY)
