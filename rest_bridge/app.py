@@ -16,7 +16,8 @@ from lodestream_common.errors import SettingError
 from lodestream_common.keys import Keyring
 from rest_bridge.call import Bridge
 from rest_bridge.config import BridgeConfig
-from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, NOT_FOUND, ApiError
+from rest_bridge.docs import add_docs
+from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError
 from rest_bridge.exchange import ExchangeMiddleware
 from rest_bridge.openapi import DescribedApp
 from rest_bridge.routes import chat, completions, health, models
@@ -52,13 +53,14 @@ def create_app(config: BridgeConfig) -> FastAPI:
         description="Text generation over REST, OpenAI-style.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         exception_handlers={HTTPException: _on_http_exception},
     )
     app.add_middleware(ExchangeMiddleware)
     for route in (chat, completions, models, health):
         app.include_router(route.router)
+    add_docs(app)
     return app
 
 
@@ -70,7 +72,7 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 def refusal(status: int, headers: dict[str, str]) -> ApiError:
     """What the router refuses, in our words."""
     if status == 404:
-        return ApiError(NOT_FOUND, "No such route; /docs lists those there are.")
+        return ApiError(ROUTE_NOT_FOUND, "No such route; /docs lists those there are.")
     if status == 405:
         return ApiError(METHOD_NOT_ALLOWED, "The route does not take this method.", headers=headers)
     return ApiError(INVALID_VALUE, "The request is malformed.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,43 +30,60 @@ _TIMES = {
 """Headers of whole replies; streams say the same in their last chunk, with the token counts."""
 _KEY = "ApiKey"
 
-SECURED: Extra = {"security": [{_KEY: []}, {}]}
-"""Of routes that need a key where there are keys."""
+_KEY_OR_NONE: Extra = {"security": [{_KEY: []}, {}]}
+_STREAMS = (
+    "Server-sent events. The data of each is a chunk, or an error, which ends the stream, or the text "
+    "`[DONE]`, which is the last of a stream that went well. Comment lines keep a silent stream alive."
+)
+_STREAM_EXAMPLE = """: keep-alive
+
+data: {"id":"…","object":"…","created":1767225600,"model":"…","choices":[…]}
+
+data: [DONE]
+
+"""
 
 
 def _errors(**causes: str) -> Responses:
     return {int(status[1:]): {"model": ErrorReply, "description": cause} for status, cause in causes.items()}
 
 
-_KEY_ERRORS = _errors(_401="No API key, or a bad one.", _503="The service takes no requests now.")
-NOT_READY_ERROR = _KEY_ERRORS[503]
-MODEL_ERRORS = {**_KEY_ERRORS, **_errors(_404="No such model.")}
+_COMMON_ERRORS = _errors(
+    _400="The request is malformed, or a parameter of it is wrong.",
+    _408="The request did not arrive in time.",
+    _500="An internal error; it is logged under the reply's x-request-id.",
+)
+_NOT_READY_ERROR = _errors(_503="The service takes no requests now.")
+_MODEL_ERRORS = _errors(
+    _401="No API key, or a bad one.",
+    _404="No such model.",
+    _429="The key's quota is spent, or the queue is full.",
+    _504="The deadline passed before the first token, or the answer was left unread.",
+)
+PROBE_ERRORS = _COMMON_ERRORS
+READY_ERRORS = {**_COMMON_ERRORS, **_NOT_READY_ERROR}
+MODEL_ERRORS = {**_COMMON_ERRORS, **_MODEL_ERRORS, **_NOT_READY_ERROR}
 GENERATION_ERRORS = {
     **MODEL_ERRORS,
     **_errors(
         _400="A parameter is wrong, or the prompt does not fit the model.",
         _403="The key's level does not allow this.",
         _413="The body is too large.",
-        _429="The key's quota is spent, or the queue is full.",
-        _504="The deadline passed before the first token.",
+        _415="The body is coded in a way that is not taken; gzip and zstd are.",
     ),
 }
 
 
-def takes(body: type[BaseModel]) -> Extra:
+def takes(body: type[BaseModel], example: Extra) -> Extra:
     """Describe the body and the headers of a route that generates."""
-    schema = {"schema": {"$ref": _PREFIX + body.__name__}}
+    content = {"schema": {"$ref": _PREFIX + body.__name__}, "example": example}
+    coding = _header(
+        "content-encoding", "How the body is coded.", {"type": "string", "enum": ["gzip", "zstd", "identity"]}
+    )
     return {
         **SECURED,
-        "requestBody": {"required": True, "content": {"application/json": schema}},
-        "parameters": [
-            _header("x-request-id", "Your own id of the request, for the logs.", {"type": "string"}),
-            _header(
-                "x-request-timeout",
-                "Deadline in seconds. After the first token it ends the text early, before that the request.",
-                {"type": "number", "exclusiveMinimum": 0, "maximum": 3600},
-            ),
-        ],
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "parameters": [*SECURED["parameters"], coding],
     }
 
 
@@ -73,10 +91,15 @@ def event_stream(whole: type[BaseModel] | None, chunk: type[BaseModel]) -> dict[
     """Describe a reply that is `whole`, or comes as events of `chunk` each."""
     described: dict[str, Any] = {
         "description": "The answer; with `validate_only` what it would be made with.",
-        "content": {"text/event-stream": {"itemSchema": {"$ref": _PREFIX + chunk.__name__}}},
+        "content": {"text/event-stream": {"schema": _event(chunk), "example": _STREAM_EXAMPLE}},
         "headers": _headers(whole is not None),
     }
     return {**described, "model": Validation if whole is None else whole | Validation}
+
+
+def _event(chunk: type[BaseModel]) -> Extra:
+    forms = [{"$ref": _PREFIX + model.__name__} for model in (chunk, ErrorReply)]
+    return {"description": _STREAMS, "anyOf": [*forms, {"const": "[DONE]"}]}
 
 
 def _headers(with_times: bool) -> Extra:
@@ -89,6 +112,20 @@ def _header(name: str, description: str, schema: Extra) -> Extra:
     return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
 
+SECURED: Extra = {
+    **_KEY_OR_NONE,
+    "parameters": [
+        _header("x-request-id", "Your own id of the request, for the logs.", {"type": "string"}),
+        _header(
+            "x-request-timeout",
+            "Deadline in seconds. After the first token it ends the text early, before that the request.",
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 3600},
+        ),
+    ],
+}
+"""Of routes that need a key where there are keys."""
+
+
 class DescribedApp(FastAPI):
     """A FastAPI app that also describes what its routes read and stream by hand."""
 
@@ -96,13 +133,38 @@ class DescribedApp(FastAPI):
         """The OpenAPI document; made once."""
         if self.openapi_schema is None:
             document = super().openapi()
+            for operation in _operations(document):
+                _tell_the_truth(operation["responses"])
             components = document.setdefault("components", {})
-            components.setdefault("schemas", {}).update(_schemas())
+            schemas = components.setdefault("schemas", {})
+            schemas.update(_schemas())
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
             components["securitySchemes"] = {
                 _KEY: {"type": "http", "scheme": "bearer", "bearerFormat": "pg_..."}
             }
         assert self.openapi_schema is not None  # noqa: S101  super().openapi() keeps what it made
         return self.openapi_schema
+
+
+def _operations(document: Extra) -> Iterator[Extra]:
+    return (operation for item in document["paths"].values() for operation in item.values())
+
+
+def _tell_the_truth(responses: Extra) -> None:
+    """Take out the framework's own refusal, which nobody is sent; add the headers that all replies have."""
+    responses.pop("422", None)
+    for status, response in responses.items():
+        headers = response.setdefault("headers", {})
+        headers["x-request-id"] = {
+            "description": "The request's id in the logs.",
+            "schema": {"type": "string"},
+        }
+        if status in ("429", "503"):
+            headers["retry-after"] = {
+                "description": "Seconds until a retry makes sense.",
+                "schema": {"type": "integer", "minimum": 0},
+            }
 
 
 def _schemas() -> dict[str, Any]:

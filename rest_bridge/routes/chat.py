@@ -9,6 +9,12 @@ from rest_bridge.replies import CHAT_REPLY
 from rest_bridge.routes.generate import Endpoint
 from rest_bridge.schemas.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 
+_EXAMPLE = {
+    "model": "llama-3.1-8b",
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "max_tokens": 150,
+}
+
 router = APIRouter(tags=["generation"])
 _chat = Endpoint(ChatCompletionRequest, chat_request, CHAT_REPLY, CHAT)
 
@@ -17,7 +23,7 @@ _chat = Endpoint(ChatCompletionRequest, chat_request, CHAT_REPLY, CHAT)
     "/v1/chat/completions",
     response_model=None,
     responses={200: event_stream(ChatCompletion, ChatCompletionChunk), **GENERATION_ERRORS},
-    openapi_extra=takes(ChatCompletionRequest),
+    openapi_extra=takes(ChatCompletionRequest, _EXAMPLE),
 )
 async def create_chat_completion(request: Request) -> Response:
     """Continue a conversation. With `stream` the answer comes as server-sent events."""

@@ -9,6 +9,8 @@ from rest_bridge.replies import COMPLETION_REPLY
 from rest_bridge.routes.generate import Endpoint
 from rest_bridge.schemas.completions import Completion, CompletionChunk, CompletionRequest
 
+_EXAMPLE = {"model": "llama-3.1-8b", "prompt": "The capital of France is", "max_tokens": 16}
+
 router = APIRouter(tags=["generation"])
 _completion = Endpoint(CompletionRequest, completion_request, COMPLETION_REPLY, COMPLETION)
 
@@ -17,7 +19,7 @@ _completion = Endpoint(CompletionRequest, completion_request, COMPLETION_REPLY, 
     "/v1/completions",
     response_model=None,
     responses={200: event_stream(Completion, CompletionChunk), **GENERATION_ERRORS},
-    openapi_extra=takes(CompletionRequest),
+    openapi_extra=takes(CompletionRequest, _EXAMPLE),
 )
 async def create_completion(request: Request) -> Response:
     """Continue a text. With `stream` the answer comes as server-sent events."""
@@ -28,7 +30,7 @@ async def create_completion(request: Request) -> Response:
     "/v1/completions/stream",
     response_model=None,
     responses={200: event_stream(None, CompletionChunk), **GENERATION_ERRORS},
-    openapi_extra=takes(CompletionRequest),
+    openapi_extra=takes(CompletionRequest, _EXAMPLE),
 )
 async def stream_completion(request: Request) -> Response:
     """Continue a text, always as server-sent events."""

@@ -14,7 +14,7 @@ from rest_bridge.answer import Json
 from rest_bridge.auth import bearer_token
 from rest_bridge.call import bridge_of
 from rest_bridge.errors import NOT_READY, ApiError
-from rest_bridge.openapi import NOT_READY_ERROR
+from rest_bridge.openapi import PROBE_ERRORS, READY_ERRORS
 from rest_bridge.routes.generate import json_response
 from rest_bridge.schemas.health import Health, Live, Ready
 
@@ -24,9 +24,9 @@ _PATIENCE = 2.0
 _VERSION = version("lodestream")
 
 
-@router.get("", response_model=None, responses={200: {"model": Health}})
+@router.get("", response_model=None, responses={200: {"model": Health}, **PROBE_ERRORS})
 async def health(request: Request) -> Response:
-    """Say how the node is, always with 200."""
+    """Say how the node is, always with 200: probes ask `/health/live` and `/health/ready` instead."""
     bridge = bridge_of(request)
     healthy = await _is_serving(bridge.client)
     token = bearer_token(request.headers.get("authorization"))
@@ -43,13 +43,13 @@ async def health(request: Request) -> Response:
     )
 
 
-@router.get("/live", response_model=None, responses={200: {"model": Live}})
+@router.get("/live", response_model=None, responses={200: {"model": Live}, **PROBE_ERRORS})
 async def live() -> Response:
     """Say that this process answers."""
     return json_response({"status": "ok"})
 
 
-@router.get("/ready", response_model=None, responses={200: {"model": Ready}, 503: NOT_READY_ERROR})
+@router.get("/ready", response_model=None, responses={200: {"model": Ready}, **READY_ERRORS})
 async def ready(request: Request) -> Response:
     """Say whether requests would be taken."""
     if not await _is_serving(bridge_of(request).client):

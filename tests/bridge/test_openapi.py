@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from inference_service.parse import output, prompt, request, sampling, stopping, tools
 from inference_service.parse.violations import Knob
@@ -102,18 +105,8 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
     }
     for path in ("/v1/chat/completions", "/v1/completions"):
         operation = document["paths"][path]["post"]
-        assert set(operation["responses"]) == {
-            "200",
-            "400",
-            "401",
-            "403",
-            "404",
-            "413",
-            "429",
-            "503",
-            "504",
-        }
-        assert "422" not in operation["responses"]
+        refusals = {"400", "401", "403", "404", "408", "413", "415", "429", "500", "503", "504"}
+        assert set(operation["responses"]) == {"200", *refusals}
         assert "x-ignored-parameters" in operation["responses"]["200"]["headers"]
         forms = operation["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
         assert {form["$ref"].rpartition("/")[2] for form in forms} > {"Validation"}
@@ -128,3 +121,51 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
     assert names
     assert names <= set(document["components"]["schemas"])
     assert "$defs" not in text
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    """As the version of OpenAPI that it names, by a validator that is not ours."""
+    assert document["openapi"].startswith("3.1.")
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+def test_every_route_names_the_refusals_that_there_are(document: dict[str, Any]) -> None:
+    """Each can fail inside, none answers with the framework's 422, all refuse in the one shape."""
+    for item in document["paths"].values():
+        for operation in item.values():
+            refusals = {status: reply for status, reply in operation["responses"].items() if status != "200"}
+            assert "500" in refusals
+            assert "422" not in refusals
+            for reply in refusals.values():
+                schema = reply["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/ErrorReply"}
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    ("path", "chunk"),
+    [
+        ("/v1/chat/completions", "ChatCompletionChunk"),
+        ("/v1/completions", "CompletionChunk"),
+        ("/v1/completions/stream", "CompletionChunk"),
+    ],
+)
+async def test_the_events_of_a_stream_are_what_the_schema_says(
+    document: dict[str, Any], http: httpx.AsyncClient, path: str, chunk: str
+) -> None:
+    """Chunks, and the mark of the end; nothing else fits the schema."""
+    operation = document["paths"][path]["post"]
+    schema = operation["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    assert f"#/components/schemas/{chunk}" in {form.get("$ref") for form in schema["anyOf"]}
+    validator = Draft202012Validator({**schema, "components": document["components"]})
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    text = (await http.post(path, json={**example, "model": "m", "stream": True})).text
+    events = [part.removeprefix("data: ") for part in text.split("\n\n") if part.startswith("data: ")]
+
+    assert len(events) > 2
+    assert events[-1] == "[DONE]"
+    for event in events[:-1]:
+        validator.validate(json.loads(event))
+    assert validator.is_valid("[DONE]")
+    assert not validator.is_valid("[done]")
+    assert not validator.is_valid({"id": 1})

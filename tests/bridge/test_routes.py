@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
@@ -157,8 +158,8 @@ async def test_a_service_that_is_not_there_is_not_ready() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/nope", 404, "model_not_found"),
-        ("POST", "/v1/chat/completions/", 404, "model_not_found"),
+        ("GET", "/nope", 404, "route_not_found"),
+        ("POST", "/v1/chat/completions/", 404, "route_not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("HEAD", "/v1/completions", 405, "method_not_allowed"),
         ("OPTIONS", "/v1/chat/completions", 405, "method_not_allowed"),
@@ -270,7 +271,7 @@ async def test_one_line_is_logged_for_each_request(http: httpx.AsyncClient) -> N
         (CHAT, 200, "ok"),
         (CHAT, 200, "ok"),
         (CHAT, 400, "invalid_value"),
-        (None, 404, "model_not_found"),
+        (None, 404, "route_not_found"),
     ]
     assert all(line["request_id"] and line["ms"] >= 0 for line in lines)
     assert "secret" not in str(logs)
@@ -281,4 +282,17 @@ async def test_the_page_and_its_schema_are_served(http: httpx.AsyncClient) -> No
     page, schema = await http.get("/docs"), await http.get("/openapi.json")
 
     assert "Lodestream" in page.text
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert schema.json()["info"]["title"] == "Lodestream"
+
+
+async def test_the_page_loads_nothing_from_other_hosts(http: httpx.AsyncClient) -> None:
+    """Scripts, styles and the icon are there, and no address in the page names a host."""
+    page = (await http.get("/docs")).text
+    loaded = re.findall(r"""(?:src|href)="([^"]+)""", page)
+
+    assert not re.search(r"https?:|[\"']//", page)
+    assert len(loaded) == 3
+    for path in loaded:
+        reply = await http.get(path)
+        assert (reply.status_code, len(reply.content) > 100) == (200, True), path
