@@ -137,6 +137,8 @@ def _model(message: model_service_pb2.Model) -> Model:
         vocabulary_size=message.vocabulary_size,
         backend=message.backend,
         max_concurrency=message.max_concurrency,
+        default_max_tokens=message.default_max_tokens,
+        max_tokens_limit=message.max_tokens_limit,
     )
 
 

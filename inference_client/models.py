@@ -25,6 +25,10 @@ class Model:
     """The engine that runs it: `llama_cpp`, `simulated`, `tensorrt_llm`."""
     max_concurrency: int
     """Generations that run at once; more wait in the queue."""
+    default_max_tokens: int = 0
+    """Tokens that a choice gets where its request sets no `max_tokens`; 0: the service does not say."""
+    max_tokens_limit: int = 0
+    """The most that a request may ask for with `max_tokens`; 0: the service does not say."""
 
 
 @dataclass(frozen=True, slots=True)

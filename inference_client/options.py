@@ -58,7 +58,8 @@ class GenerateOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     """At most 300 token ids, and what is added to their logits, range [-100, 100]; -100 forbids a token."""
     max_tokens: int | None
-    """Most tokens of a choice, range [1, 4096]. Not given: 150, or what the context has room for."""
+    """Most tokens of a choice, from 1 to the model's `max_tokens_limit` (4096 unless its operator sets
+    another). Not given: its `default_max_tokens` (150 unless set), or what the context has room for."""
     stop: str | Sequence[str] | None
     """One text, or at most 4, each of 1 to 1024 characters, that end the generation."""
     stop_token_ids: Sequence[int] | None

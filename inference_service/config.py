@@ -58,6 +58,20 @@ class ServiceConfig(CommonConfig):
     queue_limit: int = Field(
         default=256, ge=0, le=100_000, description="Requests that may wait; one more is refused at once."
     )
+    default_max_tokens: int = Field(
+        default=150,
+        ge=1,
+        le=1_048_576,
+        description="Tokens that a request gets which sets no max_tokens, or what the context has room for; "
+        "at most --max-tokens-limit.",
+    )
+    max_tokens_limit: int = Field(
+        default=4096,
+        ge=1,
+        le=1_048_576,
+        description="Most tokens that a request may ask for with max_tokens; prompt and answer together have "
+        "to fit the context in any case.",
+    )
     threads: int = Field(
         default=0, ge=0, le=1024, description="Threads of the llama_cpp engine; 0: one for each core."
     )
@@ -107,6 +121,17 @@ class ServiceConfig(CommonConfig):
         if isinstance(given, dict) and given.get("engine") is not None:
             return {"backend": "tensorrt_llm", **given}
         return given
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> ServiceConfig:
+        # The default alone follows a lower limit; only what somebody set can contradict it.
+        if "default_max_tokens" in self.model_fields_set and self.default_max_tokens > self.max_tokens_limit:
+            raise PydanticCustomError(
+                "max_tokens",
+                "default_max_tokens: {default} is above max_tokens_limit, which is {limit}",
+                {"default": self.default_max_tokens, "limit": self.max_tokens_limit},
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_engine(self) -> ServiceConfig:

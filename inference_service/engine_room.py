@@ -15,6 +15,7 @@ from inference_service.errors import NotReady
 from inference_service.generation.admission import Admission
 from inference_service.generation.filter import ContentPolicy
 from inference_service.models import loader, store
+from inference_service.parse.stopping import TokenLimits
 from inference_service.served import ServedModel
 from lodestream_common.errors import OperatorError
 
@@ -83,9 +84,15 @@ async def build(config: ServiceConfig, workers: Executor, compilers: Executor) -
         engine=description,
         workers=workers,
         compilers=compilers,
+        limits=_token_limits(config),
     )
     admission = Admission(capacity=description.max_concurrency, queue_limit=config.queue_limit)
     return EngineRoom(backend, model, admission, policy)
+
+
+def _token_limits(config: ServiceConfig) -> TokenLimits:
+    most = config.max_tokens_limit
+    return TokenLimits(default=min(config.default_max_tokens, most), most=most)
 
 
 def _policy(config: ServiceConfig) -> ContentPolicy | None:

@@ -60,6 +60,8 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
             vocabulary_size=model.engine.vocabulary_size,
             backend=model.engine.name,
             max_concurrency=model.engine.max_concurrency,
+            default_max_tokens=model.limits.default,
+            max_tokens_limit=model.limits.most,
         )
 
 

@@ -24,7 +24,7 @@ from inference_service.parse import (
     check_token_ids,
 )
 from inference_service.parse.constraint import FIELDS
-from inference_service.parse.stopping import DEFAULT_MAX_TOKENS
+from inference_service.parse.stopping import TokenLimits
 
 _INLINE_BYTES = 2000
 """Larger requests are read off the loop: 500 tokens take about a millisecond to encode."""
@@ -56,6 +56,8 @@ class ServedModel:
     """Where large requests are read."""
     compilers: Executor
     """Where grammars are compiled, which may take seconds: nobody who only has a long prompt waits for it."""
+    limits: TokenLimits = field(default_factory=TokenLimits)
+    """How many tokens a choice gets."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Seconds since the Unix epoch."""
 
@@ -139,7 +141,7 @@ class ServedModel:
         """
         context = self.engine.context_length
         free = context - prompt_tokens
-        wanted = max_tokens if max_tokens is not None else min(DEFAULT_MAX_TOKENS, free)
+        wanted = max_tokens if max_tokens is not None else min(self.limits.default, free)
         if not 1 <= wanted <= free:
             raise ContextLengthExceeded(prompt_tokens, max(wanted, 1), context, field)
         return wanted

@@ -68,7 +68,7 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
 
     async def _read(self, call: Call, message: pb.GenerateRequest, room: EngineRoom) -> GenerationRequest:
         size = parse.check_size(message, self._max_message_bytes)
-        parsed = await room.model.work(size, parse.parse_generate, message)
+        parsed = await room.model.work(size, parse.parse_generate, message, room.model.limits)
         call.facts |= {"user": parsed.user} if parsed.user else {}
         caller = Caller(call.request_id, _key_name(call), _deadline(call.context))
         planner = Planner(room.model, room.policy, room.backend.check_grammar)

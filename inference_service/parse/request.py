@@ -21,11 +21,12 @@ from inference_service.parse.prompt import (
     single_prompts,
 )
 from inference_service.parse.sampling import read_logit_bias, read_sampling
-from inference_service.parse.stopping import DEFAULT_MAX_TOKENS, Stopping, read_stopping
+from inference_service.parse.stopping import Stopping, TokenLimits, read_stopping
 from inference_service.parse.unknown import unknown_fields
 from inference_service.parse.violations import Violations
 
 MAX_USER_LENGTH = 256
+_CONTRACT = TokenLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class ParsedRequest:
         return self.constraint is not None or (isinstance(chat, ChatPrompt) and chat.enforces_calls)
 
 
-def parse_generate(message: generate_pb.GenerateRequest) -> ParsedRequest:
-    """Read a GenerateRequest.
+def parse_generate(message: generate_pb.GenerateRequest, limits: TokenLimits = _CONTRACT) -> ParsedRequest:
+    """Read a GenerateRequest, with the operator's limits of tokens.
 
     Raises:
         InvalidRequest: with one violation per wrong field.
@@ -67,14 +68,14 @@ def parse_generate(message: generate_pb.GenerateRequest) -> ParsedRequest:
         prompt=prompt,
         sampling=read_sampling(message.sampling, wrong),
         logit_bias=read_logit_bias(message.sampling, wrong),
-        stopping=read_stopping(message.stopping, wrong),
+        stopping=read_stopping(message.stopping, limits, wrong),
         output=read_output(message.output, prompt, wrong),
         constraint=read_constraint(message.constraint, wrong) if message.HasField("constraint") else None,
         user=_user(message, wrong),
         validate_only=message.validate_only,
         ignored=(*unknown_fields(message), *ineffective_fields(message)),
     )
-    most = request.stopping.max_tokens or DEFAULT_MAX_TOKENS
+    most = request.stopping.max_tokens or limits.default
     check_scores(request.output, len(single_prompts(prompt)), most, wrong)
     if request.stopping.ignore_eos and request.is_constrained:
         wrong.add("ignore_eos", "ignore_eos cannot be combined with a constraint, which has an end.")

@@ -12,8 +12,21 @@ from inference_service.parse.violations import Knob, Violations
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024
 MAX_STOP_TOKEN_IDS = 64
-DEFAULT_MAX_TOKENS = 150
-MAX_TOKENS = Knob("max_tokens", DEFAULT_MAX_TOKENS, 1, 4096)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLimits:
+    """How many tokens a choice gets: the operator's settings."""
+
+    default: int = 150
+    """Where a request does not say."""
+    most: int = 4096
+    """That a request may ask for."""
+
+    @property
+    def knob(self) -> Knob:
+        """The parameter that asks."""
+        return Knob("max_tokens", self.default, 1, self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +43,10 @@ class Stopping:
     """Keep the stop sequence that was met."""
 
 
-def read_stopping(options: pb.StoppingOptions, wrong: Violations) -> Stopping:
+def read_stopping(options: pb.StoppingOptions, limits: TokenLimits, wrong: Violations) -> Stopping:
     """Every condition that ends a generation."""
     return Stopping(
-        max_tokens=_max_tokens(options, wrong),
+        max_tokens=_max_tokens(options, limits, wrong),
         stops=_stops(options, wrong),
         stop_token_ids=_stop_token_ids(options, wrong),
         ignore_eos=options.ignore_eos,
@@ -41,10 +54,10 @@ def read_stopping(options: pb.StoppingOptions, wrong: Violations) -> Stopping:
     )
 
 
-def _max_tokens(options: pb.StoppingOptions, wrong: Violations) -> int | None:
+def _max_tokens(options: pb.StoppingOptions, limits: TokenLimits, wrong: Violations) -> int | None:
     if not options.HasField("max_tokens"):
         return None
-    return int(wrong.number(options, "max_tokens", MAX_TOKENS))
+    return int(wrong.number(options, "max_tokens", limits.knob))
 
 
 def _stops(options: pb.StoppingOptions, wrong: Violations) -> Sequence[str]:

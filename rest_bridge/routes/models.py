@@ -53,4 +53,6 @@ def _model(model: inference_client.Model) -> Json:
         "vocabulary_size": model.vocabulary_size,
         "backend": model.backend,
         "max_concurrency": model.max_concurrency,
+        "default_max_tokens": model.default_max_tokens,
+        "max_tokens_limit": model.max_tokens_limit,
     }

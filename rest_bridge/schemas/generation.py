@@ -27,8 +27,13 @@ class GenerationRequest(RequestModel):
     """The parameters that chat and text completions share."""
 
     model: str = Field(description="A served model id, or an alias of one.")
-    max_tokens: int | None = knob("Most tokens to generate.", 1, 4096, 150)
-    max_completion_tokens: int | None = knob("Another name of `max_tokens`.", 1, 4096, 150)
+    max_tokens: int | None = documented(
+        "Most tokens to generate, at most `max_tokens_limit` of the model in /v1/models (4096 unless the "
+        "operator sets another); without it `default_max_tokens` (150 unless set), or what the context has "
+        "room for.",
+        minimum=1,
+    )
+    max_completion_tokens: int | None = documented("Another name of `max_tokens`.", minimum=1)
     temperature: float | None = knob("Sampling temperature; 0 decodes greedily.", 0.0, 2.0, 0.7)
     top_p: float | None = knob("Nucleus sampling: the probability mass to sample from.", 0.0, 1.0, 0.9)
     top_k: int | None = knob("Samples from the k likeliest tokens; 0 or -1: from all.", -1, _INT32, 0)

@@ -20,6 +20,8 @@ class Model(BaseModel):
     vocabulary_size: int
     backend: str = Field(description="The engine that runs it.")
     max_concurrency: int = Field(description="Generations that run at once; more wait in the queue.")
+    default_max_tokens: int = Field(description="Tokens of an answer whose request sets no `max_tokens`.")
+    max_tokens_limit: int = Field(description="The most that `max_tokens` may ask for.")
 
 
 class ModelList(BaseModel):

@@ -32,7 +32,6 @@ KNOBS = [
     sampling.FREQUENCY_PENALTY,
     sampling.PRESENCE_PENALTY,
     sampling.REPETITION_PENALTY,
-    stopping.MAX_TOKENS,
     output.CHOICES,
 ]
 
@@ -49,6 +48,16 @@ def test_ranges_and_defaults_are_the_services_own(document: dict[str, Any], sche
         knob.high,
         knob.default,
     )
+
+
+def test_the_limit_of_tokens_is_the_services_own(document: dict[str, Any]) -> None:
+    """Its operator sets it, so the description has no copy of it, and says where to ask."""
+    for name in ("max_tokens", "max_completion_tokens"):
+        described = document["components"]["schemas"]["ChatCompletionRequest"]["properties"][name]
+        assert described["minimum"] == 1
+        assert not {"maximum", "default"} & set(described)
+    served = document["components"]["schemas"]["Model"]["properties"]
+    assert {"max_tokens_limit", "default_max_tokens"} <= set(served)
 
 
 def test_limits_of_lists_and_texts_are_the_services_own(document: dict[str, Any]) -> None:

@@ -94,6 +94,8 @@ async def test_models_are_listed(http: httpx.AsyncClient) -> None:
         "vocabulary_size": 100,
         "backend": "",
         "max_concurrency": 0,
+        "default_max_tokens": 0,
+        "max_tokens_limit": 0,
     }
 
 

@@ -536,7 +536,9 @@ class StoppingOptions(_message.Message):
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     INCLUDE_STOP_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Optional. Most tokens to generate, range [1, 4096]. Unset means 150, or what the context has room for."""
+    """Optional. Most tokens to generate, range [1, max_tokens_limit of the Model]: 4096 unless the operator sets
+    another. Unset means the Model's default_max_tokens, 150 unless set, or what the context has room for.
+    """
     ignore_eos: _builtins.bool
     """Optional. Keeps generating past the model's end-of-sequence token. Unset means false."""
     include_stop: _builtins.bool

@@ -33,6 +33,8 @@ class Model(_message.Message):
     VOCABULARY_SIZE_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    DEFAULT_MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_LIMIT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. The id that requests name."""
     created: _builtins.int
@@ -47,6 +49,12 @@ class Model(_message.Message):
     """Output only. The engine that runs it: llama_cpp, simulated, tensorrt_llm."""
     max_concurrency: _builtins.int
     """Output only. How many generations run at once; more wait in the queue."""
+    default_max_tokens: _builtins.int
+    """Output only. Tokens that a choice gets where its request sets no max_tokens; 0 means that the service is too
+    old to say.
+    """
+    max_tokens_limit: _builtins.int
+    """Output only. The most that a request may ask for with max_tokens; 0 means that the service is too old to say."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only. Other names that requests may use."""
@@ -62,10 +70,12 @@ class Model(_message.Message):
         vocabulary_size: _builtins.int = ...,
         backend: _builtins.str = ...,
         max_concurrency: _builtins.int = ...,
+        default_max_tokens: _builtins.int = ...,
+        max_tokens_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "backend", b"backend", "context_length", b"context_length", "created", b"created", "id", b"id", "max_concurrency", b"max_concurrency", "owned_by", b"owned_by", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "backend", b"backend", "context_length", b"context_length", "created", b"created", "default_max_tokens", b"default_max_tokens", "id", b"id", "max_concurrency", b"max_concurrency", "max_tokens_limit", b"max_tokens_limit", "owned_by", b"owned_by", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
