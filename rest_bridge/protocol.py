@@ -2,72 +2,191 @@
 
 from __future__ import annotations
 
-import re
+import sys
 import uuid
+from http import HTTPStatus
 from typing import Any
 
+import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from rest_bridge.errors import error_body, invalid
+from rest_bridge.errors import ApiError, error_body, invalid
+from rest_bridge.heads import HEAD_LIMIT, check_head, too_large_head, without_offer
 
-HEAD_LIMIT = 64 * 1024
-"""Most bytes of a request line and its headers together."""
-_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+_PIECE = 4096
+"""Bytes that are parsed at once: so many may follow a request that was pipelined before parsing stops."""
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class BridgeProtocol(HttpToolsProtocol):
     """Refuses what is no HTTP, and heads without end, with the same body as every other refusal.
 
-    Offers to upgrade are hidden from the parser, which would take the body of a request that makes one for
-    another protocol's. Java's own client offers HTTP/2 with its first request.
+    Of pipelined requests few are parsed ahead; the rest waits as bytes, and reading with it. What is wrong
+    with a request is told after the replies to those before it. Offers to upgrade are declined: the head is
+    parsed again without them. Java's own client offers HTTP/2 with its first request.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = False
         self._in_body = False
-        self._head_size = 0
+        self._framing = 0
+        """Bytes that have arrived of the head, or of a body's framing without any of the body."""
+        self._has_progress = False
+        """Whether a head began or a piece of a body came with what is being parsed."""
+        self._unread = b""
+        """Arrived, but not parsed yet."""
+        self._running: RequestResponseCycle | None = None
+        self._reason: ApiError | None = None
+        """Why a callback stopped the parser."""
+        self._refusal: ApiError | None = None
+        """Of what followed requests that have no reply yet."""
 
     def on_message_begin(self) -> None:
-        """Count from here ..."""
-        self._in_head = True
-        self._head_size = 0
+        self._in_head = self._has_progress = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come while the app may already look at the headers, and change nothing (RFC 9110, 6.5.1).
+        if not self._in_body:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """... to here."""
-        self._in_head = False
-        self._in_body = True
+        if self.parser.should_upgrade():
+            return
+        try:
+            check_head(self.parser.get_http_version(), self.url, self.headers)
+        except ApiError as error:
+            self._reason = error
+            raise
         super().on_headers_complete()
+        self._in_head, self._in_body, self._has_progress = False, True, True
+
+    def on_body(self, body: bytes) -> None:
+        self._has_progress = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Between here and the next beginning nothing is expected."""
-        self._in_body = False
-        super().on_message_complete()
+        if self._in_body:
+            self._in_body = False
+            super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived."""
-        super().data_received(data if self._in_body or b"pgrade" not in data else _without_upgrade(data))
-        if self._in_head and not self.transport.is_closing():
-            self._head_size += len(data)
-            if self._head_size > HEAD_LIMIT:
-                self.send_400_response(f"The request's head is larger than the limit of {HEAD_LIMIT} bytes.")
+        self._unset_keepalive_if_required()
+        if self._refusal is None:
+            self._unread += data
+            self._parse()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse, and close the connection."""
-        content = orjson.dumps(error_body(invalid(None, msg)))
+    def on_response_complete(self) -> None:
+        """Go on with what arrived in the meantime."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+        elif self._unread:
+            self._unset_keepalive_if_required()
+            self._parse()
+
+    def _parse(self) -> None:
+        data, start = memoryview(self._unread), 0
+        while start < len(data) and not self.pipeline and not self._is_over():
+            start += self._feed(data[start : start + _PIECE])
+        self._unread = b"" if self._is_over() else bytes(data[start:])
+        if self._unread:
+            self.flow.pause_reading()
+
+    def _is_over(self) -> bool:
+        return self._refusal is not None or self.transport.is_closing()
+
+    def _feed(self, piece: memoryview) -> int:
+        """Parse a piece; how many bytes of it are done with."""
+        was_idle = not (self._in_head or self._in_body)
+        self._has_progress = False
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline()
+            return int(offer.args[0])
+        except httptools.HttpParserError:
+            self._refuse(self._reason or invalid(None, "This is no HTTP/1.1 request."))
+        else:
+            if self._has_progress:
+                self._framing = len(piece) if was_idle else 0
+            else:
+                self._framing += len(piece)
+            if self._framing > HEAD_LIMIT:
+                self._refuse(too_large_head())
+        return len(piece)
+
+    def _decline(self) -> None:
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            self._refuse(invalid(None, "The server is no proxy."))
+            return
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(memoryview(without_offer(method, self.url, version, self.headers)))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        is_old = cycle.scope["http_version"] == "1.0"
+        super()._start_asgi_task(cycle, _Unchunked(app, cycle) if is_old else app)  # type: ignore[arg-type]
+
+    def _refuse(self, error: ApiError) -> None:
+        """Refuse what is being parsed, once the requests before it have their replies."""
+        broken = self.cycle if self._in_body else None
+        if broken is not None and self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline.popleft()
+        running = self._running
+        if running is not None and running is not broken and not running.response_complete:
+            self._refusal = error
+        elif broken is not None and broken.response_started:
+            self.transport.close()
+        else:
+            self._close_with(error)
+
+    def _close_with(self, error: ApiError) -> None:
+        content, request_id = orjson.dumps(error_body(error)), uuid.uuid4().hex
         head = (
-            "HTTP/1.1 400 Bad Request\r\n"
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
             "content-type: application/json\r\n"
             f"content-length: {len(content)}\r\n"
-            f"x-request-id: {uuid.uuid4().hex}\r\n"
+            f"x-request-id: {request_id}\r\n"
             "connection: close\r\n\r\n"
         )
         self.transport.write(head.encode("ascii") + content)
         self.transport.close()
+        _log.info("request refused", request_id=request_id, status=error.status, outcome=error.code)
 
 
-def _without_upgrade(data: bytes) -> bytes:
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"\r\nx-declined-upgrade:", head) + end + rest
+class _Unchunked:
+    """An app whose replies end with the connection where they tell no length: HTTP/1.0 has no chunks."""
+
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request."""
+        is_counted = True
+
+        async def send_plain(message: Message) -> None:
+            nonlocal is_counted
+            if message["type"] == "http.response.start":
+                is_counted = any(name == b"content-length" for name, _ in message.get("headers", ()))
+                if not is_counted:
+                    self._cycle.chunked_encoding = False
+            elif not is_counted:
+                is_last = not message.get("more_body", False)
+                self._cycle.expected_content_length = (
+                    len(message.get("body", b"")) if is_last else sys.maxsize
+                )
+            await send(message)
+
+        await self._app(scope, receive, send_plain)
