@@ -39,6 +39,8 @@ _INVALID = "invalid_request_error"
 INVALID_VALUE = Row(400, _INVALID, "invalid_value")
 CONTEXT_LENGTH_EXCEEDED = Row(400, _INVALID, "context_length_exceeded")
 REQUEST_TOO_LARGE = Row(413, _INVALID, "request_too_large")
+UNSUPPORTED_CODING = Row(415, _INVALID, "unsupported_content_encoding")
+REQUEST_TIMEOUT = Row(408, "timeout_error", "request_timeout")
 INVALID_API_KEY = Row(401, "authentication_error", "invalid_api_key")
 INSUFFICIENT_SCOPE = Row(403, "permission_error", "insufficient_scope")
 NOT_FOUND = Row(404, _INVALID, "model_not_found")
@@ -114,6 +116,16 @@ def unsupported(param: str, message: str) -> ApiError:
 def too_large(limit: int) -> ApiError:
     """Make the refusal of a body over `limit` bytes."""
     return ApiError(REQUEST_TOO_LARGE, f"The request body is larger than the limit of {limit} bytes.")
+
+
+def unsupported_coding() -> ApiError:
+    """Make the refusal of a body in a coding that is not taken."""
+    return ApiError(
+        UNSUPPORTED_CODING,
+        "The request's content-encoding must be gzip or zstd.",
+        param="content-encoding",
+        headers={"accept-encoding": "gzip, zstd"},
+    )
 
 
 def api_error(error: BaseException, request_id: str) -> ApiError:
