@@ -34,7 +34,8 @@ class BridgeConfig(CommonConfig):
         default=15.0,
         gt=0,
         le=3600,
-        description="Seconds of silence after which a stream sends a comment line, so that no proxy cuts it.",
+        description="Seconds of silence after which a stream sends a comment line, so that no proxy cuts it; "
+        "before the first output the status 200 with it, and from then on a failure is an event.",
     )
     request_timeout: float | None = Field(
         default=None,

@@ -33,7 +33,8 @@ _KEY = "ApiKey"
 _KEY_OR_NONE: Extra = {"security": [{_KEY: []}, {}]}
 _STREAMS = (
     "Server-sent events. The data of each is a chunk, or an error, which ends the stream, or the text "
-    "`[DONE]`, which is the last of a stream that went well. Comment lines keep a silent stream alive."
+    "`[DONE]`, which is the last of a stream that went well. Comment lines keep a silent stream alive, also "
+    "before its first output: a failure after that is an event, not a status."
 )
 _STREAM_EXAMPLE = """: keep-alive
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from inference_client import AsyncStream, ProtocolError, Started
 from rest_bridge.disconnect import UntilDisconnect
@@ -24,13 +25,16 @@ _HEADERS = {
 
 
 class EventStream(Response):
-    """Relays a generation. Nothing is sent before its first output: until then a failure is a plain error.
+    """Relays a generation.
+
+    Nothing is sent before its first output or a silence of `keepalive`: until then a failure is a plain error
+    with its status, from then on an event.
 
     Args:
         stream: the generation, not begun.
         frames: makes the renderer of its events once it is known when it began.
         exchange: the request; is told how the stream ended.
-        keepalive: seconds of silence before a comment line.
+        keepalive: seconds of silence before the head of the reply, and before each comment line.
         headers: further headers of the response.
 
     """
@@ -60,11 +64,11 @@ class EventStream(Response):
         """Run the whole stream.
 
         Raises:
-            InferenceError: it failed before its first output.
+            InferenceError: it failed before anything was sent.
             ClientGone: the caller left; the generation is cancelled.
 
         """
-        output = Output(send, self._keepalive)
+        output = Output(send, self._keepalive, self.status_code, self.raw_headers)
         try:
             async with UntilDisconnect(receive), self._stream:
                 last = await self._relay(output)
@@ -85,7 +89,6 @@ class EventStream(Response):
             raise ProtocolError("The stream has no beginning.")
         first = await anext(self._stream)
         frames = self._frames(started.created)
-        await output.start(self.status_code, self.raw_headers)
         await output.write(frames.render(first))
         async for event in self._stream:
             if frame := frames.render(event):
@@ -99,48 +102,76 @@ class EventStream(Response):
 
 
 class Output:
-    """The body of an event stream: whole events, and a comment line whenever there was none for a while."""
+    """The reply of an event stream: its head, whole events, and a comment line after each silence.
 
-    __slots__ = ("_comment", "_interval", "_is_writing", "_last", "_loop", "_send", "_timer", "is_started")
+    The silence counts from the beginning; the head is sent with whatever comes first, event or comment.
 
-    def __init__(self, send: Send, interval: float) -> None:
+    Args:
+        send: the server's.
+        interval: seconds of silence before a comment line.
+        status: HTTP status of the reply.
+        headers: all headers of the reply.
+
+    """
+
+    __slots__ = ("_comment", "_head", "_interval", "_last", "_loop", "_send", "_timer")
+
+    def __init__(self, send: Send, interval: float, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._send = send
         self._interval = interval
+        self._head: Message | None = {"type": "http.response.start", "status": status, "headers": headers}
         self._loop = asyncio.get_running_loop()
-        self._last = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._comment: asyncio.Task[None] | None = None
-        self._is_writing = False
-        self.is_started = False
-
-    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send the head, and keep the stream alive from now on."""
-        self.is_started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
         self._last = self._loop.time()
-        self._timer = self._loop.call_later(self._interval, self._on_timer)
+        self._comment: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(interval, self._on_timer)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the head was sent: nothing can be taken back any more."""
+        return self._head is None
 
     async def write(self, frame: bytes) -> None:
         """Send a frame; waits as long as the caller does not read."""
-        self._is_writing = True
-        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
-        self._is_writing = False
+        if self._comment is not None:
+            await self._finish_comment()
+        self._last = math.inf
+        await self._write(frame)
         self._last = self._loop.time()
 
     async def finish(self, frame: bytes) -> None:
         """Send the last frame and the end."""
-        await self._send({"type": "http.response.body", "body": frame, "more_body": False})
+        if self._comment is not None:
+            await self._finish_comment()
+        await self._write(frame, is_last=True)
 
     def stop_keepalive(self) -> None:
-        """Send no comment line from now on."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._comment is not None:
+        """Begin no comment line from now on; one that began is finished before anything else is sent."""
+        self._timer.cancel()
+        if self._comment is not None and not self.is_started:
             self._comment.cancel()
+            self._comment = None
+
+    async def _write(self, frame: bytes, *, is_last: bool = False) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            await self._send(head)
+        await self._send({"type": "http.response.body", "body": frame, "more_body": not is_last})
+
+    async def _finish_comment(self) -> None:
+        comment, self._comment = self._comment, None
+        if comment is not None:
+            await comment
 
     def _on_timer(self) -> None:
         # One timer that looks back costs less than one that every event would set anew.
         left = self._last + self._interval - self._loop.time()
-        if left <= 0 and not self._is_writing:
-            self._comment = self._loop.create_task(self.write(KEEPALIVE))
-        self._timer = self._loop.call_later(left if left > 0 else self._interval, self._on_timer)
+        if left <= 0:
+            self._last = math.inf
+            self._comment = self._loop.create_task(self._write_comment())
+        self._timer = self._loop.call_later(
+            left if 0 < left < self._interval else self._interval, self._on_timer
+        )
+
+    async def _write_comment(self) -> None:
+        await self._write(KEEPALIVE)
+        self._last = self._loop.time()

@@ -5,7 +5,9 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import httpx
+import structlog
 
 from rest_bridge.sse import KEEPALIVE
 from tests.bridge.bodies import CHAT, COMPLETIONS_STREAM, chat, completion
@@ -16,8 +18,10 @@ from tests.support.scripted import (
     Running,
     ScriptedService,
     delta,
+    error_info,
     eventually,
     finished,
+    refuse,
     started,
     summary,
 )
@@ -68,6 +72,57 @@ async def test_the_frames_are_those_of_the_contract(bridge: RunningBridge) -> No
     ]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
     assert second == 200, "the connection can be used again"
+
+
+async def test_a_silent_stream_is_kept_alive_before_its_first_output(
+    running: Running, service: ScriptedService
+) -> None:
+    """However long a queue or a prefill lasts: after the interval there is a status, and a comment each."""
+    gate = Gate((HELLO[0],), HELLO[1:])
+    service.stream = gate
+    async with running_bridge(running.target, sse_keepalive=0.2) as bridge, connect(bridge.address) as wire:
+        wire.post(CHAT, chat(stream=True))
+        status, headers = await wire.read_head()
+        assert (status, headers["content-type"]) == (200, "text/event-stream")
+        assert await wire.read_chunk() == KEEPALIVE
+        gate.open()
+        assert await wire.read_chunk() == KEEPALIVE
+        gate.open()
+        body = b""
+        while chunk := await wire.read_chunk():
+            body += chunk
+
+    events = [event for event in body.decode().split("\n\n") if event.startswith("data: ")]
+    assert json.loads(events[0].removeprefix("data: "))["choices"][0]["delta"]["role"] == "assistant"
+    assert events[-1] == "data: [DONE]"
+
+
+async def test_a_failure_after_a_silence_is_an_event(running: Running, service: ScriptedService) -> None:
+    """The status is 200 by then; the log has the code all the same."""
+    go = asyncio.Event()
+
+    async def fail(request: Any, context: Any) -> AsyncIterator[Any]:
+        yield HELLO[0]
+        await go.wait()
+        await refuse(context, grpc.StatusCode.UNAVAILABLE, "It is going.", error_info("NOT_READY"))
+
+    service.stream = fail
+    async with running_bridge(running.target, sse_keepalive=0.2) as bridge, connect(bridge.address) as wire:
+        with structlog.testing.capture_logs() as logs:
+            wire.post(CHAT, chat(stream=True))
+            assert (await wire.read_head())[0] == 200
+            assert await wire.read_chunk() == KEEPALIVE
+            go.set()
+            body = b""
+            while chunk := await wire.read_chunk():
+                body += chunk
+            await eventually(lambda: bridge.requests == 0)
+        events = [event for event in body.decode().split("\n\n") if event.startswith("data: ")]
+
+    assert [json.loads(event.removeprefix("data: "))["error"]["code"] for event in events] == ["not_ready"]
+    assert [(line["status"], line["outcome"]) for line in logs if line["event"] == "request"] == [
+        (200, "not_ready")
+    ]
 
 
 async def test_nothing_is_sent_before_the_first_output(
