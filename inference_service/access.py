@@ -21,6 +21,9 @@ class Caller:
 
     key_id: str
     key_name: str
+    level: Level
+    is_active: bool = True
+    """Whether the key counts: it was not revoked."""
 
 
 class RateLimiter:
@@ -56,24 +59,29 @@ class Access:
         self._keyring = keyring
         self._limiter = limiter
 
-    def check(self, metadata: Metadata, needed: Level) -> Caller:
-        """The caller behind a call's metadata.
+    def identify(self, metadata: Metadata) -> Caller | None:
+        """Whose key a call carries, also where it was revoked; None: it carries none that is known."""
+        if not self._keyring.guarded:
+            return Caller(ANONYMOUS, ANONYMOUS, Level.ADMIN)
+        key = self._keyring.find(_bearer(metadata))
+        return None if key is None else Caller(key.id, key.name, key.level, key.is_active)
+
+    def admit(self, caller: Caller | None, needed: Level) -> Caller:
+        """Let a caller through, and count the request.
 
         Raises:
-            Unauthenticated: no bearer key, or one that is unknown or revoked.
+            Unauthenticated: the key is unknown or revoked, or there is none.
             PermissionDenied: the key's level is below `needed`.
             RateLimited: the key spent its quota.
 
         """
-        if not self._keyring.guarded:
-            return Caller(ANONYMOUS, ANONYMOUS)
-        key = self._keyring.verify(_bearer(metadata))
-        if key is None:
+        if caller is None or not caller.is_active:
             raise Unauthenticated("A valid API key is required: authorization: Bearer pg_...")
-        if not key.level.allows(needed):
-            raise PermissionDenied(f"The key's level is {key.level.value}; this needs {needed.value}.")
-        self._limiter.spend(key.id)
-        return Caller(key.id, key.name)
+        if not caller.level.allows(needed):
+            raise PermissionDenied(f"The key's level is {caller.level.value}; this needs {needed.value}.")
+        if caller.key_id != ANONYMOUS:
+            self._limiter.spend(caller.key_id)
+        return caller
 
 
 def _bearer(metadata: Metadata) -> str:

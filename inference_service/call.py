@@ -6,18 +6,25 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError, Message
 
 from inference_service import status
 from inference_service.access import Access, Caller, Metadata
 from inference_service.backends.errors import EngineDeadError
-from inference_service.errors import DeadlineBeforeFirstToken, NotReady, ServiceError
+from inference_service.errors import (
+    DeadlineBeforeFirstToken,
+    InvalidRequest,
+    NotReady,
+    RequestTooLarge,
+    ServiceError,
+)
 from inference_service.generation.deadline import DeadlinePassed
 from lodestream_common.keys import Level
 
@@ -28,6 +35,8 @@ nothing of ours waits for it any more."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 Context = grpc.aio.ServicerContext[Any, Any]
+RequestT = TypeVar("RequestT", bound=Message)
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +44,6 @@ class Call:
     """A running RPC."""
 
     method: str
-    request_id: str
     context: Context
     task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
     began: float = field(default_factory=time.monotonic)
@@ -44,11 +52,49 @@ class Call:
     """What the log line says beside the common fields: counts and timings, never text."""
     writing_since: float | None = None
     """Since when a message has been waiting for the caller to read, on the monotonic clock."""
+    request_id: str = ""
+    """The caller's own, or one of ours."""
+    size: int = 0
+    """Bytes of the request's message; 0: it was not read yet."""
     _verdict: ServiceError | None = None
+
+    def __post_init__(self) -> None:
+        self.request_id = _request_id(self.metadata)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the caller sent beside the message."""
+        return self.context.invocation_metadata() or ()
 
     @property
     def verdict(self) -> ServiceError | None:
         return self._verdict
+
+    async def read(self, kind: type[RequestT], limit: int) -> RequestT:
+        """The request's message.
+
+        Read here, and not by gRPC: it would end the call with a bare UNKNOWN for bytes that are no message,
+        and leave a call without any message open for ever.
+
+        Raises:
+            RequestTooLarge: it has more than `limit` bytes.
+            InvalidRequest: there is none, or its bytes are not of this kind.
+
+        """
+        data = await self.context.read()
+        if data is grpc.aio.EOF:
+            raise InvalidRequest.of("", "The request carries no message.", "missing_required_parameter")
+        self.size = len(data)
+        if self.size > limit:
+            raise RequestTooLarge(self.size, limit)
+        try:
+            return kind.FromString(data)
+        except DecodeError:
+            name = kind.DESCRIPTOR.name
+            raise InvalidRequest.of(
+                "",
+                f"The request is no {name}: its bytes are no protobuf message, or a string is no UTF-8.",
+            ) from None
 
     async def write(self, message: Any) -> None:
         """Send one message of the stream; waits while the caller does not read."""
@@ -66,8 +112,9 @@ class Call:
 class Calls:
     """The RPCs that run now."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, max_message_bytes: int) -> None:
         self._access = access
+        self._max_message_bytes = max_message_bytes
         self._running: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -86,19 +133,80 @@ class Calls:
             return False
         return True
 
-    @asynccontextmanager
-    async def run(self, context: Context, method: str, needed: Level) -> AsyncIterator[Call]:
-        """Wrap the body of one RPC: check the caller, turn every exception into a status, log once."""
-        metadata: Metadata = context.invocation_metadata() or ()
-        call = Call(method, _request_id(metadata), context)
+    def unary(
+        self,
+        name: str,
+        request: type[RequestT],
+        level: Level,
+        answer: Callable[[Call, RequestT], Awaitable[Any]],
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler of an RPC with one answer.
+
+        Args:
+            name: of the method, for the log.
+            request: the kind of its message.
+            level: what its callers' keys must allow.
+            answer: does the work; its errors become the status of the call.
+
+        """
+
+        async def handle(_: Any, context: Context) -> Any:
+            return await self._run(
+                Call(name, context), level, lambda call: self._answer(call, request, answer)
+            )
+
+        return grpc.stream_unary_rpc_method_handler(handle, None, _serialized)
+
+    def streamed(
+        self,
+        name: str,
+        request: type[RequestT],
+        level: Level,
+        answer: Callable[[Call, RequestT], Awaitable[None]],
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """The same for an RPC that streams: `answer` writes to the call."""
+
+        async def handle(_: Any, context: Context) -> None:
+            await self._run(Call(name, context), level, lambda call: self._answer(call, request, answer))
+
+        return grpc.stream_stream_rpc_method_handler(handle, None, _serialized)
+
+    def refused(self, name: str, error: ServiceError) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler of an RPC that is refused whatever it says."""
+
+        async def refuse(call: Call) -> None:
+            raise error
+
+        async def handle(_: Any, context: Context) -> None:
+            await self._run(Call(name, context), None, refuse)
+
+        return grpc.stream_stream_rpc_method_handler(handle, None, _serialized)
+
+    async def _answer(
+        self, call: Call, kind: type[RequestT], answer: Callable[[Call, RequestT], Awaitable[ResultT]]
+    ) -> ResultT:
+        return await answer(call, await call.read(kind, self._max_message_bytes))
+
+    async def _run(
+        self, call: Call, needed: Level | None, work: Callable[[Call], Awaitable[ResultT]]
+    ) -> ResultT | None:
+        """Do the work of one RPC: check the caller, turn every exception into a status, log once.
+
+        Returns:
+            What the work does; None where the call was ended with a status.
+
+        """
         self._running.add(call)
         self._idle.clear()
         outcome = "cancelled"
         try:
-            await context.send_initial_metadata((("x-request-id", call.request_id),))
-            call.caller = self._access.check(metadata, needed)
-            yield call
+            await call.context.send_initial_metadata((("x-request-id", call.request_id),))
+            call.caller = self._access.identify(call.metadata)
+            if needed is not None:
+                self._access.admit(call.caller, needed)
+            result = await work(call)
             outcome = "ok"
+            return result
         except asyncio.CancelledError:
             if call.verdict is None:
                 raise
@@ -113,6 +221,7 @@ class Calls:
             if not self._running:
                 self._idle.set()
             _write_log_line(call, outcome)
+        return None
 
     async def _refuse(self, call: Call, error: Exception) -> str:
         """End a call with an error's status; the reason, for the log."""
@@ -124,6 +233,10 @@ class Calls:
         with suppress(grpc.aio.AbortError, grpc.aio.InternalError, asyncio.TimeoutError):
             await asyncio.wait_for(call.context.abort_with_status(told), FAREWELL_SECONDS)
         return reason.lower()
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
 
 
 def _expected(error: Exception) -> ServiceError | None:
@@ -150,6 +263,7 @@ def _write_log_line(call: Call, outcome: str) -> None:
         request_id=call.request_id,
         method=call.method,
         key=call.caller.key_name if call.caller else None,
+        key_id=call.caller.key_id if call.caller else None,
         outcome=outcome,
         total_ms=round((time.monotonic() - call.began) * 1e3, 1),
         **call.facts,

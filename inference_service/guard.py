@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 
-from inference_service import status
 from inference_service.access import Access
+from inference_service.call import Calls
 from inference_service.errors import ServiceError, UnknownMethod
 from lodestream_common.keys import Level
 
@@ -23,8 +23,9 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHand
 class Guard(grpc.aio.ServerInterceptor):
     """Asks for a key where the service itself does not, and answers unknown methods in our own form."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, calls: Calls) -> None:
         self._access = access
+        self._calls = calls
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -32,17 +33,12 @@ class Guard(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         handler = await continuation(handler_call_details)
         if handler is None:
-            return _refuse(UnknownMethod())
+            # The caller made up its name: it is no word for the log.
+            return self._calls.refused("unknown", UnknownMethod())
         if not method.startswith((_OWN, _HEALTH)):
+            caller = self._access.identify(handler_call_details.invocation_metadata or ())
             try:
-                self._access.check(handler_call_details.invocation_metadata or (), Level.READ_ONLY)
+                self._access.admit(caller, Level.READ_ONLY)
             except ServiceError as error:
-                return _refuse(error)
+                return self._calls.refused(method.rpartition("/")[2], error)
         return handler
-
-
-def _refuse(error: ServiceError) -> grpc.RpcMethodHandler[Any, Any]:
-    async def answer(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await context.abort_with_status(status.status_of(error))
-
-    return grpc.stream_stream_rpc_method_handler(answer)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import grpc
 from lodestream.inference.v1 import model_service_pb2 as pb
-from lodestream.inference.v1 import model_service_pb2_grpc as pb_grpc
 
 from inference_service import parse
-from inference_service.call import Calls, Context
+from inference_service.call import Call, Calls
 from inference_service.engine_room import EngineDoor
 from inference_service.served import Effort, ServedModel
 from lodestream_common.keys import Level
@@ -16,38 +16,36 @@ from lodestream_common.keys import Level
 OWNER = "lodestream"
 
 
-class ModelServicer(pb_grpc.ModelServiceServicer):
+class ModelServicer:
     """Questions about the served model."""
 
-    def __init__(self, *, door: EngineDoor, calls: Calls, max_message_bytes: int) -> None:
+    def __init__(self, door: EngineDoor) -> None:
         self._door = door
-        self._calls = calls
-        self._max_message_bytes = max_message_bytes
 
-    async def ListModels(self, _: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
-        response = pb.ListModelsResponse()
-        async with self._calls.run(context, "ListModels", Level.READ_ONLY):
-            response.models.append(self._describe())
-        return response
+    def handlers(self, calls: Calls) -> grpc.GenericRpcHandler:
+        """The methods, for the server."""
+        read = Level.READ_ONLY
+        return grpc.method_handlers_generic_handler(
+            pb.DESCRIPTOR.services_by_name["ModelService"].full_name,
+            {
+                "ListModels": calls.unary("ListModels", pb.ListModelsRequest, read, self._list_models),
+                "GetModel": calls.unary("GetModel", pb.GetModelRequest, read, self._get_model),
+                "CountTokens": calls.unary("CountTokens", pb.CountTokensRequest, read, self._count_tokens),
+            },
+        )
 
-    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:  # noqa: N802
-        response = pb.GetModelResponse()
-        async with self._calls.run(context, "GetModel", Level.READ_ONLY):
-            self._door.enter().model.check_name(parse.parse_model_name(request))
-            response.model.CopyFrom(self._describe())
-        return response
+    async def _list_models(self, _: Call, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[self._describe()])
 
-    async def CountTokens(  # noqa: N802
-        self, request: pb.CountTokensRequest, context: Context
-    ) -> pb.CountTokensResponse:
-        response = pb.CountTokensResponse()
-        async with self._calls.run(context, "CountTokens", Level.READ_ONLY):
-            size = parse.check_size(request, self._max_message_bytes)
-            model = self._door.enter().model
-            effort = Effort.LONG if request.chat.tools else Effort.BY_SIZE
-            response.token_ids.extend(await model.work(size, _count, request, model, effort=effort))
-            response.token_count = len(response.token_ids)
-        return response
+    async def _get_model(self, _: Call, request: pb.GetModelRequest) -> pb.GetModelResponse:
+        self._door.enter().model.check_name(parse.parse_model_name(request))
+        return pb.GetModelResponse(model=self._describe())
+
+    async def _count_tokens(self, call: Call, request: pb.CountTokensRequest) -> pb.CountTokensResponse:
+        model = self._door.enter().model
+        effort = Effort.LONG if request.chat.tools else Effort.BY_SIZE
+        token_ids = await model.work(call.size, _count, request, model, effort=effort)
+        return pb.CountTokensResponse(token_ids=token_ids, token_count=len(token_ids))
 
     def _describe(self) -> pb.Model:
         model = self._door.enter().model

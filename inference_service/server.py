@@ -16,9 +16,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
-from lodestream.inference.v1 import generate_service_pb2_grpc as generate_grpc
 from lodestream.inference.v1 import model_service_pb2 as model_pb
-from lodestream.inference.v1 import model_service_pb2_grpc as model_grpc
 
 from inference_service import channel, engine_room
 from inference_service.access import Access, RateLimiter
@@ -62,7 +60,7 @@ class Server:
         self._door = EngineDoor()
         self._workers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-worker")
         self._compilers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-compiler")
-        self.calls = Calls(self._access)
+        self.calls = Calls(self._access, config.max_message_bytes)
         self.health = HealthMonitor(SERVICES, self._door.stats, config.stall_timeout)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = self._assemble()
@@ -116,12 +114,14 @@ class Server:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _assemble(self) -> grpc.aio.Server:
-        limit = self.config.max_message_bytes
-        server = grpc.aio.server(options=channel.options(limit), interceptors=[Guard(self._access)])
-        generate = GenerateServicer(door=self._door, calls=self.calls, max_message_bytes=limit)
-        models = ModelServicer(door=self._door, calls=self.calls, max_message_bytes=limit)
-        generate_grpc.add_GenerateServiceServicer_to_server(generate, server)
-        model_grpc.add_ModelServiceServicer_to_server(models, server)
+        options = channel.options(self.config.max_message_bytes)
+        server = grpc.aio.server(options=options, interceptors=[Guard(self._access, self.calls)])
+        server.add_generic_rpc_handlers(
+            (
+                GenerateServicer(self._door).handlers(self.calls),
+                ModelServicer(self._door).handlers(self.calls),
+            )
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server

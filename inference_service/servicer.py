@@ -7,8 +7,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import cast
 
+import grpc
 from lodestream.inference.v1 import generate_service_pb2 as pb
-from lodestream.inference.v1 import generate_service_pb2_grpc as pb_grpc
 
 from inference_service import encode, parse
 from inference_service.access import ANONYMOUS
@@ -22,29 +22,32 @@ from inference_service.plan import Caller, Planner, effort_of
 from lodestream_common.keys import Level
 
 
-class GenerateServicer(pb_grpc.GenerateServiceServicer):
+class GenerateServicer:
     """The data plane."""
 
-    def __init__(self, *, door: EngineDoor, calls: Calls, max_message_bytes: int) -> None:
+    def __init__(self, door: EngineDoor) -> None:
         self._door = door
-        self._calls = calls
-        self._max_message_bytes = max_message_bytes
 
-    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
+    def handlers(self, calls: Calls) -> grpc.GenericRpcHandler:
+        """The methods, for the server."""
+        kind, level = pb.GenerateRequest, Level.READ_WRITE
+        return grpc.method_handlers_generic_handler(
+            pb.DESCRIPTOR.services_by_name["GenerateService"].full_name,
+            {
+                "Generate": calls.unary("Generate", kind, level, self._generate),
+                "GenerateStream": calls.streamed("GenerateStream", kind, level, self._generate_stream),
+            },
+        )
+
+    async def _generate(self, call: Call, request: pb.GenerateRequest) -> pb.GenerateResponse:
         fold = encode.ResponseFold()
-        async with (
-            self._calls.run(context, "Generate", Level.READ_WRITE) as call,
-            self._events(call, request) as events,
-        ):
+        async with self._events(call, request) as events:
             async for event in events:
                 fold.add(event)
         return fold.response()
 
-    async def GenerateStream(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
-        async with (
-            self._calls.run(context, "GenerateStream", Level.READ_WRITE) as call,
-            self._events(call, request) as events,
-        ):
+    async def _generate_stream(self, call: Call, request: pb.GenerateRequest) -> None:
+        async with self._events(call, request) as events:
             async for event in events:
                 await call.write(encode.stream_response(event))
 
@@ -67,12 +70,11 @@ class GenerateServicer(pb_grpc.GenerateServiceServicer):
                 call.facts |= _facts(generation, watch)
 
     async def _read(self, call: Call, message: pb.GenerateRequest, room: EngineRoom) -> GenerationRequest:
-        size = parse.check_size(message, self._max_message_bytes)
-        parsed = await room.model.work(size, parse.parse_generate, message, room.model.limits)
+        parsed = await room.model.work(call.size, parse.parse_generate, message, room.model.limits)
         call.facts |= {"user": parsed.user} if parsed.user else {}
         caller = Caller(call.request_id, _key_name(call), _deadline(call.context))
         planner = Planner(room.model, room.policy, room.backend.check_grammar)
-        request = await room.model.work(size, planner.plan, parsed, caller, effort=effort_of(parsed))
+        request = await room.model.work(call.size, planner.plan, parsed, caller, effort=effort_of(parsed))
         if not parsed.validate_only:
             return request
         estimate = room.admission.estimate(_tenant(call))

@@ -25,7 +25,7 @@ from inference_service.parse.prompt import (
     single_prompts,
 )
 from inference_service.parse.request import ParsedRequest, parse_count, parse_generate, parse_model_name
-from inference_service.parse.violations import check_size, check_token_ids
+from inference_service.parse.violations import check_token_ids
 
 __all__ = [
     "BatchPrompt",
@@ -35,7 +35,6 @@ __all__ = [
     "Prompt",
     "TextPrompt",
     "TokenPrompt",
-    "check_size",
     "check_token_ids",
     "parse_count",
     "parse_generate",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from inference_service.errors import InvalidRequest, RequestTooLarge, Violation
+from inference_service.errors import InvalidRequest, Violation
 
 MAX_VIOLATIONS = 16
 """So many are told at once."""
@@ -75,19 +75,6 @@ class Violations:
     def raise_if_any(self) -> None:
         if self._found:
             raise InvalidRequest(self._found[:MAX_VIOLATIONS])
-
-
-def check_size(message: Message, limit: int) -> int:
-    """The size of a message, in bytes, at most `limit`.
-
-    Raises:
-        RequestTooLarge: it is.
-
-    """
-    size = message.ByteSize()
-    if size > limit:
-        raise RequestTooLarge(size, limit)
-    return size
 
 
 def check_token_ids(ids: Sequence[int], vocabulary_size: int, field: str) -> None:

@@ -39,10 +39,15 @@ class Keyring:
         self._refresh()
         return self._guarded
 
-    def verify(self, token: str) -> ApiKey | None:
-        """Recognise the active key that `token` is; None if it is none."""
+    def find(self, token: str) -> ApiKey | None:
+        """Recognise the key that `token` is, also one that was revoked; None if it is none."""
         self._refresh()
         return find_key(self._keys, token)
+
+    def verify(self, token: str) -> ApiKey | None:
+        """Recognise the active key that `token` is; None if it is none."""
+        key = self.find(token)
+        return key if key is not None and key.is_active else None
 
     def _refresh(self) -> None:
         now = time.monotonic()

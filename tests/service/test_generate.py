@@ -329,6 +329,14 @@ async def test_a_request_over_the_limit_is_told_the_numbers(service: Running) ->
     assert (await refusal(counted)).reason == "REQUEST_TOO_LARGE"
 
 
+async def test_a_request_of_exactly_the_limit_is_read(service: Running) -> None:
+    request = ask("x" * LIMIT)
+    request.prompt = "x" * (LIMIT - (request.ByteSize() - LIMIT))
+    assert request.ByteSize() == LIMIT
+
+    assert (await refusal(service.generate_stub.Generate(request))).reason == "CONTEXT_LENGTH_EXCEEDED"
+
+
 async def test_a_request_far_over_the_limit_is_refused_by_the_transport(service: Running) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await service.generate_stub.Generate(ask("x" * 3 * LIMIT), timeout=WAIT)
