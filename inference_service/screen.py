@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from inference_service.generation.filter import ContentPolicy
 from inference_service.generation.tokenizer import Tokenizer
-from inference_service.generation.tools.documents import read_arguments
+from inference_service.generation.tools.arguments import read_arguments, strings_in, strings_in_value
 from inference_service.parse import BatchPrompt, ChatPrompt, Prompt, TextPrompt, TokenPrompt, single_prompts
 
 
@@ -54,22 +54,9 @@ def _fixed_texts(prompt: Prompt, tokenizer: Tokenizer) -> Iterator[str]:
         yield tokenizer.decode(token_id for token_id in prompt.ids if token_id < tokenizer.vocabulary_size)
     elif isinstance(prompt, ChatPrompt):
         for tool in prompt.tools:
-            yield "\n".join((tool.name, tool.description, *_strings(tool.parameters)))
+            yield "\n".join((tool.name, tool.description, *strings_in_value(tool.parameters)))
         for call in (call for turn in prompt.turns for call in turn.tool_calls):
-            yield "\n".join((call.name, *_strings(read_arguments(call.arguments))))
-
-
-def _strings(value: object) -> Iterator[str]:
-    """The keys and strings in a JSON value."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, dict):
-            waiting += [*part.values(), *part.keys()]
-        elif isinstance(part, list):
-            waiting += part
+            yield "\n".join((call.name, *strings_in(read_arguments(call.arguments))))
 
 
 def _redacted(prompt: Prompt | BatchPrompt, texts: Iterator[str]) -> Prompt | BatchPrompt:

@@ -10,10 +10,10 @@ from inference_service.generation.sealer import Sealer
 from inference_service.generation.template_sandbox import TemplateRefusal, compile_template
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.generation.tools import probe
+from inference_service.generation.tools.arguments import RawArguments, read_arguments
 from inference_service.generation.tools.documents import message_document, tool_document, written_texts
 from inference_service.generation.tools.formats import PLAIN, ToolFormat
-from inference_service.generation.tools.json_object import MalformedJson
-from inference_service.generation.tools.plain import fold_tools
+from inference_service.generation.tools.plain import fold_tools, write_calls
 from inference_service.generation.tools.types import Tool
 from inference_service.generation.tools.unfold import one_call_a_turn
 from inference_service.generation.turns import ChatTurn
@@ -57,6 +57,7 @@ class ChatTemplate:
         own_format = probe.find_format(self._try(probe.CONVERSATION, probe.TOOLS))
         self._knows_tools = own_format is not None
         self._takes_several_calls = bool(self._try(probe.SEVERAL_CALLS, probe.TOOLS))
+        self._takes_raw_arguments = probe.takes_raw_arguments(self._try(probe.CUT_CALL, probe.TOOLS))
         self._takes_system = probe.INSTRUCTION in self._try(probe.INSTRUCTED)
         self.tool_format: ToolFormat = own_format or PLAIN
         """How the model writes calls."""
@@ -69,16 +70,13 @@ class ChatTemplate:
             tools: what the model may call; none where the caller's tool choice is `none`.
 
         Raises:
-            PromptError: the template refuses the conversation, or fails on it; or the arguments of a call
-                are no JSON object.
+            PromptError: the template refuses the conversation, or fails on it.
 
         """
         try:
             return self._tokenizer.begin(self._ids(*self._adapted(messages, tools)))
-        except MalformedJson as error:
-            raise PromptError("The arguments of an earlier tool call are not a JSON object.") from error
         except RecursionError as error:
-            raise PromptError("The tools, or the arguments of a call, are nested too deeply.") from error
+            raise PromptError("The tools are nested too deeply.") from error
 
     def _adapted(
         self, turns: Sequence[ChatTurn], tools: Sequence[Tool]
@@ -86,6 +84,8 @@ class ChatTemplate:
         """The conversation in a form that the template takes, and the tools that are left to it."""
         if not self._knows_tools:
             return fold_tools(turns, tools, takes_system=self._takes_system), ()
+        if not self._takes_raw_arguments:
+            turns = [write_calls(turn, self.tool_format) if _has_raw(turn) else turn for turn in turns]
         return (turns if self._takes_several_calls else one_call_a_turn(turns)), tools
 
     def _ids(self, turns: Sequence[ChatTurn], tools: Sequence[Tool]) -> list[int]:
@@ -122,3 +122,7 @@ class ChatTemplate:
         except Exception as error:
             # The template is the model's code: whatever it raises is its failure.
             raise PromptError("The model's chat template fails on the conversation.") from error
+
+
+def _has_raw(turn: ChatTurn) -> bool:
+    return any(isinstance(read_arguments(call.arguments), RawArguments) for call in turn.tool_calls)

@@ -12,6 +12,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from inference_service.generation.tools.arguments import RawArguments
+
 
 class TemplateRefusal(TemplateRuntimeError):
     """Expected: the template called `raise_exception`."""
@@ -50,6 +52,8 @@ def compile_template(source: str) -> Template:
 
 
 def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+    if isinstance(value, RawArguments):
+        return str(value)
     # Jinja's own filter escapes for HTML, which a model never saw.
     return json.dumps(value, indent=indent, **{"ensure_ascii": False, **options})
 

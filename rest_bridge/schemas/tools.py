@@ -62,7 +62,9 @@ class CalledFunction(RequestModel):
     """The function that was called."""
 
     name: str
-    arguments: str = Field(description="A JSON object as text.")
+    arguments: str = Field(
+        description="A JSON object as text; unfinished or other text is passed on as it is."
+    )
 
 
 class CalledTool(RequestModel):

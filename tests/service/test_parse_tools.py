@@ -117,8 +117,6 @@ def test_more_tools_than_a_request_may_have() -> None:
 def test_what_is_no_json_object(text: str) -> None:
     """Whatever passed here would be written into a prompt, and some of it has no text."""
     assert list(wrong(chat(tools=[tool("f", text)]))) == ["tools[0].function.parameters"]
-    found = wrong(chat(USER, called(text)))
-    assert list(found) == ["messages[1].tool_calls[0].function.arguments"]
     with pytest.raises(InvalidRequest):
         parse_count(model_pb.CountTokensRequest(model="m", chat=chat(tools=[tool("f", text)]).chat))
 
@@ -135,9 +133,9 @@ def test_calls_and_results_of_a_conversation() -> None:
     )
 
 
-@pytest.mark.parametrize("arguments", ["", " \n"])
-def test_a_call_without_arguments(arguments: str) -> None:
-    """As some clients send it."""
+@pytest.mark.parametrize("arguments", ["", " \n", *NO_OBJECTS.values()])
+def test_any_text_may_be_the_arguments_of_an_earlier_call(arguments: str) -> None:
+    """The service's own answer is unfinished JSON where a call was cut short; some clients send nothing."""
     assert conversation(chat(USER, called(arguments))).turns[1].tool_calls[0].arguments == arguments
 
 
@@ -168,7 +166,7 @@ def test_the_list_of_what_is_wrong_has_an_end() -> None:
 def test_nothing_of_a_tool_is_echoed() -> None:
     found = wrong(chat(USER, called('["hunter2"]', name="hunter2!"), tools=[tool("hunter2!", '"hunter2"')]))
 
-    assert len(found) == 4
+    assert len(found) == 3
     assert "hunter2" not in str(found)
 
 

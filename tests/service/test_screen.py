@@ -126,6 +126,9 @@ def test_the_texts_of_tools(screen: Any, tool: Tool) -> None:
         ('{"a": [{"b": "bad word"}]}', "bad"),
         ('{"a": "\\u0073ecret"}', "secrets"),
         ('{"bad word": 1}', "bad"),
+        ('{"a": "\\u0073ecret", "b": "un', "secrets"),
+        ('{"a": "x", "b": "my \\u0073ecret', "secrets"),
+        ('["\\u0062ad word"]', "bad"),
     ],
 )
 def test_the_texts_of_earlier_calls(screen: Any, arguments: str, rule: str | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inference_service.generation.sealer import Sealer
-from inference_service.generation.tools.json_object import MalformedJson
+from inference_service.generation.tools.arguments import RawArguments, read_arguments, written_arguments
 from inference_service.generation.tools.types import Tool, ToolCall
 from inference_service.generation.turns import ChatTurn
 
@@ -24,23 +24,6 @@ _SCHEMA_WORDS = frozenset(
 """Templates compare these with words of their own, so they are never sealed: no caller made them up."""
 
 
-def read_arguments(text: str) -> dict[str, Any]:
-    """The arguments of a call; none for an empty text, as some clients send it.
-
-    Raises:
-        MalformedJson: it is no JSON object.
-        RecursionError: it is nested too deeply.
-
-    """
-    try:
-        value = json.loads(text) if text.strip() else {}
-    except ValueError as error:
-        raise MalformedJson from error
-    if not isinstance(value, dict):
-        raise MalformedJson
-    return value
-
-
 def tool_parameters(tool: Tool) -> dict[str, Any]:
     """The schema of a tool's arguments, also where it takes none."""
     return dict(tool.parameters) if tool.parameters else {"type": "object", "properties": {}}
@@ -52,7 +35,7 @@ def written_texts(turns: Sequence[ChatTurn], tools: Sequence[Tool]) -> Iterator[
         yield turn.content
         yield turn.tool_call_id or ""
         for call in turn.tool_calls:
-            yield f"{call.id} {call.name} {_dumped(read_arguments(call.arguments))}"
+            yield f"{call.id} {call.name} {written_arguments(read_arguments(call.arguments))}"
     for tool in tools:
         yield f"{tool.name} {tool.description} {_dumped(tool_parameters(tool))}"
 
@@ -78,7 +61,10 @@ def tool_document(tool: Tool, sealer: Sealer) -> dict[str, Any]:
 
 
 def _call_document(call: ToolCall, sealer: Sealer) -> dict[str, Any]:
-    arguments = sealer.value(read_arguments(call.arguments))
+    found = read_arguments(call.arguments)
+    arguments: object = sealer.value(found)
+    if isinstance(found, RawArguments):
+        arguments = RawArguments(arguments)
     function = {"name": sealer.text(call.name), "arguments": arguments}
     return {"id": sealer.text(call.id), "type": "function", "function": function}
 

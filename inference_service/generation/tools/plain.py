@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from inference_service.generation.tools.documents import read_arguments, tool_parameters
-from inference_service.generation.tools.formats import PLAIN
+from inference_service.generation.tools.arguments import read_arguments, written_arguments
+from inference_service.generation.tools.documents import tool_parameters
+from inference_service.generation.tools.formats import PLAIN, ToolFormat
 from inference_service.generation.tools.types import Tool
 from inference_service.generation.turns import ChatTurn
 
@@ -27,11 +28,6 @@ def fold_tools(turns: Sequence[ChatTurn], tools: Sequence[Tool], *, takes_system
     The tools are listed in the system message, or in the first message where the template takes no system
     message. A call is what the model would have written. Results come from the user, together with what
     the user says right after them, because many templates want users and assistants to alternate.
-
-    Raises:
-        MalformedJson: the arguments of a call are no JSON object.
-        RecursionError: they are nested too deeply.
-
     """
     folded = list(_folded(turns))
     return _instructed(folded, _instructions(tools), takes_system) if tools else folded
@@ -67,7 +63,7 @@ def _folded(turns: Sequence[ChatTurn]) -> Iterator[ChatTurn]:
             results = []
         else:
             yield from _reported(results)
-            yield _spoken(turn)
+            yield write_calls(turn, PLAIN)
             results = []
     yield from _reported(results)
 
@@ -77,11 +73,14 @@ def _reported(results: Sequence[str]) -> Iterator[ChatTurn]:
         yield ChatTurn("user", _joined(*results))
 
 
-def _spoken(turn: ChatTurn) -> ChatTurn:
+def write_calls(turn: ChatTurn, form: ToolFormat) -> ChatTurn:
+    """The turn with its calls as text, as the model would have written them."""
     if not turn.tool_calls:
-        return ChatTurn(turn.role, turn.content)
-    calls = [replace(call, arguments=_dumped(read_arguments(call.arguments))) for call in turn.tool_calls]
-    return ChatTurn(turn.role, f"{turn.content}\n{PLAIN.write(calls)}".lstrip("\n"))
+        return replace(turn, tool_calls=())
+    calls = [
+        replace(call, arguments=written_arguments(read_arguments(call.arguments))) for call in turn.tool_calls
+    ]
+    return replace(turn, content=f"{turn.content}\n{form.write(calls)}".lstrip("\n"), tool_calls=())
 
 
 def _joined(*texts: str) -> str:

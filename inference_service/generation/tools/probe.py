@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from inference_service.generation.tools.arguments import RawArguments
 from inference_service.generation.tools.formats import BARE, TAGGED, ToolFormat
 
 _NAME, _ARGUMENT, _RESULT = "find_probe", "probe_argument", "probe result"
@@ -13,11 +14,12 @@ INSTRUCTION = "probe instruction"
 
 _QUESTION = {"role": "user", "content": "probe question"}
 _CALL = {"name": _NAME, "arguments": {_ARGUMENT: "probe value"}}
+_RAW = RawArguments(f'{{"{_ARGUMENT}": "probe val')
 
 
-def _calls(count: int) -> list[Mapping[str, Any]]:
+def _calls(count: int, call: Mapping[str, Any] = _CALL) -> list[Mapping[str, Any]]:
     ids = [f"call_probe{index}" for index in range(count)]
-    calls = [{"id": call_id, "type": "function", "function": _CALL} for call_id in ids]
+    calls = [{"id": call_id, "type": "function", "function": call} for call_id in ids]
     results = [{"role": "tool", "content": _RESULT, "tool_call_id": call_id} for call_id in ids]
     return [_QUESTION, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
 
@@ -34,11 +36,17 @@ TOOLS: list[Mapping[str, Any]] = [
 ]
 CONVERSATION = _calls(1)
 SEVERAL_CALLS = _calls(2)
+CUT_CALL = _calls(1, {"name": _NAME, "arguments": _RAW})
 INSTRUCTED: list[Mapping[str, Any]] = [{"role": "system", "content": INSTRUCTION}, _QUESTION]
 
 _WRITTEN_CALL = re.compile(
     rf'(<tool_call>\s*)?\{{\s*"name"\s*:\s*"{_NAME}"\s*,\s*"(arguments|parameters)"\s*:\s*\{{\s*"{_ARGUMENT}"'
 )
+
+
+def takes_raw_arguments(rendered: str) -> bool:
+    """Whether what a template made of CUT_CALL holds its arguments as they are."""
+    return f": {_RAW}" in rendered
 
 
 def find_format(rendered: str) -> ToolFormat | None:

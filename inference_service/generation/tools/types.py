@@ -51,7 +51,7 @@ class ToolCall:
     id: str
     name: str
     arguments: str
-    """JSON text of an object."""
+    """JSON text of an object; any text where the call was cut short, or is a caller's."""
 
 
 @dataclass(frozen=True, slots=True)

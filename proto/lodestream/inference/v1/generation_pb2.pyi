@@ -279,7 +279,9 @@ class ToolCall(_message.Message):
     name: _builtins.str
     """Required. The tool's name."""
     arguments: _builtins.str
-    """Required. A JSON object as text. Cut short where the choice ended with FINISH_REASON_LENGTH."""
+    """Required. A JSON object as text. Cut short where the choice ended with FINISH_REASON_LENGTH. In a
+    request any text: it reaches the model as it is.
+    """
     def __init__(
         self,
         *,
