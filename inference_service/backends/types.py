@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
+GREEDY_BELOW = 1e-5
+"""Temperatures under this are greedy: dividing by them overflows an engine's 32-bit floats."""
+
 _OFF: Mapping[str, float] = MappingProxyType(
     {
         "top_k": 0,
@@ -27,7 +30,7 @@ class Sampling:
     """How each token is chosen. Every field is set; none has a default here."""
 
     temperature: float
-    """Range [0, 2]; 0 is greedy."""
+    """Range [0, 2]; under GREEDY_BELOW it is greedy."""
     top_p: float
     """Nucleus mass, range [0, 1]."""
     top_k: int
@@ -39,7 +42,7 @@ class Sampling:
     presence_penalty: float
     """Range [-2, 2], on generated tokens only."""
     repetition_penalty: float
-    """Range (0, 2]; 1 is off."""
+    """Range [0.0001, 2]; 1 is off."""
     seed: int
     """Unsigned, 64 bits. Drawn by the service where the caller gave none."""
     reproducible: bool
@@ -47,7 +50,7 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature == 0.0
+        return self.temperature < GREEDY_BELOW
 
     @property
     def in_use(self) -> frozenset[str]:

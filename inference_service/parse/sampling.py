@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from lodestream.inference.v1 import generation_pb2 as pb
 
-from inference_service.backends.types import Sampling
-from inference_service.parse.violations import Knob, Violations
+from inference_service.backends.types import GREEDY_BELOW, Sampling
+from inference_service.parse.violations import Knob, Violations, as_float32
 
 TEMPERATURE = Knob("temperature", 0.7, 0.0, 2.0)
 TOP_P = Knob("top_p", 0.9, 0.0, 1.0)
@@ -19,11 +19,20 @@ PRESENCE_PENALTY = Knob("presence_penalty", 0.0, -2.0, 2.0)
 REPETITION_PENALTY = Knob("repetition_penalty", 1.0, 0.0, 2.0, excludes_low=True)
 LOGIT_BIAS = Knob("logit_bias", 0.0, -100.0, 100.0)
 MAX_BIASES = 300
+LEAST_REPETITION = 1e-4
+"""What a smaller repetition penalty becomes: a logit divided by less may be infinite as a 32-bit float."""
 
 
 def read_sampling(options: pb.SamplingOptions, wrong: Violations) -> Sampling:
-    """Every sampling knob, with its default where the caller gave none."""
+    """Every sampling knob, with its default where the caller gave none.
+
+    Engines compute in 32-bit floats. Values that are too small for them become what an engine can do, and
+    the report says so.
+    """
     temperature = wrong.number(options, "temperature", TEMPERATURE)
+    if temperature < GREEDY_BELOW:
+        temperature = 0.0
+    repetition = wrong.number(options, "repetition_penalty", REPETITION_PENALTY)
     has_seed = options.HasField("seed")
     return Sampling(
         temperature=temperature,
@@ -32,7 +41,7 @@ def read_sampling(options: pb.SamplingOptions, wrong: Violations) -> Sampling:
         min_p=wrong.number(options, "min_p", MIN_P),
         frequency_penalty=wrong.number(options, "frequency_penalty", FREQUENCY_PENALTY),
         presence_penalty=wrong.number(options, "presence_penalty", PRESENCE_PENALTY),
-        repetition_penalty=wrong.number(options, "repetition_penalty", REPETITION_PENALTY),
+        repetition_penalty=max(repetition, LEAST_REPETITION),
         # Drawn ones survive JSON readers that have no integers but 53 bits of a float.
         seed=options.seed % 2**64 if has_seed else secrets.randbits(53),
         reproducible=has_seed or temperature == 0.0,
@@ -47,4 +56,4 @@ def read_logit_bias(options: pb.SamplingOptions, wrong: Violations) -> Mapping[i
         if wrong.is_full:
             break
         wrong.check(f"logit_bias[{token_id}]", value, LOGIT_BIAS)
-    return bias
+    return {token_id: as_float32(value) for token_id, value in bias.items()}

@@ -9,6 +9,8 @@ from google.protobuf.message import Message
 
 from inference_service.errors import InvalidRequest, Violation
 
+_FLOAT32_TINY = 2.0**-126
+"""The least positive normal number of IEEE 754's binary32."""
 MAX_VIOLATIONS = 16
 """So many are told at once."""
 
@@ -45,12 +47,12 @@ class Violations:
         self.add(field, f"{field} is required.", "missing_required_parameter")
 
     def number(self, message: Message, field: str, knob: Knob) -> float:
-        """The value of an optional numeric field, or its default."""
+        """The value of an optional numeric field, or its default; 0 where no engine can tell it from 0."""
         if not message.HasField(field):
             return knob.default
         value: float = getattr(message, field)
         self.check(knob.name, value, knob)
-        return value
+        return as_float32(value)
 
     def check(self, field: str, value: float, knob: Knob) -> None:
         """Note a value outside a knob's range."""
@@ -75,6 +77,11 @@ class Violations:
     def raise_if_any(self) -> None:
         if self._found:
             raise InvalidRequest(self._found[:MAX_VIOLATIONS])
+
+
+def as_float32(value: float) -> float:
+    """The value, or 0 where a 32-bit float has not got its full precision so near to 0."""
+    return value if abs(value) >= _FLOAT32_TINY else type(value)(0)
 
 
 def check_token_ids(ids: Sequence[int], vocabulary_size: int, field: str) -> None:

@@ -9,9 +9,6 @@ import orjson
 
 from inference_service.backends.types import EngineRequest, Sampling
 
-GREEDY_BELOW = 1e-5
-"""Temperatures under this are greedy: dividing by them overflows the engine's 32-bit floats."""
-
 FORBIDDEN = -10_000.0
 """What a bias of -100 becomes. No logit comes near it, and yet it is finite: where a grammar leaves nothing
 but forbidden tokens, the likeliest of those is still one that fits."""
@@ -77,7 +74,7 @@ def engine_seed(seed: int) -> int:
 
 
 def _choice(sampling: Sampling) -> dict[str, object]:
-    if sampling.temperature < GREEDY_BELOW:
+    if sampling.is_greedy:
         return {"samplers": ["penalties", "top_k"], "top_k": 1, "temperature": 0.0, "seed": 0}
     return {
         "samplers": ["penalties", "top_k", "top_p", "min_p", "temperature"],

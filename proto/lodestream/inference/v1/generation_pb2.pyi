@@ -415,7 +415,10 @@ Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
 class SamplingOptions(_message.Message):
-    """SamplingOptions shape the choice of each token. Unset and zero are different things in every field."""
+    """SamplingOptions shape the choice of each token. Unset and zero are different things in every field.
+    Engines compute in 32-bit floats: a value nearer to 0 than 2^-126 counts as 0. Report.sampling has the
+    values in effect.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -449,7 +452,7 @@ class SamplingOptions(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """Optional. Range [0.0, 2.0]; 0 decodes greedily. Unset means 0.7."""
+    """Optional. Range [0.0, 2.0]; 0 decodes greedily, and so does less than 0.00001. Unset means 0.7."""
     top_p: _builtins.float
     """Optional. Nucleus mass, range [0.0, 1.0]. Unset means 0.9."""
     top_k: _builtins.int
@@ -463,7 +466,7 @@ class SamplingOptions(_message.Message):
     presence_penalty: _builtins.float
     """Optional. Additive, once per token present in the generated text, range [-2.0, 2.0]. Unset means 0."""
     repetition_penalty: _builtins.float
-    """Optional. Multiplicative, range (0.0, 2.0]; 1 is off. Unset means 1."""
+    """Optional. Multiplicative, range (0.0, 2.0]; 1 is off. Less than 0.0001 acts as 0.0001. Unset means 1."""
     seed: _builtins.int
     """Optional. Any 64-bit integer. The same request with the same seed on the same idle engine gives
     the same text. Unset means a fresh random seed for each request.
