@@ -53,12 +53,20 @@ class InvalidRequest(ServiceError):
 
 
 class ContextLengthExceeded(ServiceError):
-    """Expected: prompt and output together are longer than the model's context."""
+    """Expected: prompt and output together are longer than the model's context.
 
-    def __init__(self, prompt_tokens: int, max_tokens: int, context_length: int, field: str) -> None:
+    litellm and LangChain tell this error from others by its words: those of OpenAI and of Anthropic.
+    """
+
+    def __init__(
+        self, prompt_tokens: int, max_tokens: int, context_length: int, field: str, *, is_least: bool = False
+    ) -> None:
+        """Args: is_least: the prompt was not read, and may have more tokens than that."""
+        total, least = prompt_tokens + max_tokens, "at least " if is_least else ""
         super().__init__(
-            f"The model's context is {context_length} tokens, but the request needs "
-            f"{prompt_tokens + max_tokens}: {prompt_tokens} in the prompt and {max_tokens} to generate."
+            f"This model's maximum context length is {context_length} tokens. However, you requested "
+            f"{least}{total} tokens ({prompt_tokens} in the {field.partition('[')[0]}, {max_tokens} in the "
+            f"completion). The prompt is too long: {total} tokens > {context_length} maximum."
         )
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens

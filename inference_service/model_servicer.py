@@ -43,6 +43,7 @@ class ModelServicer:
 
     async def _count_tokens(self, call: Call, request: pb.CountTokensRequest) -> pb.CountTokensResponse:
         model = self._door.enter().model
+        model.check_length(request)
         effort = Effort.LONG if request.chat.tools else Effort.BY_SIZE
         token_ids = await model.work(call.size, _count, request, model, effort=effort)
         return pb.CountTokensResponse(token_ids=token_ids, token_count=len(token_ids))

@@ -19,9 +19,11 @@ from inference_service.parse import (
     ChatPrompt,
     ParsedRequest,
     Prompt,
+    PromptMessage,
     TextPrompt,
     TokenPrompt,
     check_token_ids,
+    least_tokens,
 )
 from inference_service.parse.constraint import FIELDS
 from inference_service.parse.stopping import TokenLimits
@@ -70,6 +72,20 @@ class ServedModel:
         """
         if name != self.id and name not in self.aliases:
             raise ModelNotFound((self.id, *self.aliases))
+
+    def check_length(self, message: PromptMessage, max_tokens: int = 1) -> None:
+        """Refuse, before anything of it is read, what has more tokens than the context even at best.
+
+        Raises:
+            ContextLengthExceeded: some prompt is longer than the context full of the longest token.
+
+        """
+        context, longest = self.engine.context_length, self.tokenizer.longest_token
+        if message.ByteSize() <= context:
+            return
+        for name, tokens in least_tokens(message, longest):
+            if tokens > context:
+                raise ContextLengthExceeded(tokens, max(1, max_tokens), context, name, is_least=True)
 
     def check(self, request: ParsedRequest) -> None:
         """Refuse what is not served, and what the loaded engine cannot honour.

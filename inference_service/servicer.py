@@ -70,6 +70,7 @@ class GenerateServicer:
                 call.facts |= _facts(generation, watch)
 
     async def _read(self, call: Call, message: pb.GenerateRequest, room: EngineRoom) -> GenerationRequest:
+        room.model.check_length(message, message.stopping.max_tokens)
         parsed = await room.model.work(call.size, parse.parse_generate, message, room.model.limits)
         call.facts |= {"user": parsed.user} if parsed.user else {}
         caller = Caller(call.request_id, _key_name(call), _deadline(call.context))

@@ -50,6 +50,10 @@ class Tokenizer:
         self._prefix = [bos_id] if add_bos and bos_id is not None else []
         self.control_tokens: Mapping[str, int] = MappingProxyType(dict(control_tokens))
         self._control_texts = {index: text for text, index in control_tokens.items()}
+        self.longest_token: int = (
+            max(map(len, (*self._pieces, *map(str.encode, control_tokens))), default=1) or 1
+        )
+        """Bytes of the longest token: no text has fewer tokens than its bytes divided by this."""
         self.bos_id = bos_id
         self.eos_ids = eos_ids
 

@@ -4,6 +4,7 @@ Both doors end here. Field names in violations are the public parameter names, a
 
 violations.py  collecting what is wrong; numeric knobs with default and range
 request.py     the whole of a GenerateRequest, and the smaller requests of the model service
+length.py      how many tokens a prompt has at least, before anything of it is read
 prompt.py      conversations, texts, token ids, batches
 tools.py       the functions a model may call, and the calls in a conversation
 sampling.py    how tokens are chosen
@@ -15,6 +16,7 @@ ineffective.py what it holds that has no effect together with the rest
 """
 
 from inference_service.parse.constraint import Constraint
+from inference_service.parse.length import PromptMessage, least_tokens
 from inference_service.parse.prompt import (
     BatchPrompt,
     ChatPrompt,
@@ -33,9 +35,11 @@ __all__ = [
     "Constraint",
     "ParsedRequest",
     "Prompt",
+    "PromptMessage",
     "TextPrompt",
     "TokenPrompt",
     "check_token_ids",
+    "least_tokens",
     "parse_count",
     "parse_generate",
     "parse_model_name",

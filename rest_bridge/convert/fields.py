@@ -8,6 +8,7 @@ from typing import Any
 from rest_bridge.errors import ApiError, invalid
 from rest_bridge.schemas.fields import RequestModel
 
+_INT32 = 2**31 - 1
 _UINT32 = 2**32 - 1
 _LONGEST_NUMBER = 24
 """Digits of a number that a message still repeats."""
@@ -46,7 +47,8 @@ def extend_ids(target: Any, ids: Sequence[int], param: str) -> None:
 
 def _out_of_range(param: str, value: object, schema: type[RequestModel]) -> ApiError:
     documented = schema.model_json_schema()["properties"][param]
-    return _outside(param, value, documented["minimum"], documented["maximum"])
+    # Where the operator sets the greatest value, the bridge knows only what the protocol has room for.
+    return _outside(param, value, documented["minimum"], documented.get("maximum", _INT32))
 
 
 def _outside(param: str, value: object, low: int, high: int) -> ApiError:
