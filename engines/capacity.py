@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from engines.roofline import Roofline
 
 LENGTHS = ((128, 128), (1000, 1000), (2048, 128), (2048, 2048), (5000, 500), (20_000, 2000))
 """Prompt and answer tokens of the capacity table, where nobody asks for others."""
+EXPECTED = (0.40, 0.65)
+"""Of the roofline, what serving reaches: NVIDIA's published runs of Llama-3.1-8B in FP8 on an H100, beside the
+ceilings computed here (128 + 128: 43 %, 1000 + 1000: 52 %, 2048 + 2048: 65 %, 5000 + 500: 40 %)."""
 _BATCHES = (1, 4, 16, 64, 256, 1024)
 
 
@@ -28,6 +32,10 @@ class Capacity:
     """`memory` bandwidth or `compute`."""
     first_token_seconds: float
     """No engine is faster, for one prompt alone."""
+    expected_tokens_per_second: tuple[float, float]
+    """What to expect in practice, over all requests: 40 and 65 % of the ceiling."""
+    gpus_for_target: tuple[int, int] | None
+    """GPUs that the target takes, in the better and in the worse case; None without a target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +64,17 @@ def shapes(asked: Sequence[tuple[int, int]] | None, limits: Limits) -> tuple[tup
     return tuple(asked)
 
 
-def serving(roof: Roofline, memory: Memory, limits: Limits, shape: tuple[int, int]) -> Capacity:
-    """How many requests of one shape run at once, and how fast at best."""
+def serving(
+    roof: Roofline, memory: Memory, limits: Limits, shape: tuple[int, int], target: int | None
+) -> Capacity:
+    """How many requests of one shape run at once, how fast at best, and what to expect.
+
+    `target` is in output tokens a second, over all engines that share the load.
+    """
     prompt, output = shape
     requests = min(memory.requests(prompt + output), limits.max_batch_size)
     bound = roof.serve(requests, prompt, output)
+    low, high = (share * bound.tokens_per_second for share in EXPECTED)
     return Capacity(
         prompt,
         output,
@@ -68,7 +82,14 @@ def serving(roof: Roofline, memory: Memory, limits: Limits, shape: tuple[int, in
         bound.tokens_per_second,
         bound.limited_by,
         roof.first_token_seconds(prompt),
+        (low, high),
+        None if target is None else (_gpus(target, high, roof.tp), _gpus(target, low, roof.tp)),
     )
+
+
+def _gpus(target: int, speed: float, tp: int) -> int:
+    """GPUs of as many whole engines as together reach the target."""
+    return math.ceil(target / speed) * tp
 
 
 def decoding(roof: Roofline, memory: Memory, limits: Limits, context: int) -> tuple[Decode, ...]:

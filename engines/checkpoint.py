@@ -122,7 +122,7 @@ def _tp_size(mapping: Mapping[str, Any]) -> int:
 def _hugging_face_quantization(directory: Path, config: Mapping[str, Any]) -> CheckpointQuantization | None:
     if (directory / "hf_quant_config.json").is_file():
         modelopt = _read(directory / "hf_quant_config.json").get("quantization") or {}
-        return _by_algo(modelopt, "hf_quant_config.json: quantization", "modelopt")
+        return _by_algo(modelopt, "hf_quant_config.json: quantization", "modelopt", "hf_quant_config.json")
     found = config.get("quantization_config")
     if not found:
         return None
@@ -142,7 +142,9 @@ def _hugging_face_quantization(directory: Path, config: Mapping[str, Any]) -> Ch
     return CheckpointQuantization(method, _METHODS[method], None, _excluded(found))
 
 
-def _by_algo(found: Mapping[str, Any], where: str, by: str) -> CheckpointQuantization | None:
+def _by_algo(
+    found: Mapping[str, Any], where: str, by: str, file: str = "config.json"
+) -> CheckpointQuantization | None:
     algo = found.get("quant_algo")
     kv_cache = found.get("kv_cache_quant_algo")
     if algo in (None, "NO_QUANT") and kv_cache is None:
@@ -153,7 +155,7 @@ def _by_algo(found: Mapping[str, Any], where: str, by: str) -> CheckpointQuantiz
     if kv_cache not in (None, "FP8", "INT8"):
         raise PlanRefused(f"{where}.kv_cache_quant_algo", kv_cache, "the compiled path takes FP8 and INT8")
     return CheckpointQuantization(
-        f"{by} {algo}", form, kv_cache.lower() if kv_cache else None, _excluded(found)
+        f"{by} {algo}", form, kv_cache.lower() if kv_cache else None, _excluded(found), file
     )
 
 

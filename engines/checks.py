@@ -7,6 +7,7 @@ from engines.gpus import GPUS_PER_NODE, Gpu
 from engines.memory import Limits, Memory
 from engines.model_config import ModelConfig
 from engines.quantization import (
+    CONVERTED_INT8_KV,
     Support,
     Verdict,
     WeightFormat,
@@ -53,6 +54,29 @@ def check_formats(form: WeightFormat, kv_cache: str, gpu: Gpu, *, paged_context:
         raise PlanRefused("kv_cache", kv_cache, f"{obstacle}; {remedy}")
 
 
+def check_int8_cache(model: ModelConfig, form: WeightFormat, kv_cache: str) -> None:
+    """Refuse an INT8 KV cache that the build would silently leave out."""
+    if kv_cache == "int8" and model.quantization is None and form.name not in CONVERTED_INT8_KV:
+        reason = (
+            f"quantize.py of TensorRT-LLM 1.2.1 loses it with {form.name} weights, and the engine would have "
+            f"a 16-bit cache; take kv_cache bf16, or one of {', '.join(sorted(CONVERTED_INT8_KV))} weights"
+        )
+        raise PlanRefused("kv_cache", kv_cache, reason)
+
+
+def check_reader(model: ModelConfig) -> None:
+    """Refuse a quantised checkpoint that no tool of TensorRT-LLM 1.2.1 reads."""
+    own = model.quantization
+    if own is None or model.source != "huggingface":
+        return
+    if not (own.is_loaded_by_llm_api or own.is_read_by_convert):
+        reason = (
+            "TensorRT-LLM 1.2.1 reads it only from the file hf_quant_config.json that modelopt's export "
+            "writes; export the checkpoint anew, or give the unquantised one"
+        )
+        raise PlanRefused("config.json: quantization_config.quant_method", own.method, reason)
+
+
 def _check(field: str, found: str, verdict: Verdict, where: str) -> None:
     if verdict.support is Support.NO:
         raise PlanRefused(field, found, f"not possible {where}: {verdict.reason}")
@@ -78,6 +102,12 @@ def check_shape(prompt: int, output: int, limits: Limits) -> None:
     if prompt + output > limits.max_seq_len:
         reason = f"is more than max_seq_len, {limits.max_seq_len}"
         raise PlanRefused("lengths", f"{prompt} + {output}", reason)
+
+
+def check_target(target: int | None) -> None:
+    """Refuse a speed that is none."""
+    if target is not None and target < 1:
+        raise PlanRefused("target_tokens_per_second", target, "is not 1 or more")
 
 
 def check_memory(memory: Memory, model: ModelConfig, gpu: Gpu, limits: Limits, tp: int) -> None:

@@ -45,7 +45,8 @@ class Paths:
     has_timing_cache: bool = False
     """Whether that file is there already."""
     calib_dataset: str = "cnn_dailymail"
-    """A data set of the hub, or a local directory with a split `train` and a column `text`."""
+    """A data set of the hub, or a local directory with a split `train` and a column `text`. A path with
+    "cnn_dailymail" in it is read as that set, whose column is `article`. The default needs the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ def build(plan: Plan, paths: Paths, checkpoint: str) -> Command:
         *("--max_num_tokens", str(plan.limits.max_num_tokens)),
         *("--max_beam_width", "1"),
         *("--kv_cache_type", "paged"),
+        # quantize.py writes float16 for bf16 models, which leaves log probabilities three digits.
+        *("--logits_dtype", "float32"),
         *(part for name, value in plugins(plan).items() for part in (f"--{name}", _value(value))),
         *("--workers", str(plan.tp)),
         *known,

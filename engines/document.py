@@ -55,6 +55,7 @@ def from_json(text: str) -> Plan:
         paged_context=request["paged_context"],
         memory_fraction=request["memory_fraction"],
         lengths=[(c["prompt_tokens"], c["output_tokens"]) for c in document["capacity"]],
+        target_tokens_per_second=request.get("target_tokens_per_second"),
     )
 
 
@@ -88,6 +89,7 @@ def _request(made: Plan) -> dict[str, Any]:
         **asdict(made.limits),
         "paged_context": made.paged_context,
         "memory_fraction": made.memory_fraction,
+        "target_tokens_per_second": made.target_tokens_per_second,
     }
 
 

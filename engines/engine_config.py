@@ -90,6 +90,8 @@ class EngineConfig:
     quantization: Quantization
     limits: BuildLimits
     plugins: Plugins
+    logits_dtype: str = "float32"
+    """`pretrained_config.logits_dtype`; `float16` after quantize.py, unless the build sets it."""
 
 
 _Section = TypeVar("_Section", Shape, Split, Quantization, BuildLimits, Plugins)
@@ -135,6 +137,7 @@ def read_engine_config(directory: Path) -> EngineConfig:
         quantization=_section(Quantization, document, "pretrained_config.quantization"),
         limits=_section(BuildLimits, document, "build_config"),
         plugins=_section(Plugins, document, "build_config.plugin_config"),
+        logits_dtype=str(document["pretrained_config"].get("logits_dtype") or "float32"),
     )
 
 

@@ -25,6 +25,23 @@ class CheckpointQuantization:
     """`fp8` or `int8` where the checkpoint has scales for the KV cache; None where it has none."""
     excluded: tuple[str, ...] = ()
     """Patterns of module names (`lm_head`, `model.layers.0*`) that are left in 16 bits."""
+    file: str = "config.json"
+    """The checkpoint's file that says so: `config.json` or `hf_quant_config.json`."""
+
+    @property
+    def is_loaded_by_llm_api(self) -> bool:
+        """Whether the LLM API of the compiled path loads it: it knows modelopt's own file only."""
+        return self.file == "hf_quant_config.json"
+
+    @property
+    def is_read_by_convert(self) -> bool:
+        """Whether convert_checkpoint reads it."""
+        return self.method in ("fbgemm_fp8", "awq", "gptq") or self.format == "nvfp4"
+
+    @property
+    def built_algo(self) -> str | None:
+        """QuantAlgo in the engine's config.json where it is another than the format's: AWQ becomes GPTQ."""
+        return "W4A16_GPTQ" if self.method == "awq" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from engines import choices, gpus, memory, model_config
 from engines.capacity import Capacity, Decode, decoding, serving, shapes, usual_context
-from engines.checks import check_formats, check_fraction, check_limits, check_memory, check_split
+from engines.checks import (
+    check_formats,
+    check_fraction,
+    check_int8_cache,
+    check_limits,
+    check_memory,
+    check_reader,
+    check_split,
+    check_target,
+)
 from engines.errors import PlanRefused
 from engines.gpus import Gpu
 from engines.memory import Limits, Memory
@@ -44,11 +53,19 @@ class Plan:
     """Of one GPU."""
     capacity: tuple[Capacity, ...]
     decode: tuple[Decode, ...]
+    target_tokens_per_second: int | None = None
+    """Output tokens a second that all engines together are to reach."""
 
     @property
     def dtype(self) -> str:
         """What stays unquantised is built in this."""
         return {"bf16": "bfloat16", "fp16": "float16"}.get(self.form.name, self.model.dtype)
+
+    @property
+    def built_algo(self) -> str | None:
+        """QuantAlgo that the engine's config.json has to name; None: not quantised."""
+        own = self.model.quantization
+        return (own and own.built_algo) or self.form.algo
 
     @property
     def is_prequantized(self) -> bool:
@@ -79,6 +96,7 @@ def plan(
     paged_context: bool = True,
     memory_fraction: float = 0.9,
     lengths: Sequence[tuple[int, int]] | None = None,
+    target_tokens_per_second: int | None = None,
 ) -> Plan:
     """Plan an engine.
 
@@ -95,6 +113,7 @@ def plan(
         paged_context: needed for KV reuse and chunked prefill.
         memory_fraction: above 0, at most 1; `free_gpu_memory_fraction`.
         lengths: prompt and answer tokens of the capacity table; None: a few common shapes that fit.
+        target_tokens_per_second: 1 or more; the capacity table then says how many GPUs reach it.
 
     Raises:
         PlanRefused: it cannot be built, or would not serve a single request of full length.
@@ -102,12 +121,15 @@ def plan(
     """
     config = model_config.load(model)
     target = gpus.find(gpu) if isinstance(gpu, str) else gpu
+    check_reader(config)
     check_split(config, tp)
     check_fraction(memory_fraction)
+    check_target(target_tokens_per_second)
     best = choices.recommend(config, target, tp)
     form = choices.choose_form(config, quantization, best)
     cache = choices.choose_kv_cache(config, kv_cache, form, target.sm)
     check_formats(form, cache, target, paged_context=paged_context)
+    check_int8_cache(config, form, cache)
     limits = choices.choose_limits(
         config, form, cache, batch=max_batch_size, seq=max_seq_len, tokens=max_num_tokens
     )
@@ -127,6 +149,7 @@ def plan(
         memory_fraction=memory_fraction,
         recommended=best.name,
         memory=division,
-        capacity=tuple(serving(roof, division, limits, shape) for shape in told),
+        capacity=tuple(serving(roof, division, limits, shape, target_tokens_per_second) for shape in told),
         decode=decoding(roof, division, limits, usual_context(told, limits)),
+        target_tokens_per_second=target_tokens_per_second,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from engines.advice import warnings
+from engines.capacity import EXPECTED, Capacity
 from engines.memory import BLOCK_TOKENS
 from engines.memory_bar import Canvas, memory_bar
 from engines.plan import Plan
@@ -80,18 +81,32 @@ def _figures(plan: Plan) -> str:
 def _capacity(plan: Plan) -> str:
     if not plan.capacity:
         return ""
-    rows = [("prompt + answer", "at once", "tokens/s at most", "limited by", "first token at least")]
-    rows += [
-        (
-            f"{c.prompt_tokens:,} + {c.output_tokens:,}",
-            f"{c.requests:,}",
-            f"{c.output_tokens_per_second:,.0f}",
-            c.limited_by,
-            f"{c.first_token_seconds * 1000:,.1f} ms",
-        )
-        for c in plan.capacity
+    head = ["prompt + answer", "at once", "tokens/s at most", "expect", "limited by", "first token at least"]
+    target = plan.target_tokens_per_second
+    if target is not None:
+        head.append(f"GPUs for {target:,}/s")
+    rows = [head, *(_capacity_row(capacity) for capacity in plan.capacity)]
+    low, high = (f"{share:.0%}".removesuffix("%") for share in EXPECTED)
+    return (
+        "Requests that fit (GUARANTEED_NO_EVICT), the roofline of serving them, and what to expect, "
+        f"{low} to {high} % of it:\n\n{table(rows)}"
+    )
+
+
+def _capacity_row(capacity: Capacity) -> list[str]:
+    low, high = capacity.expected_tokens_per_second
+    row = [
+        f"{capacity.prompt_tokens:,} + {capacity.output_tokens:,}",
+        f"{capacity.requests:,}",
+        f"{capacity.output_tokens_per_second:,.0f}",
+        f"{low:,.0f} to {high:,.0f}",
+        capacity.limited_by,
+        f"{capacity.first_token_seconds * 1000:,.1f} ms",
     ]
-    return "Requests that fit (GUARANTEED_NO_EVICT), and the roofline of serving them:\n\n" + table(rows)
+    if capacity.gpus_for_target is not None:
+        fewest, most = capacity.gpus_for_target
+        row.append(f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}")
+    return row
 
 
 def _decode(plan: Plan) -> str:

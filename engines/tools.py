@@ -68,11 +68,11 @@ BUILD: Names = {
     ),
     "--kv_cache_type": ("continuous", "paged", "disabled"),
     "--logits_dtype": ("float16", "float32"),
-    "--gpt_attention_plugin": (*_ON_OFF, "auto", "float16", "bfloat16"),
-    "--gemm_plugin": (*_ON_OFF, "auto", "float16", "bfloat16", "fp8", "nvfp4"),
-    "--gemm_swiglu_plugin": (*_ON_OFF, "fp8"),
-    "--low_latency_gemm_plugin": (*_ON_OFF, "fp8"),
-    "--low_latency_gemm_swiglu_plugin": (*_ON_OFF, "fp8"),
+    "--gpt_attention_plugin": ("disable", "auto", "float16", "bfloat16"),
+    "--gemm_plugin": ("disable", "auto", "float16", "bfloat16", "fp8", "nvfp4"),
+    "--gemm_swiglu_plugin": ("disable", "fp8"),
+    "--low_latency_gemm_plugin": ("disable", "fp8"),
+    "--low_latency_gemm_swiglu_plugin": ("disable", "fp8"),
     "--context_fmha": _ON_OFF,
     "--remove_input_padding": _ON_OFF,
     "--use_paged_context_fmha": _ON_OFF,
@@ -121,5 +121,5 @@ CALIB_CONFIG: Names = {
     "device": ("cuda", "cpu"),
 }
 
-MODELOPT_FLOW = frozenset({"W4A16_AWQ", "FP8", "W8A8_SQ_PER_CHANNEL", "W4A8_AWQ"})
-"""What the Python LLM API quantises itself; NVFP4 is not among it."""
+MODELOPT_FLOW = frozenset({"W4A16_AWQ", "FP8", "W8A8_SQ_PER_CHANNEL", "W4A8_AWQ", "NVFP4"})
+"""What the Python LLM API quantises itself, through modelopt."""

@@ -62,7 +62,7 @@ def _add_build_flags(parser: ArgumentParser) -> None:
     add(
         "--route",
         choices=("trtllm-build", "llm-api"),
-        help="[default: llm-api for quantised Hugging Face checkpoints, else trtllm-build]",
+        help="[default: llm-api for checkpoints that modelopt quantised, else trtllm-build]",
     )
     add(
         "--examples",
@@ -75,8 +75,8 @@ def _add_build_flags(parser: ArgumentParser) -> None:
     add(
         "--calib-dataset",
         metavar="NAME|DIR",
-        help="what quantising calibrates with; a local directory has a split `train` with a column `text` "
-        "[default: cnn_dailymail]",
+        help="what quantising calibrates with; a local directory has a split `train` with a column `text`, or "
+        "`article` where its path holds cnn_dailymail [default: cnn_dailymail, which needs the network]",
     )
     add("--model-id", metavar="NAME", help="serve under this name [default: the checkpoint's]")
     add("--revision", metavar="COMMIT", help="of the checkpoint [default: what its directory says]")

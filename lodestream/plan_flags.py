@@ -50,6 +50,9 @@ def add_plan_flags(parser: ArgumentParser) -> None:
     )
     _add_number(parser, "--input-len", "prompt tokens, for the table of requests; with --output-len")
     _add_number(parser, "--output-len", "answer tokens, for the table of requests; with --input-len")
+    _add_number(
+        parser, "--target-tokens-per-second", "output tokens a second in all: says how many GPUs that takes"
+    )
 
 
 def make_plan(parsed: Namespace) -> Plan:
@@ -75,6 +78,7 @@ def make_plan(parsed: Namespace) -> Plan:
             paged_context=not parsed.no_paged_context,
             memory_fraction=parsed.memory_fraction,
             lengths=_lengths(parsed),
+            target_tokens_per_second=parsed.target_tokens_per_second,
         )
     except PlanRefused as refused:
         raise SettingError(_as_typed(refused)) from None

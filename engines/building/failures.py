@@ -83,6 +83,12 @@ _KNOWN = (
         "that is quantised already"),
     ),
     (
+        r"KeyError: '(article|text)'|Column '?(article|text)'? (not in|doesn't exist)",
+        "the calibration data has another column than is read",
+        ("--calib-dataset DIR with a split `train` and a column `text`; a path with cnn_dailymail in it is read "
+        "as that set, with its column `article`"),
+    ),
+    (
         r"not supported on SM|NotImplementedError.*SM ?\d+|unsupported architecture",
         "the builder does not support this format on this GPU",
         "another --quantization; `lodestream engine plan` recommends one",

@@ -16,8 +16,8 @@ def compare(plan: Plan, config: EngineConfig) -> Iterator[Finding]:
     quantization, limits, plugins = config.quantization, config.limits, config.plugins
     algo = None if quantization.quant_algo == "NO_QUANT" else quantization.quant_algo
     where = "pretrained_config.quantization"
-    if not _same_algo(algo, plan.form.algo):
-        yield _finding(f"{where}.quant_algo", algo, plan.form.algo, is_error=True)
+    if not _same_algo(algo, plan.built_algo):
+        yield _finding(f"{where}.quant_algo", algo, plan.built_algo, is_error=True)
     if quantization.kv_cache_quant_algo != _KV_ALGOS.get(plan.kv_cache):
         planned = _KV_ALGOS.get(plan.kv_cache)
         yield _finding(

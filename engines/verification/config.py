@@ -42,6 +42,13 @@ def _check_shape(config: EngineConfig) -> Iterator[Finding]:
             "LlamaForCausalLM, all that is tried",
             "warning",
         )
+    if config.logits_dtype == "float16":
+        yield Finding(
+            "pretrained_config.logits_dtype",
+            "float16",
+            "float32, or log probabilities have three digits: build by trtllm-build with --logits_dtype",
+            "warning",
+        )
     if heads % kv_heads:
         yield Finding(
             "pretrained_config.num_key_value_heads",

@@ -32,6 +32,7 @@ FAULTS = {
     "driver": "CUDA driver version is insufficient for CUDA runtime version",
     "disk": "OSError: [Errno 28] No space left on device",
     "dataset": "ConnectionError: Couldn't reach 'cnn_dailymail' on the Hub",
+    "column": "    dataset = dataset['article'][:calib_size]\nKeyError: 'article'",
     "sm": "ValueError: INT8/INT4 quantization is not supported on SM>=100",
     "unknown": "AssertionError: nobody has seen this before.",
 }
@@ -78,7 +79,9 @@ def parse(known: Mapping[str, tuple[str, ...]], argv: Sequence[str]) -> dict[str
     return found
 
 
-def write_checkpoint(flags: Mapping[str, str], algo: str | None, kv_algo: str | None) -> None:
+def write_checkpoint(
+    flags: Mapping[str, str], algo: str | None, kv_algo: str | None, *, logits_dtype: str
+) -> None:
     """Write what converting or quantising leaves."""
     builder = import_module("tensorrt_llm.builder")
     enums = import_module("tensorrt_llm.enums")
@@ -92,7 +95,7 @@ def write_checkpoint(flags: Mapping[str, str], algo: str | None, kv_algo: str | 
     directory.mkdir(parents=True, exist_ok=True)
     for rank in range(tp_size):
         (directory / f"rank{rank}.safetensors").write_bytes(bytes(4096))
-    config = builder._pretrained_config(model, quant, tp_size)
+    config = builder._pretrained_config(model, quant, tp_size, logits_dtype)
     (directory / "config.json").write_text(json.dumps(config, indent=4))
 
 
@@ -102,6 +105,7 @@ def write_engine(flags: Mapping[str, str]) -> None:
     pretrained = json.loads((Path(flags["--checkpoint_dir"]) / "config.json").read_text())
     if "--input_timing_cache" in flags:
         Path(flags["--input_timing_cache"]).read_bytes()
+    pretrained["logits_dtype"] = flags.get("--logits_dtype", pretrained["logits_dtype"])
     quant = builder.QuantConfig(**pretrained["quantization"])
     world_size = pretrained["mapping"]["world_size"]
     settings = build_config(builder, flags)

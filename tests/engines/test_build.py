@@ -170,6 +170,49 @@ class TestResult:
         assert (builder.work / "model.cache").is_file() == (route == "trtllm-build")
 
 
+class TestFormats:
+    """What TensorRT-LLM 1.2.1 makes of formats: the build says so, or does it the way that works."""
+
+    def test_an_int8_kv_cache_is_calibrated_by_the_conversion(self, builder: Builder) -> None:
+        flags = ("--quantization", "int8-wo", "--kv-cache", "int8", "--no-paged-context")
+
+        succeeded(builder.run(*flags))
+
+        assert builder.ran == ["convert", "build"]
+        assert builder.manifest.quantization.kv_cache_quant_algo == "INT8"
+
+    def test_an_int8_kv_cache_that_would_be_lost_is_refused(self, builder: Builder) -> None:
+        done = builder.run("--kv-cache", "int8", "--no-paged-context")
+
+        assert (done.returncode, builder.ran) == (2, [])
+        assert "--kv-cache int8: quantize.py of TensorRT-LLM 1.2.1 loses it with fp8 weights" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("method", "algo"),
+        [("awq", "W4A16_GPTQ"), ("gptq", "W4A16_GPTQ"), ("fbgemm_fp8", "FP8_PER_CHANNEL_PER_TOKEN")],
+    )
+    def test_quantised_checkpoints_of_the_hub_are_converted(
+        self, builder: Builder, method: str, algo: str
+    ) -> None:
+        """An AWQ checkpoint comes out as GPTQ, and that is as it should be."""
+        quantised = {"quantization_config": {"quant_method": method}}
+        edit(builder.model / "config.json", lambda config: config.update(quantised))
+
+        succeeded(builder.run())
+
+        assert builder.ran == ["convert", "build"]
+        assert builder.manifest.quantization.quant_algo == algo
+
+    def test_log_probabilities_are_told_coarse_where_the_llm_api_quantises(
+        self, built: tuple[str, Builder]
+    ) -> None:
+        """trtllm-build is told the type of the logits; the other route cannot be."""
+        route, builder = built
+        said = [f.field for f in verify(builder.output) if f.severity == "warning"]
+
+        assert ("pretrained_config.logits_dtype" in said) == (route == "llm-api")
+
+
 def verify_golden(engine: Path) -> Done_:
     return in_this_process(["engine", "verify", str(engine), "--golden"], environment())
 
@@ -410,6 +453,7 @@ class TestFailures:
             ("driver", "the driver is too old", "a newer driver"),
             ("disk", "the disk is full", "--output"),
             ("dataset", "data set for calibration", "--calib-dataset"),
+            ("column", "another column", "cnn_dailymail"),
             ("sm", "does not support this format", "--quantization"),
         ],
     )

@@ -18,7 +18,7 @@ SHAPE: dict[str, Any] = {
     "schema": "lodestream.engine-plan",
     "version": 1,
     "request": "gpu kv_cache max_batch_size max_num_tokens max_seq_len memory_fraction paged_context "
-    "quantization tp",
+    "quantization target_tokens_per_second tp",
     "model": "architecture attention_bias dtype head_size heads hidden_size intermediate_size kv_heads "
     "layers max_position_embeddings mlp_bias name parameters path quantization source tied_embeddings "
     "tp_size vocab_size",
@@ -27,7 +27,8 @@ SHAPE: dict[str, Any] = {
     "memory": "block_bytes block_tokens blocks kv_bytes_per_token kv_pool left tokens total weights "
     "workspace",
     "capacity": [
-        "first_token_seconds limited_by output_tokens output_tokens_per_second prompt_tokens requests"
+        "expected_tokens_per_second first_token_seconds gpus_for_target limited_by output_tokens "
+        "output_tokens_per_second prompt_tokens requests"
     ],
     "decode": ["batch context limited_by tokens_per_second"],
     "warnings": [],
@@ -49,7 +50,7 @@ def some_plans(directory: Path) -> list[Plan]:
     return [
         *(plan(EIGHT_B, gpu) for gpu in ("h200", "l4", "a10", "b200")),
         plan(EIGHT_B, "h100", "bf16", tp=4, max_batch_size=7, max_seq_len=100, max_num_tokens=4000),
-        plan(EIGHT_B, "a10", kv_cache="int8", paged_context=False, memory_fraction=0.55),
+        plan(EIGHT_B, "a10", "int8-wo", "int8", paged_context=False, memory_fraction=0.55),
         plan(EIGHT_B, "l4", lengths=[(1500, 300)]),
         plan(quantised, "b200"),
         plan(write(directory / "b", CONVERTED), "h100"),

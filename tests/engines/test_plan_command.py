@@ -42,7 +42,8 @@ def test_the_report_is_the_golden_one(gpu: str) -> None:
 
 def test_json_is_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     """What comes out makes the same plan again."""
-    flags = ["--kv-cache", "int8", "--no-paged-context", "--max-batch-size", "32", "--max-seq-len", "4096"]
+    flags = ["--quantization", "int8-wo", "--target-tokens-per-second", "9000"]
+    flags += ["--kv-cache", "int8", "--no-paged-context", "--max-batch-size", "32", "--max-seq-len", "4096"]
     more = [
         "--max-num-tokens",
         "2048",
@@ -58,7 +59,9 @@ def test_json_is_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert from_json(capsys.readouterr().out) == plan(
         "llama-3.1-8b",
         "a10",
+        "int8-wo",
         kv_cache="int8",
+        target_tokens_per_second=9000,
         paged_context=False,
         max_batch_size=32,
         max_seq_len=4096,
@@ -93,6 +96,11 @@ def test_a_checkpoint_and_an_output_are_put_into_the_commands(
         ("--gpu h100 --input-len 8000 --output-len 8000", "--input-len + --output-len 8000 + 8000: is more"),
         ("--gpu h100 --input-len 8000", "--input-len and --output-len: give both, or neither"),
         ("--gpu h100 --tp two", "--tp: 'two' is not a whole number above 0"),
+        (
+            "--gpu a10 --kv-cache int8 --no-paged-context",
+            "--kv-cache int8: quantize.py of TensorRT-LLM 1.2.1",
+        ),
+        ("--gpu h100 --target-tokens-per-second 0", "--target-tokens-per-second: '0' is not a whole number"),
         ("--gpu h100 --max-batch-size 0", "--max-batch-size: '0' is not a whole number above 0"),
         ("--gpu h100 --memory-fraction 1.5", "--memory-fraction: '1.5' is not a number above 0, at most 1"),
         ("--gpu h100 --memory-fraction much", "--memory-fraction: 'much' is not a number"),
@@ -123,7 +131,7 @@ def test_a_key_of_a_checkpoint_is_named_as_it_is(tmp_path: Path, capsys: pytest.
 def test_the_unverified_is_printed_as_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     """The plan stands; the warning is part of it."""
     assert main(["engine", "plan", "--gpu", "rtx-pro-6000"]) == 0
-    assert "\nWarning: unverified: nvfp4 weights on SM 120: " in capsys.readouterr().out
+    assert "\nWarning: unverified: fp8 weights on SM 120: " in capsys.readouterr().out
 
 
 def test_a_pipe_gets_no_colours_and_an_old_encoding_no_blocks() -> None:

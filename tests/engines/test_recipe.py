@@ -136,6 +136,12 @@ def test_every_flag_is_one_that_the_tools_know(gpu: str) -> None:
         check(made)
 
 
+def test_plugins_take_dtypes_and_are_not_enabled() -> None:
+    """No tool of 1.2.1 has the value `enable` for them."""
+    for name in ("gpt_attention", "gemm", "gemm_swiglu", "low_latency_gemm", "low_latency_gemm_swiglu"):
+        assert "enable" not in tools.BUILD[f"--{name}_plugin"]
+
+
 def test_every_flag_for_quantised_checkpoints_is_known_too(tmp_path: Path) -> None:
     """From the hub in each way of quantising, and converted ones."""
     for directory, gpu in checkpoints(tmp_path):
@@ -179,19 +185,29 @@ def test_the_first_step_makes_the_format(
 
 
 def test_a_quantised_cache_alone_is_quantised_too() -> None:
-    """16-bit weights with an INT8 KV cache need calibration, by the one tool that has it."""
-    made = plan(EIGHT_B, "a10", "int8-wo", "int8", paged_context=False)
+    """An INT8 KV cache is calibrated by convert_checkpoint: quantize.py and the LLM API lose it."""
+    paths = Paths(calib_dataset="/d")
+    for form, precision in (("bf16", None), ("int8-wo", "int8"), ("int4-wo", "int4")):
+        made = plan(EIGHT_B, "a40", form, "int8", paged_context=False)
+        [first, _] = route(made, "trtllm-build", paths).commands
+        flags = flags_of(first)
 
-    assert flags_of(route(made, "trtllm-build").commands[0])["--kv_cache_dtype"] == "int8"
-    assert "quantises the KV cache" in str(
-        route(plan(EIGHT_B, "a40", "bf16", "int8", paged_context=False), "llm-api").obstacle
-    )
+        assert first.stage == "convert"
+        assert "--int8_kv_cache" in flags
+        assert flags["--calib_dataset"] == "/d"
+        assert flags.get("--weight_only_precision") == precision
+        assert "loses an INT8 KV cache" in str(route(made, "llm-api").obstacle)
+
+    made = plan(EIGHT_B, "l4", "bf16", "fp8", paged_context=False)
+    assert flags_of(route(made, "trtllm-build").commands[0])["--kv_cache_dtype"] == "fp8"
+    assert "quantises the KV cache" in str(route(made, "llm-api").obstacle)
 
 
 SUGGESTED = {
     "--use_paged_context_fmha": "enable",
     "--multiple_profiles": "enable",
     "--max_num_tokens": "8192",
+    "--logits_dtype": "float32",
 }
 
 
@@ -202,7 +218,8 @@ SUGGESTED = {
         ("a10", {}, {"--gemm_plugin": "auto", "--use_fp8_context_fmha": "disable"}, []),
         ("l4", {}, {"--gemm_plugin": "disable", "--use_fp8_context_fmha": "enable"}, []),
         ("h100", {}, {"--gemm_plugin": "disable", "--max_batch_size": "512"}, ["--low_latency_gemm_plugin"]),
-        ("b200", {}, {"--use_fp8_context_fmha": "enable"}, ["--gemm_plugin"]),
+        ("b200", {"quantization": "nvfp4"}, {"--use_fp8_context_fmha": "enable"}, ["--gemm_plugin"]),
+        ("b200", {}, {"--gemm_plugin": "disable", "--max_batch_size": "512"}, ["--low_latency_gemm_plugin"]),
         ("h100", {"tp": 2}, {"--reduce_fusion": "enable", "--workers": "2"}, []),
         ("h100", {"max_batch_size": 4}, {"--low_latency_gemm_plugin": "fp8"}, []),
         (
@@ -248,18 +265,22 @@ def test_both_routes_build_the_same() -> None:
     assert "QuantConfig(quant_algo=QuantAlgo.FP8, kv_cache_quant_algo=QuantAlgo.FP8)" in program
 
 
-@pytest.mark.parametrize("form", ["nvfp4", "fp8-rowwise", "int8-wo", "int4-wo"])
+def test_the_llm_api_quantises_to_nvfp4() -> None:
+    """By modelopt, like FP8."""
+    assert "quant_algo=QuantAlgo.NVFP4" in str(route(plan(EIGHT_B, "b200", "nvfp4"), "llm-api").program)
+
+
+@pytest.mark.parametrize("form", ["fp8-rowwise", "int8-wo", "int4-wo"])
 def test_the_llm_api_says_what_it_does_not_quantise(form: str) -> None:
-    """Its flow has four formats; the other route has them all."""
-    gpu = "b200" if form == "nvfp4" else "h100"
-    first, second = routes(plan(EIGHT_B, gpu, form))
+    """Its flow has five formats; the other route has them all."""
+    first, second = routes(plan(EIGHT_B, "h100", form))
 
     assert (first.name, second.name) == ("trtllm-build", "llm-api")
     assert second.obstacle == f"the LLM API does not quantise to {form} by itself"
 
 
 def test_a_quantised_checkpoint_is_built_as_it_is(tmp_path: Path) -> None:
-    """By the LLM API first, without quantising; convert_checkpoint reads some of them too."""
+    """Without quantising: modelopt's by the LLM API first, others by convert_checkpoint alone."""
     found = {
         directory.name: routes(plan(directory, gpu))
         for directory, gpu in checkpoints(tmp_path)
@@ -267,6 +288,11 @@ def test_a_quantised_checkpoint_is_built_as_it_is(tmp_path: Path) -> None:
     }
 
     for name, (first, second) in found.items():
+        if name in ("awq", "gptq", "fbgemm_fp8"):
+            assert first.name == "trtllm-build"
+            assert flags_of(first.commands[0])["--model_dir"] == str(tmp_path / name)
+            assert f"does not load {name} checkpoints" in str(second.obstacle)
+            continue
         assert first.name == "llm-api"
         assert "QuantConfig" not in str(first.program)
         assert str(tmp_path / name) in str(first.program)

@@ -135,6 +135,19 @@ def test_two_gpus_are_told_apart_from_one() -> None:
     assert re.search(r"^Warning: for throughput, .*\.$", text, re.MULTILINE)
 
 
+def test_what_to_expect_is_told_beside_the_ceiling() -> None:
+    """And the GPUs that a target takes, where one is given."""
+    plain = report(plan(EIGHT_B, "h100"), Canvas())
+    aimed = report(plan(EIGHT_B, "h100", target_tokens_per_second=50_000), Canvas())
+
+    assert re.search(r"^128 \+ 128 +512 +65,593 +26,237 to 42,635 +compute", plain, re.MULTILINE)
+    assert "what to expect, 40 to 65 % of it" in plain
+    assert "GPUs for" not in plain
+    assert re.search(r"expect +limited by +first token at least +GPUs for 50,000/s$", aimed, re.MULTILINE)
+    assert re.search(r"^128 \+ 128 .* ms +2$", aimed, re.MULTILINE)
+    assert re.search(r"^1,000 \+ 1,000 .* ms +3 to 5$", aimed, re.MULTILINE)
+
+
 def test_where_the_format_comes_from() -> None:
     """Recommended, or chosen against the recommendation."""
     assert "weights fp8 (recommended), KV cache fp8, paged context on" in report(

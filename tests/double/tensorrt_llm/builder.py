@@ -141,6 +141,7 @@ def build_engine(
     quant: QuantConfig,
     *,
     tp_size: int = 1,
+    logits_dtype: str = "float32",
     script: dict[str, Any] | None = None,
 ) -> None:
     """Write what a build leaves: config.json and one engine file per rank. The script is the engine."""
@@ -151,7 +152,7 @@ def build_engine(
     build = build_config.adjusted(quant, model["max_position_embeddings"], tp_size)
     config = {
         "version": __version__,
-        "pretrained_config": _pretrained_config(model, quant, tp_size),
+        "pretrained_config": _pretrained_config(model, quant, tp_size, logits_dtype),
         "build_config": build.model_dump(mode="json", exclude={"dry_run", "visualize_network"}),
     }
     directory.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,9 @@ def build_engine(
         (directory / f"rank{rank}.engine").write_text(json.dumps(script or {}))
 
 
-def _pretrained_config(model: dict[str, Any], quant: QuantConfig, tp_size: int) -> dict[str, Any]:
+def _pretrained_config(
+    model: dict[str, Any], quant: QuantConfig, tp_size: int, logits_dtype: str
+) -> dict[str, Any]:
     return {
         "architecture": "LlamaForCausalLM",
         "dtype": "bfloat16",
@@ -172,7 +175,7 @@ def _pretrained_config(model: dict[str, Any], quant: QuantConfig, tp_size: int) 
         "head_size": model["head_dim"],
         "hidden_act": "silu",
         "intermediate_size": model["intermediate_size"],
-        "logits_dtype": "float32",
+        "logits_dtype": logits_dtype,
         "norm_epsilon": 1e-05,
         "position_embedding_type": "rope_gpt_neox",
         "max_position_embeddings": model["max_position_embeddings"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from .arguments import TrtLlmArgs
 from .builder import BuildConfig, QuantConfig, build_engine, get_engine_version
+from .enums import QuantAlgo
 from .executor.executor import Executor
 from .executor.kv_cache import KvCache
 from .script import Script, read_script
@@ -27,18 +28,30 @@ def engine_directory(args: TrtLlmArgs, workspace: Path) -> Path:
         return directory
     if {"architecture", "dtype"} <= config.keys():
         raise NotImplementedError("the double builds Hugging Face checkpoints only")
+    quant, own = args.quant_config, _own_quantization(directory, config)
+    if quant is not None and quant.kv_cache_quant_algo is QuantAlgo.INT8:
+        # Lost by modelopt 0.37, as quantize.py loses it.
+        quant = quant.model_copy(update={"kv_cache_quant_algo": None})
     build_engine(
         workspace / "engine",
         config,
         args.build_config or BuildConfig(),
-        args.quant_config or _own_quantization(directory),
+        quant or own,
         tp_size=args.tensor_parallel_size,
+        logits_dtype="float16" if quant is not None and quant.quant_algo else "float32",
     )
     return workspace / "engine"
 
 
-def _own_quantization(directory: Path) -> QuantConfig:
-    """What a checkpoint that ModelOpt quantised brings along."""
+def _own_quantization(directory: Path, config: dict[str, Any]) -> QuantConfig:
+    """What a checkpoint that ModelOpt quantised brings along in its own file.
+
+    Raises:
+        NotImplementedError: config.json says that it is quantised, in whatever way.
+
+    """
+    if "quantization_config" in config and not (directory / "hf_quant_config.json").is_file():
+        raise NotImplementedError(f"Unsupported quantization_config: {config['quantization_config']}.")
     file = directory / "hf_quant_config.json"
     own = json.loads(file.read_text())["quantization"] if file.is_file() else {}
     return QuantConfig(**own)
