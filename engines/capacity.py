@@ -13,8 +13,8 @@ from engines.roofline import Roofline
 LENGTHS = ((128, 128), (1000, 1000), (2048, 128), (2048, 2048), (5000, 500), (20_000, 2000))
 """Prompt and answer tokens of the capacity table, where nobody asks for others."""
 EXPECTED = (0.40, 0.65)
-"""Of the roofline, what serving reaches: NVIDIA's published runs of Llama-3.1-8B in FP8 on an H100, beside the
-ceilings computed here (128 + 128: 43 %, 1000 + 1000: 52 %, 2048 + 2048: 65 %, 5000 + 500: 40 %)."""
+"""Of the roofline, what serving reaches: NVIDIA's published runs of Llama-3.1-8B in FP8 on an H100, beside
+the ceilings computed here (128 + 128: 43 %, 1000 + 1000: 52 %, 2048 + 2048: 65 %, 5000 + 500: 40 %)."""
 _BATCHES = (1, 4, 16, 64, 256, 1024)
 
 

@@ -81,8 +81,9 @@ FORMATS = {
 }
 
 CONVERTED_INT8_KV = frozenset({"bf16", "fp16", "int8-wo", "int4-wo"})
-"""Weight formats that convert_checkpoint makes, and with which it can calibrate an INT8 KV cache. quantize.py
-of 1.2.1 cannot: it enables a quantizer that modelopt 0.37 does not read, and the engine has a 16-bit cache."""
+"""Weight formats that convert_checkpoint makes, and with which it can calibrate an INT8 KV cache.
+quantize.py of 1.2.1 cannot: it enables a quantizer that modelopt 0.37 does not read, and the engine gets a
+16-bit cache."""
 
 KV_BYTES = {"bf16": 2, "fp8": 1, "int8": 1}
 """KV-cache formats, and the bytes of one element; `bf16` stands for whatever 16 bits the model has."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,21 @@ def probe(environment: Mapping[str, str] = os.environ, *, python: str | None = N
     )
 
 
+def writable_workspace(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables to set before TensorRT-LLM is imported: flashinfer, which it imports, writes a cache.
+
+    It does so below the home directory, and the import fails where that cannot be written, as in containers
+    that run as some user or on a file system that is read-only. Nothing is returned where it can.
+    """
+    home = environment.get("FLASHINFER_WORKSPACE_BASE") or environment.get("HOME") or "/"
+    place = Path(home).absolute()
+    there = next(parent for parent in (place, *place.parents) if parent.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
+        return {}
+    base = Path(tempfile.gettempdir()) / f"lodestream-flashinfer-{os.getuid()}"
+    return {"FLASHINFER_WORKSPACE_BASE": str(base)}
+
+
 def _versions(python: str | None) -> dict[str, str | None]:
     own = {} if python else {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     output = _run(python or sys.executable, "-c", _VERSIONS, seconds=_IMPORT_SECONDS, **own)
@@ -126,7 +142,7 @@ def _run(*command: str, seconds: float, **variables: str) -> str:
     try:
         done = subprocess.run(  # noqa: S603  the command is ours
             command,
-            env={**os.environ, **variables},
+            env={**os.environ, **writable_workspace(os.environ), **variables},
             capture_output=True,
             text=True,
             timeout=seconds,

@@ -184,7 +184,8 @@ def _summary(message: generation_pb2.Summary) -> Summary:
 
 
 def _usage(message: generation_pb2.Usage) -> Usage:
-    return Usage(message.prompt_tokens, message.completion_tokens, message.cached_tokens)
+    cached = message.cached_tokens if message.HasField("cached_tokens") else None
+    return Usage(message.prompt_tokens, message.completion_tokens, cached)
 
 
 def _timings(message: generation_pb2.Timings) -> Timings:

@@ -75,8 +75,8 @@ def _add_build_flags(parser: ArgumentParser) -> None:
     add(
         "--calib-dataset",
         metavar="NAME|DIR",
-        help="what quantising calibrates with; a local directory has a split `train` with a column `text`, or "
-        "`article` where its path holds cnn_dailymail [default: cnn_dailymail, which needs the network]",
+        help="what quantising calibrates with; a local directory has a split `train` with a column `text`, "
+        "or `article` where its path holds cnn_dailymail [default: cnn_dailymail, which needs the network]",
     )
     add("--model-id", metavar="NAME", help="serve under this name [default: the checkpoint's]")
     add("--revision", metavar="COMMIT", help="of the checkpoint [default: what its directory says]")

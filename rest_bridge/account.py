@@ -54,14 +54,14 @@ class Account:
 
     def headers(self, generation: Generation) -> dict[str, str]:
         """The same in short, for the headers of a whole reply."""
-        timings = generation.timings
+        timings, cached = generation.timings, generation.usage.cached_tokens
         return {
             "x-queue-ms": str(_ms(timings.queue_ms)),
             "x-prefill-ms": str(_ms(timings.prefill_ms)),
             "x-decode-ms": str(_ms(timings.decode_ms)),
             "x-bridge-ms": str(_ms(self._bridge_ms(timings))),
             "x-batch-size": str(generation.report.batch_size),
-            "x-cached-tokens": str(generation.usage.cached_tokens),
+            **({} if cached is None else {"x-cached-tokens": str(cached)}),
         }
 
     def _bridge_ms(self, timings: Timings) -> float:

@@ -21,10 +21,11 @@ def finish_reason(reason: FinishReason) -> str:
 
 
 def usage(counts: Usage) -> Json:
-    """Token counts."""
+    """Token counts. Details are absent where the engine does not tell what its cache held."""
+    known = counts.cached_tokens is not None
     return {
         "prompt_tokens": counts.prompt_tokens,
         "completion_tokens": counts.completion_tokens,
         "total_tokens": counts.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
+        **({"prompt_tokens_details": {"cached_tokens": counts.cached_tokens}} if known else {}),
     }

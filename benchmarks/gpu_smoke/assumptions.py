@@ -18,7 +18,7 @@ from inference_service.backends.types import EngineRequest, Sampling
 Assumed = dict[str, dict[str, str]]
 """Part of the library → name in it → who relies on it."""
 
-_METHODS = ("generate_async", "get_stats_async", "save", "shutdown")
+_METHODS = ("generate_async", "get_stats", "save", "shutdown")
 
 
 def relied_on() -> Assumed:
@@ -27,7 +27,7 @@ def relied_on() -> Assumed:
     return {
         "LLM": dict.fromkeys(_METHODS, "engine.py, save_program.py"),
         "LLM.generate_async": dict.fromkeys(library.NEEDED_ARGUMENTS, "library.py"),
-        "LLM.get_stats_async": {"timeout": "engine.py"},
+        "LLM.get_stats": {"timeout": "engine.py"},
         "TrtLlmArgs": dict.fromkeys(loads, "loading.py"),
         "KvCacheConfig": dict.fromkeys(cache, "loading.py"),
         "SamplingParams": {

@@ -47,13 +47,15 @@ def planned_gpu(gpu: InstalledGpu) -> Gpu:
     return min(alike, key=lambda row: abs(row.usable_bytes - gpu.memory_bytes))
 
 
-def build(gpu: InstalledGpu, checkpoint: Path, engine: Path, route: str, examples: Path) -> dict[str, Any]:
-    """Build by one of the two routes, without quantising; what verification found."""
+def build(
+    gpu: InstalledGpu, checkpoint: Path, engine: Path, route: str, examples: Path, *, kv_cache: str = "bf16"
+) -> dict[str, Any]:
+    """Build by one of the two routes, without quantising the weights; what verification found."""
     flags = ("--model", str(checkpoint), "--output", str(engine), "--quantization", "bf16", *LIMITS)
     where = ("--route", route, "--examples", str(examples))
-    printed = lodestream(
-        "engine", "build", "--gpu", planned_gpu(gpu).name, "--kv-cache", "bf16", *flags, *where
-    )
+    # An FP8 cache without FP8 attention excludes paged context; the builder would switch it off.
+    cache = ("--kv-cache", kv_cache, *(("--no-paged-context",) if kv_cache != "bf16" else ()))
+    printed = lodestream("engine", "build", "--gpu", planned_gpu(gpu).name, *cache, *flags, *where)
     return {"printed": printed, "verify": lodestream("engine", "verify", str(engine), "--golden")}
 
 

@@ -19,11 +19,14 @@ ANSWERS: Mapping[str, object] = {
     "preferred_token_comes_everywhere": True,
     "grammar_is_obeyed": "'ab', then stop",
     "unknown_sampling_field": "TypeError",
-    "prompt_that_is_too_long": "ValueError",
-    "empty_prompt": "ValueError",
+    "prompt_that_is_too_long": "RequestError, from the iterator",
+    "prompt_of_the_whole_context": "RequestError, from the iterator",
+    "prompt_that_leaves_one_token": "length",
+    "empty_prompt": "IndexError",
+    "stop_words_count_where_the_end_is_ignored": True,
     "statistics_have_our_keys": True,
     "can_tell_whether_it_is_shut_down": True,
-    "cached_tokens_are_told": True,
+    "cached_tokens_are_told": False,
     "shut_down_engine_says": "RuntimeError: LLM is shutting down",
 }
 

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -116,18 +117,37 @@ class Questions:
         return _raised(lambda: import_module("tensorrt_llm").SamplingParams(random_seed=1))
 
     async def prompt_that_is_too_long(self) -> str:
-        return _raised(lambda: self._submit(prompt=[65] * 100_000, max_tokens=4))
+        return await self._refusal([65] * 100_000)
+
+    async def prompt_of_the_whole_context(self) -> str:
+        return await self._refusal([65] * self._config.limits.max_seq_len)
+
+    async def prompt_that_leaves_one_token(self) -> str:
+        prompt = [65] * (self._config.limits.max_seq_len - 1)
+        return str((await self._finished(prompt=prompt, max_tokens=1)).outputs[0].finish_reason)
 
     async def empty_prompt(self) -> str:
         return _raised(lambda: self._submit(prompt=[], max_tokens=4))
 
+    async def stop_words_count_where_the_end_is_ignored(self) -> bool:
+        ids = list((await self._finished(max_tokens=8)).outputs[0].token_ids)
+        output = await self._finished(max_tokens=8, stop_token_ids=[ids[2]])
+        return bool(output.outputs[0].finish_reason == "stop")
+
     async def statistics_have_our_keys(self) -> bool:
-        """Those that `readings.py` reads."""
+        """Those that `readings.py` reads. Notes how long the asynchronous call holds the loop up."""
         await self._finished(max_tokens=4)
-        async for stats in self._llm.get_stats_async(timeout=5):
-            self.notes["statistics"] = stats
-            return all(key in stats for key in ("numQueuedRequests", "kvCacheStats"))
-        return False
+        stats = await asyncio.to_thread(self._llm.get_stats, timeout=5)
+        self.notes["statistics"] = stats[-1] if stats else None
+        self.notes["bytes of the KV pool"] = self._pool_bytes(stats[-1]) if stats else None
+        begun = time.monotonic()
+        turn = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.01, turn.set_result, None)
+        with suppress(StopAsyncIteration):
+            await aiter(self._llm.get_stats_async(timeout=0.5)).__anext__()
+        await turn
+        self.notes["seconds that get_stats_async holds the loop up"] = round(time.monotonic() - begun, 3)
+        return bool(stats) and all(key in stats[-1] for key in ("numQueuedRequests", "kvCacheStats"))
 
     async def can_tell_whether_it_is_shut_down(self) -> bool:
         return hasattr(getattr(self._llm, "_executor", None), "is_shutdown")
@@ -136,8 +156,9 @@ class Questions:
         prompt = list(range(64, 64 + 128))
         await self._finished(prompt=prompt, max_tokens=2)
         output = await self._finished(prompt=prompt, max_tokens=2)
-        self.notes["cached tokens of a repeated prompt of 128"] = getattr(output, "cached_tokens", None)
-        return isinstance(getattr(output, "cached_tokens", None), int)
+        told = getattr(output, "cached_tokens", None)
+        self.notes["cached tokens of a repeated prompt of 128"] = told
+        return bool(told)
 
     async def shut_down_engine_says(self) -> str:
         """The last question."""
@@ -148,6 +169,14 @@ class Questions:
         output = await self._finished(max_tokens=4)
         for name, kind in {"RequestOutput": output, "CompletionOutput": output.outputs[0]}.items():
             self.notes[f"members of {name}"] = [m for m in dir(kind) if not m.startswith("__")]
+
+    def _pool_bytes(self, stats: dict[str, Any]) -> int:
+        """Beside the GPU's memory and the weights it tells what the workspace takes, which we estimate."""
+        cache, shape = stats["kvCacheStats"], self._config.shape
+        heads = shape.num_key_value_heads // self._config.split.tp_size
+        element = 1 if self._config.quantization.kv_cache_quant_algo else 2
+        token = 2 * shape.num_hidden_layers * heads * shape.head_size * element
+        return int(cache["maxNumBlocks"] * cache["tokensPerBlock"] * token)
 
     def _bias(self, bias: dict[int, float]) -> Any:
         return BiasTensors(import_module("torch"), self._config.shape.vocab_size).tensor(bias)
@@ -171,6 +200,19 @@ class Questions:
             sampling_params=params,
             streaming=True,
         )
+
+    async def _refusal(self, prompt: list[int]) -> str:
+        """What a prompt is refused by, and whether at once."""
+        try:
+            output = self._submit(prompt=prompt, max_tokens=4)
+        except Exception as error:
+            return f"{type(error).__name__}, at once"
+        try:
+            async for _ in output:
+                pass
+        except Exception as error:
+            return f"{type(error).__name__}, from the iterator"
+        return str(output.outputs[0].finish_reason)
 
     async def _finished(self, **fields: Any) -> Any:
         output = self._submit(**fields)

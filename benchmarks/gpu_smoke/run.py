@@ -136,6 +136,15 @@ def _build(steps: Steps, runtime: Runtime, options: Options) -> Path | None:
             steps.skip(name, "the examples of TensorRT-LLM are not here; see --examples")
         elif steps.run(name, partial(_built, runtime, checkpoint, engine, route, examples)) is not None:
             built.append(engine)
+    if examples is not None and runtime.gpus[0].sm < 89:
+        # Nobody has told yet whether the compiled path takes it there.
+        cache = options.work / "engine-fp8-cache"
+        steps.run(
+            "build with an FP8 KV cache",
+            lambda: building.build(
+                runtime.gpus[0], checkpoint, cache, "trtllm-build", examples, kv_cache="fp8"
+            ),
+        )
     dummy = options.work / "engine-dummy"
     if steps.run("build with dummy weights", lambda: building.build_dummy(checkpoint, dummy)) is not None:
         built.append(dummy)

@@ -70,6 +70,7 @@ PARTS: Mapping[str, tuple[Callable[[Any], Names], tuple[str, ...]]] = {
     "LLM": (members, ("tensorrt_llm._tensorrt_engine:LLM",)),
     "LLM.__init__": (parameters, ("tensorrt_llm._tensorrt_engine:LLM.__init__",)),
     "LLM.generate_async": (parameters, ("tensorrt_llm._tensorrt_engine:LLM.generate_async",)),
+    "LLM.get_stats": (parameters, ("tensorrt_llm._tensorrt_engine:LLM.get_stats",)),
     "LLM.get_stats_async": (parameters, ("tensorrt_llm._tensorrt_engine:LLM.get_stats_async",)),
     "LLM.save": (parameters, ("tensorrt_llm._tensorrt_engine:LLM.save",)),
     "LLM.shutdown": (parameters, ("tensorrt_llm._tensorrt_engine:LLM.shutdown",)),

@@ -85,8 +85,8 @@ _KNOWN = (
     (
         r"KeyError: '(article|text)'|Column '?(article|text)'? (not in|doesn't exist)",
         "the calibration data has another column than is read",
-        ("--calib-dataset DIR with a split `train` and a column `text`; a path with cnn_dailymail in it is read "
-        "as that set, with its column `article`"),
+        ("--calib-dataset DIR with a split `train` and a column `text`; a path with cnn_dailymail in it is "
+        "read as that set, with its column `article`"),
     ),
     (
         r"not supported on SM|NotImplementedError.*SM ?\d+|unsupported architecture",

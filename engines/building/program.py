@@ -13,6 +13,7 @@ from pathlib import Path
 from engines.building.errors import StageFailed
 from engines.building.failures import Diagnosis, diagnose
 from engines.building.progress import Progress
+from engines.runtime import writable_workspace
 
 _TAIL = 256 * 1024
 _TICK_SECONDS = 0.5
@@ -45,7 +46,7 @@ class Program:
                 process = subprocess.Popen(  # noqa: S603  the plan's own command
                     self.argv,
                     cwd=self.work,
-                    env={**self.variables, "PYTHONUNBUFFERED": "1"},
+                    env={**self.variables, **writable_workspace(self.variables), "PYTHONUNBUFFERED": "1"},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -116,7 +116,7 @@ class EngineStep:
     """The text of the step where the engine detokenises, whole code points; None: detokenise the ids."""
     finish: EngineFinish | None = None
     cached_tokens: int | None = None
-    """Prompt tokens found in the KV cache; given once, in any step."""
+    """Prompt tokens found in the KV cache; given once, in any step, or never where the engine cannot tell."""
     logprobs: Sequence[TokenLogprob] = ()
     """Where asked for: one for each of `token_ids`, in order; an end-of-sequence token may lack its own."""
 

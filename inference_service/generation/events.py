@@ -102,7 +102,8 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int
+    cached_tokens: int | None
+    """None: the engine does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

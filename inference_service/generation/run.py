@@ -35,7 +35,8 @@ class Progress:
 
     watch: Stopwatch
     completion_tokens: int = 0
-    cached_tokens: int = 0
+    cached_tokens: int | None = None
+    """None as long as no engine has told it."""
     batch_size: int = 0
 
     def on_admitted(self, running: int) -> None:
@@ -45,7 +46,7 @@ class Progress:
     def on_step(self, step: EngineStep, *, counts_cached: bool) -> None:
         self.completion_tokens += step.token_count
         if step.cached_tokens is not None and counts_cached:
-            self.cached_tokens += step.cached_tokens
+            self.cached_tokens = (self.cached_tokens or 0) + step.cached_tokens
         if step.token_count:
             self.watch.on_token()
 

@@ -22,7 +22,9 @@ class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+    prompt_tokens_details: PromptTokensDetails | None = Field(
+        default=None, description="Absent where the engine does not tell what its cache held."
+    )
 
 
 class Timings(BaseModel):

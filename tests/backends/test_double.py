@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.double.tensorrt_llm.builder import LLAMA_3_1_8B
-from tests.support.tensorrt import LIMITS, make_engine
+from tests.support.tensorrt import LIMITS, make_engine, with_slow_tokenizer
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -99,6 +99,32 @@ class TestResults:
         assert seen[-2][-1] == 128009
         assert seen[-1] == seen[-2][:-1]
         assert (result.outputs[0].finish_reason, result.outputs[0].stop_reason) == ("stop", 128009)
+
+    async def test_stop_words_end_what_ignores_the_end(self, load: Load) -> None:
+        result = await finished(ask(load(), stop_token_ids=[1917], max_tokens=50, end_id=128001))
+
+        assert (result.outputs[0].finish_reason, result.outputs[0].stop_reason) == ("stop", 1917)
+
+    async def test_cached_tokens_are_never_told(self, load: Load) -> None:
+        llm, prompt = load(), [9906, 1917] * 100
+        await finished(ask(llm, prompt))
+
+        again = await finished(ask(llm, prompt))
+
+        assert again.cached_tokens == 0
+        assert sum(s["kvCacheStats"]["reusedBlocks"] for s in llm.get_stats(0.1)[-1:]) > 0
+
+    async def test_asynchronous_statistics_stop_the_loop(self, load: Load) -> None:
+        """The call that waits is made inside the coroutine."""
+        llm = load()
+        await finished(ask(llm))
+        assert llm.get_stats(1)
+        turns: list[int] = []
+        asyncio.get_running_loop().call_later(0.05, turns.append, 1)
+
+        assert [reading async for reading in llm.get_stats_async(0.5)] == []
+
+        assert not turns
 
     async def test_end_id_never_shows(self, load: Load) -> None:
         result = await finished(ask(load(), ignore_eos=False, end_id=128009, max_tokens=50))
@@ -336,13 +362,48 @@ class TestRefusals:
             llm.generate_async(inputs=[1], sampling_params=params(), streaming=True, priority=0.5)
 
     async def test_lengths_are_checked_against_the_engine_on_every_call(self, load: Load) -> None:
+        """At once where prompts are whole; where they are cut, by the worker, through the iterator."""
         whole, cut = load(enable_chunked_prefill=False), load(enable_chunked_prefill=True)
+        error = import_module("tensorrt_llm.llmapi").RequestError
 
         with pytest.raises(ValueError, match="more than 8192"):
             ask(whole, [1] * 8190)
         assert ask(cut, [1] * 8190)
-        with pytest.raises(ValueError, match="more than 8192"):
-            ask(cut, [1] * 8192)
+        refused = ask(cut, [1] * 8192)
+        with pytest.raises(error, match="maximum input length 8191"):
+            await finished(refused)
+
+    async def test_longest_prompt_leaves_room_for_one_token(self, load: Load) -> None:
+        """max_seq_len - 1, and no longer."""
+        output = (await finished(ask(load(), [1] * 8191))).outputs[0]
+
+        assert (len(output.token_ids), output.finish_reason) == (1, "length")
+
+    async def test_empty_prompt_is_an_index_error(self, load: Load) -> None:
+        llm = load()
+
+        with pytest.raises(IndexError):
+            llm.generate_async(inputs={"prompt_token_ids": []}, sampling_params=params(), streaming=True)
+
+    def test_grammars_need_a_fast_tokenizer_even_if_nobody_sends_one(
+        self, llama31_files: Path, tmp_path: Path, arguments: dict[str, Any]
+    ) -> None:
+        directory = with_slow_tokenizer(make_engine(tmp_path / "engine", llama31_files))
+        llm = import_module("tensorrt_llm._tensorrt_engine").LLM
+
+        with pytest.raises(AttributeError, match="backend_tokenizer"):
+            llm(model=str(directory), **arguments, guided_decoding_backend="xgrammar")
+        llm(model=str(directory), **arguments).shutdown()
+
+    @pytest.mark.parametrize("quantised", [{"quant_method": "awq"}, {"quant_method": "modelopt"}])
+    def test_quantised_checkpoints_are_built_from_modelopts_own_file_only(
+        self, llama31_files: Path, tmp_path: Path, quantised: dict[str, Any]
+    ) -> None:
+        model = Path(shutil.copytree(llama31_files, tmp_path / "model"))
+        (model / "config.json").write_text(json.dumps({**LLAMA_3_1_8B, "quantization_config": quantised}))
+
+        with pytest.raises(NotImplementedError, match="Unsupported quantization_config"):
+            import_module("tensorrt_llm._tensorrt_engine").LLM(model=str(model))
 
     @pytest.mark.parametrize(
         ("changes", "error"),
@@ -390,7 +451,8 @@ class TestBuilding:
         (model / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
         api = import_module("tensorrt_llm.llmapi")
         build = api.BuildConfig(max_batch_size=4, max_num_tokens=2048, max_input_len=200_000)
-        quant = api.QuantConfig(kv_cache_quant_algo=api.QuantAlgo.INT8)
+        algos = {"quant_algo": api.QuantAlgo.FP8, "kv_cache_quant_algo": api.QuantAlgo.INT8}
+        quant = api.QuantConfig(**algos)
         reuse = api.KvCacheConfig(enable_block_reuse=False)
 
         llm = import_module("tensorrt_llm._tensorrt_engine").LLM(
@@ -399,9 +461,13 @@ class TestBuilding:
         llm.save(str(saved))
         llm.shutdown()
 
-        config = json.loads((saved / "config.json").read_text())["build_config"]
+        document = json.loads((saved / "config.json").read_text())
+        config, pretrained = document["build_config"], document["pretrained_config"]
+        assert pretrained["quantization"]["quant_algo"] == "FP8"
+        assert pretrained["quantization"]["kv_cache_quant_algo"] is None  # lost by modelopt 0.37
+        assert pretrained["logits_dtype"] == "float16"
         assert (config["max_seq_len"], config["max_input_len"]) == (131072, 131072)
-        assert config["plugin_config"]["use_paged_context_fmha"] is False
+        assert config["plugin_config"]["use_paged_context_fmha"] is True
         assert config["kv_cache_type"] == "PAGED"
         assert {file.name for file in saved.iterdir()} == {
             "config.json",

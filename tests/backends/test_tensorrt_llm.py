@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from importlib import import_module
@@ -130,9 +131,10 @@ class TestOutput:
         assert second.token_count > 10
         assert second.token_count == len(second.token_ids)
 
-    async def test_prompt_that_was_seen_before_is_found_in_the_cache(
+    async def test_what_the_cache_held_is_unknown(
         self, make_backend: MakeBackend, tokenizer: Tokenizer
     ) -> None:
+        """The library says 0 for every prompt, also for one that it reused."""
         backend = make_backend()
         await backend.start()
         prompt = tokenizer.encode_text("one two three four " * 30)
@@ -140,8 +142,7 @@ class TestOutput:
         first = await collect(backend, request(prompt, 4))
         second = await collect(backend, request(prompt, 4))
 
-        assert first[0].cached_tokens == 0
-        assert second[0].cached_tokens == (len(prompt) - 1) // 32 * 32
+        assert [step.cached_tokens for step in (*first, *second)] == [None] * len([*first, *second])
 
     async def test_answer_cut_at_the_end_of_sequence_is_cut(
         self, make_backend: MakeBackend, tokenizer: Tokenizer
@@ -179,11 +180,15 @@ class TestFailures:
     async def test_request_that_the_library_refuses_outright_raises(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
-        """The service checks lengths before; what slips through fails alone."""
-        with pytest.raises(EngineRequestError):
-            await collect(backend, request(tokenizer.encode_text("hello") * 9000, 5))
+        """The service checks lengths before; what slips through fails alone, at once or by the engine."""
+        for prompt in (tokenizer.encode_text("hello") * 9000, [9906] * 8192, []):
+            with pytest.raises(EngineRequestError):
+                await collect(backend, request(prompt, 5))
+        await released(backend)
 
-        assert backend.stats().running == 0
+        [*_, last] = await collect(backend, request([9906] * 8191, 1))
+
+        assert last.finish is EngineFinish.MAX_TOKENS
 
     async def test_dead_engine_ends_what_runs_and_takes_nothing_more(
         self, make_backend: MakeBackend, tokenizer: Tokenizer
@@ -324,6 +329,31 @@ class TestStatistics:
         await released(backend)
         await _until(lambda: (backend.stats().waiting, backend.stats().kv_blocks_used) == (0, 0))
 
+    async def test_reading_statistics_holds_no_stream_up(
+        self, make_backend: MakeBackend, tokenizer: Tokenizer, llm_class: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The library's call blocks, the asynchronous one included: it is made in a thread of its own."""
+        threads: list[threading.Thread] = []
+        get_stats = llm_class.get_stats
+
+        def spy(llm: Any, timeout: float) -> Any:
+            threads.append(threading.current_thread())
+            return get_stats(llm, timeout)
+
+        monkeypatch.setattr(llm_class, "get_stats", spy)
+        backend = make_backend(tps=100)
+        await backend.start()
+        await collect(backend, request(tokenizer.encode_text("hello"), 20))
+        await _until(lambda: bool(threads))
+        gaps: list[float] = []
+        begun = time.monotonic()
+        while (now := time.monotonic()) - begun < 2.5:
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - now)
+
+        assert threading.main_thread() not in threads
+        assert max(gaps) < 1.5
+
     async def test_engine_that_tells_nothing_is_served_all_the_same(
         self,
         make_backend: MakeBackend,
@@ -331,7 +361,7 @@ class TestStatistics:
         llm_class: Any,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.delattr(llm_class, "get_stats_async")
+        monkeypatch.delattr(llm_class, "get_stats")
         backend = make_backend()
         await backend.start()
 

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from engines.adopt import adopt
-from engines.runtime import Runtime
+from engines.runtime import Runtime, writable_workspace
 from inference_service.backends.errors import BackendStartError, EngineDeadError
 from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
 from inference_service.backends.types import BackendDescription
@@ -25,6 +25,7 @@ from tests.support.tensorrt import (
     SMALL_SIZE,
     make_engine,
     sampling_params_without,
+    with_slow_tokenizer,
     write_small_tokenizer,
 )
 
@@ -187,6 +188,45 @@ class TestLoading:
 
         with pytest.raises(EngineDeadError):
             await collect(backend, request([1, 2, 3]))
+
+
+class TestGrammars:
+    async def test_engine_without_a_fast_tokenizer_is_served_without_grammars(
+        self, start: Start, engine: Path, loaded_with: Mapping[str, Any]
+    ) -> None:
+        """With grammars the library would not load it, even if nobody sends one."""
+        description = await start(with_slow_tokenizer(engine))
+
+        assert "guided_decoding_backend" not in loaded_with
+        assert description.refused == {"grammar", "top_logprobs"}
+
+    async def test_tokenizer_that_cannot_be_looked_at_has_no_grammars(
+        self, start: Start, engine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "transformers", None)
+
+        assert (await start(engine)).refused == {"grammar", "top_logprobs"}
+
+
+class TestHome:
+    """Importing the library makes flashinfer's cache below the home directory."""
+
+    async def test_engine_is_served_where_home_cannot_be_written(
+        self, start: Start, engine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forget_the_double(monkeypatch, DOUBLE)
+        monkeypatch.setenv("HOME", "/dev/null/nobody")
+        # Set by the service; this makes the test put it back.
+        monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", "")
+
+        assert await start(engine)
+
+    def test_workspace_is_moved_only_where_it_has_to_be(self, tmp_path: Path) -> None:
+        assert writable_workspace({"HOME": str(tmp_path / "new")}) == {}
+        assert writable_workspace({"HOME": "/dev/null", "FLASHINFER_WORKSPACE_BASE": str(tmp_path)}) == {}
+        for nowhere in ({"HOME": "/dev/null/nobody"}, {"FLASHINFER_WORKSPACE_BASE": "/dev/null/x"}):
+            moved = writable_workspace(nowhere)["FLASHINFER_WORKSPACE_BASE"]
+            assert Path(moved).parent.is_dir()
 
 
 class TestLibrary:

@@ -64,6 +64,17 @@ def test_a_chat_reply_has_every_field() -> None:
     }
 
 
+def test_what_the_cache_held_is_absent_where_no_engine_tells() -> None:
+    """In the body and among the headers; the reply still validates."""
+    unknown = replace(GENERATION, usage=Usage(prompt_tokens=27, completion_tokens=8, cached_tokens=None))
+    reply = rendered(CHAT_REPLY, unknown)
+
+    ChatCompletion.model_validate(reply)
+    assert reply["usage"] == {"prompt_tokens": 27, "completion_tokens": 8, "total_tokens": 35}
+    assert "x-cached-tokens" not in account().headers(unknown)
+    assert account().headers(GENERATION)["x-cached-tokens"] == "5"
+
+
 def test_a_completion_reply_has_every_field() -> None:
     """As above, with the text itself and the ids that were asked for."""
     reply = rendered(COMPLETION_REPLY, token_ids=True)

@@ -27,8 +27,10 @@ SHAPE: dict[str, Any] = {
     "memory": "block_bytes block_tokens blocks kv_bytes_per_token kv_pool left tokens total weights "
     "workspace",
     "capacity": [
-        "expected_tokens_per_second first_token_seconds gpus_for_target limited_by output_tokens "
-        "output_tokens_per_second prompt_tokens requests"
+        (
+            "expected_tokens_per_second first_token_seconds gpus_for_target limited_by output_tokens "
+            "output_tokens_per_second prompt_tokens requests"
+        )
     ],
     "decode": ["batch context limited_by tokens_per_second"],
     "warnings": [],

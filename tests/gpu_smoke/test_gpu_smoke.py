@@ -232,7 +232,7 @@ def test_behaviour_that_differs_shows() -> None:
     assert unexpected(answers) == {
         "end_id_is_shown": (True, False),
         "asked_anew": (1, None),
-        "empty_prompt": ("not asked", "ValueError"),
+        "empty_prompt": ("not asked", "IndexError"),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -74,6 +75,14 @@ def test_summary() -> None:
         timings=pb.Timings(queue_ms=1.5, prefill_ms=20.25, decode_ms=300.0, time_to_first_token_ms=21.75),
         report=REPORT_MESSAGE,
     )
+
+
+def test_unknown_is_not_zero() -> None:
+    """What the cache held stays unset where no engine told it."""
+    unknown = replace(SUMMARY, usage=Usage(27, 8, None))
+
+    assert not stream_response(unknown).summary.usage.HasField("cached_tokens")
+    assert stream_response(replace(SUMMARY, usage=Usage(27, 8, 0))).summary.usage.HasField("cached_tokens")
 
 
 @pytest.mark.parametrize("cause", StopCause)

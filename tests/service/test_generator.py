@@ -335,6 +335,13 @@ async def test_the_prompt_and_what_of_it_was_cached_counts_once() -> None:
     assert summary.usage == Usage(3, 8, 2)
 
 
+async def test_what_was_cached_is_unknown_where_the_engine_does_not_tell() -> None:
+    *_, summary = await said(generation(Scripted([step(0), step(1, finish=EngineFinish.MAX_TOKENS)])))
+
+    assert isinstance(summary, Summary)
+    assert summary.usage.cached_tokens is None
+
+
 @pytest.mark.parametrize("error", [EngineRequestError("one"), EngineDeadError("all"), RuntimeError("bug")])
 async def test_an_error_in_one_choice_ends_all(error: Exception) -> None:
     backend = Scripted([step(0), 60.0], [0.02, error], [60.0])

@@ -15,7 +15,7 @@ from tests.double.tensorrt_llm.builder import LLAMA_3_1_8B, BuildConfig, QuantCo
 
 DOUBLE = Path(__file__).parent.parent / "double"
 """To be put on the import path."""
-DOUBLED = frozenset({"tensorrt_llm", "torch", "xgrammar"})
+DOUBLED = frozenset({"tensorrt_llm", "torch", "transformers", "xgrammar"})
 """What can be imported from there."""
 
 LIMITS: Mapping[str, int] = {"max_batch_size": 16, "max_num_tokens": 8192, "max_seq_len": 8192}
@@ -95,6 +95,16 @@ def write_small_tokenizer(directory: Path) -> None:
     }
     for stem, document in documents.items():
         (directory / f"{stem}.json").write_text(json.dumps(document))
+
+
+def with_slow_tokenizer(engine: Path) -> Path:
+    """Make an engine's tokenizer one that transformers does not load as a fast one."""
+    file = engine / "tokenizer_config.json"
+    settings = {**json.loads(file.read_text()), "tokenizer_class": "SlowTokenizer"}
+    # It may be a link to a file that other engines share.
+    file.unlink()
+    file.write_text(json.dumps(settings))
+    return engine
 
 
 def sampling_params_without(params: Any, *names: str) -> type:

@@ -29,6 +29,8 @@ SHUTDOWN_SECONDS = 60.0
 """How long closing waits for the engine's worker processes."""
 WATCH_SECONDS = 0.2
 """Between two looks at whether the engine lives: those who wait for a dead one are not told."""
+STATISTICS_PAUSE_SECONDS = 0.2
+"""Between two readings of the engine's statistics."""
 
 
 class ModelTokenizer(Protocol):
@@ -175,11 +177,20 @@ class TensorRtLlmBackend(Backend):
             await self._submitted.wait()
             self._submitted.clear()
             try:
-                async for reading in engine.readings():
-                    self._reading = reading
+                await self._follow_statistics(engine)
             except Exception as error:
                 _log.warning("no_statistics", reason=f"{type(error).__name__}: {error}"[:300])
                 return
+
+    async def _follow_statistics(self, engine: Engine) -> None:
+        """Read until the engine has stopped making steps."""
+        while True:
+            reading = await off_loop(engine.read_statistics)
+            if reading is not None:
+                self._reading = reading
+            elif not self._calls:
+                return
+            await asyncio.sleep(STATISTICS_PAUSE_SECONDS)
 
     async def _fail_all(self, reason: str) -> None:
         calls = tuple(self._calls)

@@ -60,7 +60,6 @@ class EngineCall:
         self._on_left = on_left
         self._changed = asyncio.Event()
         self._error: BackendError | None = None
-        self._cached_told = False
         self._patience: asyncio.TimerHandle | None = None
         self._follower = asyncio.create_task(self._follow(), name=f"tensorrt_llm-{request_id}")
         self._follower.add_done_callback(self._on_follower_done)
@@ -143,10 +142,9 @@ class EngineCall:
     def _step(
         self, completion: Completion, first: int, ids: list[int], finish: EngineFinish | None = None
     ) -> EngineStep:
-        cached = None if self._cached_told else getattr(self._output, "cached_tokens", None)
-        self._cached_told = True
+        # `cached_tokens` of the output is 0 on the compiled path, whatever was reused: it is unknown.
         logprobs = self._logprobs(completion, first, ids) if self._with_logprobs else ()
-        return EngineStep(ids, len(ids), None, finish, cached, logprobs)
+        return EngineStep(ids, len(ids), None, finish, logprobs=logprobs)
 
     def _logprobs(self, completion: Completion, first: int, ids: list[int]) -> Sequence[TokenLogprob]:
         """Those of `ids`, the first of which is the output's `first`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,8 @@ from inference_service.backends.types import EngineRequest
 
 _log = structlog.stdlib.get_logger(__name__)
 _SHUTTING_DOWN = "LLM is shutting down"
+STATISTICS_SECONDS = 0.1
+"""How long the engine is asked for statistics that it does not have."""
 
 
 class Completion(Protocol):
@@ -70,6 +73,7 @@ class Engine:
         # There is no public way to ask. Where even this is missing, the next request finds out.
         self._can_tell = hasattr(getattr(llm, "_executor", None), "is_shutdown")
         self._dead = False
+        self._reading = threading.Lock()
 
     @property
     def refused(self) -> frozenset[str]:
@@ -130,15 +134,26 @@ class Engine:
         """What a request that came to nothing means."""
         return EngineRequestError(reason) if self.is_alive else EngineDeadError("the engine has shut down")
 
-    async def readings(self) -> AsyncIterator[Reading]:
-        """Statistics as they come; ends after a pause, until the next request."""
-        async for stats in self._llm.get_stats_async(timeout=2):
-            yield read(stats)
+    def read_statistics(self) -> Reading | None:
+        """The newest statistics; None: the engine made no step since they were last read.
+
+        Blocks for `STATISTICS_SECONDS` where there are none. The library's async variant does too: it makes
+        the same call inside the coroutine, and so holds up the event loop and every stream.
+        """
+        with self._reading:
+            stats = self._llm.get_stats(timeout=STATISTICS_SECONDS)
+        return read(stats[-1]) if stats else None
 
     def shutdown(self) -> None:
         """End the engine and its worker processes. Blocks."""
         self._dead = True
-        self._llm.shutdown()
+        # The library's sockets are not to be closed under a call.
+        is_idle = self._reading.acquire(timeout=10 * STATISTICS_SECONDS)
+        try:
+            self._llm.shutdown()
+        finally:
+            if is_idle:
+                self._reading.release()
 
     def _sampling_params(self, request: EngineRequest) -> Any:
         fields = sampling_fields(request, self._end_ids, self._library.fields)

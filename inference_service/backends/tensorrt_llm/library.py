@@ -8,12 +8,14 @@ does not start; what a request may want and is not there is refused by name.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from engines.runtime import writable_workspace
 from engines.verification.config import SUPPORTED, is_supported
 from inference_service.backends.errors import BackendStartError
 from inference_service.backends.tensorrt_llm.options import Options, find_options
@@ -62,6 +64,7 @@ def load_library() -> Library:
         BackendStartError: it is not installed, broken, of another version, or a needed part is missing.
 
     """
+    os.environ.update(writable_workspace(os.environ))
     package = _import("tensorrt_llm")
     version = str(getattr(package, "__version__", "unknown"))
     if not is_supported(version):

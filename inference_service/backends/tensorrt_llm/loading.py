@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,12 @@ def load_engine(directory: Path, config: EngineConfig, end_ids: frozenset[int]) 
 
     """
     library = load_library()
+    if library.options.guided is not None and not has_fast_tokenizer(directory):
+        # The library sets xgrammar up when it loads the engine, and would not load it.
+        _log.warning(
+            "no_grammars", directory=str(directory), reason="transformers has no fast tokenizer for it"
+        )
+        library = replace(library, options=replace(library.options, guided=None))
     if library.version != config.version:
         raise BackendStartError(
             f"the engine in {directory} cannot be served: version: found {config.version}, wanted the "
@@ -39,6 +47,16 @@ def load_engine(directory: Path, config: EngineConfig, end_ids: frozenset[int]) 
     except Exception as error:
         raise BackendStartError(f"TensorRT-LLM cannot load {directory}: {_reason(error)}") from error
     return Engine(llm, library, end_ids, config.shape.vocab_size)
+
+
+def has_fast_tokenizer(directory: Path) -> bool:
+    """Whether transformers makes a fast tokenizer of a directory's files, as the library has it do."""
+    try:
+        tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(str(directory))
+    except Exception as error:
+        _log.info("no_tokenizer", directory=str(directory), reason=f"{type(error).__name__}: {error}"[:300])
+        return False
+    return bool(getattr(tokenizer, "is_fast", False))
 
 
 def arguments(directory: Path, config: EngineConfig, library: Library) -> dict[str, Any]:

@@ -7,6 +7,9 @@ beside it as serving takes. What its engine answers is made up
 - a result is an iterator over itself, changed in place; its token ids are cumulative and can shrink
 - an abort is a message: the request goes on until a final response, `cancelled`, arrives
 - a request that failed raises from `__anext__` and, iterated again, never comes back
+- a prompt that is too long fails through the iterator where prompts are chunked, and at once where not
+- what prompts have in common is reused, and `cached_tokens` is 0 all the same
+- statistics come by a blocking call; the async one blocks its event loop
 - a dead engine says nothing to those that wait, and "LLM is shutting down" to those that call
 - results wake one event loop only, and their queues have no bound
 - log probabilities are cumulative too, and keep that of a stop word that was taken out of the ids
@@ -25,7 +28,10 @@ answers.py           what the engine says
 script.py            speeds and faults, out of the engine's own file and out of prompts
 """
 
+from .flashinfer import find_workspace
 from .sampling_params import SamplingParams
+
+find_workspace()
 
 __version__ = "1.2.1"
 

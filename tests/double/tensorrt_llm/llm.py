@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +47,13 @@ class LLM:
             tokenizer_revision=tokenizer_revision,
             **kwargs,
         )
-        self._stats_done = False
         self._workspace = tempfile.TemporaryDirectory(suffix="-llm-workspace")
         try:
             self._engine_dir = engine_directory(self.args, Path(self._workspace.name))
             self._tokenizer = Tokenizer(Path(self.args.tokenizer or self.args.model))
+            if self.args.guided_decoding_backend is not None and not self._tokenizer.is_fast:
+                # xgrammar is set up at load, whether or not a request ever has a grammar.
+                raise AttributeError("'SlowTokenizer' object has no attribute 'backend_tokenizer'")
             self._executor = load_executor(self.args, self._engine_dir, self._tokenizer)
         except BaseException:
             self._workspace.cleanup()
@@ -100,19 +100,18 @@ class LLM:
             gathers_logits=self.args.gather_generation_logits,
             guided_backend=self.args.guided_decoding_backend,
         )
-        self._stats_done = False
         return self._executor.submit(self._request(prompt_ids, params, cache_salt))
 
     def get_stats(self, timeout: float | None = 2) -> list[dict[str, Any]]:
-        raise NotImplementedError("with an event loop there is get_stats_async")
+        """Readings of the iterations since the last call; blocks until there are some, or for `timeout`."""
+        executor = self._executor
+        return [] if executor is None else executor.take_stats(2 if timeout is None else timeout)
 
     async def get_stats_async(self, timeout: float | None = 2) -> AsyncIterator[dict[str, Any]]:
-        """Readings of the iterations; ends when none came within `timeout`, until the next request."""
-        stats = None if self._executor is None else self._executor.stats
-        with suppress(asyncio.TimeoutError):
-            while stats is not None and not self._stats_done:
-                yield json.loads(await stats.get_within(2 if timeout is None else timeout))
-        self._stats_done = True
+        """The same call, made inside the coroutine: the event loop stands still until it answers."""
+        while readings := self.get_stats(timeout):
+            for reading in readings:
+                yield reading
 
     def save(self, engine_dir: str) -> None:
         """Copy the engine, and the files whose names start with `tokenizer`."""
@@ -135,13 +134,19 @@ class LLM:
         if not isinstance(inputs, list) or not all(type(index) is int for index in inputs):
             raise TypeError(f"the double takes a list of token ids, not {type(inputs)}")
         if not inputs:
-            raise ValueError("the prompt is empty")
+            # The library looks at the first token to tell ids from texts.
+            raise IndexError("list index out of range")
         return inputs
 
     def _request(self, prompt_ids: list[int], params: SamplingParams, salt: str | None) -> Request:
         """Reads config.json for every request, as the library does."""
         config = json.loads((self._engine_dir / "config.json").read_text())
-        room = self._room(len(prompt_ids), params, config["build_config"]["max_seq_len"])
+        longest = config["build_config"]["max_seq_len"]
+        wanted = len(prompt_ids) + (params.max_tokens or 0)
+        if not self.args.enable_chunked_prefill and wanted > longest:
+            raise ValueError(f"{wanted} tokens of prompt and output are more than {longest}")
+        # A prompt that is too long is refused by the worker: the request's own iterator tells it.
+        room = longest - len(prompt_ids)
         end_id = self._tokenizer.eos_id if params.end_id is None else params.end_id
         return Request(
             id=0,
@@ -152,10 +157,3 @@ class LLM:
             vocabulary_size=config["pretrained_config"]["vocab_size"],
             cache_salt=salt,
         )
-
-    def _room(self, prompt_tokens: int, params: SamplingParams, longest: int) -> int:
-        """How many tokens fit behind the prompt."""
-        wanted = prompt_tokens + (params.max_tokens or 1)
-        if prompt_tokens >= longest or (not self.args.enable_chunked_prefill and wanted > longest):
-            raise ValueError(f"{wanted} tokens of prompt and output are more than {longest}")
-        return longest - prompt_tokens

@@ -80,6 +80,7 @@ def load_executor(args: TrtLlmArgs, directory: Path, tokenizer: Tokenizer) -> Ex
         KvCache(script.kv_blocks, plugins["tokens_per_block"], reuse=reuse),
         max_batch_size=min(args.max_batch_size, build["max_batch_size"]),
         max_num_tokens=2**31 if args.enable_chunked_prefill else build["max_num_tokens"],
+        max_seq_len=build["max_seq_len"],
     )
 
 

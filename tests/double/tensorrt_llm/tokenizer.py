@@ -27,6 +27,9 @@ class Tokenizer:
         added = self._library.get_added_tokens_decoder()
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
         settings = json.loads((directory / "tokenizer_config.json").read_text())
+        self.is_fast = not settings.get("tokenizer_class", "PreTrainedTokenizerFast").endswith(
+            "SlowTokenizer"
+        )
         self.eos_id: int = self._library.token_to_id(settings["eos_token"])
 
     def encode(self, text: str) -> list[int]:

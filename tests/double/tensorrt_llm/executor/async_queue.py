@@ -29,31 +29,6 @@ class AsyncQueue(Generic[Item]):
             await self._filled.wait()
         return self._items.popleft()
 
-    async def get_within(self, seconds: float) -> Item:
-        """Like `get`.
-
-        Raises:
-            asyncio.TimeoutError: nothing came in time.
-
-        """
-        expired = False
-
-        def expire() -> None:
-            nonlocal expired
-            expired = True
-            self._filled.set()
-
-        alarm = self.loop.call_later(seconds, expire)
-        try:
-            while not self._items and not expired:
-                self._filled.clear()
-                await self._filled.wait()
-        finally:
-            alarm.cancel()
-        if not self._items:
-            raise asyncio.TimeoutError
-        return self._items.popleft()
-
     def _notify(self) -> None:
         if self._items:
             self._filled.set()

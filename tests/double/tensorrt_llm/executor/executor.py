@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..script import Script
 from ..tokenizer import Tokenizer
-from .async_queue import AsyncQueue, notify_many
+from .async_queue import notify_many
 from .kv_cache import KvCache
 from .result import ErrorResponse, RequestOutput, Response
 from .sequence import Request, Sequence
 
 _LEAST_PAUSE = 0.0005
-_STATS_PERIOD = 0.2
 MOST_STATS = 1000
 
 
@@ -39,12 +40,14 @@ class Executor:
         *,
         max_batch_size: int,
         max_num_tokens: int,
+        max_seq_len: int,
     ) -> None:
         self._script = script
         self._tokenizer = tokenizer
         self._cache = cache
         self._max_batch_size = max_batch_size
         self._max_num_tokens = max_num_tokens
+        self._max_prompt = max_seq_len - 1
         self._results: dict[int, RequestOutput] = {}
         self._inbox: deque[Request | Cancel] = deque()
         self._mail = threading.Condition()
@@ -55,18 +58,18 @@ class Executor:
         self._last_id = 0
         self._thread: threading.Thread | None = None
         self._completed = 0
-        self.stats: AsyncQueue[str] | None = None
-        self._unsent_stats: deque[str] = deque(maxlen=MOST_STATS)
-        self._stats_sent_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stats: deque[str] = deque(maxlen=MOST_STATS)
+        self._has_stats = threading.Condition()
 
     def is_shutdown(self) -> bool:
         return self._stopping
 
     def submit(self, request: Request) -> RequestOutput:
         """Put a request into the worker's inbox; it has no bound."""
-        if self.stats is None or self.stats.loop.is_closed():
+        if self._loop is None or self._loop.is_closed():
             # The loop that is current now is the only one that will ever be woken.
-            self.stats = AsyncQueue()
+            self._loop = asyncio.get_running_loop()
         self._last_id += 1
         request = replace(request, id=self._last_id)
         result = RequestOutput(
@@ -85,6 +88,14 @@ class Executor:
         """Put a cancel into the worker's inbox. A finished request is none of its business."""
         if request_id in self._results:
             self._send(Cancel(request_id))
+
+    def take_stats(self, timeout: float) -> list[dict[str, Any]]:
+        """What was not taken yet; waits in this thread, whatever else it has to do, until there is some."""
+        with self._has_stats:
+            self._has_stats.wait_for(lambda: bool(self._stats), timeout)
+            taken = [json.loads(reading) for reading in self._stats]
+            self._stats.clear()
+        return taken
 
     def shutdown(self) -> None:
         """Abort everything and end the worker. Those that wait for results are not told."""
@@ -119,12 +130,14 @@ class Executor:
             self._schedule()
             responses = [*failures, *self._iterate()]
             self._dispatch(responses)
-            self._send_stats()
+            with self._has_stats:
+                self._stats.append(json.dumps(self._reading()))
+                self._has_stats.notify()
 
     def _pause(self) -> float | None:
         """Seconds until there is something to do; None: until there is mail."""
         if not self._running:
-            return _STATS_PERIOD if self._unsent_stats else None
+            return None
         due = min(sequence.wakes_at for sequence in self._running.values())
         return None if math.isinf(due) else max(due - time.monotonic(), _LEAST_PAUSE)
 
@@ -134,6 +147,9 @@ class Executor:
             return None
         if len(message.prompt_ids) > self._max_num_tokens:
             return ErrorResponse(message.id, f"the prompt has more than {self._max_num_tokens} tokens")
+        if len(message.prompt_ids) > self._max_prompt:
+            # One token has to fit behind it.
+            return ErrorResponse(message.id, f"Prompt length exceeds maximum input length {self._max_prompt}")
         try:
             self._waiting.append(Sequence(message, self._script, self._tokenizer))
         except ValueError as error:
@@ -155,7 +171,8 @@ class Executor:
             if not self._cache.reserve(request.id, len(request.prompt_ids) + request.max_tokens):
                 return
             sequence = self._waiting.popleft()
-            sequence.begin(self._cache.reuse(request.prompt_ids, request.cache_salt))
+            self._cache.reuse(request.prompt_ids, request.cache_salt)
+            sequence.begin()
             self._running[request.id] = sequence
 
     def _iterate(self) -> list[Response | ErrorResponse]:
@@ -190,17 +207,8 @@ class Executor:
                 queues.append(result.aqueue)
             if isinstance(response, ErrorResponse) and response.fatal:
                 self._stopping = True
-        if self.stats is not None:
-            notify_many(self.stats.loop, queues)
-
-    def _send_stats(self) -> None:
-        self._unsent_stats.append(json.dumps(self._reading()))
-        if self.stats is None or time.monotonic() - self._stats_sent_at < _STATS_PERIOD:
-            return
-        self._stats_sent_at = time.monotonic()
-        while self._unsent_stats:
-            self.stats.put_nowait(self._unsent_stats.popleft())
-        notify_many(self.stats.loop, [self.stats])
+        if self._loop is not None:
+            notify_many(self._loop, queues)
 
     def _reading(self) -> dict[str, object]:
         return {

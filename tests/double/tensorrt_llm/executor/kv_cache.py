@@ -12,6 +12,7 @@ class KvCache:
         self._blocks = blocks
         self._tokens_per_block = tokens_per_block
         self._reuse = reuse
+        self._reused = 0
         self._taken: dict[int, int] = {}
         self._seen: set[tuple[str | None, tuple[int, ...]]] = set()
 
@@ -25,16 +26,14 @@ class KvCache:
     def free(self, request_id: int) -> None:
         self._taken.pop(request_id, None)
 
-    def reuse(self, prompt_ids: Sequence[int], salt: str | None) -> int:
-        """Tokens of the prompt's beginning that are there already, in whole blocks, never the last token."""
+    def reuse(self, prompt_ids: Sequence[int], salt: str | None) -> None:
+        """Count the blocks of the prompt's beginning that are there already; never the last token."""
         size = self._tokens_per_block
         ends = range(size, len(prompt_ids), size) if self._reuse else ()
-        cached = 0
         for end in ends:
             key = (salt, tuple(prompt_ids[:end]))
-            cached = end if key in self._seen else cached
+            self._reused += key in self._seen
             self._seen.add(key)
-        return cached
 
     def stats(self) -> dict[str, int]:
         used = sum(self._taken.values())
@@ -43,4 +42,5 @@ class KvCache:
             "freeNumBlocks": self._blocks - used,
             "usedNumBlocks": used,
             "tokensPerBlock": self._tokens_per_block,
+            "reusedBlocks": self._reused,
         }

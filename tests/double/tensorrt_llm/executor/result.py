@@ -27,7 +27,6 @@ class Response:
     client_id: int
     token_ids: tuple[int, ...] = ()
     finish: FinishReason | None = None
-    cached_tokens: int = 0
     log_prob: float = 0.0
 
     @property
@@ -88,6 +87,7 @@ class RequestOutput:
         self.prompt_token_ids = prompt_token_ids
         self.outputs = [CompletionOutput(0)]
         self.cached_tokens = 0
+        """Never set: the executor of compiled engines does not tell it."""
         self.decoding_iter = 0
         self.aqueue: AsyncQueue[Response | ErrorResponse] | None = None
         if running_loop() is not None:
@@ -137,7 +137,6 @@ class RequestOutput:
             raise (CppExecutorError if response.fatal else RequestError)(response.message)
         self._done = response.is_final
         self.decoding_iter += 1
-        self.cached_tokens = response.cached_tokens
         output = self.outputs[0]
         output._last_token_ids_len = len(output.token_ids)
         output.token_ids.extend(response.token_ids)

@@ -28,7 +28,8 @@ class Request:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        return frozenset() if self.params.ignore_eos else frozenset(self.params.stop_token_ids or ())
+        """They end an answer that ignores the end of sequence, too."""
+        return frozenset(self.params.stop_token_ids or ())
 
 
 class Sequence:
@@ -46,16 +47,14 @@ class Sequence:
         """Why an engine step with it fails."""
         self._answer = self._begin_answer(tokenizer)
         self._position = 0
-        self._cached_tokens = 0
         self._due = 0.0
         self._let_go_at: float | None = None
         self._stop_word_met = False
 
-    def begin(self, cached_tokens: int) -> None:
+    def begin(self) -> None:
         """Get a slot, and begin with the prefill."""
         speed = self._script.prefill_tps
         self._due = time.monotonic() + (len(self.request.prompt_ids) / speed if speed else 0.0)
-        self._cached_tokens = cached_tokens
 
     def cancel(self) -> None:
         self._let_go_at = time.monotonic() + self._script.ignore_abort
@@ -97,10 +96,10 @@ class Sequence:
         full = self._position == self.request.max_tokens and not self._stop_word_met
         finish = FinishReason.LENGTH if full else None
         log_prob = log_probability(token, self.request.params)
-        return Response(self.request.id, (token,), finish, self._cached_tokens, log_prob)
+        return Response(self.request.id, (token,), finish, log_prob)
 
     def _end(self, finish: FinishReason) -> Response:
-        return Response(self.request.id, (), finish, self._cached_tokens)
+        return Response(self.request.id, (), finish)
 
     def _fault(self) -> Response | ErrorResponse | None:
         script, position = self._script, self._position

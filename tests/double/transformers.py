@@ -1,0 +1,19 @@
+"""The one thing of transformers that serving calls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+class AutoTokenizer:
+    """A tokenizer, of which only its kind is known."""
+
+    def __init__(self, *, is_fast: bool) -> None:
+        self.is_fast = is_fast
+
+    @staticmethod
+    def from_pretrained(directory: str) -> AutoTokenizer:
+        settings = json.loads((Path(directory) / "tokenizer_config.json").read_text())
+        kind: str = settings.get("tokenizer_class", "PreTrainedTokenizerFast")
+        return AutoTokenizer(is_fast=not kind.endswith("SlowTokenizer"))
