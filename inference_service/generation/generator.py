@@ -63,7 +63,9 @@ class Generation:
     def usage(self) -> Usage:
         """Tokens so far, also when the generation was cut off."""
         progress = self._progress
-        return Usage(self._request.prompt_tokens, progress.completion_tokens, progress.cached_tokens)
+        # A request that runs nothing takes nothing out of the cache either.
+        cached = progress.cached_tokens if self._runs else 0
+        return Usage(self._request.prompt_tokens, progress.completion_tokens, cached)
 
     @property
     def causes(self) -> list[StopCause]:

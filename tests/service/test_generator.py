@@ -159,7 +159,7 @@ async def test_tokens_cut_by_a_stop_are_counted_and_the_engine_is_freed() -> Non
     events = await said(running)
 
     assert events[1:3] == [Delta(0, "a", [0], 1), Finished(0, StopCause.STOP_SEQUENCE, stop_sequence="bc")]
-    assert running.usage == Usage(3, 4, 0)
+    assert running.usage == Usage(3, 4, None)
     assert backend.running == 0
 
 
@@ -170,7 +170,7 @@ async def test_tokens_without_names_are_counted() -> None:
     events = await said(running)
 
     assert events[1] == Delta(0, "漢", [5], 3)
-    assert running.usage == Usage(3, 3, 0)
+    assert running.usage == Usage(3, 3, None)
 
 
 async def test_progress_of_the_prefill_is_no_token() -> None:
@@ -188,7 +188,7 @@ async def test_a_deadline_after_the_first_token_keeps_what_was_made() -> None:
     events = await said(running)
 
     assert events[1:-1] == [Delta(0, "a", [0], 1), Delta(0, "b", [1], 1), Finished(0, StopCause.DEADLINE)]
-    assert running.usage == Usage(3, 2, 0)
+    assert running.usage == Usage(3, 2, None)
     assert backend.running == 0
 
 
