@@ -1,4 +1,4 @@
-# Two commands do everything: `make serve` and `make test`. Both need only Python 3.10+ and make.
+# Two commands do everything: `make serve` and `make test`. Both need only Python 3.11+ and make.
 
 PYTHON ?= python3
 VENV := .venv
@@ -65,8 +65,8 @@ clean:  ## Remove what the targets above made inside the clone.
 	rm -rf $(VENV) .venv-gpu tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
 $(VENV)/.python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-	    || { echo "lodestream needs Python 3.10 or newer; set PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "lodestream needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 	    || { echo "python3 cannot make virtual environments here; on Debian: apt-get install python3-venv"; exit 1; }
 	@touch $@

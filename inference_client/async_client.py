@@ -41,8 +41,9 @@ from inference_client.retry import RetryPolicy
 from inference_client.validation import Validation
 
 if TYPE_CHECKING:
+    from typing import Self, Unpack
+
     from grpc import aio
-    from typing_extensions import Self, Unpack
 
 RequestT = TypeVar("RequestT", bound=ProtoMessage)
 ResponseT = TypeVar("ResponseT", bound=ProtoMessage)

@@ -21,7 +21,7 @@ from inference_client.grammar import StreamGrammar, cut_short
 from inference_client.status import error_from_rpc
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     Rpc = aio.UnaryStreamCall[
         generate_service_pb2.GenerateRequest, generate_service_pb2.GenerateStreamResponse
@@ -178,6 +178,6 @@ class AsyncStream:
 
 
 def is_being_cancelled() -> bool:
-    """Whether the current task was asked to stop; Python 3.10 cannot tell, and says no."""
-    cancelling = getattr(asyncio.current_task(), "cancelling", None)
-    return cancelling is not None and cancelling() > 0
+    """Whether the current task was asked to stop."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

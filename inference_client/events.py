@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from inference_client.logprobs import TokenLogprob
@@ -11,7 +11,7 @@ from inference_client.report import Report
 from inference_client.tools import ToolCallDelta
 
 
-class FinishReason(str, Enum):
+class FinishReason(StrEnum):
     """Why a choice ended."""
 
     STOP = "stop"
@@ -28,7 +28,7 @@ class FinishReason(str, Enum):
     __str__ = str.__str__
 
 
-class StopCause(str, Enum):
+class StopCause(StrEnum):
     """The finer cause behind a `FinishReason`."""
 
     END_OF_SEQUENCE = "end_of_sequence"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 from grpc_health.v1 import health_pb2
 
@@ -10,7 +10,7 @@ from inference_client.deadline import Deadline
 from inference_client.errors import DeadlineError, InferenceError, UnavailableError
 
 
-class Health(str, Enum):
+class Health(StrEnum):
     """What the service says of itself. One that cannot be asked raises `UnavailableError` instead."""
 
     SERVING = "serving"

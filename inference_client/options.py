@@ -10,7 +10,7 @@ from inference_client.messages import Messages
 from inference_client.tools import Tool, ToolChoice, ToolChoiceMode
 
 if TYPE_CHECKING:
-    from typing_extensions import Required
+    from typing import Required
 
 
 class CountOptions(TypedDict, total=False):

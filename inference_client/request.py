@@ -17,7 +17,7 @@ from inference_client.options import CountOptions, GenerateOptions
 from inference_client.tools import write_tools
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing import Unpack
 
 _SAMPLING = (
     "temperature",

@@ -41,7 +41,7 @@ from inference_client.sync_stream import Rpc, Stream
 from inference_client.validation import Validation
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing import Self, Unpack
 
 RequestT = TypeVar("RequestT", bound=ProtoMessage)
 ResponseT = TypeVar("ResponseT", bound=ProtoMessage)

@@ -20,7 +20,7 @@ from inference_client.grammar import StreamGrammar, cut_short
 from inference_client.status import error_from_rpc
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class Rpc(Protocol):

@@ -129,7 +129,7 @@ class Calls:
         """Wait until no call runs, at most `seconds`; True if none does."""
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             return False
         return True
 

@@ -6,7 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from lodestream import settings
 from lodestream.groups import only
@@ -99,7 +99,7 @@ def _level(text: str) -> Level:
 
 
 def _row(key: ApiKey) -> dict[str, str]:
-    created = datetime.fromtimestamp(key.created, timezone.utc)
+    created = datetime.fromtimestamp(key.created, UTC)
     return {
         "id": key.id,
         "name": key.name,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
-import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,9 +134,8 @@ def _pairs(setting: Setting, texts: Iterable[str], source: str) -> dict[str, str
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        return dict(toml.loads(path.read_text(encoding="utf-8")))
+        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingError(f"{path}: the settings file cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 compile() {
-    uv pip compile --universal --python-version 3.10 --generate-hashes --quiet \
+    uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
         --no-emit-index-url --no-annotate --no-header --no-emit-package lodestream "$@"
 }
 # The development set first: its tools bound protobuf, and what is served is what was tested.

@@ -43,11 +43,7 @@ class UntilDisconnect:
         self._listener.cancel()
         if not self._gone:
             return
-        if self._cancelled_by_others() and kind is asyncio.CancelledError:
+        if self._task.uncancel() > 0 and kind is asyncio.CancelledError:
+            # Somebody else cancelled the task, too.
             return
         raise ClientGone from error
-
-    def _cancelled_by_others(self) -> bool:
-        # Python 3.10 keeps no count: there our own cancellation is taken for the only one.
-        uncancel = getattr(self._task, "uncancel", None)
-        return uncancel is not None and uncancel() > 0

@@ -60,7 +60,7 @@ async def _outcome(llm: Any) -> str:
     try:
         output = llm.generate_async(inputs=[65, 66], sampling_params=sampling, streaming=True)
         await asyncio.wait_for(output.aresult(), _REQUEST_SECONDS)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         return f"no answer in {_REQUEST_SECONDS} s"
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:300]

@@ -241,7 +241,7 @@ async def ask(questions: Questions) -> dict[str, Any]:
 async def _answered(question: Callable[[], Awaitable[object]]) -> object:
     try:
         return await asyncio.wait_for(question(), _SECONDS)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         return f"no answer in {_SECONDS} s"
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:300]

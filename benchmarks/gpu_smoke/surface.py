@@ -117,7 +117,7 @@ def _part(look: Callable[[Any], Names], places: tuple[str, ...]) -> dict[str, An
     for place in places:
         try:
             return {"where": place, "names": look(_find(place))}
-        except Exception as error:  # noqa: PERF203  few places, and each may fail in its own way
+        except Exception as error:
             reasons.append(f"{place}: {type(error).__name__}: {error}")
     return {"where": None, "names": {}, "reason": "; ".join(reasons)}
 

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
-
-if sys.version_info >= (3, 11):
-    from asyncio import Timeout
-    from asyncio import timeout as _timeout
-else:
-    from async_timeout import Timeout
-    from async_timeout import timeout as _timeout
 
 T = TypeVar("T")
 
@@ -46,16 +38,11 @@ class Deadline:
             DeadlinePassed: it passed first; `work` has been cancelled.
 
         """
-        limit = _timeout(max(self.at - time.monotonic(), 0))
+        limit = asyncio.timeout(max(self.at - time.monotonic(), 0))
         try:
             async with limit:
                 return await work
-        except (asyncio.TimeoutError, TimeoutError):
-            if not _has_expired(limit):
+        except TimeoutError:
+            if not limit.expired():
                 raise
             raise DeadlinePassed from None
-
-
-def _has_expired(limit: Timeout) -> bool:
-    # What the standard library made a method is a property of the package that stands in for it.
-    return bool(limit.expired() if callable(limit.expired) else limit.expired)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT
-
 from inference_service.models.errors import ModelError
 
 _MAGIC = b"GGUF"
@@ -36,6 +34,44 @@ _SCALARS = {
 _U32 = _SCALARS[4]
 _U64 = _SCALARS[10]
 _MOST_DIMENSIONS = 8
+_DEFAULT_ALIGNMENT = 32
+_BLOCKS = {
+    0: (1, 4),
+    1: (1, 2),
+    2: (32, 18),
+    3: (32, 20),
+    6: (32, 22),
+    7: (32, 24),
+    8: (32, 34),
+    9: (32, 40),
+    10: (256, 84),
+    11: (256, 110),
+    12: (256, 144),
+    13: (256, 176),
+    14: (256, 210),
+    15: (256, 292),
+    16: (256, 66),
+    17: (256, 74),
+    18: (256, 98),
+    19: (256, 50),
+    20: (32, 18),
+    21: (256, 110),
+    22: (256, 82),
+    23: (256, 136),
+    24: (1, 1),
+    25: (1, 2),
+    26: (1, 4),
+    27: (1, 8),
+    28: (1, 8),
+    29: (256, 56),
+    30: (1, 2),
+    34: (256, 54),
+    35: (256, 66),
+    39: (32, 17),
+    40: (64, 36),
+    41: (128, 18),
+}
+"""Elements of a block and its bytes, for each of ggml's tensor types (`ggml.h`, `ggml_type`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +124,7 @@ class _Reader:
         tensors, entries = self._number(_U64), self._number(_U64)
         metadata = {self._string(): self._value(self._number(_U32)) for _ in range(entries)}
         extents = [self._tensor_extent() for _ in range(tensors)]
-        alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
         start = -(-self._at // alignment) * alignment
         return GgufHeader(metadata, start + max(extents, default=0))
 
@@ -135,6 +171,6 @@ class _Reader:
         for _ in range(rank):
             elements *= self._number(_U64)
         kind, offset = self._number(_U32), self._number(_U64)
-        # A quantisation newer than the gguf package is the engine's to judge.
-        block, width = GGML_QUANT_SIZES.get(kind, (1, 0))
+        # A quantisation that is newer than the table is the engine's to judge.
+        block, width = _BLOCKS.get(kind, (1, 0))
         return int(offset + elements // block * width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from fastapi import APIRouter, Request, Response
@@ -36,7 +36,7 @@ async def health(request: Request) -> Response:
             "status": "healthy" if healthy else "unhealthy",
             "node": bridge.config.region,
             "runtime": "lodestream",
-            "timestamp": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "features": {"dynamic_loading": False, "huggingface_support": False},
             "backend": {"healthy": healthy, "info": _info(backend)},
         }

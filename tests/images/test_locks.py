@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
-from importlib import import_module
+import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -50,8 +49,7 @@ def needs(name: str, extras: frozenset[str]) -> list[Requirement]:
 
 
 def own_needs(extras: frozenset[str]) -> list[str]:
-    toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    project = toml.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
     return [*project["dependencies"], *(text for extra in extras for text in optional[extra])]
 

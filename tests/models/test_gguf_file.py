@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from gguf import GGUFReader, GGUFWriter
+from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference_service.models import gguf_header
 from inference_service.models.errors import ModelError
 from inference_service.models.gguf_file import read_model
 from inference_service.models.gguf_header import read_header
@@ -38,6 +40,11 @@ def test_metadata_is_what_the_library_of_the_format_reads(tiny: Path) -> None:
         key: list(value) if isinstance(value, tuple) else value for key, value in header.metadata.items()
     } == expected
     assert header.data_end == max(tensor.data_offset + tensor.n_bytes for tensor in reader.tensors)
+
+
+def test_the_sizes_of_tensor_types_are_those_of_the_library_of_the_format() -> None:
+    assert {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()} == gguf_header._BLOCKS
+    assert gguf_header._DEFAULT_ALIGNMENT == GGUF_DEFAULT_ALIGNMENT
 
 
 def test_the_default_model_is_read_whole(model_file: ModelFile) -> None:

@@ -95,7 +95,7 @@ async def test_each_stream_is_asked_for_more_only_once_its_last_was_dealt_with()
             assert sources[own].asked == "abcdefuvwxyz".index(item) % 6 + 1
 
 
-@pytest.mark.parametrize("error", [ValueError("bad"), asyncio.TimeoutError(), KeyError("key")])
+@pytest.mark.parametrize("error", [ValueError("bad"), TimeoutError(), KeyError("key")])
 async def test_the_first_exception_ends_all(error: Exception) -> None:
     sources = [Source("a", endless=True), Source("b", error=error), Source("", endless=True)]
 

@@ -204,7 +204,7 @@ async def _shut_down(engine: Engine) -> None:
     """End the engine, and leave it behind if that takes too long."""
     try:
         await asyncio.wait_for(off_loop(engine.shutdown), SHUTDOWN_SECONDS)
-    except (asyncio.TimeoutError, TimeoutError):
+    except TimeoutError:
         _log.error("shutdown_unanswered", seconds=SHUTDOWN_SECONDS)
     except Exception as error:
         _log.error("shutdown_failed", reason=f"{type(error).__name__}: {error}"[:300])

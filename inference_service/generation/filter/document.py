@@ -17,9 +17,8 @@ keys = ["alice", "bob"]
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
-import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -146,8 +145,7 @@ def _load(content: bytes, path: Path) -> Any:
         text = content.decode("utf-8")
         if kind == "JSON":
             return json.loads(text)
-        toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-        return toml.loads(text)
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise OperatorError(f"{_title(path)}: is not valid {kind}: {' '.join(str(error).split())}") from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ WIDEST = 256
 _MEMORY = 64 * 1024 * 1024
 """What one expression and its automata may take, in bytes. Where it is spent RE2 gets slower, not wrong."""
 
-_parser: Any = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
+_parser: Any = importlib.import_module("re._parser")
 
 _DIGIT = r"\p{Nd}"
 _WORD = r"\p{L}\p{M}\p{N}_"
