@@ -40,7 +40,7 @@ def read_checkpoint(directory: Path) -> ModelConfig:
 
     """
     if not directory.is_dir():
-        raise PlanRefused("model", directory, f"no such directory; built in is {LLAMA_3_1_8B.name}")
+        raise PlanRefused("model", directory, f"no such directory; {LLAMA_3_1_8B.name} needs none")
     config = _read(directory / "config.json")
     if "pretrained_config" in config and "build_config" in config:
         raise PlanRefused("model", directory, "is an engine already; give the checkpoint it is built from")

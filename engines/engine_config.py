@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engines.errors import EngineError
-from engines.finding import Finding, shown
+from engines.finding import NOTHING, Finding, in_lines, shown
 
 CONFIG_FILE = "config.json"
 
@@ -105,8 +105,8 @@ _WHERE: dict[str, type] = {
 }
 _WANTED = {
     "int": "a whole number above 0",
-    "str": "a text",
-    "str | None": "a text or null",
+    "str": "a string",
+    "str | None": "a string or null",
     "bool": "true or false",
 }
 
@@ -115,7 +115,7 @@ class UnreadableConfigError(EngineError):
     """Expected: there is no config.json of an engine here. The message is one line."""
 
     def __init__(self, findings: tuple[Finding, ...]) -> None:
-        super().__init__("; ".join(map(str, findings)))
+        super().__init__(*in_lines(f"{CONFIG_FILE} is not that of an engine", findings))
         self.findings = findings
 
 
@@ -145,7 +145,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _unreadable("nothing", "the config.json of an engine") from None
+        raise _unreadable(NOTHING, "the config.json of an engine") from None
     except OSError as error:
         raise _unreadable(f"a file that cannot be read ({error.strerror})", "the engine's") from None
     except ValueError as error:
@@ -170,7 +170,7 @@ def _kind(document: object) -> str:
 
 def _malformed(document: Mapping[str, Any]) -> Iterator[Finding]:
     if not isinstance(document.get("version"), str):
-        yield Finding("version", shown(document.get("version")), "the TensorRT-LLM version, a text")
+        yield Finding("version", shown(document.get("version")), "the TensorRT-LLM version, a string")
     for where, section in _WHERE.items():
         values = _find(document, where)
         if not isinstance(values, dict):

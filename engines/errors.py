@@ -6,12 +6,22 @@ EngineError            something about an engine, its checkpoint or its GPU is n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
 class EngineError(Exception):
-    """Expected: the caller has to change something. The message is one line."""
+    """Expected: the caller has to change something. The message is one line.
+
+    Args:
+        message: the line.
+        details: where several things are wrong, one line for each.
+
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class PlanRefused(EngineError):

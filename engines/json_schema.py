@@ -77,9 +77,9 @@ def _obstacle(schema: Mapping[str, Any], value: Any) -> str | None:
 
 def _text_obstacle(schema: Mapping[str, Any], text: str) -> str | None:
     if not re.search(schema.get("pattern", ""), text):
-        return str(schema.get("description", f"a text that matches {schema.get('pattern')}"))
+        return str(schema.get("description", f"a string that matches {schema.get('pattern')}"))
     if len(text) < schema.get("minLength", 0):
-        return f"a text of {schema['minLength']} characters or more"
+        return f"a string of {schema['minLength']} characters or more"
     return None
 
 
@@ -96,7 +96,7 @@ def _check_object(
     known = schema.get("properties", {})
     for name in schema.get("required", ()):
         if name not in value:
-            yield Violation(_below(path, name), None, f"it, as {path or 'the document'} requires")
+            yield Violation(_below(path, name), None, f"there, as {path or 'the document'} requires")
     for name, item in value.items():
         yield from _check_name(root, schema, name, path)
         rest = schema.get("additionalProperties", {})

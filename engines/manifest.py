@@ -17,7 +17,7 @@ from typing import Any, Literal
 from engines.engine_config import BuildLimits, Plugins, Quantization, Shape, Split
 from engines.engine_files import MANIFEST_FILE, FileFacts
 from engines.errors import EngineError
-from engines.finding import Finding, shown
+from engines.finding import Finding, in_lines, shown
 from engines.json_schema import violations
 from engines.tokenizer_files import TokenizerFacts
 
@@ -104,7 +104,7 @@ class ManifestError(EngineError):
     """Expected: there is a manifest.json, but it is none. The message is one line."""
 
     def __init__(self, findings: tuple[Finding, ...]) -> None:
-        super().__init__("; ".join(map(str, findings)))
+        super().__init__(*in_lines(f"{MANIFEST_FILE} is not as it must be", findings))
         self.findings = findings
 
 

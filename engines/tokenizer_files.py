@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import EngineError
-from engines.finding import shown
+from engines.finding import NOTHING, shown
 
 TOKENIZER_FILE = "tokenizer.json"
 _NAMES = (
@@ -46,7 +46,7 @@ class TokenizerUnreadableError(EngineError):
     """
 
     def __init__(self, file: str, found: str) -> None:
-        super().__init__(f"{file}: found {found}")
+        super().__init__(f"{file} is missing" if found == NOTHING else f"{file}: found {found}")
         self.file = file
         self.found = found
 
@@ -65,7 +65,7 @@ def read_tokenizer(directory: Path) -> TokenizerFacts:
     """
     text = _read(directory, TOKENIZER_FILE)
     if text is None:
-        raise TokenizerUnreadableError(TOKENIZER_FILE, "nothing")
+        raise TokenizerUnreadableError(TOKENIZER_FILE, NOTHING)
     try:
         return _facts(directory, text)
     except (AttributeError, KeyError, TypeError):

@@ -28,7 +28,7 @@ from inference_service.guard import Guard
 from inference_service.health import HealthMonitor, State
 from inference_service.model_servicer import ModelServicer
 from inference_service.servicer import GenerateServicer
-from lodestream_common.address import Address, cannot_listen, check_open_address, parse_address
+from lodestream_common.address import Address, cannot_listen, check_free, check_open_address, parse_address
 from lodestream_common.keys import Keyring
 from lodestream_common.ready import announce_ready
 
@@ -38,6 +38,9 @@ SERVICES = (
     generate_pb.DESCRIPTOR.services_by_name["GenerateService"].full_name,
     model_pb.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
+
+_FILES_INTERVAL = 0.5
+"""Seconds between two looks at the files that are followed."""
 
 
 class Server:
@@ -56,6 +59,7 @@ class Server:
         check_open_address(self._wanted, keyring.guarded, "grpc_address")
         if not keyring.guarded:
             _log.warning("open", reason="no key exists: anybody on this machine may call")
+        self._keyring = keyring
         self._access = Access(keyring, RateLimiter(config.requests_per_minute))
         self._door = EngineDoor()
         self._workers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-worker")
@@ -80,6 +84,7 @@ class Server:
         self._tasks = [
             asyncio.create_task(self.health.watch(), name="health"),
             asyncio.create_task(self._watch_readers(), name="stalled-readers"),
+            asyncio.create_task(self._watch_files(), name="watched-files"),
         ]
         _log.info("serving", address=str(self.address), model=self._door.enter().model.id)
         return self.address
@@ -127,10 +132,12 @@ class Server:
         return server
 
     def _bind(self) -> Address:
+        check_free(self._wanted, "grpc_address")
         try:
             port = self._grpc.add_insecure_port(str(self._wanted))
         except RuntimeError as error:
-            raise cannot_listen(self._wanted, "grpc_address", "the port is taken") from error
+            # Taken since, or something that only gRPC minds.
+            raise cannot_listen(self._wanted, "grpc_address", OSError(str(error))) from error
         return self._wanted if self._wanted.is_unix else Address(self._wanted.host, port)
 
     async def _watch_readers(self) -> None:
@@ -142,6 +149,15 @@ class Server:
             for call in self.calls:
                 if call.writing_since is not None and now - call.writing_since > limit:
                     call.end_with(ReaderStalled(limit))
+
+    async def _watch_files(self) -> None:
+        """Notice changes of keys and filter rules while nobody asks, so that a broken file is told."""
+        policy = self._door.enter().policy
+        while True:
+            await asyncio.sleep(_FILES_INTERVAL)
+            self._keyring.refresh()
+            if policy is not None:
+                policy.refresh()
 
 
 def run(config: ServiceConfig) -> int:

@@ -32,4 +32,5 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
     from rest_bridge.serve import run as run_bridge
 
-    return run_bridge(config)
+    with logs.errors_apart():
+        return run_bridge(config)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lodestream.setting import PREFIX
-from lodestream.sources import PARENT_PIPE
-from lodestream_common.ready import READY_FILE, read_ready
+from lodestream_common.errors import OperatorError
+from lodestream_common.ready import PARENT_PIPE, READY_FILE, read_failure, read_ready
 
 _LAST_SECONDS = 3.0
 """What a server gets between being asked to hurry and being killed."""
@@ -61,6 +61,14 @@ class Child:
     def address(self) -> str | None:
         """Where it serves; None as long as it does not."""
         return read_ready(self.ready_file)
+
+    @property
+    def failure(self) -> OperatorError:
+        """Why it ended, once it has ended by itself: its own words, where it had any."""
+        told = read_failure(self.ready_file)
+        if told is None:
+            return OperatorError(f"the {self.name} {describe_exit(self.exit.result())}; see its log above")
+        return OperatorError(f"the {self.name} cannot serve: {told[0]}", told[1])
 
     async def end(self, hurry: asyncio.Event, patience: float) -> int:
         """Ask it to end; once `hurry` is set or `patience` seconds are over, ask again; then kill it.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lodestream_common.errors import OperatorError, SettingError
+from lodestream_common.ready import PARENT_PIPE, announce_failure
 
 OUR_ROOMS = frozenset(
     {"engines", "inference_client", "inference_service", "lodestream", "lodestream_common", "rest_bridge"}
@@ -48,6 +49,7 @@ COMMANDS = (
         "engine inspect", "Tell what an engine directory holds.", "lodestream.engine_directory", "inspect"
     ),
     Command("engine adopt", "Write a manifest for an engine.", "lodestream.engine_directory", "adopt"),
+    Command("filter check", "Check a file of rules for the content filter.", "lodestream.filter", "check"),
     Command("health", "Ask a server whether it serves; the exit status is the answer.", "lodestream.health"),
     Command("version", "Print the versions of lodestream and what it runs on.", "lodestream.version"),
 )
@@ -75,11 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch_and_flush(arguments)
     except OperatorError as error:
-        return _complain(str(error), error.exit_status)
+        return _fail(error)
     except ModuleNotFoundError as error:
         if _is_ours(error):
             raise
-        return _complain(f"{error.name} is not installed; install the distribution lodestream[all]", 1)
+        from lodestream_common.installing import install_command
+
+        return _complain(f"{error.name} is not installed; run: {install_command('all')}", 1)
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
@@ -138,8 +142,18 @@ def _is_ours(error: ModuleNotFoundError) -> bool:
     return (error.name or "").split(".")[0] in OUR_ROOMS
 
 
-def _complain(message: str, status: int) -> int:
-    print("lodestream: " + " ".join(message.split()), file=sys.stderr)
+def _fail(error: OperatorError) -> int:
+    if os.environ.get(PARENT_PIPE):
+        # `lodestream up` tells it at its end, where it does not stand between other lines.
+        announce_failure(str(error), error.details)
+        return error.exit_status
+    return _complain(str(error), error.exit_status, error.details)
+
+
+def _complain(message: str, status: int, details: Sequence[str] = ()) -> int:
+    for line in (f"lodestream: {message}", *(f"  - {detail}" for detail in details)):
+        indent = line[: len(line) - len(line.lstrip())]
+        print(indent + " ".join(line.split()), file=sys.stderr)
     return status
 
 

@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING
 
 from lodestream.engine_directory import print_findings
 from lodestream.parser import CommandParser
-from lodestream.plan_flags import add_plan_flags, make_plan
+from lodestream.plan_flags import LLAMA, add_plan_flags, make_plan
 from lodestream_common.errors import OperatorError, SettingError
 
 if TYPE_CHECKING:
     from engines.building.job import Job
+
+
+_MODEL = (
+    "checkpoint directory, Hugging Face's (quantised or not) or TensorRT-LLM's; with --dry-run also "
+    "llama-3.1-8b, which needs none"
+)
 
 
 def build(arguments: Sequence[str]) -> int:
@@ -38,7 +44,7 @@ def build(arguments: Sequence[str]) -> int:
         ],
         operands="--gpu NAME --model DIR [--output DIR] [--FLAG VALUE ...] [--dry-run]",
     )
-    add_plan_flags(parser)
+    add_plan_flags(parser, model=_MODEL)
     _add_build_flags(parser)
     parsed = parser.parse(arguments)
     from engines.building.errors import BuildError
@@ -47,7 +53,7 @@ def build(arguments: Sequence[str]) -> int:
         job = _job(parsed)
         return _dry_run(job, as_json=parsed.json) if parsed.dry_run else _build(job)
     except BuildError as error:
-        raise OperatorError(str(error)) from None
+        raise OperatorError(str(error), error.details) from None
 
 
 def _add_build_flags(parser: ArgumentParser) -> None:
@@ -90,9 +96,8 @@ def _job(parsed: Namespace) -> Job:
 
     if parsed.json and not parsed.dry_run:
         raise SettingError("--json: goes with --dry-run only")
+    _check_model(parsed)
     plan = make_plan(parsed)
-    if plan.model.path is None and not parsed.dry_run:
-        raise SettingError("--model: give the checkpoint's directory; there is nothing to build from a name")
     model = Path(plan.model.path or Paths().model).absolute()
     return Job(
         plan=plan,
@@ -104,6 +109,20 @@ def _job(parsed: Namespace) -> Job:
         route=parsed.route,
         model_id=parsed.model_id,
         revision=parsed.revision,
+    )
+
+
+def _check_model(parsed: Namespace) -> None:
+    """Refuse what cannot be built from, with a way out that ends in a build."""
+    if parsed.model is None and parsed.dry_run:
+        parsed.model = LLAMA
+    if parsed.dry_run or (parsed.model and Path(parsed.model).is_dir()):
+        return
+    found = f"{parsed.model} is no directory here" if parsed.model else "none is given"
+    raise SettingError(
+        f"--model: an engine is built from the files of a checkpoint, and {found}; fetch them first, for "
+        "example with: hf download meta-llama/Llama-3.1-8B-Instruct --local-dir Llama-3.1-8B-Instruct, and "
+        "give that directory"
     )
 
 

@@ -73,7 +73,7 @@ def inspect(arguments: Sequence[str]) -> int:
         else:
             print(describe.describe(parsed.directory))
     except EngineError as error:
-        raise OperatorError(f"{parsed.directory}: {error}") from None
+        raise OperatorError(f"{parsed.directory}: {error}", error.details) from None
     return 0
 
 
@@ -102,7 +102,9 @@ def adopt(arguments: Sequence[str]) -> int:
             parsed.directory, parsed.checkpoint, model_id=parsed.model_id, revision=parsed.revision
         )
     except (EngineError, OSError) as error:
-        raise OperatorError(f"{parsed.directory} is not adopted: {error}") from None
+        raise OperatorError(
+            f"{parsed.directory} is not adopted: {error}", getattr(error, "details", ())
+        ) from None
     print_findings(findings, as_json=False)
     print(f"wrote {parsed.directory / 'manifest.json'}")
     return 0

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-from lodestream.sources import PARENT_PIPE
+from lodestream_common.ready import PARENT_PIPE
 
 
 def hold() -> None:

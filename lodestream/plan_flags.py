@@ -12,8 +12,22 @@ if TYPE_CHECKING:
     from engines.plan import Plan
 
 
-def add_plan_flags(parser: ArgumentParser) -> None:
-    """Add what `make_plan` reads."""
+LLAMA = "llama-3.1-8b"
+"""The model that is planned without any files of it."""
+_MODEL = (
+    f"checkpoint directory, Hugging Face's (quantised or not) or TensorRT-LLM's [default: {LLAMA}, which "
+    "needs no directory]"
+)
+
+
+def add_plan_flags(parser: ArgumentParser, model: str = "") -> None:
+    """Add what `make_plan` reads.
+
+    Args:
+        parser: gets the flags.
+        model: the help of --model where it has no default; empty: it is the model that needs no files.
+
+    """
     from engines.gpus import GPUS
     from engines.quantization import FORMATS, KV_BYTES
 
@@ -21,10 +35,9 @@ def add_plan_flags(parser: ArgumentParser) -> None:
     add("--gpu", required=True, metavar="NAME", help="one of " + ", ".join(gpu.name for gpu in GPUS))
     add(
         "--model",
-        default="llama-3.1-8b",
-        metavar="DIR|llama-3.1-8b",
-        help="checkpoint directory, Hugging Face's (quantised or not) or TensorRT-LLM's "
-        "[default: llama-3.1-8b, which needs no directory]",
+        default=None if model else LLAMA,
+        metavar=f"DIR|{LLAMA}",
+        help=model or _MODEL,
     )
     add(
         "--quantization",

@@ -28,4 +28,5 @@ def run(arguments: Sequence[str]) -> int:
     leash.hold()
     from inference_service.server import run as run_service
 
-    return run_service(config)
+    with logs.errors_apart():
+        return run_service(config)

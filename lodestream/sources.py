@@ -12,10 +12,9 @@ from typing import Any
 
 from lodestream.setting import PREFIX, Setting
 from lodestream_common.errors import SettingError
-from lodestream_common.ready import READY_FILE
+from lodestream_common.ready import PARENT_PIPE, READY_FILE
 
 CONFIG = PREFIX + "CONFIG"
-PARENT_PIPE = PREFIX + "PARENT_PIPE"
 CALLER_KEY, CALLER_URL, CALLER_TARGET = PREFIX + "API_KEY", PREFIX + "URL", PREFIX + "TARGET"
 """What callers set for `inference_client` and the examples: no settings, but a shell may hold them."""
 _OWN_VARIABLES = frozenset({CONFIG, PARENT_PIPE, READY_FILE, CALLER_KEY, CALLER_URL, CALLER_TARGET})

@@ -19,7 +19,7 @@ from lodestream.banner import banner
 from lodestream.child import Child, describe_exit
 from lodestream.groups import BRIDGE, COMMON, SERVICE
 from lodestream.parser import CommandParser
-from lodestream_common.address import check_open_address, parse_address
+from lodestream_common.address import check_free, check_open_address, parse_address
 from lodestream_common.config import CommonConfig
 from lodestream_common.errors import OperatorError
 from lodestream_common.keys import Keyring
@@ -53,7 +53,12 @@ def run(arguments: Sequence[str]) -> int:
     from inference_service.models import store
 
     model = store.configured(service, show_progress=True).id
-    return asyncio.run(Supervisor(service, bridge, model, guarded).run())
+    try:
+        return asyncio.run(Supervisor(service, bridge, model, guarded).run())
+    except OperatorError:
+        # What follows stands clear of the servers' log lines.
+        print(file=sys.stderr)
+        raise
 
 
 def _hear_signals() -> None:
@@ -69,7 +74,9 @@ def _check_doors(service: ServiceConfig, bridge: BridgeConfig) -> bool:
     """Refuse early what the servers would refuse after the model was fetched; True if keys guard them."""
     guarded = Keyring(service.keys_file).guarded
     for setting, address in (("grpc_address", service.grpc_address), ("http_address", bridge.http_address)):
-        check_open_address(parse_address(address, setting), guarded, setting)
+        wanted = parse_address(address, setting)
+        check_open_address(wanted, guarded, setting)
+        check_free(wanted, setting)
     return guarded
 
 
@@ -160,9 +167,7 @@ class Supervisor:
     def _check_children(self) -> None:
         for child in self._children:
             if child.exit.done():
-                raise OperatorError(
-                    f"the {child.name} {describe_exit(child.exit.result())}; see its log above"
-                )
+                raise child.failure
 
     async def _end_children(self) -> list[str]:
         """End the bridge and then the service, and say which did not end cleanly."""

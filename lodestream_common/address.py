@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from lodestream_common.errors import OperatorError, SettingError
 
@@ -118,6 +120,60 @@ def check_open_address(address: Address | str, guarded: bool, setting: str = "ad
         )
 
 
-def cannot_listen(address: Address | str, setting: str, reason: object) -> OperatorError:
-    """Make the error of a server that could not bind its port."""
-    return OperatorError(f"{setting}: cannot listen on {address}: {reason}; is another server running there?")
+def check_free(address: Address, setting: str) -> None:
+    """Refuse an address where no server could listen now; it is left as it was.
+
+    The gRPC core tells the reason only on stderr, in lines of its own, so it is not asked in vain.
+
+    Raises:
+        OperatorError: another program listens there, or this machine does not allow it.
+
+    """
+    try:
+        if address.is_unix:
+            _check_socket_file(address.host.removeprefix("unix:").removeprefix("//"))
+        else:
+            _check_port(address)
+    except OSError as error:
+        raise cannot_listen(address, setting, error) from error
+
+
+def _check_port(address: Address) -> None:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    failures = [error for info in found if (error := _bind_failure(info[0], info[4]))]
+    # A name may have an address of a family that this machine lacks; one that is taken counts always.
+    taken = next((error for error in failures if error.errno == errno.EADDRINUSE), None)
+    if taken or len(failures) == len(found):
+        raise taken or failures[0]
+
+
+def _bind_failure(family: int, place: Any) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(place)
+    except OSError as error:
+        return error
+    return None
+
+
+def _check_socket_file(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        # A file that a dead server left refuses, and is replaced.
+        if probe.connect_ex(path) == 0:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+
+
+def cannot_listen(address: Address, setting: str, error: OSError) -> OperatorError:
+    """Make the error of a server that could not bind its port: why, and what to do."""
+    flag = "--" + setting.replace("_", "-")
+    other = f"choose another one, as {flag} {address if address.is_unix else Address(address.host, 0)}"
+    told = {
+        errno.EADDRINUSE: f"another program listens there; end it, or {other} (0: any free port)",
+        errno.EADDRNOTAVAIL: f"this machine has no such address; give {flag} one that it has",
+        errno.EACCES: f"the system does not permit it, as with ports below 1024; {other} (0: any free port)",
+    }
+    reason = told.get(error.errno or 0) or f"{error.strerror or error}; {other}"
+    return OperatorError(f"{setting}: cannot listen on {address}: {reason}")

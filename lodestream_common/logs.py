@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from lodestream_common.errors import OperatorError
+from lodestream_common.ready import PARENT_PIPE
 
 _KEY = re.compile(r"pg_[0-9A-Za-z]{8,}")
 _CHATTY = ("asyncio", "grpc", "hpack", "httpcore", "httpx", "huggingface_hub", "urllib3", "uvicorn")
@@ -35,7 +40,7 @@ def configure(
     # The core of grpc writes lines of its own that nothing can route; it reads this when it is loaded.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     shared = _processors(server)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(
         RedactingFormatter(
             foreign_pre_chain=shared,
@@ -53,6 +58,28 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    written = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        _Handler.written += 1
+
+
+@contextlib.contextmanager
+def errors_apart() -> Iterator[None]:
+    """Leave an empty line between log lines and the operator's error that ends the process.
+
+    Under `lodestream up` it is up that prints the error.
+    """
+    try:
+        yield
+    except OperatorError:
+        if _Handler.written and PARENT_PIPE not in os.environ:
+            sys.stderr.write("\n")
+        raise
 
 
 class RedactingFormatter(structlog.stdlib.ProcessorFormatter):

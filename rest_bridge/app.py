@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -25,6 +26,9 @@ from rest_bridge.routes import chat, completions, health, models
 _RETRIES = 2
 """A restart of the service goes unnoticed by requests that have no output yet."""
 
+_FILES_INTERVAL = 0.5
+"""Seconds between two looks at the key file."""
+
 
 def create_app(config: BridgeConfig) -> FastAPI:
     """Make the bridge's app. It connects to the service with the first request.
@@ -45,7 +49,9 @@ def create_app(config: BridgeConfig) -> FastAPI:
         limit = max(config.max_body_bytes, DEFAULT_MAX_MESSAGE_BYTES)
         async with AsyncClient(target, retries=_RETRIES, max_message_bytes=limit) as client:
             app.state.bridge = Bridge(config, client, keyring)
+            watching = asyncio.create_task(_watch(keyring), name="watched-keys")
             yield
+            watching.cancel()
 
     app = DescribedApp(
         title="Lodestream",
@@ -62,6 +68,13 @@ def create_app(config: BridgeConfig) -> FastAPI:
         app.include_router(route.router)
     add_docs(app)
     return app
+
+
+async def _watch(keyring: Keyring) -> None:
+    """Notice changes of the keys while nobody asks: a broken file is the operator's to know."""
+    while True:
+        await asyncio.sleep(_FILES_INTERVAL)
+        keyring.refresh()
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

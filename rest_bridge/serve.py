@@ -89,7 +89,7 @@ def _listen(address: Address) -> socket.socket:
         family, *_, place = min(found, key=lambda info: info[0] != socket.AF_INET)
         return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise cannot_listen(address, _SETTING, error.strerror or error) from error
+        raise cannot_listen(address, _SETTING, error) from error
 
 
 class BridgeServer(uvicorn.Server):

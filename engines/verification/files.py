@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engines.engine_config import EngineConfig
 from engines.engine_files import FileFacts, engine_files, is_large, ranks, sha256_of
-from engines.finding import Finding
+from engines.finding import NOTHING, Finding
 from engines.manifest import Manifest
 from engines.memory import weight_bytes
 from engines.model_config import ModelConfig
@@ -23,18 +23,18 @@ def check_ranks(directory: Path, config: EngineConfig) -> Iterator[Finding]:
     for rank in range(world):
         file = directory / f"rank{rank}.engine"
         if rank not in there:
-            yield Finding(file.name, "nothing", wanted)
+            yield Finding(file.name, NOTHING, wanted)
         elif not file.stat().st_size:
             yield Finding(file.name, "0 bytes", wanted)
         managed = f"rank{rank}_managed_weights.safetensors"
         if config.plugins.manage_weights and not (directory / managed).is_file():
-            yield Finding(managed, "nothing", "the weights of an engine built with manage_weights")
+            yield Finding(managed, NOTHING, "the weights of an engine built with manage_weights")
     for rank in sorted(there - set(range(world))):
         yield Finding(
             f"rank{rank}.engine", "a file", f"none: config.json is of {world} rank{'s'[: world - 1]}"
         )
     if config.quantization.quant_algo == "MIXED_PRECISION" and not (directory / "quant_cfg.json").is_file():
-        yield Finding("quant_cfg.json", "nothing", "the layers' formats of a MIXED_PRECISION engine")
+        yield Finding("quant_cfg.json", NOTHING, "the layers' formats of a MIXED_PRECISION engine")
 
 
 def check_recorded(directory: Path, manifest: Manifest, *, quick: bool) -> Iterator[Finding]:
@@ -42,7 +42,7 @@ def check_recorded(directory: Path, manifest: Manifest, *, quick: bool) -> Itera
     there = set(engine_files(directory))
     for name, facts in manifest.files.items():
         if name not in there:
-            yield Finding(name, "nothing", f"a file of {facts.size} bytes")
+            yield Finding(name, NOTHING, f"a file of {facts.size} bytes")
         else:
             yield from _compare(directory, name, facts, hashes=not (quick and is_large(name)))
     for name in sorted(there - manifest.files.keys()):

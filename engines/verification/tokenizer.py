@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engines.engine_config import EngineConfig
-from engines.finding import Finding
+from engines.finding import NOTHING, Finding
 from engines.manifest import Manifest
 from engines.tokenizer_files import TOKENIZER_FILE, TokenizerFacts, TokenizerUnreadableError, read_tokenizer
 
@@ -21,7 +21,7 @@ def check_tokenizer(
     try:
         facts = read_tokenizer(directory)
     except TokenizerUnreadableError as error:
-        missing = error.found == "nothing"
+        missing = error.found == NOTHING
         excusable = missing and (manifest is None or manifest.tokenizer is None)
         wanted = "the model's tokenizer; `engine adopt --checkpoint DIR` copies it here"
         yield Finding(

@@ -46,7 +46,8 @@ def read_engine_model(directory: Path) -> EngineModel:
     except UnreadableConfigError as error:
         raise ModelError(
             f"{directory} holds no engine that can be served: {error}: give --engine the directory that an "
-            "engine build wrote."
+            "engine build wrote.",
+            error.details,
         ) from None
     tokenizer = TokenizerJson(directory / TOKENIZER_FILE)
     settings = _read_json(directory / "tokenizer_config.json")

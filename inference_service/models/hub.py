@@ -9,6 +9,7 @@ from typing import Any
 from inference_service.models.errors import ModelError
 from inference_service.models.files import writing_to
 from inference_service.models.progress import Progress
+from lodestream_common.installing import install_command
 
 SCHEME = "hf://"
 _MOST_REASON = 200
@@ -56,7 +57,7 @@ def cached_file(reference: HubReference, cache_dir: Path, progress: Progress) ->
     try:
         from huggingface_hub import hf_hub_download
     except ModuleNotFoundError:
-        raise ModelError('hf:// models need more; run: pip install "lodestream[embedded]"') from None
+        raise ModelError(f"hf:// models need more; run: {install_command('embedded')}") from None
 
     with writing_to(cache_dir):
         try:

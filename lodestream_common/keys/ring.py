@@ -36,12 +36,12 @@ class Keyring:
     @property
     def guarded(self) -> bool:
         """Whether callers need a key: one was created once, be it revoked by now."""
-        self._refresh()
+        self.refresh()
         return self._guarded
 
     def find(self, token: str) -> ApiKey | None:
         """Recognise the key that `token` is, also one that was revoked; None if it is none."""
-        self._refresh()
+        self.refresh()
         return find_key(self._keys, token)
 
     def verify(self, token: str) -> ApiKey | None:
@@ -49,7 +49,8 @@ class Keyring:
         key = self.find(token)
         return key if key is not None and key.is_active else None
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Look whether the file has changed, if it is time to. Each question does so, too."""
         now = time.monotonic()
         if now < self._next_check:
             return

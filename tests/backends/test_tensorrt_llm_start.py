@@ -116,9 +116,9 @@ def forget_the_double(monkeypatch: pytest.MonkeyPatch, *instead: Path) -> None:
 async def refusal(start: Start, *arguments: Any, **settings: Any) -> str:
     with pytest.raises(BackendStartError) as caught:
         await start(*arguments, **settings)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    lines = [str(caught.value), *caught.value.details]
+    assert not any("\n" in line for line in lines)
+    return " | ".join(lines)
 
 
 class TestLoading:
@@ -322,7 +322,7 @@ class TestPreflight:
         ("field", "value", "said"),
         [
             ("version", "1.1.0", "version: found 1.1.0, wanted a TensorRT-LLM >=1.2.1,<1.3"),
-            ("version", None, "version: found nothing"),
+            ("version", None, "version: is missing"),
             ("pretrained_config.mapping.world_size", 2, "world_size: found 2, wanted tp_size x pp_size"),
             ("pretrained_config.vocab_size", 200, "tokenizer.json: found 304 tokens, wanted"),
             ("build_config.kv_cache_type", "CONTINUOUS", "kv_cache_type: found CONTINUOUS, wanted PAGED"),
@@ -337,7 +337,7 @@ class TestPreflight:
             (
                 "build_config.plugin_config.use_paged_context_fmha",
                 None,
-                "found nothing, wanted true or false",
+                "is missing; it must be true or false",
             ),
             ("build_config", None, "wanted that of a built engine"),
         ],
@@ -358,7 +358,7 @@ class TestPreflight:
         engine = build(tp_size=4)
         (engine / "rank2.engine").unlink()
 
-        assert "rank2.engine: found nothing, wanted one plan for each of 4 ranks" in await refusal(
+        assert "rank2.engine: is missing; it must be one plan for each of 4 ranks" in await refusal(
             start, engine
         )
 
@@ -373,7 +373,7 @@ class TestPreflight:
 
         said = await refusal(start, engine)
 
-        assert all(name in said for name in ("version: found 0.9", "rank0.engine: found nothing"))
+        assert all(name in said for name in ("version: found 0.9", "rank0.engine: is missing"))
 
     async def test_truncated_config(self, start: Start, engine: Path) -> None:
         file = engine / "config.json"
@@ -383,7 +383,7 @@ class TestPreflight:
 
     async def test_directories_that_are_no_engines(self, start: Start, tmp_path: Path) -> None:
         assert "found no directory" in await refusal(start, tmp_path / "nowhere")
-        assert "config.json: found nothing" in await refusal(start, tmp_path)
+        assert "config.json: is missing" in await refusal(start, tmp_path)
         (tmp_path / "config.json").write_text('{"architecture": "LlamaForCausalLM", "dtype": "bfloat16"}')
         assert "that of a TensorRT-LLM checkpoint" in await refusal(start, tmp_path)
 

@@ -15,6 +15,7 @@ from inference_service.config import ServiceConfig
 from lodestream import settings
 from lodestream.cli import COMMANDS, main
 from lodestream.setting import settings_of
+from lodestream_common.installing import install_command
 from rest_bridge.config import BridgeConfig
 
 Lodestream = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -148,7 +149,7 @@ def test_a_missing_package_is_one_line() -> None:
     )
 
     assert done.returncode == 1
-    assert done.stderr == "lodestream: structlog is not installed; install the distribution lodestream[all]\n"
+    assert done.stderr == f"lodestream: structlog is not installed; run: {install_command('all')}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["up", "--help"], ["version"]])
@@ -177,6 +178,24 @@ def test_version_prints_name_and_version_lines(lodestream: Lodestream) -> None:
     assert done.stdout.startswith("lodestream 0.")
     assert all(len(line.split(" ", 1)) == 2 for line in done.stdout.splitlines())
     assert lodestream("--version").stdout == done.stdout
+
+
+def test_a_filter_file_is_checked(lodestream: Lodestream, tmp_path: Path) -> None:
+    """A good one is told rule by rule; a broken one is one line, as it would be from the service."""
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[[rules]]\nname = 'heron'\nphrases = ['heron']\naction = 'block'\nkeys = ['bob']\n")
+    done = lodestream("filter", "check", str(rules))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "heron: block in prompts and output, for the keys bob: 1 phrases, 0 patterns",
+        f"{rules}: 1 rule, all fine",
+    ]
+
+    rules.write_text("[[rules]]\nname = 'heron'\nfrases = ['heron']\naction = 'block'\n")
+    broken = lodestream("filter", "check", str(rules))
+    assert (broken.returncode, broken.stdout, broken.stderr.count("\n")) == (1, "", 1)
+    assert "rules[0] 'heron': frases: unknown member; did you mean phrases?" in broken.stderr
+    assert lodestream("filter", "check", str(tmp_path / "nowhere")).returncode == 1
 
 
 def test_models_are_listed_and_not_found_ones_reported(lodestream: Lodestream, tmp_path: Path) -> None:

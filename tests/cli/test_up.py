@@ -318,23 +318,38 @@ def test_servers_do_not_outlive_a_killed_parent(start: Start) -> None:
 
 
 @pytest.mark.parametrize("setting", ["grpc_address", "http_address"])
-def test_a_taken_port_is_named(start: Start, setting: str) -> None:
-    """Exit status 1; the server says which setting and address, up says which server; no traceback."""
+def test_a_taken_port_is_one_line(start: Start, setting: str) -> None:
+    """Before anything is fetched or started: which setting and address, why, and what to do; status 1."""
     flag = "--" + setting.replace("_", "-")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        others = [
-            f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http") if not flag.startswith(f"--{name}")
-        ]
-        up = start(f"{flag}={address}", *others)
+        up = start(*FREE_PORTS, f"{flag}={address}", "--model=/nowhere.gguf")
 
         assert up.process.wait(PATIENCE) == 1
 
     said = up.err.read_text()
-    assert f"lodestream: {setting}: cannot listen on {address}" in said
-    assert "ended with status 1" in said
-    assert "Traceback" not in said
-    assert up.banner == ""
+    assert said.startswith(
+        f"lodestream: {setting}: cannot listen on {address}: another program listens there"
+    )
+    assert f"{flag} 127.0.0.1:0" in said
+    assert said.count("\n") == 1
+
+
+def test_a_taken_port_of_a_service_is_one_line(tmp_path: Path) -> None:
+    """No line of the gRPC core's own, and none in between the error and the end; what precedes it is JSON."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "lodestream.cli", "serve", "--backend=simulated"]
+        flags = [f"--grpc-address={address}", f"--keys-file={tmp_path / 'keys.json'}"]
+        done = subprocess.run(
+            [*command, *flags], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+
+    *logged, empty, error = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert [json.loads(line)["event"] for line in logged] == ["open"]
+    assert empty == ""
+    assert error.startswith(f"lodestream: grpc_address: cannot listen on {address}: another program")
 
 
 def test_an_open_server_beyond_loopback_is_refused_first(start: Start) -> None:
@@ -353,11 +368,13 @@ def test_a_missing_model_is_one_line(start: Start) -> None:
     assert re.fullmatch(r"lodestream: [^\n]*/nowhere\.gguf[^\n]*\n", up.err.read_text())
 
 
-def test_an_engine_that_does_not_start_is_reported(start: Start) -> None:
-    """The service's own line and up's line, no traceback, status 1."""
+def test_an_engine_that_does_not_start_is_reported_last(start: Start) -> None:
+    """In the service's own words, in one line that stands clear of the JSON lines; status 1."""
     up = start(*FREE_PORTS, "--simulated-fault=crash_at_start")
 
     assert up.process.wait(PATIENCE) == 1
-    said = up.err.read_text()
-    assert "lodestream: the service ended with status 1" in said
-    assert "Traceback" not in said
+    first, *logged, empty, error = up.err.read_text().splitlines()
+    assert first.startswith("Starting ")
+    assert all(json.loads(line) for line in logged)
+    assert empty == ""
+    assert error == ("lodestream: the service cannot serve: the simulated engine was told to crash at start")

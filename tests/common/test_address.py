@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+from pathlib import Path
+
 import pytest
 
-from lodestream_common.address import Address, cannot_listen, check_open_address, is_loopback, parse_address
+from lodestream_common.address import (
+    Address,
+    cannot_listen,
+    check_free,
+    check_open_address,
+    is_loopback,
+    parse_address,
+)
 from lodestream_common.errors import OperatorError, SettingError
 
 
@@ -89,7 +100,36 @@ def test_a_wildcard_is_called_over_loopback(listening: str, calling: str) -> Non
 
 def test_a_taken_port_is_named_with_its_setting() -> None:
     """The error of a failed bind names setting, address and reason in one line."""
-    message = str(cannot_listen(parse_address("127.0.0.1:80"), "http_address", "in use"))
+    error = OSError(errno.EADDRINUSE, "Address already in use")
+    message = str(cannot_listen(parse_address("127.0.0.1:80"), "http_address", error))
 
-    assert message.startswith("http_address: cannot listen on 127.0.0.1:80: in use")
+    assert message.startswith("http_address: cannot listen on 127.0.0.1:80: another program listens there")
+    assert "--http-address 127.0.0.1:0" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_a_taken_port_is_noticed_beforehand(host: str) -> None:
+    """By whatever name; a free one is left as free as it was."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OperatorError, match="another program listens there"):
+            check_free(Address(host, port), "grpc_address")
+    for _ in range(2):
+        check_free(Address(host, port), "grpc_address")
+
+
+def test_a_taken_socket_file_is_noticed_and_a_left_one_is_not(tmp_path: Path) -> None:
+    """A file that a dead server left takes nobody's place."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        with pytest.raises(OperatorError, match="another program listens there"):
+            check_free(parse_address(f"unix:{path}"), "grpc_address")
+    check_free(parse_address(f"unix:{path}"), "grpc_address")
+
+
+def test_an_address_of_another_machine_is_named_as_such() -> None:
+    with pytest.raises(OperatorError, match="this machine has no such address"):
+        check_free(parse_address("192.0.2.1:0"), "grpc_address")

@@ -433,7 +433,16 @@ class TestRefusals:
         done = builder.run("--model", "llama-3.1-8b")
 
         assert done.returncode == 2
-        assert "--model: give the checkpoint's directory" in done.stderr
+        assert "hf download" in done.stderr
+
+    def test_no_advice_about_the_model_leads_back(self, builder: Builder) -> None:
+        """Whatever is given that is no directory, the way out is the same, and the help says so first."""
+        said = {builder.run("--model", model).stderr.partition("; ")[2] for model in ("nowhere", "a/B-8B")}
+        bare = in_this_process(["engine", "build", "--gpu", "l4"], environment())
+        said.add(bare.stderr.partition("; ")[2])
+
+        assert len(said) == 1
+        assert "fetch them first" in said.pop()
 
 
 class TestFailures:
@@ -502,7 +511,7 @@ class TestFailures:
         done = builder.run()
 
         assert done.returncode == 1
-        assert "kv_cache_quant_algo: found nothing, wanted the plan's FP8" in done.stderr
+        assert "kv_cache_quant_algo: is missing; it must be the plan's FP8" in done.stderr
         assert not builder.output.exists()
 
 

@@ -155,5 +155,5 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     """Neither a missing directory nor an empty one is a model."""
     with pytest.raises(PlanRefused, match=r"no checkpoint: it has no config\.json"):
         load(tmp_path)
-    with pytest.raises(PlanRefused, match=r"no such directory; built in is llama-3\.1-8b"):
+    with pytest.raises(PlanRefused, match=r"no such directory; llama-3\.1-8b needs none"):
         load(tmp_path / "llama-3.1-80b")

@@ -43,9 +43,26 @@ class TestVerify:
         (engine / "rank0.engine").unlink()
 
         assert main(["engine", "verify", str(engine)]) == 1
-        assert (
-            capsys.readouterr().out.splitlines()[0] == "rank0.engine: found nothing, wanted the engine's plan"
-        )
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first == "rank0.engine: is missing; it must be the engine's plan"
+
+    def test_everything_that_is_wrong_is_a_line_of_its_own(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Also where a command cannot go on: below the message."""
+        engine = write_engine(tmp_path / "engine")
+        document = json.loads((engine / "config.json").read_text())
+        document |= {"version": None, "pretrained_config": {}}
+        (engine / "config.json").write_text(json.dumps(document))
+
+        assert main(["engine", "verify", str(engine)]) == 1
+        verified = [line for line in capsys.readouterr().out.splitlines() if "is missing" in line]
+        assert main(["engine", "inspect", str(engine)]) == 1
+        said = capsys.readouterr().err.splitlines()
+
+        assert said[0] == f"lodestream: {engine}: config.json is not that of an engine"
+        assert "  - version: is missing; it must be the TensorRT-LLM version, a string" in said
+        assert len(said) - 1 == len(verified) > 5
 
     def test_a_plain_one_ends_with_0(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["engine", "verify", str(write_plain(tmp_path / "engine"))]) == 0

@@ -116,10 +116,12 @@ DAMAGES = (
     Damage(
         "truncated plan", r"rank0\.engine: found 131072 bytes, wanted 262144 bytes", truncate("rank0.engine")
     ),
-    Damage("missing rank", r"rank0\.engine: found nothing, wanted the engine's plan", remove("rank0.engine")),
+    Damage(
+        "missing rank", r"rank0\.engine: is missing; it must be the engine's plan", remove("rank0.engine")
+    ),
     Damage(
         "missing second rank",
-        r"rank1\.engine: found nothing, wanted one plan for each of 2 ranks",
+        r"rank1\.engine: is missing; it must be one plan for each of 2 ranks",
         remove("rank1.engine"),
         machine(L4, L4),
         tp_size=2,
@@ -196,7 +198,7 @@ DAMAGES = (
     ),
     Damage(
         "missing config",
-        r"config\.json: found nothing, wanted the config\.json of an engine",
+        r"config\.json: is missing; it must be the config\.json of an engine",
         remove("config.json"),
     ),
     Damage("truncated config", r"config\.json: found no valid JSON", truncate("config.json")),
@@ -220,16 +222,16 @@ DAMAGES = (
     ),
     Damage(
         "field gone",
-        r"pretrained_config\.mapping\.world_size: found nothing, wanted a whole number",
+        r"pretrained_config\.mapping\.world_size: is missing; it must be a whole number",
         config("pretrained_config.mapping", {"tp_size": 1}),
     ),
     Damage(
         "section gone",
-        r"build_config\.plugin_config: found nothing, wanted a JSON object",
+        r"build_config\.plugin_config: is missing; it must be a JSON object",
         config(PLUGINS, None),
     ),
     Damage("swapped tokenizer", rf"tokenizer\.json: found {HASH}, wanted {HASH}", swap_tokenizer),
-    Damage("missing tokenizer", r"tokenizer\.json: found nothing, wanted", remove("tokenizer.json")),
+    Damage("missing tokenizer", r"tokenizer\.json: is missing; it must be", remove("tokenizer.json")),
     Damage("truncated tokenizer", r"tokenizer\.json: found no valid JSON", truncate("tokenizer.json")),
     Damage(
         "tokenizer too large",
@@ -263,7 +265,7 @@ DAMAGES = (
     ),
     Damage(
         "missing file",
-        r"special_tokens_map\.json: found nothing, wanted a file of \d+ bytes",
+        r"special_tokens_map\.json: is missing; it must be a file of \d+ bytes",
         remove("special_tokens_map.json"),
     ),
     Damage(
@@ -299,7 +301,7 @@ DAMAGES = (
     ),
     Damage(
         "another format",
-        r"pretrained_config\.quantization\.quant_algo: found nothing, wanted the manifest's FP8",
+        r"pretrained_config\.quantization\.quant_algo: is missing; it must be the manifest's FP8",
         config("pretrained_config.quantization.quant_algo", None),
     ),
     Damage(
@@ -372,7 +374,7 @@ DAMAGES = (
     ),
     Damage(
         "layers' formats missing",
-        r"quant_cfg\.json: found nothing, wanted the layers' formats",
+        r"quant_cfg\.json: is missing; it must be the layers' formats",
         config("pretrained_config.quantization.quant_algo", "MIXED_PRECISION"),
     ),
     Damage(
@@ -388,14 +390,14 @@ DAMAGES = (
     ),
     Damage(
         "managed weights missing",
-        r"rank0_managed_weights\.safetensors: found nothing, wanted the weights",
+        r"rank0_managed_weights\.safetensors: is missing; it must be the weights",
         config(f"{PLUGINS}.manage_weights", True),
     ),
     Damage("truncated manifest", r"manifest\.json: found no valid JSON", truncate("manifest.json")),
     Damage("manifest of the future", r"manifest\.json: version: found 2, wanted 1", manifest("version", 2)),
     Damage(
         "manifest of something",
-        r"manifest\.json: schema: found nothing, wanted lodestream",
+        r"manifest\.json: schema: is missing; it must be lodestream",
         write("manifest.json", "{}"),
     ),
     Damage(
@@ -405,7 +407,7 @@ DAMAGES = (
     ),
     Damage(
         "manifest incomplete",
-        r"manifest\.json: gpu\.sm: found nothing, wanted it",
+        r"manifest\.json: gpu\.sm: is missing; it must be there",
         manifest("gpu", {"name": "x", "memory_bytes": 1}),
     ),
     Damage(

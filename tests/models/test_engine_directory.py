@@ -202,7 +202,7 @@ def test_context_is_what_the_engine_was_built_for(make: Make) -> None:
 
 
 def test_directory_without_an_engine_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"config\.json: found nothing"):
+    with pytest.raises(ModelError, match=r"config\.json: is missing"):
         load(ModelFile("m", tmp_path, None))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from inference_service.backends.errors import BackendStartError
+from lodestream_common.installing import install_command
 
 MOST_SLOTS = 256
 """llama.cpp's own limit on sequences (LLAMA_MAX_SEQ)."""
@@ -92,7 +93,7 @@ def _import_library() -> Any:
         import xllamacpp
     except ModuleNotFoundError:
         raise BackendStartError(
-            'the llama_cpp engine is not installed; run: pip install "lodestream[embedded]"'
+            f"the llama_cpp engine is not installed; run: {install_command('embedded')}"
         ) from None
     except ImportError as error:
         # A shared library of the system is missing; libgomp is, on slim images.

@@ -33,7 +33,7 @@ def check(directory: Path, wanted: Wanted) -> EngineConfig:
     Plans are compared with their manifest by size only: hashing them takes as long as loading them.
 
     Raises:
-        BackendStartError: it cannot be served here; one line with every reason.
+        BackendStartError: it cannot be served here; with a line for each reason.
 
     """
     findings = verify(directory, runtime=probe(), quick=True)
@@ -42,7 +42,9 @@ def check(directory: Path, wanted: Wanted) -> EngineConfig:
         config = read_engine_config(directory)
         errors = [*_limits(config, wanted), *_speculation(directory)]
     if errors:
-        raise BackendStartError(f"the engine in {directory} cannot be served: {'; '.join(map(str, errors))}")
+        raise BackendStartError(
+            f"the engine in {directory} cannot be served", [str(finding) for finding in errors]
+        )
     for finding in findings:
         if finding.severity == "warning":
             _log.warning("engine", directory=str(directory), finding=str(finding))

@@ -29,7 +29,7 @@ class RuleBook:
     """Rules made ready: those for the same callers and the same texts are looked for together."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self.size = len(rules)
+        self.rules = tuple(rules)
         groups: dict[tuple[Keys, Place], list[Rule]] = {}
         for rule in rules:
             groups.setdefault((rule.keys, rule.place), []).append(rule)
@@ -47,7 +47,8 @@ class RuleBook:
 
 
 class FilePolicy:
-    """Follows changes of a file of rules: looks for them every `check_interval` seconds while it is asked.
+    """Follows changes of a file of rules: looks for them with each question, and with each `refresh`, at most
+    every `check_interval` seconds.
 
     Answers that are being written keep the rules that they began with. New rules are made ready by a thread
     of their own, as nobody who streams can wait for that; until they are, the old ones count. A file that
@@ -63,13 +64,13 @@ class FilePolicy:
         self._path = path
         self._check_interval = check_interval
         self._signature = self._read_signature()
-        self._book = _read(path)
+        self._book = read_book(path)
         self._next_check = time.monotonic() + check_interval
         self._loading = threading.Thread()
 
     def check_prompt(self, texts: Sequence[str], key_name: str) -> PromptVerdict:
         """Judge the texts of a prompt, each by itself, for the caller whose API key has this name."""
-        self._refresh()
+        self.refresh()
         judged: list[str] = []
         redacted: set[str] = set()
         for text in texts:
@@ -84,10 +85,11 @@ class FilePolicy:
 
     def output_filter(self, key_name: str) -> OutputFilter | None:
         """Start a filter for one choice; None where no rule is about this caller's output."""
-        self._refresh()
+        self.refresh()
         return self._book.start(Place.OUTPUT, key_name)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Look whether the file has changed, if it is time to; new rules are made ready by a thread."""
         now = time.monotonic()
         if now < self._next_check or self._loading.is_alive():
             return
@@ -101,11 +103,11 @@ class FilePolicy:
 
     def _reload(self) -> None:
         try:
-            self._book = _read(self._path)
+            self._book = read_book(self._path)
         except OperatorError as error:
             _log.error("content filter file unusable; the rules known so far still count", reason=str(error))
         else:
-            _log.info("content filter reloaded", rules=self._book.size)
+            _log.info("content filter reloaded", rules=len(self._book.rules))
 
     def _read_signature(self) -> tuple[int, ...] | None:
         try:
@@ -115,7 +117,13 @@ class FilePolicy:
         return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _read(path: Path) -> RuleBook:
+def read_book(path: Path) -> RuleBook:
+    """Read a file of rules, and make them ready.
+
+    Raises:
+        OperatorError: it is missing, unreadable or malformed; one line.
+
+    """
     try:
         return RuleBook(read_rules(path))
     except PatternError as error:

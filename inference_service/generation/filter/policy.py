@@ -28,6 +28,10 @@ class ContentPolicy(Protocol):
         """Judge the texts of a prompt, each by itself, for the caller whose API key has this name."""
         ...
 
+    def refresh(self) -> None:
+        """Look whether the rules have changed. Quick; new rules may count a little later."""
+        ...
+
     def output_filter(self, key_name: str) -> OutputFilter | None:
         """Start a filter for one choice; None where no rule is about this caller's output."""
         ...

@@ -1,0 +1,45 @@
+"""`lodestream filter check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lodestream.parser import CommandParser
+
+if TYPE_CHECKING:
+    from inference_service.generation.filter.rules import Rule
+
+
+def check(arguments: Sequence[str]) -> int:
+    """Read a file of rules as a server would, and print a line for each rule.
+
+    Returns:
+        0. A file that no server would take is an OperatorError: one line on stderr, exit status 1.
+
+    """
+    parser = CommandParser(
+        "filter check",
+        "Reads a file of rules for --content-filter-file as the service would, and prints what it found. "
+        "Exit status 1, and a line that says what is wrong and where, if the service would not take it.",
+        {},
+        ["lodestream filter check rules.toml"],
+        operands="FILE",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the rules, TOML or .json")
+    parsed = parser.parse(arguments)
+    from inference_service.generation.filter.file import read_book
+
+    rules = read_book(parsed.file).rules
+    for rule in rules:
+        print(_line(rule))
+    print(f"{parsed.file}: {len(rules)} {'rule' if len(rules) == 1 else 'rules'}, all fine")
+    return 0
+
+
+def _line(rule: Rule) -> str:
+    place = {"both": "prompts and output", "prompt": "prompts"}.get(rule.place.value, rule.place.value)
+    callers = "everybody" if rule.keys is None else "the keys " + ", ".join(sorted(rule.keys))
+    found = f"{len(rule.phrases)} phrases, {len(rule.patterns)} patterns"
+    return f"{rule.name}: {rule.action.value} in {place}, for {callers}: {found}"
