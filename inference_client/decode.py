@@ -54,7 +54,13 @@ def decode_event(message: generate_service_pb2.GenerateStreamResponse) -> Event 
         return decode_finished(message.finished)
     if kind == "started":
         started = message.started
-        return Started(started.request_id, started.model, started.created, started.prompt_tokens)
+        return Started(
+            started.request_id,
+            started.model,
+            started.created,
+            started.prompt_tokens,
+            tuple(started.ignored_parameters),
+        )
     if kind == "summary":
         return _summary(message.summary)
     return None
@@ -124,7 +130,11 @@ def decode_models(message: model_service_pb2.ListModelsResponse) -> tuple[Model,
 
 def decode_token_count(message: model_service_pb2.CountTokensResponse) -> TokenCount:
     """The length of a prompt."""
-    return TokenCount(token_count=message.token_count, token_ids=tuple(message.token_ids))
+    return TokenCount(
+        token_count=message.token_count,
+        token_ids=tuple(message.token_ids),
+        ignored_parameters=tuple(message.ignored_parameters),
+    )
 
 
 def _model(message: model_service_pb2.Model) -> Model:

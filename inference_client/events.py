@@ -94,6 +94,8 @@ class Started:
     """Seconds since the Unix epoch at which the request was admitted."""
     prompt_tokens: int
     """Length of the prompt in tokens."""
+    ignored_parameters: tuple[str, ...] = ()
+    """What the request held to no effect; the same as in the report at the end."""
 
 
 class Delta(NamedTuple):

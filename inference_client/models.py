@@ -39,3 +39,5 @@ class TokenCount:
     """Tokens."""
     token_ids: tuple[int, ...]
     """The ids themselves."""
+    ignored_parameters: tuple[str, ...] = ()
+    """What the request held to no effect, by name."""

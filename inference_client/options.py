@@ -22,6 +22,7 @@ class CountOptions(TypedDict, total=False):
     tools: Sequence[Tool] | None
     tool_choice: ToolChoiceMode | ToolChoice | None
     parallel_tool_calls: bool | None
+    parse_special: bool | None
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -39,6 +40,9 @@ class GenerateOptions(TypedDict, total=False):
     """Raw text; or 1 to 16 of them, each answered by `n` choices, those of the first prompt first."""
     token_ids: Sequence[int] | Sequence[Sequence[int]] | None
     """A prompt that is tokenised already, 1 id or more; or 1 to 16 of them, like `prompt`."""
+    parse_special: bool | None
+    """Reads the texts of control tokens in `prompt` as those tokens. Not given: false, they are plain text,
+    and the report names `prompt.control_tokens`."""
     temperature: float | None
     """Range [0, 2]; 0 decodes greedily. Not given: 0.7."""
     top_p: float | None

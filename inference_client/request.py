@@ -45,7 +45,7 @@ def build_request(**options: Unpack[GenerateOptions]) -> generate_service_pb2.Ge
     if options.get("model") is None:
         raise TypeError("The option model is required.")
     request = generate_service_pb2.GenerateRequest()
-    set_fields(request, options, ("model", "user"))
+    set_fields(request, options, ("model", "user", "parse_special"))
     _write_input(request, options)
     set_fields(request.sampling, options, _SAMPLING)
     update_field(request.sampling.logit_bias, options.get("logit_bias"), "logit_bias")
@@ -74,7 +74,7 @@ def build_count_request(model: str, options: CountOptions) -> model_service_pb2.
     request = model_service_pb2.CountTokensRequest()
     set_field(request, "model", model)
     _check_input(options)
-    set_fields(request, options, ("prompt",))
+    set_fields(request, options, ("prompt", "parse_special"))
     if (token_ids := options.get("token_ids")) is not None:
         request.token_ids.SetInParent()
         extend_field(request.token_ids.ids, token_ids, "token_ids")

@@ -94,6 +94,7 @@ def _started(event: events.Started) -> pb.Started:
         model=event.model,
         created=event.created,
         prompt_tokens=event.prompt_tokens,
+        ignored_parameters=event.ignored,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import grpc
 from lodestream.inference.v1 import model_service_pb2 as pb
 
@@ -45,8 +43,7 @@ class ModelServicer:
         model = self._door.enter().model
         model.check_length(request)
         effort = Effort.LONG if request.chat.tools else Effort.BY_SIZE
-        token_ids = await model.work(call.size, _count, request, model, effort=effort)
-        return pb.CountTokensResponse(token_ids=token_ids, token_count=len(token_ids))
+        return await model.work(call.size, _count, request, model, effort=effort)
 
     def _describe(self) -> pb.Model:
         model = self._door.enter().model
@@ -64,8 +61,11 @@ class ModelServicer:
         )
 
 
-def _count(request: pb.CountTokensRequest, model: ServedModel) -> Sequence[int]:
-    name, prompt = parse.parse_count(request)
+def _count(request: pb.CountTokensRequest, model: ServedModel) -> pb.CountTokensResponse:
+    name, prompt, ignored = parse.parse_count(request)
     model.check_name(name)
     (field,) = parse.prompt_fields(prompt)
-    return model.encode(prompt, field)
+    ids = model.encode(prompt, field)
+    return pb.CountTokensResponse(
+        token_ids=ids, token_count=len(ids), ignored_parameters=(*ignored, *model.unread(prompt))
+    )

@@ -78,7 +78,7 @@ class Planner:
             prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
             choices=() if parsed.validate_only else tuple(work.choices(prompts)),
             deadline=caller.deadline,
-            report=_report(parsed, prompts),
+            report=self._report(parsed, prompts),
             blocked_by=None if parsed.validate_only else screening.blocked_by,
         )
 
@@ -86,6 +86,11 @@ class Planner:
         ids = self._model.encode(prompt, field)
         room = self._model.room(parsed.stopping.max_tokens, len(ids), field)
         return EncodedPrompt(prompt, ids, room, self._opening(prompt, ids) if parsed.output.echo else "")
+
+    def _report(self, parsed: ParsedRequest, prompts: Sequence[EncodedPrompt]) -> Report:
+        most = max(prompt.max_tokens for prompt in prompts)
+        ignored = (*parsed.ignored, *self._model.unread(parsed.prompt))
+        return Report(parsed.sampling, parsed.logit_bias, most, ignored)
 
     def _opening(self, prompt: Prompt, ids: Sequence[int]) -> str:
         return prompt.text if isinstance(prompt, TextPrompt) else self._model.tokenizer.decode(ids)
@@ -147,11 +152,6 @@ def _tools(prompt: EncodedPrompt, sampling: Sampling, index: int) -> Tools | Non
     names = {tool.name for tool in chat.tools if named is None or tool.name == named}
     most = most_calls(chat.tool_choice, parallel=chat.parallel_tool_calls)
     return ToolCallParser(names, call_ids(sampling.seed, prompt.ids, index), most)
-
-
-def _report(parsed: ParsedRequest, prompts: Sequence[EncodedPrompt]) -> Report:
-    most = max(prompt.max_tokens for prompt in prompts)
-    return Report(parsed.sampling, parsed.logit_bias, most, parsed.ignored)
 
 
 def effort_of(parsed: ParsedRequest) -> Effort:

@@ -69,4 +69,4 @@ def _redacted(prompt: Prompt | BatchPrompt, texts: Iterator[str]) -> Prompt | Ba
 
 
 def _one_redacted(prompt: TextPrompt | TokenPrompt, texts: Iterator[str]) -> TextPrompt | TokenPrompt:
-    return TextPrompt(next(texts)) if isinstance(prompt, TextPrompt) else prompt
+    return replace(prompt, text=next(texts)) if isinstance(prompt, TextPrompt) else prompt

@@ -16,6 +16,7 @@ from inference_service.generation.prompt import ChatTemplate, PromptError
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.generation.tools.types import ToolMode
 from inference_service.parse import (
+    BatchPrompt,
     ChatPrompt,
     ParsedRequest,
     Prompt,
@@ -24,6 +25,7 @@ from inference_service.parse import (
     TokenPrompt,
     check_token_ids,
     least_tokens,
+    prompt_fields,
 )
 from inference_service.parse.constraint import FIELDS
 from inference_service.parse.stopping import TokenLimits
@@ -139,12 +141,20 @@ class ServedModel:
             check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, field)
             return prompt.ids
         if isinstance(prompt, TextPrompt):
-            ids = self.tokenizer.encode_prompt(prompt.text)
+            ids = self.tokenizer.encode_prompt(prompt.text, parse_special=prompt.parse_special)
         else:
             ids = self._encode_chat(prompt)
         if not ids:
             raise InvalidRequest.of(field, f"{field} holds no text that the model's vocabulary knows.")
         return ids
+
+    def unread(self, prompt: Prompt | BatchPrompt) -> Iterator[str]:
+        """What a prompt holds to no effect: raw text spells a control token and is not read that way."""
+        for name, one in prompt_fields(prompt).items():
+            if not isinstance(one, TextPrompt) or one.parse_special:
+                continue
+            if self.tokenizer.control_texts.are_in(one.text):
+                yield f"{name}.control_tokens"
 
     def room(self, max_tokens: int | None, prompt_tokens: int, field: str) -> int:
         """How many tokens to generate: what was asked for, or the default as far as it fits.

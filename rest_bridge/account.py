@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from inference_client import EffectiveSampling, Finished, Generation, Report, Summary, Timings
+from inference_client import EffectiveSampling, Finished, Generation, Report, Started, Summary, Timings
 from rest_bridge.answer import Json
 from rest_bridge.exchange import Exchange
 
@@ -22,7 +22,7 @@ class Account:
     ignored: Sequence[str]
     """Names of parameters without effect, as far as the bridge knows them itself."""
 
-    def ignored_by_all(self, report: Report) -> list[str]:
+    def ignored_by_all(self, report: Report | Started) -> list[str]:
         """What is without effect here, and what the service says it is, both as the caller spells it."""
         spelling = self.exchange.spelling
         told = [spelling.get(name, name) for name in report.ignored_parameters]

@@ -35,7 +35,7 @@ class EventStream(Response):
         frames: makes the renderer of its events once it is known when it began.
         exchange: the request; is told how the stream ended.
         keepalive: seconds of silence before the head of the reply, and before each comment line.
-        headers: further headers of the response.
+        headers: further headers of the response, by the stream's first event; None: it is still to come.
 
     """
 
@@ -45,16 +45,17 @@ class EventStream(Response):
         frames: Callable[[int], Frames],
         exchange: Exchange,
         keepalive: float,
-        headers: Mapping[str, str],
+        headers: Callable[[Started | None], Mapping[str, str]],
     ) -> None:
         # No super().__init__(): it would give the response a body, and the length of that.
         self.status_code = 200
         self.background = None
-        self.init_headers({**_HEADERS, **headers})
+        self.init_headers({**_HEADERS, **headers(None)})
         self._stream = stream
         self._frames = frames
         self._exchange = exchange
         self._keepalive = keepalive
+        self._headers_after = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Leave it to run after the app."""
@@ -87,6 +88,7 @@ class EventStream(Response):
         started = await anext(self._stream)
         if not isinstance(started, Started):
             raise ProtocolError("The stream has no beginning.")
+        output.set_headers(self._headers_after(started))
         first = await anext(self._stream)
         frames = self._frames(started.created)
         await output.write(frames.render(first))
@@ -129,6 +131,14 @@ class Output:
     def is_started(self) -> bool:
         """Whether the head was sent: nothing can be taken back any more."""
         return self._head is None
+
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        """Set headers of the reply, in the place of those with the same names, unless they were sent."""
+        if self._head is not None and headers:
+            names = {name.encode("latin-1") for name in headers}
+            kept = [header for header in self._head["headers"] if header[0] not in names]
+            added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+            self._head["headers"] = [*kept, *added]
 
     async def write(self, frame: bytes) -> None:
         """Send a frame; waits as long as the caller does not read."""

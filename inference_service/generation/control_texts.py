@@ -54,6 +54,10 @@ class ControlTexts:
             points.update(start + point for point in self._at_edges(edged))
         return sorted(points)
 
+    def are_in(self, text: str) -> bool:
+        """Whether a text spells a control token."""
+        return self._any.search(text) is not None
+
     def split(self, prompt: str) -> Iterator[str | int]:
         """The control tokens of a prompt as ids, and the texts between them, which may be empty."""
         for position, part in enumerate(self._splitter.split(prompt)):

@@ -54,6 +54,8 @@ class Started:
     created: int
     """Seconds since the Unix epoch."""
     prompt_tokens: int
+    ignored: Sequence[str] = ()
+    """What the request holds and has no effect."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,9 @@ class Generation:
 
     def _started(self) -> Started:
         request = self._request
-        return Started(request.request_id, request.model, int(time.time()), request.prompt_tokens)
+        return Started(
+            request.request_id, request.model, int(time.time()), request.prompt_tokens, request.report.ignored
+        )
 
     def _blocked(self) -> list[Finished]:
         rule = self._request.blocked_by

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inference_service.generation.control_texts import ControlTexts
 from inference_service.generation.sealer import Sealer
 from inference_service.generation.template_sandbox import TemplateRefusal, compile_template
 from inference_service.generation.tokenizer import Tokenizer
@@ -52,7 +51,7 @@ class ChatTemplate:
     def __init__(self, source: str, tokenizer: Tokenizer, *, bos_token: str, eos_token: str) -> None:
         self._template = compile_template(source)
         self._tokenizer = tokenizer
-        self._control = ControlTexts(tokenizer.control_tokens)
+        self._control = tokenizer.control_texts
         self._texts = {"bos_token": bos_token, "eos_token": eos_token}
         own_format = probe.find_format(self._try(probe.CONVERSATION, probe.TOOLS))
         self._knows_tools = own_format is not None

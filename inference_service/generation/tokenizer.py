@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
+from inference_service.generation.control_texts import ControlTexts
+
 
 class Encoder(Protocol):
     """The library's part: text without control or added tokens, to ids."""
@@ -19,7 +21,8 @@ class Tokenizer:
     """A model's tokenizer, for text that comes from callers.
 
     Control tokens cannot be written: a text that spells one is encoded as the characters it is made
-    of. All methods are safe to call from several threads.
+    of, unless the caller asks for another reading of a raw prompt. All methods are safe to call from
+    several threads.
 
     Args:
         encoder: encodes ordinary text.
@@ -49,6 +52,8 @@ class Tokenizer:
         self._added = sorted(added_tokens.items(), key=lambda item: len(item[0].encode()), reverse=True)
         self._prefix = [bos_id] if add_bos and bos_id is not None else []
         self.control_tokens: Mapping[str, int] = MappingProxyType(dict(control_tokens))
+        self.control_texts = ControlTexts(control_tokens)
+        """Finds the control tokens in a text."""
         self._control_texts = {index: text for text, index in control_tokens.items()}
         self.longest_token: int = (
             max(map(len, (*self._pieces, *map(str.encode, control_tokens))), default=1) or 1
@@ -72,9 +77,20 @@ class Tokenizer:
                 ids.extend(self._encoder.encode(part))
         return ids
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a raw prompt, begun by the BOS token where the model wants one."""
-        return self._prefix + self.encode_text(text)
+    def encode_prompt(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """The ids of a raw prompt, begun by the BOS token where the model wants one.
+
+        Args:
+            text: the prompt.
+            parse_special: reads the texts of control tokens as those tokens, a BOS at the beginning too.
+
+        """
+        if not parse_special:
+            return self._prefix + self.encode_text(text)
+        ids: list[int] = []
+        for part in self.control_texts.split(text):
+            ids += [part] if isinstance(part, int) else self.encode_text(part)
+        return self.begin(ids)
 
     def begin(self, ids: list[int]) -> list[int]:
         """A rendered prompt, begun by the BOS token where the model wants one and it has none yet."""

@@ -8,6 +8,7 @@ from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.parse.constraint import FIELDS, ConstraintKind
+from inference_service.parse.length import PromptMessage
 
 _ENFORCED = (pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_NAMED)
 _JSON = ("json_object", "json_schema")
@@ -17,8 +18,22 @@ def ineffective_fields(message: generate_pb.GenerateRequest) -> Iterator[str]:
     """Known parameters of a valid request that change nothing, by their public names."""
     if message.WhichOneof("input") == "chat":
         yield from _of_chat(message.chat, message.constraint.WhichOneof("kind"))
+    yield from ineffective_in_prompt(message)
     if message.stopping.include_stop and not message.stopping.stop:
         yield "include_stop_str_in_output"
+
+
+def ineffective_in_prompt(message: PromptMessage) -> Iterator[str]:
+    """Those of them that are about how a prompt is read."""
+    if message.parse_special and not _has_text(message):
+        yield "parse_special"
+
+
+def _has_text(message: PromptMessage) -> bool:
+    """Whether a prompt is raw text."""
+    if isinstance(message, generate_pb.GenerateRequest) and message.WhichOneof("input") == "batch":
+        return any(prompt.WhichOneof("form") == "text" for prompt in message.batch.prompts)
+    return message.WhichOneof("input") == "prompt"
 
 
 def _of_chat(chat: pb.ChatInput, constraint: ConstraintKind | None) -> Iterator[str]:

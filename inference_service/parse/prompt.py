@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
-from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.generation.prompt import ChatTurn
 from inference_service.generation.tools.types import Tool, ToolChoice, ToolMode
+from inference_service.parse.length import PromptMessage
 from inference_service.parse.tools import read_tool_calls, read_tool_choice, read_tools
 from inference_service.parse.violations import Violations
 
@@ -45,6 +45,8 @@ class TextPrompt:
     """Raw text, one character or more."""
 
     text: str
+    parse_special: bool = False
+    """Whether the texts of control tokens in it are those tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,6 @@ class BatchPrompt:
 
 
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
-PromptMessage = generate_pb.GenerateRequest | model_pb.CountTokensRequest
 
 
 def single_prompts(prompt: Prompt | BatchPrompt) -> Sequence[Prompt]:
@@ -85,7 +86,12 @@ def read_prompts(message: generate_pb.GenerateRequest, wrong: Violations) -> Pro
     if not prompts:
         wrong.add("prompt", "prompt must hold at least one prompt.")
     wrong.check_count("prompt", len(prompts), MAX_BATCH, "prompts")
-    return BatchPrompt(tuple(_batched(p, f"prompt[{n}]", wrong) for n, p in enumerate(prompts[:MAX_BATCH])))
+    return BatchPrompt(
+        tuple(
+            _batched(prompt, f"prompt[{number}]", message.parse_special, wrong)
+            for number, prompt in enumerate(prompts[:MAX_BATCH])
+        )
+    )
 
 
 def read_prompt(message: PromptMessage, wrong: Violations) -> Prompt:
@@ -100,13 +106,15 @@ def read_prompt(message: PromptMessage, wrong: Violations) -> Prompt:
             "messages", "One of messages, prompt or token ids is required.", "missing_required_parameter"
         )
         return TextPrompt("")
-    return _text(message.prompt, "prompt", wrong)
+    return _text(message.prompt, "prompt", message.parse_special, wrong)
 
 
-def _batched(prompt: pb.BatchPrompt, field: str, wrong: Violations) -> TextPrompt | TokenPrompt:
+def _batched(
+    prompt: pb.BatchPrompt, field: str, parse_special: bool, wrong: Violations
+) -> TextPrompt | TokenPrompt:
     if prompt.WhichOneof("form") == "token_ids":
         return _token_ids(prompt.token_ids, field, wrong)
-    return _text(prompt.text, field, wrong)
+    return _text(prompt.text, field, parse_special, wrong)
 
 
 def _token_ids(ids: pb.TokenIds, field: str, wrong: Violations) -> TokenPrompt:
@@ -115,10 +123,10 @@ def _token_ids(ids: pb.TokenIds, field: str, wrong: Violations) -> TokenPrompt:
     return TokenPrompt(tuple(ids.ids))
 
 
-def _text(text: str, field: str, wrong: Violations) -> TextPrompt:
+def _text(text: str, field: str, parse_special: bool, wrong: Violations) -> TextPrompt:
     if not text:
         wrong.add(field, f"{field} must hold at least one character.")
-    return TextPrompt(text)
+    return TextPrompt(text, parse_special)
 
 
 def _chat(chat: pb.ChatInput, wrong: Violations) -> ChatPrompt:

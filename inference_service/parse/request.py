@@ -10,7 +10,7 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.backends.types import Sampling
 from inference_service.parse.constraint import Constraint, read_constraint
-from inference_service.parse.ineffective import ineffective_fields
+from inference_service.parse.ineffective import ineffective_fields, ineffective_in_prompt
 from inference_service.parse.output import Output, check_scores, read_output
 from inference_service.parse.prompt import (
     BatchPrompt,
@@ -83,8 +83,8 @@ def parse_generate(message: generate_pb.GenerateRequest, limits: TokenLimits = _
     return request
 
 
-def parse_count(message: model_pb.CountTokensRequest) -> tuple[str, Prompt]:
-    """Read a CountTokensRequest: the model as named, and the prompt.
+def parse_count(message: model_pb.CountTokensRequest) -> tuple[str, Prompt, tuple[str, ...]]:
+    """Read a CountTokensRequest: the model as named, the prompt, and what it holds and has no effect.
 
     Raises:
         InvalidRequest: with one violation per wrong field.
@@ -93,7 +93,7 @@ def parse_count(message: model_pb.CountTokensRequest) -> tuple[str, Prompt]:
     wrong = Violations()
     model, prompt = _model(message.model, wrong), read_prompt(message, wrong)
     wrong.raise_if_any()
-    return model, prompt
+    return model, prompt, (*unknown_fields(message), *ineffective_in_prompt(message))
 
 
 def parse_model_name(message: model_pb.GetModelRequest) -> str:

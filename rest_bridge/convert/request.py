@@ -49,6 +49,7 @@ def completion_request(body: CompletionRequest) -> GenerateRequest:
     if body.logprobs is not None:
         message.output.logprobs = True
         set_field(message.output, "top_logprobs", body.logprobs, type(body), "logprobs")
+    set_field(message, "parse_special", body.parse_special, type(body))
     set_field(message.output, "echo", body.echo, type(body))
     if body.best_of not in (None, 1, body.n):
         raise unsupported("best_of", "best_of is not supported here but as 1, or as the same as n.")

@@ -12,6 +12,7 @@ from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from inference_client import Started
 from lodestream_common.keys import Level
 from rest_bridge import ignored
 from rest_bridge.account import Account
@@ -77,7 +78,10 @@ class Endpoint(Generic[Body]):
     def _stream(self, call: Call, body: Body, message: GenerateRequest, account: Account) -> EventStream:
         frames = partial(Frames, self.shape, body.model, wanted_by(body, message), account)
         stream = call.bridge.client.stream_request(message, **call.options)
-        headers = ignored.header(account.ignored)
+
+        def headers(started: Started | None) -> dict[str, str]:
+            return ignored.header(account.ignored_by_all(started) if started else account.ignored)
+
         return EventStream(stream, frames, call.exchange, call.bridge.config.sse_keepalive, headers)
 
 

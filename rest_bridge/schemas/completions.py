@@ -17,6 +17,12 @@ class CompletionRequest(GenerationRequest):
     prompt: Prompts = Field(
         description="The text to continue, or its token ids; or up to 16 of them, answered one by one."
     )
+    parse_special: bool | None = documented(
+        "Reads the texts of control tokens in a prompt as those tokens, as prompts need that were rendered "
+        "from a chat template. Without it they are plain text, and the header x-ignored-parameters names "
+        "`prompt.control_tokens`.",
+        default=False,
+    )
     logprobs: int | None = knob(
         "Log probabilities of the tokens, and of so many likelier ones; OpenAI's own API has up to 5.", 0, 20
     )

@@ -269,7 +269,7 @@ def test_the_list_of_violations_has_an_end() -> None:
 def test_counting_takes_the_same_prompts() -> None:
     message = model_pb.CountTokensRequest(model="m", prompt="p")
 
-    assert parse_count(message) == ("m", TextPrompt("p"))
+    assert parse_count(message) == ("m", TextPrompt("p"), ())
 
 
 def test_a_model_must_be_named() -> None:

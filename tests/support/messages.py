@@ -40,7 +40,7 @@ def grpc_request(body: Mapping[str, Any]) -> GenerateRequest:
         "sampling": {name: body[name] for name in _SAMPLING if name in body},
         "stopping": {ours: body[name] for name, ours in _STOPPING.items() if name in body},
         "output": _output(body),
-        **{name: body[name] for name in ("user", "validate_only") if name in body},
+        **{name: body[name] for name in ("user", "validate_only", "parse_special") if name in body},
         **_input(body),
     }
     if "stop" in body:

@@ -103,6 +103,8 @@ CHAT: tuple[Sample, ...] = (
 
 COMPLETIONS: tuple[Sample, ...] = (
     sample("prompt", {"prompt": "hello"}, {"prompt": [5, 6]}, {"prompt": ["a", "b"]}, {"prompt": [[5], [6]]}),
+    sample("parse_special", {"parse_special": True}),
+    sample("parse_special", {"parse_special": True}, beside={"prompt": [5]}, when="without a text"),
     sample("logprobs", {"logprobs": 0}, when="0"),
     sample("logprobs", {"logprobs": 2}, when="1 or more"),
     sample("echo", {"echo": True}),

@@ -36,15 +36,23 @@ class GenerateRequest(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PARSE_SPECIAL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Required. A served model id or one of its aliases."""
     prompt: _builtins.str
-    """Raw text, 1 character or more. The model's BOS token is added where the model wants one."""
+    """Raw text, 1 character or more. The model's BOS token is added where the model wants one, and the text
+    does not begin with it already by `parse_special`.
+    """
     user: _builtins.str
     """Optional. The caller's own name for the end user, at most 256 characters; recorded with the request."""
     validate_only: _builtins.bool
     """Optional. Checks the request and explains it, as an answer without choices, and generates nothing.
     Unset means false.
+    """
+    parse_special: _builtins.bool
+    """Optional. Only with raw text. Reads the texts of control tokens in it as those tokens, as prompts need
+    that were rendered from a chat template. Unset means false: they are encoded as plain text, and named
+    in Report.ignored_parameters as `prompt.control_tokens`.
     """
     @_builtins.property
     def chat(self) -> _generation_pb2.ChatInput:
@@ -88,17 +96,22 @@ class GenerateRequest(_message.Message):
         output: _generation_pb2.OutputOptions | None = ...,
         constraint: _generation_pb2.Constraint | None = ...,
         validate_only: _builtins.bool | None = ...,
+        parse_special: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "_validate_only", b"_validate_only", "batch", b"batch", "chat", b"chat", "constraint", b"constraint", "input", b"input", "output", b"output", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "token_ids", b"token_ids", "user", b"user", "validate_only", b"validate_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parse_special", b"_parse_special", "_user", b"_user", "_validate_only", b"_validate_only", "batch", b"batch", "chat", b"chat", "constraint", b"constraint", "input", b"input", "output", b"output", "parse_special", b"parse_special", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "token_ids", b"token_ids", "user", b"user", "validate_only", b"validate_only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "_validate_only", b"_validate_only", "batch", b"batch", "chat", b"chat", "constraint", b"constraint", "input", b"input", "model", b"model", "output", b"output", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "token_ids", b"token_ids", "user", b"user", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parse_special", b"_parse_special", "_user", b"_user", "_validate_only", b"_validate_only", "batch", b"batch", "chat", b"chat", "constraint", b"constraint", "input", b"input", "model", b"model", "output", b"output", "parse_special", b"parse_special", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "token_ids", b"token_ids", "user", b"user", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__parse_special: _TypeAlias = _typing.Literal["parse_special"]  # noqa: Y015
+    _WhichOneofArgType__parse_special: _TypeAlias = _typing.Literal["_parse_special", b"_parse_special"]  # noqa: Y015
     _WhichOneofReturnType__user: _TypeAlias = _typing.Literal["user"]  # noqa: Y015
     _WhichOneofArgType__user: _TypeAlias = _typing.Literal["_user", b"_user"]  # noqa: Y015
     _WhichOneofReturnType__validate_only: _TypeAlias = _typing.Literal["validate_only"]  # noqa: Y015
     _WhichOneofArgType__validate_only: _TypeAlias = _typing.Literal["_validate_only", b"_validate_only"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "prompt", "token_ids", "batch"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parse_special) -> _WhichOneofReturnType__parse_special | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__user) -> _WhichOneofReturnType__user | None: ...
     @_typing.overload

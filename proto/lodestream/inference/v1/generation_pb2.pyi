@@ -687,6 +687,7 @@ class Started(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    IGNORED_PARAMETERS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Output only. The id of the request: the caller's `x-request-id`, or one made by the service."""
     model: _builtins.str
@@ -695,6 +696,10 @@ class Started(_message.Message):
     """Output only. Seconds since the Unix epoch at which the request was admitted."""
     prompt_tokens: _builtins.int
     """Output only. Length of the prompt in tokens."""
+    @_builtins.property
+    def ignored_parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. What the request holds to no effect: Report.ignored_parameters, before the answer."""
+
     def __init__(
         self,
         *,
@@ -702,10 +707,11 @@ class Started(_message.Message):
         model: _builtins.str = ...,
         created: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
+        ignored_parameters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "model", b"model", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "ignored_parameters", b"ignored_parameters", "model", b"model", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -978,7 +984,8 @@ class Report(_message.Message):
     @_builtins.property
     def ignored_parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only. What the request holds and nobody here knows, by the numbers of unknown fields
-        (`field 99`), and known parameters that have no effect together with the others.
+        (`field 99`), and known parameters that have no effect together with the others. A raw prompt that
+        spells a control token, without `parse_special`, is named here as `prompt.control_tokens`.
         """
 
     @_builtins.property

@@ -178,10 +178,13 @@ class CountTokensRequest(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PARSE_SPECIAL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Required. A served model id or one of its aliases."""
     prompt: _builtins.str
     """Raw text."""
+    parse_special: _builtins.bool
+    """Optional. As in GenerateRequest. Unset means false."""
     @_builtins.property
     def chat(self) -> _generation_pb2.ChatInput:
         """A conversation."""
@@ -197,13 +200,19 @@ class CountTokensRequest(_message.Message):
         chat: _generation_pb2.ChatInput | None = ...,
         prompt: _builtins.str = ...,
         token_ids: _generation_pb2.TokenIds | None = ...,
+        parse_special: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parse_special", b"_parse_special", "chat", b"chat", "input", b"input", "parse_special", b"parse_special", "prompt", b"prompt", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "model", b"model", "prompt", b"prompt", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parse_special", b"_parse_special", "chat", b"chat", "input", b"input", "model", b"model", "parse_special", b"parse_special", "prompt", b"prompt", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__parse_special: _TypeAlias = _typing.Literal["parse_special"]  # noqa: Y015
+    _WhichOneofArgType__parse_special: _TypeAlias = _typing.Literal["_parse_special", b"_parse_special"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "prompt", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parse_special) -> _WhichOneofReturnType__parse_special | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___CountTokensRequest: _TypeAlias = CountTokensRequest  # noqa: Y015
@@ -216,21 +225,27 @@ class CountTokensResponse(_message.Message):
 
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    IGNORED_PARAMETERS_FIELD_NUMBER: _builtins.int
     token_count: _builtins.int
     """Output only. Length of the prompt in tokens."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Output only. The ids themselves."""
 
+    @_builtins.property
+    def ignored_parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. What the request holds to no effect, as Report.ignored_parameters has it."""
+
     def __init__(
         self,
         *,
         token_count: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        ignored_parameters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["token_count", b"token_count", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignored_parameters", b"ignored_parameters", "token_count", b"token_count", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
