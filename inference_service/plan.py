@@ -135,9 +135,11 @@ class _Work:
 
     def _stages(self, prompt: EncodedPrompt, sampling: Sampling, index: int) -> Stages:
         stopping = self.parsed.stopping
+        # A call that is enforced ends where its grammar does.
+        stops = not (isinstance(prompt.prompt, ChatPrompt) and prompt.prompt.enforces_calls)
         return Stages(
-            stops=stopping.stops,
-            stop_token_ids=frozenset(stopping.stop_token_ids),
+            stops=stopping.stops if stops else (),
+            stop_token_ids=frozenset(stopping.stop_token_ids if stops else ()),
             include_stop=stopping.include_stop,
             filter=self.policy.output_filter(self.caller.key_name) if self.policy else None,
             tools=_tools(prompt, sampling, index),
@@ -151,7 +153,8 @@ def _tools(prompt: EncodedPrompt, sampling: Sampling, index: int) -> Tools | Non
     named = chat.tool_choice.name
     names = {tool.name for tool in chat.tools if named is None or tool.name == named}
     most = most_calls(chat.tool_choice, parallel=chat.parallel_tool_calls)
-    return ToolCallParser(names, call_ids(sampling.seed, prompt.ids, index), most)
+    ids = call_ids(sampling.seed, prompt.ids, index)
+    return ToolCallParser(names, ids, most, enforced=chat.enforces_calls)
 
 
 def effort_of(parsed: ParsedRequest) -> Effort:

@@ -139,10 +139,22 @@ def _without_sense(request: GenerationRequest, streams: bool) -> Iterator[str]:
         yield "stream"
     if request.response_format is not None:
         yield from _of_format(request.response_format)
-    if request.include_stop_str_in_output and not request.stop:
-        yield "include_stop_str_in_output"
+    yield from _of_stopping(request)
     if isinstance(request, ChatCompletionRequest):
         yield from _without_tools(request)
+
+
+def _of_stopping(request: GenerationRequest) -> Iterator[str]:
+    demanded = isinstance(request, ChatCompletionRequest) and _demands_calls(request)
+    if demanded:
+        # Calls that are enforced end where their grammar does.
+        yield from (name for name in ("stop", "stop_token_ids") if getattr(request, name))
+    if request.include_stop_str_in_output and (demanded or not request.stop):
+        yield "include_stop_str_in_output"
+
+
+def _demands_calls(request: ChatCompletionRequest) -> bool:
+    return bool(request.tools) and request.tool_choice not in (None, "auto", "none")
 
 
 def _without_tools(request: ChatCompletionRequest) -> Iterator[str]:

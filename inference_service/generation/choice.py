@@ -21,6 +21,8 @@ _CAUSES = {
     EngineFinish.END_OF_SEQUENCE: StopCause.END_OF_SEQUENCE,
     EngineFinish.MAX_TOKENS: StopCause.MAX_TOKENS,
 }
+_ENDS = frozenset({StopCause.END_OF_SEQUENCE, StopCause.TOOL_CALLS})
+"""The model is done; every other cause cuts what it was about to write."""
 
 
 class ChoiceStream:
@@ -152,6 +154,6 @@ class ChoiceStream:
             self._finish(StopCause.TOOL_CALLS)
         self._outgoing.add(replace(piece, text=output.content), output.deltas)
         if self.finished is not None:
-            rest = tools.finish()
+            rest = tools.finish(cut=self.finished.cause not in _ENDS)
             self._outgoing.add(Piece(rest.content), rest.deltas)
-            self.finished = self.finished.calling() if tools.called else self.finished
+            self.finished = replace(self.finished, calls_tools=tools.called, cuts_call=tools.is_cut)

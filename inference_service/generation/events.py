@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from inference_service.backends.types import Sampling
@@ -87,15 +87,16 @@ class Finished:
     calls_tools: bool = False
     """The choice holds a whole tool call."""
 
-    def calling(self) -> Finished:
-        """The same end of a choice that holds a whole tool call."""
-        return replace(self, calls_tools=True)
+    cuts_call: bool = False
+    """It was cut within a tool call, so it did not come to its end."""
 
     @property
     def reason(self) -> FinishReason:
-        if self.calls_tools and self.cause.reason is FinishReason.STOP:
-            return FinishReason.TOOL_CALLS
-        return self.cause.reason
+        if self.cause.reason is not FinishReason.STOP:
+            return self.cause.reason
+        if self.cuts_call:
+            return FinishReason.LENGTH
+        return FinishReason.TOOL_CALLS if self.calls_tools else FinishReason.STOP
 
 
 @dataclass(frozen=True, slots=True)

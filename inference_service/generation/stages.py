@@ -59,10 +59,15 @@ class Tools(Protocol):
         """Whether as many calls were made as are allowed."""
         ...
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the text was cut within a call."""
+        ...
+
     def feed(self, text: str) -> ToolOutput: ...
 
-    def finish(self) -> ToolOutput:
-        """What is left at the end of the text."""
+    def finish(self, *, cut: bool) -> ToolOutput:
+        """What is left at the end of the text; `cut`: the model did not end it."""
         ...
 
 

@@ -19,7 +19,10 @@ def ineffective_fields(message: generate_pb.GenerateRequest) -> Iterator[str]:
     if message.WhichOneof("input") == "chat":
         yield from _of_chat(message.chat, message.constraint.WhichOneof("kind"))
     yield from ineffective_in_prompt(message)
-    if message.stopping.include_stop and not message.stopping.stop:
+    if _enforces_calls(message):
+        # Calls that are enforced end where their grammar does.
+        yield from (name for name in ("stop", "stop_token_ids") if getattr(message.stopping, name))
+    if message.stopping.include_stop and (not message.stopping.stop or _enforces_calls(message)):
         yield "include_stop_str_in_output"
 
 
@@ -34,6 +37,11 @@ def _has_text(message: PromptMessage) -> bool:
     if isinstance(message, generate_pb.GenerateRequest) and message.WhichOneof("input") == "batch":
         return any(prompt.WhichOneof("form") == "text" for prompt in message.batch.prompts)
     return message.WhichOneof("input") == "prompt"
+
+
+def _enforces_calls(message: generate_pb.GenerateRequest) -> bool:
+    chat = message.chat
+    return bool(chat.tools) and chat.tool_choice.mode in _ENFORCED
 
 
 def _of_chat(chat: pb.ChatInput, constraint: ConstraintKind | None) -> Iterator[str]:

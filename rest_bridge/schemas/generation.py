@@ -57,7 +57,9 @@ class GenerationRequest(RequestModel):
     )
     logit_bias: LogitBias = documented("Token ids, and what is added to their logits; -100 forbids a token.")
     n: int | None = knob("Answers to each prompt.", 1, 8, 1)
-    stop: Stop = documented("Up to 4 texts that end the generation; they are not part of it.")
+    stop: Stop = documented(
+        "Up to 4 texts that end the generation; not part of it, nor looked for in demanded calls."
+    )
     include_stop_str_in_output: bool | None = documented(
         "Keeps the text of `stop` that was met at the end of the answer.", default=False
     )

@@ -134,6 +134,14 @@ GOOD: dict[str, Body] = {
         tools=[tool("weather", PLACE, strict=True)], tool_choice="required", max_tokens=60, logprobs=True
     ),
     "a call cut short": chat(tools=[WEATHER], tool_choice="required", max_tokens=9),
+    "a call cut before its name": chat(tools=[WEATHER], tool_choice=named("weather"), max_tokens=3, n=2),
+    "a stop sequence in a call that is demanded": chat(
+        tools=[TIME], tool_choice=named("time"), stop=['"', "time", "}"], max_tokens=40, logprobs=True
+    ),
+    "a call that may be made, cut short": chat(f"@say<<{BONN}>>", tools=[WEATHER], max_tokens=6),
+    "a stop sequence in a call that may be made": chat(
+        f"@say<<{BONN}>>", tools=[WEATHER], stop=["Bonn"], max_tokens=40
+    ),
     "calls or a schema": chat(tools=[WEATHER], response_format=schema_of(CITY), max_tokens=60),
     "a conversation with tools": chat(messages=CONVERSATION, tools=[WEATHER]),
     "a conversation about tools that are gone": chat(messages=CONVERSATION),
@@ -162,6 +170,8 @@ SCRIPTED = frozenset(
         "EBNF",
         "a call cut short",
         "a call that is demanded",
+        "a call that may be made, cut short",
+        "a stop sequence in a call that may be made",
         "a conversation about tools that are gone",
         "a schema beside a call that is demanded",
         "a call of a strict tool",
@@ -206,6 +216,15 @@ SAID: dict[str, tuple[str, str, str, list[tuple[str, str]]]] = {
     ),
     "tools that are not called": ("a hat, a 猫😀", "stop", "end_of_sequence", []),
     "tools that must not be called": (BONN, "stop", "end_of_sequence", []),
+    "a call cut before its name": ("", "length", "max_tokens", []),
+    "a stop sequence in a call that is demanded": ("", "tool_calls", "tool_calls", [("time", "{}")]),
+    "a call that may be made, cut short": ("", "length", "max_tokens", []),
+    "a stop sequence in a call that may be made": (
+        "",
+        "length",
+        "stop_sequence",
+        [("weather", '{"city": "')],
+    ),
     "the call of one tool": ("", "tool_calls", "tool_calls", [("time", "{}")]),
 }
 """Where the engine does as it is told: text, finish reason, cause, and calls."""

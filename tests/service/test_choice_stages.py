@@ -157,7 +157,7 @@ def test_text_and_calls_do_not_depend_on_the_tokens(data: st.DataObject, text: s
     if setting.tools:
         parser = setting.stages().tools
         assert isinstance(parser, ToolCallParser)
-        outputs = [parser.feed(shown), parser.finish()]
+        outputs = [parser.feed(shown), parser.finish(cut=True)]
         shown = "".join(output.content for output in outputs)
         for piece in (piece for output in outputs for piece in output.deltas):
             if piece.name is not None:
@@ -236,6 +236,26 @@ def test_a_call_that_is_cut_short_ends_with_length(cut: int) -> None:
     is_whole = CALL[:cut].count("}") > 0
     assert told.finished.reason is FinishReason.LENGTH
     assert told.finished.calls_tools is is_whole
+    assert told.text == (CALL[:cut] if cut <= CALL.index('"f"') else "")
+
+
+@pytest.mark.parametrize("ends_at", ["ments", '"x', "}\n\n"])
+def test_a_call_that_a_stop_sequence_cuts_ends_with_length(ends_at: str) -> None:
+    """It is not whole, so it must not look like an answer that came to its end."""
+    told = one_by_one(Setting(stops=(ends_at,), rules=()), [CALL[:-1].encode(), b"}\n\n"])
+
+    is_whole = ends_at == "}\n\n"
+    assert told.finished is not None
+    assert told.finished.cause is StopCause.STOP_SEQUENCE
+    assert told.finished.reason is (FinishReason.TOOL_CALLS if is_whole else FinishReason.LENGTH)
+    assert told.text == ""
+
+
+def test_a_call_that_its_model_ends_in_the_middle_ends_with_stop() -> None:
+    told = one_by_one(Setting(stops=(), rules=()), [CALL[:-4].encode()], EOS)
+
+    assert told.finished is not None
+    assert told.finished.reason is FinishReason.STOP
 
 
 def test_a_deadline_within_a_call_ends_with_length() -> None:
@@ -244,7 +264,7 @@ def test_a_deadline_within_a_call_ends_with_length() -> None:
 
     assert isinstance(opened, Delta)
     assert [piece.name for piece in opened.tool_calls] == ["f"]
-    assert [*choice.cut(StopCause.DEADLINE)] == [Finished(0, StopCause.DEADLINE)]
+    assert [*choice.cut(StopCause.DEADLINE)] == [Finished(0, StopCause.DEADLINE, cuts_call=True)]
 
 
 def test_a_blocked_text_ends_before_the_match_and_names_the_rule() -> None:

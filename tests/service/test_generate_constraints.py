@@ -231,20 +231,18 @@ async def test_results_of_calls_are_read(service: Running) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '{"\\udc00": 1}', "[", '{"a": 1e999}'])
-async def test_json_that_has_no_text_gets_nowhere(service: Running, text: str) -> None:
-    """Neither in the schema of a tool nor in a call of the conversation, whoever asks."""
-    with_schema = spoken("x", tool("f", text))
-    with_call = spoken("x")
+async def test_schemas_that_have_no_text_get_nowhere(service: Running, text: str) -> None:
+    """Whoever asks. The arguments of a call may be any text: they are no JSON to the service."""
+    called = spoken("x")
     call = pb.ToolCall(id="1", name="f", arguments=text)
-    with_call.chat.messages.append(pb.ChatMessage(role=pb.ROLE_ASSISTANT, tool_calls=[call]))
+    called.chat.messages.append(pb.ChatMessage(role=pb.ROLE_ASSISTANT, tool_calls=[call]))
+    counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=called.chat)
+    assert (await service.model_stub.CountTokens(counted, timeout=WAIT)).token_count
 
-    for request, field in (
-        (with_schema, "tools[0].function.parameters"),
-        (with_call, "messages[1].tool_calls[0].function.arguments"),
-    ):
-        counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=request.chat)
-        assert (await refusal(service.generate_stub.Generate(request))).fields == [field]
-        assert (await refusal(service.model_stub.CountTokens(counted))).fields == [field]
+    request, field = spoken("x", tool("f", text)), "tools[0].function.parameters"
+    counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=request.chat)
+    assert (await refusal(service.generate_stub.Generate(request))).fields == [field]
+    assert (await refusal(service.model_stub.CountTokens(counted))).fields == [field]
 
 
 async def test_tools_count_as_prompt(service: Running) -> None:

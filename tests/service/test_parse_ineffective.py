@@ -44,6 +44,14 @@ def _demanded(**constraint: Any) -> dict[str, Any]:
             {**_chat(tools=_STRICT, tool_choice={"mode": 2}), "constraint": {"json_object": True}},
             ("tools[1].function.strict",),
         ),
+        (
+            {
+                **_chat(tools=_TOOLS, tool_choice={"mode": 3}),
+                "stopping": {"stop": ["a"], "include_stop": True, "stop_token_ids": [3]},
+            },
+            ("stop", "stop_token_ids", "include_stop_str_in_output"),
+        ),
+        ({**_chat(tools=_TOOLS), "stopping": {"stop": ["a"], "stop_token_ids": [3]}}, ()),
         (_demanded(json_object=True), ("response_format",)),
         (_demanded(json_schema="{}"), ("response_format.json_schema.schema",)),
     ],

@@ -104,10 +104,17 @@ def _without_effect(value: Mapping[str, Any], name: str, *, is_streamed: bool) -
             yield f"response_format.{member}"
     if wanted.get("type") == "json_schema" and wanted["json_schema"].get("description"):
         yield ONLY_REST
-    if value.get("include_stop_str_in_output") and not value.get("stop"):
-        yield "include_stop_str_in_output"
+    yield from _stopping(value)
     if name == CHAT:
         yield from _without_tools(value, wanted)
+
+
+def _stopping(value: Mapping[str, Any]) -> Iterator[str]:
+    demanded = value.get("tools") and value.get("tool_choice") not in (None, "auto", "none")
+    if demanded:
+        yield from (one for one in ("stop", "stop_token_ids") if value.get(one))
+    if value.get("include_stop_str_in_output") and (demanded or not value.get("stop")):
+        yield "include_stop_str_in_output"
 
 
 def _without_tools(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference_service.generation.tools import formats
 from inference_service.generation.tools.parser import ToolCallParser
+from inference_service.generation.tools.types import ToolCall
 from tests.support.texts import THOROUGH, cuts
 
 NAMES = ("get_weather", "get_time", "f")
@@ -26,16 +28,19 @@ class Heard:
     arguments: list[str] = field(default_factory=list)
     called: bool = False
     complete: bool = False
+    cut: bool = False
 
     @property
     def calls(self) -> list[tuple[str, str]]:
         return list(zip(self.names, self.arguments, strict=True))
 
 
-def heard(pieces: Sequence[str], max_calls: int | None = None) -> Heard:
-    parser = ToolCallParser(NAMES, "call_{}".format, max_calls)
+def heard(
+    pieces: Sequence[str], max_calls: int | None = None, *, enforced: bool = False, cut: bool = False
+) -> Heard:
+    parser = ToolCallParser(NAMES, "call_{}".format, max_calls, enforced=enforced)
     result = Heard()
-    for output in [*map(parser.feed, pieces), parser.finish()]:
+    for output in [*map(parser.feed, pieces), parser.finish(cut=cut)]:
         result.content += output.content
         for delta in output.deltas:
             if delta.id is not None:
@@ -51,6 +56,7 @@ def heard(pieces: Sequence[str], max_calls: int | None = None) -> Heard:
                 assert delta.index == len(result.ids) - 1
                 result.arguments[-1] += delta.arguments
     result.called, result.complete = parser.called, parser.is_complete
+    result.cut = parser.is_cut
     return result
 
 
@@ -218,6 +224,41 @@ def test_a_call_that_is_cut_off_never_pretends(cut: int) -> None:
         assert result.content == CALL[:cut]
 
 
+FORMS = [formats.PLAIN, *formats.BARE.values(), *formats.TAGGED.values()]
+TWO_CALLS = (ToolCall("1", "get_weather", WEATHER), ToolCall("2", "f", '{"a": [1, "}"]}'))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_calls_that_are_enforced_are_never_content_wherever_they_are_cut(form: formats.ToolFormat) -> None:
+    text = form.write(TWO_CALLS)
+    for end in range(len(text) + 1):
+        for pieces in ([text[:end]], list(text[:end])):
+            for cut in (True, False):
+                result = heard(pieces, enforced=True, cut=cut)
+                assert result.content == ""
+                assert result.names == ["get_weather", "f"][: len(result.names)]
+                for arguments, call in zip(result.arguments, TWO_CALLS, strict=False):
+                    assert call.arguments.startswith(arguments)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_call_that_is_known_is_no_content_where_it_is_cut(form: formats.ToolFormat) -> None:
+    """It is known by the mark of its format, by the key of its name, or by the call before it."""
+    text = "Let me see.\n" + form.write(TWO_CALLS)
+    known = text.index('"get') if not form.opening else text.index(form.opening) + len(form.opening)
+    for end in range(known + 1, len(text) + 1):
+        for pieces in ([text[:end]], list(text[:end])):
+            result = heard(pieces, cut=True)
+            assert result.content == "Let me see.\n"
+            assert result.cut == (end < text.index(WEATHER) + len(WEATHER)) or len(result.names) > 0
+
+
+@pytest.mark.parametrize("text", ["{", '{"a', "[1, {", "<", "<t", "<b>", "[[[{", '{"name', "{\n{\n"])
+def test_what_may_be_anything_is_content_where_it_is_cut(text: str) -> None:
+    result = heard([text], cut=True)
+    assert (result.content, result.cut) == (text, False)
+
+
 def test_a_second_call_that_is_cut_off_spoils_the_answer() -> None:
     assert not heard([f'{CALL}\n{{"name": "f", "arguments": {{"a"']).called
 
@@ -249,11 +290,11 @@ def test_a_second_call_that_is_cut_off_spoils_the_answer() -> None:
     ],
 )
 def test_arguments_that_stop_being_json(broken: str) -> None:
-    """Nothing is lost, nothing more is taken for a call, and the answer does not count as one."""
+    """Nothing is lost or content, nothing more is taken for a call, and the answer does not count as one."""
     result = heard(list(f'{{"name": "f", "arguments": {broken}}}\n{CALL}'))
 
     assert result.names == ["f"]
-    assert result.arguments[0] + result.content == f"{broken}}}\n{CALL}"
+    assert (result.arguments, result.content) == ([f"{broken}}}\n{CALL}"], "")
     assert not result.called
 
 

@@ -28,6 +28,8 @@ class CallReader:
         self._text = self._read()
         next(self._text)
         self.name: str | None = None
+        self.is_named = False
+        """Whether its name is being read, or was: so far it is that of one of the tools."""
         self.is_done = False
         """Whether the call's own closing brace was met."""
 
@@ -76,6 +78,7 @@ class CallReader:
 
     def _member(self, key: str, first: str) -> Generator[None, str, None]:
         if key == "name":
+            self.is_named = True
             self.name = yield from _word(first, self._names)
         elif key == "type":
             yield from _word(first, ("function",))

@@ -13,6 +13,8 @@ from inference_service.generation.tools.types import ToolCallDelta
 _MARKS = ("<|python_tag|>", "<tool_call>", "</tool_call>")
 """What models put around calls, beside brackets and separators."""
 
+_CLOSING = "</"
+
 
 @dataclass(frozen=True, slots=True)
 class ToolOutput:
@@ -34,14 +36,26 @@ class ToolCallParser:
     space at the beginning of the output, brackets of a list, `;` and `,` between calls, the marks of a
     model's format. How the text is cut into pieces changes nothing.
 
+    Where the text is cut, a call that has begun is no content either: it has begun with the mark of a
+    format, with the key of its name, or behind another call.
+
     Args:
         names: the tools that may be called; an object with another name is content.
         call_id: names the calls.
         max_calls: where it ends; None for no limit.
+        enforced: a grammar lets the text be nothing but calls, so none of it is content.
 
     """
 
-    def __init__(self, names: Collection[str], call_id: CallIds, max_calls: int | None = None) -> None:
+    def __init__(
+        self,
+        names: Collection[str],
+        call_id: CallIds,
+        max_calls: int | None = None,
+        *,
+        enforced: bool = False,
+    ) -> None:
+        self._enforced = enforced
         self._names = frozenset(names)
         self._call_id = call_id
         self._max_calls = max_calls
@@ -51,18 +65,21 @@ class ToolCallParser:
         self._state: Callable[[str], None] = self._around
         self._held: list[str] = []
         self._mark = ""
+        self._is_marked = False
         self._reader = CallReader(())
         self._opened = 0
         self._completed = 0
         self._behind_call = False
         self._at_line_start = True
+        self.is_cut = False
+        """Whether the text was cut within a call."""
 
     @property
     def called(self) -> bool:
         """Whether calls were made and all of them are whole: their arguments are complete JSON.
 
         False with a call that the end of the text cut off, or whose arguments went on as no JSON can:
-        what had left of it by then cannot be called back.
+        all the text behind that is part of them.
         """
         return 0 < self._completed == self._opened
 
@@ -79,18 +96,38 @@ class ToolCallParser:
             self._state(char)
         return self._leave()
 
-    def finish(self) -> ToolOutput:
-        """The text ended: what was held back leaves, if it is not part of a call."""
+    def finish(self, *, cut: bool = False) -> ToolOutput:
+        """The text ended: what was held back leaves, if it is not part of a call.
+
+        Args:
+            cut: it was ended by something else than the model.
+
+        """
         if self._state == self._inside and self._reader.has_arguments and self._reader.is_open:
             self._complete()
-        if not (self._behind_call and self._state == self._around):
+        has_begun = cut and self._has_begun()
+        self.is_cut = has_begun or (cut and self._completed < self._opened)
+        between = self._behind_call and (
+            self._state == self._around or (cut and self._state == self._within_mark)
+        )
+        if not (has_begun or between):
             self._content += self._held
         self._held.clear()
         return self._leave()
 
+    def _has_begun(self) -> bool:
+        """Whether what is held back is the beginning of a call."""
+        if self._state == self._inside:
+            return self._behind_call or self._is_marked or self._reader.is_named
+        if self._state == self._within_mark:
+            fitting = [mark for mark in _MARKS if mark.startswith(self._mark)]
+            return all(len(mark) < 2 * len(self._mark) for mark in fitting)
+        return self._state == self._around and self._is_marked
+
     def _leave(self) -> ToolOutput:
         self._flush_arguments()
-        output = ToolOutput("".join(self._content), tuple(self._deltas))
+        content = "" if self._enforced else "".join(self._content)
+        output = ToolOutput(content, tuple(self._deltas))
         self._content.clear()
         self._deltas.clear()
         return output
@@ -124,6 +161,7 @@ class ToolCallParser:
         self._held.append(char)
         self._mark += char
         if self._mark in _MARKS:
+            self._is_marked = not self._mark.startswith(_CLOSING)
             self._state = self._around
         elif not any(mark.startswith(self._mark) for mark in _MARKS):
             self._give_up()
@@ -153,10 +191,10 @@ class ToolCallParser:
 
     def _on_no_call(self) -> None:
         if self._reader.is_open and not self._reader.has_arguments:
-            # Nothing behind broken arguments can be trusted to be a call.
-            self._content += self._held
+            # Nothing tells where broken arguments end, and what is behind them may be no call.
+            self._arguments += self._held
             self._held.clear()
-            self._state = self._content.append
+            self._state = self._arguments.append
             return
         if self._reader.is_open:
             self._completed += 1
@@ -165,6 +203,7 @@ class ToolCallParser:
     def _complete(self) -> None:
         self._completed += 1
         self._behind_call = True
+        self._is_marked = False
         self._held.clear()
         self._state = self._around
 
@@ -173,7 +212,7 @@ class ToolCallParser:
         char = self._held.pop()
         text = "".join(self._held)
         self._held.clear()
-        self._behind_call = False
+        self._behind_call = self._is_marked = False
         self._content.append(text)
         self._at_line_start = text.endswith("\n")
         self._state = self._outside

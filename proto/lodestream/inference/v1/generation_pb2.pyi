@@ -550,7 +550,9 @@ class StoppingOptions(_message.Message):
     """Optional. Keeps the stop sequence that was met at the end of the text. Unset means false."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. At most 4 texts, each of 1 to 1024 characters, that end the generation; never part of the output."""
+        """Optional. At most 4 texts, each of 1 to 1024 characters, that end the generation; never part of the output.
+        Neither these nor the token ids are looked for in calls that are enforced.
+        """
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
