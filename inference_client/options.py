@@ -23,6 +23,8 @@ class CountOptions(TypedDict, total=False):
     tool_choice: ToolChoiceMode | ToolChoice | None
     parallel_tool_calls: bool | None
     parse_special: bool | None
+    add_generation_prompt: bool | None
+    continue_final_message: bool | None
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -88,5 +90,11 @@ class GenerateOptions(TypedDict, total=False):
     """Whether the model calls tools, or which one; only with `tools`. Not given: it decides."""
     parallel_tool_calls: bool | None
     """Whether one answer may hold several calls; only with `tools`. Not given: true."""
+    add_generation_prompt: bool | None
+    """Whether the prompt ends with the header of the answer; only with `messages`. Not given: true, or false
+    with `continue_final_message`."""
+    continue_final_message: bool | None
+    """The answer continues the text of the last message, which has no tool calls; only with `messages`, and
+    not with `add_generation_prompt`. Not given: false."""
     user: str | None
     """The caller's own name for the end user, at most 256 characters."""

@@ -30,6 +30,7 @@ _SAMPLING = (
     "seed",
 )
 _STOPPING = ("max_tokens", "ignore_eos", "include_stop")
+_ENDINGS = ("add_generation_prompt", "continue_final_message")
 _OUTPUT = ("n", "logprobs", "top_logprobs", "echo")
 
 
@@ -137,9 +138,12 @@ def _write_chat(
     options: GenerateOptions | CountOptions,
 ) -> None:
     tools = options.get("tools"), options.get("tool_choice"), options.get("parallel_tool_calls")
+    endings = options.get("add_generation_prompt"), options.get("continue_final_message")
     if (messages := options.get("messages")) is not None:
         request.chat.SetInParent()
         write_messages(request.chat, messages)
         write_tools(request.chat, *tools)
-    elif tools != (None, None, None):
-        raise TypeError("tools, tool_choice and parallel_tool_calls go with messages only.")
+        set_fields(request.chat, options, _ENDINGS)
+    elif (*tools, *endings) != (None,) * 5:
+        *names, last = ("tools", "tool_choice", "parallel_tool_calls", *_ENDINGS)
+        raise TypeError(f"{', '.join(names)} and {last} go with messages only.")

@@ -19,6 +19,7 @@ from inference_service.generation.tools.constraint import most_calls
 from inference_service.generation.tools.ids import call_ids
 from inference_service.generation.tools.parser import ToolCallParser
 from inference_service.generation.tools.types import ToolMode
+from inference_service.generation.turns import Ending
 from inference_service.parse import BatchPrompt, ChatPrompt, ParsedRequest, Prompt, TextPrompt, prompt_fields
 from inference_service.screen import screened
 from inference_service.served import Effort, ServedModel
@@ -154,7 +155,8 @@ def _tools(prompt: EncodedPrompt, sampling: Sampling, index: int) -> Tools | Non
     names = {tool.name for tool in chat.tools if named is None or tool.name == named}
     most = most_calls(chat.tool_choice, parallel=chat.parallel_tool_calls)
     ids = call_ids(sampling.seed, prompt.ids, index)
-    return ToolCallParser(names, ids, most, enforced=chat.enforces_calls)
+    before = chat.turns[-1].content if chat.ending is Ending.CONTINUE and not chat.enforces_calls else ""
+    return ToolCallParser(names, ids, most, enforced=chat.enforces_calls, before=before)
 
 
 def effort_of(parsed: ParsedRequest) -> Effort:

@@ -183,7 +183,7 @@ class ServedModel:
             raise InvalidRequest.of("messages", f"messages holds {count} messages; it may hold {most}.")
         try:
             tools = () if prompt.tool_choice.mode is ToolMode.NONE else prompt.tools
-            return self.template.render(prompt.turns, tools)
+            return self.template.render(prompt.turns, tools, prompt.ending)
         except PromptError as error:
             raise InvalidRequest.of("messages", str(error)) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from inference_service.generation.control_texts import new_seal
 from inference_service.generation.sealer import Sealer
 from inference_service.generation.template_sandbox import TemplateRefusal, compile_template
 from inference_service.generation.tokenizer import Tokenizer
@@ -15,9 +16,9 @@ from inference_service.generation.tools.formats import PLAIN, ToolFormat
 from inference_service.generation.tools.plain import fold_tools, write_calls
 from inference_service.generation.tools.types import Tool
 from inference_service.generation.tools.unfold import one_call_a_turn
-from inference_service.generation.turns import ChatTurn
+from inference_service.generation.turns import ChatTurn, Ending
 
-__all__ = ["ChatTemplate", "ChatTurn", "PromptError"]
+__all__ = ["ChatTemplate", "ChatTurn", "Ending", "PromptError"]
 
 _MOST_REASON = 200
 
@@ -61,19 +62,23 @@ class ChatTemplate:
         self.tool_format: ToolFormat = own_format or PLAIN
         """How the model writes calls."""
 
-    def render(self, messages: Sequence[ChatTurn], tools: Sequence[Tool] = ()) -> list[int]:
+    def render(
+        self, messages: Sequence[ChatTurn], tools: Sequence[Tool] = (), ending: Ending = Ending.ANSWER
+    ) -> list[int]:
         """The prompt that asks the model for the next turn, as token ids.
 
         Args:
             messages: the conversation.
             tools: what the model may call; none where the caller's tool choice is `none`.
+            ending: how the prompt ends; CONTINUE needs a message, whose last has no calls.
 
         Raises:
-            PromptError: the template refuses the conversation, or fails on it.
+            PromptError: the template refuses the conversation, or fails on it, or leaves out the message to
+                be continued.
 
         """
         try:
-            return self._tokenizer.begin(self._ids(*self._adapted(messages, tools)))
+            return self._tokenizer.begin(self._ids(*self._adapted(messages, tools), ending))
         except RecursionError as error:
             raise PromptError("The tools are nested too deeply.") from error
 
@@ -87,10 +92,19 @@ class ChatTemplate:
             turns = [write_calls(turn, self.tool_format) if _has_raw(turn) else turn for turn in turns]
         return (turns if self._takes_several_calls else one_call_a_turn(turns)), tools
 
-    def _ids(self, turns: Sequence[ChatTurn], tools: Sequence[Tool]) -> list[int]:
-        sealer = Sealer(self._control, written_texts(turns, tools))
+    def _ids(self, turns: Sequence[ChatTurn], tools: Sequence[Tool], ending: Ending) -> list[int]:
+        texts = list(written_texts(turns, tools))
+        sealer = Sealer(self._control, texts)
         messages = [message_document(turn, sealer) for turn in turns]
-        prompt = self._fill(messages, [tool_document(tool, sealer) for tool in tools])
+        mark = new_seal(texts)
+        if ending is Ending.CONTINUE:
+            # The mark also keeps templates from stripping the white space before it.
+            messages[-1]["content"] += mark
+        prompt = self._fill(messages, [tool_document(tool, sealer) for tool in tools], ending)
+        if ending is Ending.CONTINUE:
+            prompt, found, _ = prompt.rpartition(mark)
+            if not found:
+                raise PromptError("The model's chat template leaves out the final message, or changes it.")
         ids: list[int] = []
         for part in self._control.split(prompt):
             if isinstance(part, int):
@@ -102,15 +116,17 @@ class ChatTemplate:
     def _try(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """What the template makes of messages; nothing if it does not take them."""
         try:
-            return self._fill(messages, tools)
+            return self._fill(messages, tools, Ending.ANSWER)
         except PromptError:
             return ""
 
-    def _fill(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
+    def _fill(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], ending: Ending
+    ) -> str:
         try:
             return self._template.render(
                 messages=messages,
-                add_generation_prompt=True,
+                add_generation_prompt=ending is Ending.ANSWER,
                 tools=tools or None,
                 documents=None,
                 **self._texts,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
-from inference_service.generation.prompt import ChatTurn
+from inference_service.generation.prompt import ChatTurn, Ending
 from inference_service.generation.tools.types import Tool, ToolChoice, ToolMode
 from inference_service.parse.length import PromptMessage
 from inference_service.parse.tools import read_tool_calls, read_tool_choice, read_tools
@@ -33,6 +33,7 @@ class ChatPrompt:
     tools: Sequence[Tool] = ()
     tool_choice: ToolChoice = _NO_TOOLS
     parallel_tool_calls: bool = True
+    ending: Ending = Ending.ANSWER
 
     @property
     def enforces_calls(self) -> bool:
@@ -143,7 +144,20 @@ def _chat(chat: pb.ChatInput, wrong: Violations) -> ChatPrompt:
         offered,
         read_tool_choice(chat, offered, wrong),
         chat.parallel_tool_calls if chat.HasField("parallel_tool_calls") else True,
+        _ending(chat, wrong),
     )
+
+
+def _ending(chat: pb.ChatInput, wrong: Violations) -> Ending:
+    if not chat.continue_final_message:
+        asks = chat.add_generation_prompt or not chat.HasField("add_generation_prompt")
+        return Ending.ANSWER if asks else Ending.NOTHING
+    name = "continue_final_message"
+    if chat.add_generation_prompt:
+        wrong.add(name, f"{name} and add_generation_prompt cannot both be true.")
+    if chat.messages and chat.messages[-1].tool_calls:
+        wrong.add(name, f"{name} is only for a final message without tool calls.")
+    return Ending.CONTINUE
 
 
 def _turn(message: pb.ChatMessage, field: str, wrong: Violations) -> ChatTurn:

@@ -36,8 +36,9 @@ def fill_conversation(target: pb.ChatInput, body: ChatCompletionRequest) -> None
         _add_tool(target, tool, f"tools[{number}]")
     if body.tool_choice is not None:
         _choose(target.tool_choice, body.tool_choice)
-    if body.parallel_tool_calls is not None:
-        target.parallel_tool_calls = body.parallel_tool_calls
+    for name in ("parallel_tool_calls", "add_generation_prompt", "continue_final_message"):
+        if (value := getattr(body, name)) is not None:
+            setattr(target, name, value)
 
 
 def _add_turn(target: pb.ChatInput, turn: ChatMessage) -> None:

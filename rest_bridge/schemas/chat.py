@@ -57,6 +57,12 @@ class ChatCompletionRequest(GenerationRequest):
     parallel_tool_calls: bool | None = documented(
         "Only with `tools`: one answer may hold several calls.", default=True
     )
+    add_generation_prompt: bool | None = documented(
+        "Ends the prompt with the header of the answer; unset: true, or false with `continue_final_message`."
+    )
+    continue_final_message: bool | None = documented(
+        "The answer continues the text of the last message; not with `add_generation_prompt`.", default=False
+    )
 
 
 class ReplyMessage(BaseModel):

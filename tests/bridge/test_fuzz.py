@@ -124,6 +124,8 @@ plausible = st.fixed_dictionaries(
         "tools": st.lists(tools, max_size=3) | anything,
         "tool_choice": st.sampled_from(["auto", "none", "required"]) | tools | anything,
         "parallel_tool_calls": st.booleans() | anything,
+        "add_generation_prompt": st.booleans() | anything,
+        "continue_final_message": st.booleans() | anything,
     },
 )
 paths = st.sampled_from([CHAT, COMPLETIONS, COMPLETIONS_STREAM])

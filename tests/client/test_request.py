@@ -182,6 +182,8 @@ def test_tools_reach_the_conversation() -> None:
         tools=[Tool("f", "Does f.", SCHEMA, strict=True), Tool("g", parameters=SCHEMA_TEXT), Tool("h")],
         tool_choice=ToolChoice("g"),
         parallel_tool_calls=False,
+        add_generation_prompt=False,
+        continue_final_message=True,
     )
 
     tools = [(tool.name, tool.description, tool.parameters) for tool in request.chat.tools]
@@ -192,6 +194,8 @@ def test_tools_reach_the_conversation() -> None:
     ]
     assert (request.chat.tool_choice.mode, request.chat.tool_choice.name) == (4, "g")
     assert request.chat.HasField("parallel_tool_calls")
+    assert request.chat.HasField("add_generation_prompt")
+    assert request.chat.continue_final_message
     assert len(request.chat.messages) == 1
 
 
@@ -274,6 +278,7 @@ def test_exactly_one_input_is_wanted(given: Any, named: str) -> None:
         ({"messages": [], "tool_choice": "maybe"}, ValueError, "tool_choice must be a ToolChoice, or one of"),
         ({"prompt": "p", "tools": [Tool("f")]}, TypeError, "go with messages only"),
         ({"prompt": "p", "parallel_tool_calls": False}, TypeError, "go with messages only"),
+        ({"prompt": "p", "continue_final_message": True}, TypeError, "go with messages only"),
         ({"prompt": "p", "constraint": {"type": "object"}}, TypeError, "constraint must be JsonObject"),
         ({"prompt": "p", "constraint": JsonSchema({"a": float("nan")})}, ValueError, "schema is not JSON"),
         ({"prompt": "p", "constraint": Regex("\ud83d")}, ValueError, "constraint.pattern does not fit: half"),
@@ -316,6 +321,8 @@ def test_a_count_takes_what_is_about_the_prompt() -> None:
         "tools": [Tool("f")],
         "tool_choice": "none",
         "parallel_tool_calls": True,
+        "add_generation_prompt": False,
+        "continue_final_message": True,
     }
     request = build_count_request("m", CountOptions(**conversation))  # type: ignore[typeddict-item]
 

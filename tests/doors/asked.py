@@ -70,6 +70,12 @@ def interrupted(arguments: str) -> list[Body]:
     return [CONVERSATION[1], called, result]
 
 
+def unfinished(content: Any) -> list[Body]:
+    """A conversation whose final message is the assistant's."""
+    return [CONVERSATION[1], {"role": "assistant", "content": content}]
+
+
+CONTINUED: Body = {"continue_final_message": True, "add_generation_prompt": False}
 GRAMMAR = 'root ::= "yes" | "no" | [0-9]{2}'
 RHYME = "@say<<a hat, a 猫😀>>"
 
@@ -149,6 +155,13 @@ GOOD: dict[str, Body] = {
         messages=interrupted('{"city": "Bon'), tools=[WEATHER]
     ),
     "a conversation with arguments that are no object": chat(messages=interrupted("[1"), max_tokens=2),
+    "a final message that is continued": chat(messages=unfinished("The Rhine flows through"), **CONTINUED),
+    "a final message of parts that is continued": chat(
+        messages=unfinished([{"type": "text", "text": "It "}, {"type": "text", "text": "is "}]),
+        continue_final_message=True,
+        tools=[WEATHER],
+    ),
+    "no header of the next turn": chat(add_generation_prompt=False),
     "the other name of the limit": chat(max_tokens=5, max_completion_tokens=5),
     "what has no effect": chat(
         parallel_tool_calls=True,
@@ -341,6 +354,14 @@ BAD: dict[str, Bad] = {
     "calls of a user": bad_turn("tool_calls", role="user", tool_calls=calling()),
     "a call of no name": bad_turn(
         "tool_calls[0].function.name", role="assistant", tool_calls=calling(name="a b")
+    ),
+    "a final message that is continued and followed": Bad(
+        chat(messages=unfinished("So"), continue_final_message=True, add_generation_prompt=True),
+        "continue_final_message",
+        message="add_generation_prompt",
+    ),
+    "calls that are continued": Bad(
+        chat(messages=CONVERSATION[:3], continue_final_message=True), "continue_final_message"
     ),
     "a check of what is wrong": Bad(chat(validate_only=True, n=9), "n"),
     "a check of a constraint that is wrong": Bad(chat(validate_only=True, guided_regex="a("), "guided_regex"),

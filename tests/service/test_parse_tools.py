@@ -10,7 +10,7 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.errors import InvalidRequest
 from inference_service.generation.tools.types import Tool, ToolCall, ToolChoice, ToolMode
-from inference_service.generation.turns import ChatTurn
+from inference_service.generation.turns import ChatTurn, Ending
 from inference_service.parse import parse_count
 from tests.support.parsing import USER, chat, codes, conversation, tool, wrong
 
@@ -177,3 +177,28 @@ def test_demanded_calls_have_an_end(mode: pb.ToolChoiceMode.ValueType) -> None:
     message.stopping.ignore_eos = True
 
     assert list(wrong(message)) == ["ignore_eos"]
+
+
+@pytest.mark.parametrize(
+    ("given", "ending"),
+    [
+        ({}, Ending.ANSWER),
+        ({"add_generation_prompt": True, "continue_final_message": False}, Ending.ANSWER),
+        ({"add_generation_prompt": False}, Ending.NOTHING),
+        ({"add_generation_prompt": False, "continue_final_message": False}, Ending.NOTHING),
+        ({"continue_final_message": True}, Ending.CONTINUE),
+        ({"add_generation_prompt": False, "continue_final_message": True}, Ending.CONTINUE),
+    ],
+    ids=str,
+)
+def test_how_a_prompt_ends(given: dict[str, bool], ending: Ending) -> None:
+    assert (
+        conversation(chat(USER, pb.ChatMessage(role=pb.ROLE_ASSISTANT, content="a"), **given)).ending
+        is ending
+    )
+
+
+def test_what_cannot_be_continued() -> None:
+    both = {"add_generation_prompt": True, "continue_final_message": True}
+    assert list(wrong(chat(USER, **both))) == ["continue_final_message"]
+    assert list(wrong(chat(USER, called("{}"), continue_final_message=True))) == ["continue_final_message"]

@@ -101,9 +101,8 @@ def _chat(body: Mapping[str, Any]) -> Message:
         chat["tools"] = list(_tools(body["tools"]))
     if "tool_choice" in body:
         chat["tool_choice"] = _tool_choice(body["tool_choice"])
-    if "parallel_tool_calls" in body:
-        chat["parallel_tool_calls"] = body["parallel_tool_calls"]
-    return chat
+    same = ("parallel_tool_calls", "add_generation_prompt", "continue_final_message")
+    return chat | {name: body[name] for name in same if name in body}
 
 
 def _turn(turn: Mapping[str, Any]) -> Message:

@@ -259,6 +259,13 @@ def test_what_may_be_anything_is_content_where_it_is_cut(text: str) -> None:
     assert (result.content, result.cut) == (text, False)
 
 
+@pytest.mark.parametrize(("before", "is_call"), [("", True), ("I say:\n", True), ("I say: ", False)])
+def test_a_call_begins_where_a_line_does_in_a_message_that_is_continued(before: str, is_call: bool) -> None:
+    parser = ToolCallParser(NAMES, "call_{}".format, before=before)
+
+    assert bool(parser.feed(CALL).deltas) is is_call
+
+
 def test_a_second_call_that_is_cut_off_spoils_the_answer() -> None:
     assert not heard([f'{CALL}\n{{"name": "f", "arguments": {{"a"']).called
 

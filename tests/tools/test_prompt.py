@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference_service.generation.prompt import ChatTemplate, ChatTurn, PromptError
+from inference_service.generation.prompt import ChatTemplate, ChatTurn, Ending, PromptError
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.generation.tools import formats
 from inference_service.generation.tools.ids import call_ids
@@ -297,6 +298,48 @@ def test_calls_in_a_prompt_are_read_as_the_calls_they_were(plain: ChatTemplate, 
     assert "".join(delta.arguments for delta in deltas if delta.index == 0) == CALLS[0].arguments
     assert [delta.name for delta in deltas if delta.name] == ["get_weather", "get_time"]
     assert parser.called
+
+
+def rendered(
+    template: ChatTemplate,
+    words: Tokenizer,
+    turns: Sequence[ChatTurn],
+    ending: Ending = Ending.ANSWER,
+    **more: Any,
+) -> str:
+    return written(template.render(turns, ending=ending, **more), words)
+
+
+@pytest.mark.parametrize(
+    "text", ["The capital of France is", "It is ", "a\n", "", "<|im_end|>", "<|im_", "nine 9"]
+)
+def test_the_final_message_is_continued(
+    text: str, llama31: ChatTemplate, llama31_tokenizer: Tokenizer, plain: ChatTemplate, tokenizer: Tokenizer
+) -> None:
+    """The prompt ends with its very text: no end of a turn, no header of the next, white space as it is."""
+    for template, words in ((plain, tokenizer), (llama31, llama31_tokenizer)):
+        asked = rendered(template, words, [QUESTION])
+        turns = [QUESTION, ChatTurn("assistant", text)]
+        assert rendered(template, words, turns, Ending.CONTINUE) == asked + text
+
+
+def test_a_final_message_of_another_role_is_continued(plain: ChatTemplate, tokenizer: Tokenizer) -> None:
+    assert rendered(plain, tokenizer, [QUESTION], Ending.CONTINUE).endswith(
+        "«<|im_start|>»user\nHow is Paris?"
+    )
+    prompt = rendered(plain, tokenizer, ASKED, Ending.CONTINUE, tools=[WEATHER])
+    assert prompt.endswith("Result of get_weather:\n12 °C")
+
+
+def test_no_header_of_the_next_turn(plain: ChatTemplate, tokenizer: Tokenizer) -> None:
+    assert rendered(plain, tokenizer, [QUESTION], Ending.NOTHING).endswith("How is Paris?«<|im_end|>»\n")
+
+
+def test_a_template_that_drops_the_final_message_cannot_continue_it(tokenizer: Tokenizer) -> None:
+    template = compiled("{{ messages[0].content }}", tokenizer)
+
+    with pytest.raises(PromptError, match="final message"):
+        template.render([QUESTION, ChatTurn("assistant", "So")], ending=Ending.CONTINUE)
 
 
 FORGERIES = [

@@ -44,6 +44,7 @@ class ToolCallParser:
         call_id: names the calls.
         max_calls: where it ends; None for no limit.
         enforced: a grammar lets the text be nothing but calls, so none of it is content.
+        before: the text of the message that is continued.
 
     """
 
@@ -54,6 +55,7 @@ class ToolCallParser:
         max_calls: int | None = None,
         *,
         enforced: bool = False,
+        before: str = "",
     ) -> None:
         self._enforced = enforced
         self._names = frozenset(names)
@@ -70,7 +72,9 @@ class ToolCallParser:
         self._opened = 0
         self._completed = 0
         self._behind_call = False
-        self._at_line_start = True
+        self._at_line_start = not before or before.endswith("\n")
+        if not self._at_line_start:
+            self._state = self._outside
         self.is_cut = False
         """Whether the text was cut within a call."""
 

@@ -93,6 +93,8 @@ CHAT: tuple[Sample, ...] = (
     *_TOOLS,
     sample("logprobs", {"logprobs": True}),
     sample("top_logprobs", {"top_logprobs": 2}, beside={"logprobs": True}),
+    sample("add_generation_prompt", {"add_generation_prompt": False}),
+    sample("continue_final_message", {"continue_final_message": True}),
     sample("audio"),
     sample("function_call"),
     sample("functions"),
