@@ -22,6 +22,7 @@ from inference_service.errors import (
     DeadlineBeforeFirstToken,
     InvalidRequest,
     NotReady,
+    RequestTimeout,
     RequestTooLarge,
     ServiceError,
 )
@@ -29,6 +30,8 @@ from inference_service.generation.deadline import DeadlinePassed
 from lodestream_common.keys import Level
 
 _log = structlog.get_logger(__name__)
+_LEAST_RATE = 100_000
+"""Bytes a second that the largest message has to arrive with: gRPC tells only when all of one is there."""
 FAREWELL_SECONDS = 1.0
 """How long an error waits until its caller has read what was sent before. It arrives later, too, but
 nothing of ours waits for it any more."""
@@ -70,18 +73,29 @@ class Call:
     def verdict(self) -> ServiceError | None:
         return self._verdict
 
-    async def read(self, kind: type[RequestT], limit: int) -> RequestT:
+    async def read(self, kind: type[RequestT], limit: int, patience: float) -> RequestT:
         """The request's message.
+
+        Args:
+            kind: what it has to be.
+            limit: most bytes of it.
+            patience: seconds that it may take to arrive, beside those that its size takes.
 
         Read here, and not by gRPC: it would end the call with a bare UNKNOWN for bytes that are no message,
         and leave a call without any message open for ever.
 
         Raises:
+            RequestTimeout: it does not arrive.
             RequestTooLarge: it has more than `limit` bytes.
             InvalidRequest: there is none, or its bytes are not of this kind.
 
         """
-        data = await self.context.read()
+        seconds = patience + limit / _LEAST_RATE
+        try:
+            async with asyncio.timeout(seconds):
+                data = await self.context.read()
+        except TimeoutError:
+            raise RequestTimeout(seconds) from None
         if data is grpc.aio.EOF:
             raise InvalidRequest.of("", "The request carries no message.", "missing_required_parameter")
         self.size = len(data)
@@ -112,9 +126,10 @@ class Call:
 class Calls:
     """The RPCs that run now."""
 
-    def __init__(self, access: Access, max_message_bytes: int) -> None:
+    def __init__(self, access: Access, max_message_bytes: int, body_timeout: float) -> None:
         self._access = access
         self._max_message_bytes = max_message_bytes
+        self._body_timeout = body_timeout
         self._running: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -185,7 +200,8 @@ class Calls:
     async def _answer(
         self, call: Call, kind: type[RequestT], answer: Callable[[Call, RequestT], Awaitable[ResultT]]
     ) -> ResultT:
-        return await answer(call, await call.read(kind, self._max_message_bytes))
+        message = await call.read(kind, self._max_message_bytes, self._body_timeout)
+        return await answer(call, message)
 
     async def _run(
         self, call: Call, needed: Level | None, work: Callable[[Call], Awaitable[ResultT]]

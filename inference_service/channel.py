@@ -1,4 +1,4 @@
-"""The listening side of HTTP/2: sizes and keepalive."""
+"""The listening side of HTTP/2: sizes, keepalive, and how long connections may be silent."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 MIN_CLIENT_PING_INTERVAL_MS = 10_000
 """Clients may ping this often, with or without running calls, and never earn `too_many_pings`: our own
 client pings every 30 s."""
+MAX_CONNECTION_IDLE_MS = 75_000
+"""How long a connection without calls stays open; as for HTTP."""
 
 
-def options(max_message_bytes: int) -> Sequence[tuple[str, int]]:
+def options(max_message_bytes: int, header_timeout: float, max_connections: int) -> Sequence[tuple[str, int]]:
     """The options of the gRPC server.
+
+    Args:
+        max_message_bytes: largest request that is taken.
+        header_timeout: seconds that a connection may take until HTTP/2 is agreed on.
+        max_connections: connections that are open at once; the core closes one more without a word.
 
     The hard limit on what is received is twice the documented one, so that a request moderately over
     it is refused by us, with the numbers, and only a far larger one by the transport.
@@ -26,6 +33,10 @@ def options(max_message_bytes: int) -> Sequence[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_INTERVAL_MS),
+        ("grpc.server_handshake_timeout_ms", round(header_timeout * 1000)),
+        ("grpc.http2.settings_timeout", round(header_timeout * 1000)),
+        ("grpc.max_connection_idle_ms", MAX_CONNECTION_IDLE_MS),
+        ("grpc.max_allowed_incoming_connections", max_connections),
         # Two servers on one port would share its connections by chance.
         ("grpc.so_reuseport", 0),
     )

@@ -96,13 +96,6 @@ class ServiceConfig(CommonConfig):
         description="File of rules that block or redact phrases and patterns in prompts and output, TOML or "
         ".json; followed as it changes; unset: nothing is filtered.",
     )
-    stall_timeout: float = Field(
-        default=30.0,
-        gt=0,
-        le=3600,
-        description="Seconds that a caller may leave a stream unread, and that the engine may make no "
-        "progress with work outstanding, before the one is ended and the other is reported unhealthy.",
-    )
     simulated_prefill_tps: float = Field(
         default=0.0, ge=0, description="Prompt tokens a second of the simulated engine; 0: no delay."
     )

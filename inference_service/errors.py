@@ -10,6 +10,7 @@ ServiceError
 ├── RateLimited               the key spent its quota
 ├── QueueFull                 too many requests wait already
 ├── ReaderStalled             the caller stopped reading its stream
+├── RequestTimeout            the request's message did not arrive
 ├── UnknownMethod             no such RPC
 ├── NotReady                  starting, draining, or the engine is down
 └── DeadlineBeforeFirstToken  the caller's deadline passed, or would, before there was anything to return
@@ -141,6 +142,13 @@ class ReaderStalled(ServiceError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"The stream was left unread for {seconds:g} seconds and was ended.")
+
+
+class RequestTimeout(ServiceError):
+    """Expected: the message of the request did not arrive in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The request's message did not arrive within {seconds:g} seconds.")
 
 
 class UnknownMethod(ServiceError):

@@ -64,7 +64,7 @@ class Server:
         self._door = EngineDoor()
         self._workers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-worker")
         self._compilers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-compiler")
-        self.calls = Calls(self._access, config.max_message_bytes)
+        self.calls = Calls(self._access, config.max_message_bytes, config.body_timeout)
         self.health = HealthMonitor(SERVICES, self._door.stats, config.stall_timeout)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = self._assemble()
@@ -119,7 +119,8 @@ class Server:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _assemble(self) -> grpc.aio.Server:
-        options = channel.options(self.config.max_message_bytes)
+        config = self.config
+        options = channel.options(config.max_message_bytes, config.header_timeout, config.max_connections)
         server = grpc.aio.server(options=options, interceptors=[Guard(self._access, self.calls)])
         server.add_generic_rpc_handlers(
             (

@@ -82,6 +82,7 @@ TABLE: Mapping[type[errors.ServiceError], Row] = {
     errors.ReaderStalled: Row(_Code.RESOURCE_EXHAUSTED, "READER_STALLED"),
     errors.NotReady: Row(_Code.UNAVAILABLE, "NOT_READY", _retry),
     errors.DeadlineBeforeFirstToken: Row(_Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
+    errors.RequestTimeout: Row(_Code.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT"),
     errors.UnknownMethod: Row(_Code.UNIMPLEMENTED, "UNKNOWN_METHOD"),
 }
 

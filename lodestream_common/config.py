@@ -46,6 +46,33 @@ class CommonConfig(BaseModel):
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="auto: console on a terminal, else one JSON object a line."
     )
+    stall_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a caller may leave a reply unread, and that the engine may make no "
+        "progress with work outstanding, before the one is ended and the other is reported unhealthy.",
+    )
+    header_timeout: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a new connection may take for its first request's head, and each later "
+        "head from its first byte; over gRPC for its handshake.",
+    )
+    body_timeout: float = Field(
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="Seconds without a byte of a request's body after which it is refused; all of it may "
+        "take as long, and a second for each 500 bytes; over gRPC for each 100,000 of --max-message-bytes.",
+    )
+    max_connections: int = Field(
+        default=2000,
+        ge=1,
+        le=1_000_000,
+        description="Connections that are open at once, for each server; one more is refused.",
+    )
     shutdown_grace: float = Field(
         default=30.0,
         ge=0,

@@ -240,7 +240,7 @@ async def test_pings_during_a_long_silence_are_welcome(doors: Doors, monkeypatch
     floor = service_channel.MIN_CLIENT_PING_INTERVAL_MS // 100
     scaled = [
         (name, floor if name == "grpc.http2.min_ping_interval_without_data_ms" else value)
-        for name, value in service_channel.options(1 << 20)
+        for name, value in service_channel.options(1 << 20, 10.0, 100)
     ]
     monkeypatch.setattr(channel, "KEEPALIVE_TIME_MS", channel.KEEPALIVE_TIME_MS // 100)
     async with serve(service, options=scaled) as running:
