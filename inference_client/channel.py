@@ -74,6 +74,8 @@ def channel_options(target: str, max_message_bytes: int, tls: TlsConfig | None) 
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
+        # The core would let a stream that nobody reads fill megabytes, as fast connections could use.
+        ("grpc.http2.bdp_probe", 0),
         # A long prefill sends no data; pings go on all the same.
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),

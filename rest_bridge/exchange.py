@@ -9,12 +9,13 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rest_bridge.errors import ClientGone, api_error, error_response, respelled
+from rest_bridge.errors import ApiError, ClientGone, api_error, error_response, respelled
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_GONE = 499
@@ -62,6 +63,17 @@ class Exchange:
         )
 
 
+class Connection(Protocol):
+    """What the server tells about the connection that a request came on."""
+
+    @property
+    def cause(self) -> ApiError | None:
+        """Why the server ended the request; None: it did not."""
+
+    async def flushed(self) -> None:
+        """Wait until little of what was sent waits for the caller to read, or the connection has ended."""
+
+
 class ExchangeMiddleware:
     """Gives each request its id, sends it back, turns every exception into a reply, and logs one line.
 
@@ -78,12 +90,17 @@ class ExchangeMiddleware:
             return
         exchange = Exchange(_request_id(scope), scope["method"])
         reply = _tagging(send, exchange)
+        connection: Connection | None = scope.get("state", {}).get("connection")
         try:
             await self._run_app(exchange, scope, receive, reply)
             if exchange.stream is not None:
                 await exchange.stream(receive, reply)
+            await _flush(connection)
         except ClientGone:
-            exchange.status, exchange.outcome = _CLIENT_GONE, "client_gone"
+            cause = connection.cause if connection is not None else None
+            exchange.status, exchange.outcome = (
+                (cause.status, cause.code) if cause else (_CLIENT_GONE, "client_gone")
+            )
         except (Exception, asyncio.CancelledError) as error:
             await _refuse(error, exchange, scope, receive, reply)
         finally:
@@ -98,6 +115,19 @@ class ExchangeMiddleware:
             await self._app(inner, receive, send)
         finally:
             exchange.route = getattr(inner.get("route"), "path", None)
+
+
+async def _flush(connection: Connection | None) -> None:
+    """Wait until the caller has taken all but a little of the reply.
+
+    Raises:
+        ClientGone: the caller did not read it, and the server ended the connection.
+
+    """
+    if connection is not None:
+        await connection.flushed()
+        if connection.cause is not None:
+            raise ClientGone
 
 
 def _request_id(scope: Scope) -> str:

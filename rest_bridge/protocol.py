@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import uuid
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import httptools
-import orjson
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from rest_bridge.errors import ApiError, error_body, invalid
+from rest_bridge.errors import ApiError, error_response, invalid
 from rest_bridge.heads import HEAD_LIMIT, check_head, too_large_head, without_offer
+from rest_bridge.limits import (
+    SPARE_SECONDS,
+    ConnectionCap,
+    Deadlines,
+    Limits,
+    overdue,
+    reader_stalled,
+    too_many,
+)
 
+_WRITE_HIGH, _WRITE_LOW = 16 * 1024, 4 * 1024
+"""Bytes that wait for the peer to read, above which nothing more is made, and below which it goes on."""
 _PIECE = 4096
 """Bytes that are parsed at once: so many may follow a request that was pipelined before parsing stops."""
 
@@ -23,15 +35,26 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class BridgeProtocol(HttpToolsProtocol):
-    """Refuses what is no HTTP, and heads without end, with the same body as every other refusal.
+    """Refuses what is no HTTP, heads without end, and requests that do not arrive, as all else is refused.
 
     Of pipelined requests few are parsed ahead; the rest waits as bytes, and reading with it. What is wrong
     with a request is told after the replies to those before it. Offers to upgrade are declined: the head is
     parsed again without them. Java's own client offers HTTP/2 with its first request.
+
+    Args:
+        limits: how long the peer may be silent.
+        cap: counts the connections.
+        args, kwargs: uvicorn's.
+
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, limits: Limits, cap: ConnectionCap, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._cap = cap
+        self._deadlines = Deadlines(limits, self.loop.time())
+        self.cause: ApiError | None = None
+        """Why the connection's request was ended from here, if it was."""
         self._in_head = False
         self._in_body = False
         self._framing = 0
@@ -46,9 +69,68 @@ class BridgeProtocol(HttpToolsProtocol):
         self._refusal: ApiError | None = None
         """Of what followed requests that have no reply yet."""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a new connection, or refuse it."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(_WRITE_HIGH, _WRITE_LOW)
+        if not self._cap.takes(len(self.connections)):
+            self._send_last(too_many(), uuid.uuid4().hex)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the running request, which need not be the last one that was parsed."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    async def flushed(self) -> None:
+        """Wait until little of what was sent waits for the peer to read, or the connection has ended."""
+        if self.flow.write_paused:
+            await self.flow.drain()
+
+    def look(self, now: float) -> None:
+        """End the connection if its peer has taken too long. Is called every so often.
+
+        Args:
+            now: the loop's clock, in seconds.
+
+        """
+        if self._deadlines.is_reader_stalled(self.transport, now):
+            self.cause = reader_stalled(self._limits.stall_timeout)
+            self.transport.abort()
+        elif self.transport.is_closing():
+            return
+        elif self._in_body:
+            self._look_at_body(now)
+        elif not self._is_running:
+            self._look_at_head(now)
+
+    def _look_at_body(self, now: float) -> None:
+        if self.pipeline or (self.flow.read_paused and self._is_running):
+            self._deadlines.body_paused(now)
+        elif self._deadlines.is_body_overdue(now) and self._is_running:
+            self.cause = overdue("body", self._limits.body_timeout)
+            self.cycle.message_event.set()
+        elif self._deadlines.is_body_overdue(now):
+            # The reply is out, but not all of the body that it refused is in.
+            self.transport.close()
+
+    def _look_at_head(self, now: float) -> None:
+        is_overdue = self._deadlines.is_head_overdue(now)
+        if is_overdue and not self._deadlines.is_silent:
+            self._close_with(overdue("head", self._limits.header_timeout))
+        elif is_overdue or (self._cap.is_biting and self._deadlines.idle_for(now) > SPARE_SECONDS):
+            self.transport.close()
+
+    @property
+    def _is_running(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
     def on_message_begin(self) -> None:
         self._in_head = self._has_progress = True
         super().on_message_begin()
+        self.scope["state"]["connection"] = self
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers come while the app may already look at the headers, and change nothing (RFC 9110, 6.5.1).
@@ -65,9 +147,12 @@ class BridgeProtocol(HttpToolsProtocol):
             raise
         super().on_headers_complete()
         self._in_head, self._in_body, self._has_progress = False, True, True
+        self._deadlines.expect_body(self.loop.time())
 
     def on_body(self, body: bytes) -> None:
         self._has_progress = True
+        if self._is_running:
+            self._deadlines.body_arrived(len(body), self.loop.time())
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -78,6 +163,8 @@ class BridgeProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what arrived."""
         self._unset_keepalive_if_required()
+        if not self._is_running:
+            self._deadlines.head_arrives(self.loop.time())
         if self._refusal is None:
             self._unread += data
             self._parse()
@@ -87,6 +174,10 @@ class BridgeProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             return
+        now = self.loop.time()
+        self._deadlines.request_ended(now, is_next_there=self._in_head or bool(self._unread))
+        if self._in_body:
+            self._deadlines.expect_body(now)
         if self._refusal is not None:
             self._refuse(self._refusal)
         elif self._unread:
@@ -136,7 +227,24 @@ class BridgeProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         is_old = cycle.scope["http_version"] == "1.0"
-        super()._start_asgi_task(cycle, _Unchunked(app, cycle) if is_old else app)  # type: ignore[arg-type]
+        inner = _Unchunked(app, cycle) if is_old else app
+
+        async def run(scope: Scope, receive: Receive, send: Send) -> None:
+            await inner(scope, partial(self._receive, receive), send)
+
+        super()._start_asgi_task(cycle, run)  # type: ignore[arg-type]
+
+    async def _receive(self, receive: Receive) -> Message:
+        """What the app receives.
+
+        Raises:
+            ApiError: the body does not arrive.
+
+        """
+        message = await receive()
+        if self.cause is not None and not self.transport.is_closing():
+            raise self.cause
+        return message
 
     def _refuse(self, error: ApiError) -> None:
         """Refuse what is being parsed, once the requests before it have their replies."""
@@ -152,17 +260,18 @@ class BridgeProtocol(HttpToolsProtocol):
             self._close_with(error)
 
     def _close_with(self, error: ApiError) -> None:
-        content, request_id = orjson.dumps(error_body(error)), uuid.uuid4().hex
-        head = (
-            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
-            "content-type: application/json\r\n"
-            f"content-length: {len(content)}\r\n"
-            f"x-request-id: {request_id}\r\n"
-            "connection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode("ascii") + content)
-        self.transport.close()
+        request_id = uuid.uuid4().hex
+        self._send_last(error, request_id)
         _log.info("request refused", request_id=request_id, status=error.status, outcome=error.code)
+
+    def _send_last(self, error: ApiError, request_id: str) -> None:
+        response = error_response(error)
+        fixed = ((b"x-request-id", request_id.encode("ascii")), (b"connection", b"close"))
+        headers = {**dict(response.raw_headers), **dict(fixed)}
+        status = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}".encode("ascii")
+        lines = (status, *(b"%s: %s" % header for header in headers.items()), b"", bytes(response.body))
+        self.transport.write(b"\r\n".join(lines))
+        self.transport.close()
 
 
 class _Unchunked:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import resource
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import structlog
 import uvicorn
@@ -18,12 +21,17 @@ from lodestream_common.keys import Keyring
 from lodestream_common.ready import announce_ready
 from rest_bridge.app import create_app
 from rest_bridge.config import BridgeConfig
+from rest_bridge.limits import IDLE_SECONDS, ConnectionCap, Limits
 from rest_bridge.protocol import BridgeProtocol
 
 _BACKLOG = 2048
-_KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open: longer than the usual 60 of load balancers, so that none of
-them sends a request into a connection that is just being closed."""
+_LOOK_EVERY = 5
+"""Ticks of uvicorn, a tenth of a second each, between two looks at the connections."""
+_KERNEL_BUFFER = 16 * 1024
+"""Bytes that the kernel keeps unsent for one connection; by itself it would take megabytes. With more, a slow
+reader would be written to too seldom, and the service would take it for one that stalls."""
+_OTHER_FILES = 256
+"""Descriptors beside those of connections."""
 _LAST_WORDS = 1.0
 """Seconds that aborted requests get to tell their callers."""
 _SETTING = "http_address"
@@ -69,7 +77,8 @@ def make_server(config: BridgeConfig, on_ready: Callable[[str], None]) -> Bridge
         raise SettingError(f"{_SETTING}: {address} is not host:port (as 127.0.0.1:8000)")
     guarded = Keyring(config.keys_file).guarded
     check_open_address(address, guarded, _SETTING)
-    settings = _uvicorn_config(config)
+    cap = ConnectionCap(_affordable(config.max_connections))
+    settings = _uvicorn_config(config, cap)
     listener = _listen(address)
     bound = Address(address.host, listener.getsockname()[1])
 
@@ -79,7 +88,7 @@ def make_server(config: BridgeConfig, on_ready: Callable[[str], None]) -> Bridge
             _log.warning("there are no API keys: everybody on this machine may use the bridge")
         on_ready(str(bound))
 
-    return BridgeServer(settings, listener, started)
+    return BridgeServer(settings, listener, cap, started)
 
 
 def _listen(address: Address) -> socket.socket:
@@ -87,18 +96,41 @@ def _listen(address: Address) -> socket.socket:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         # A name like localhost has both; callers expect the older one.
         family, *_, place = min(found, key=lambda info: info[0] != socket.AF_INET)
-        return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+        listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # Connections inherit it.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_BUFFER)
+        return listener
     except OSError as error:
         raise cannot_listen(address, _SETTING, error) from error
+
+
+def _affordable(connections: int) -> int:
+    """How many of so many connections the limit of open files allows; it is raised as far as it goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    allowed = max(1, soft - _OTHER_FILES)
+    _log.warning("the limit of open files is low", max_connections=allowed, wanted=connections, files=soft)
+    return allowed
 
 
 class BridgeServer(uvicorn.Server):
     """uvicorn, bound to `socket`, with our drain: a signal ends it gently, the second one at once."""
 
     def __init__(
-        self, config: uvicorn.Config, listener: socket.socket, on_started: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        cap: ConnectionCap,
+        on_started: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._cap = cap
         self.socket = listener
         self._on_started = on_started
 
@@ -106,6 +138,19 @@ class BridgeServer(uvicorn.Server):
         """Start to serve, and say so."""
         await super().startup(sockets)
         self._on_started()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections; True: it is time to end."""
+        if counter % _LOOK_EVERY == 0:
+            self._look_at_connections()
+        return await super().on_tick(counter)
+
+    def _look_at_connections(self) -> None:
+        now = asyncio.get_running_loop().time()
+        connections = cast("set[BridgeProtocol]", self.server_state.connections)
+        for connection in tuple(connections):
+            connection.look(now)
+        self._cap.look(len(connections))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, wait for requests as long as the grace, then abort them."""
@@ -124,10 +169,11 @@ class BridgeServer(uvicorn.Server):
         self.should_exit = True
 
 
-def _uvicorn_config(config: BridgeConfig) -> uvicorn.Config:
+def _uvicorn_config(config: BridgeConfig, cap: ConnectionCap) -> uvicorn.Config:
+    protocol = cast("type[asyncio.Protocol]", partial(BridgeProtocol, Limits.of(config), cap))
     return uvicorn.Config(
         create_app(config),
-        http=BridgeProtocol,
+        http=protocol,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -135,6 +181,6 @@ def _uvicorn_config(config: BridgeConfig) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=math.ceil(config.shutdown_grace),
     )
