@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import ClientDisconnect, Request
 
 from rest_bridge.coding import Decoder
-from rest_bridge.errors import ClientGone, invalid, too_large
+from rest_bridge.errors import ClientGone, too_large
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -13,11 +13,11 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         ApiError: 413 as soon as it is known to be over `limit` bytes, as sent or as decoded; 415 if it is in
-            a coding other than gzip and zstd, 400 if it is not said to be JSON.
+            a coding other than gzip and zstd.
         ClientGone: the caller left before it was complete.
 
     """
-    _check_headers(request, limit)
+    _check_length(request, limit)
     decoder = _decoder(request, limit)
     body, arrived = bytearray(), 0
     try:
@@ -38,10 +38,7 @@ def _decoder(request: Request, limit: int) -> Decoder | None:
     return None if coding.strip().lower() in ("", "identity") else Decoder(coding, limit)
 
 
-def _check_headers(request: Request, limit: int) -> None:
-    media_type = request.headers.get("content-type", "application/json").partition(";")[0]
-    if media_type.strip().lower() != "application/json":
-        raise invalid("content-type", "The request's content-type must be application/json.")
+def _check_length(request: Request, limit: int) -> None:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise too_large(limit)
