@@ -124,7 +124,7 @@ def decode_model(message: model_service_pb2.GetModelResponse) -> Model:
 
 
 def decode_models(message: model_service_pb2.ListModelsResponse) -> tuple[Model, ...]:
-    """Every served model."""
+    """Every name of every served model."""
     return tuple(_model(model) for model in message.models)
 
 
@@ -149,6 +149,7 @@ def _model(message: model_service_pb2.Model) -> Model:
         max_concurrency=message.max_concurrency,
         default_max_tokens=message.default_max_tokens,
         max_tokens_limit=message.max_tokens_limit,
+        root=message.root,
     )
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A served model."""
+    """A served model under one of its names."""
 
     id: str
-    """The id that requests name."""
+    """The name: the model's own id, or an alias."""
     aliases: tuple[str, ...]
-    """Other names that requests may use."""
+    """The other names that requests may use for the same model."""
     created: int
     """Seconds since the Unix epoch at which the model was loaded."""
     owned_by: str
@@ -29,6 +29,8 @@ class Model:
     """Tokens that a choice gets where its request sets no `max_tokens`; 0: the service does not say."""
     max_tokens_limit: int = 0
     """The most that a request may ask for with `max_tokens`; 0: the service does not say."""
+    root: str = ""
+    """The model's own id, which differs from `id` where that is an alias; empty: the service does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,11 @@ class ServiceConfig(CommonConfig):
         "--engine, runs a compiled engine on GPUs; simulated answers with made-up, deterministic text at a "
         "set speed, to test callers with.",
     )
-    model: str = Field(
-        default="smollm2-135m-instruct",
-        description="A served default (see `lodestream model list`), a path to a GGUF file of a "
-        "Llama-architecture model, or hf://owner/repo/file.gguf.",
+    model: str | None = Field(
+        default=None,
+        description="A model of the catalog (see `lodestream model list`), a path to a GGUF file of "
+        "architecture llama or qwen2, or hf://owner/repo/file.gguf; unset: qwen2.5-coder-0.5b-instruct, or "
+        "smollm2-135m-instruct where the other cannot be fetched, and for the simulated backend.",
     )
     alias: dict[str, str] = Field(
         default_factory=dict,

@@ -33,11 +33,13 @@ class ModelServicer:
         )
 
     async def _list_models(self, _: Call, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=[self._describe()])
+        names = self._door.enter().model.names
+        return pb.ListModelsResponse(models=map(self._describe, names))
 
     async def _get_model(self, _: Call, request: pb.GetModelRequest) -> pb.GetModelResponse:
-        self._door.enter().model.check_name(parse.parse_model_name(request))
-        return pb.GetModelResponse(model=self._describe())
+        name = parse.parse_model_name(request)
+        self._door.enter().model.check_name(name)
+        return pb.GetModelResponse(model=self._describe(name))
 
     async def _count_tokens(self, call: Call, request: pb.CountTokensRequest) -> pb.CountTokensResponse:
         model = self._door.enter().model
@@ -45,11 +47,12 @@ class ModelServicer:
         effort = Effort.LONG if request.chat.tools else Effort.BY_SIZE
         return await model.work(call.size, _count, request, model, effort=effort)
 
-    def _describe(self) -> pb.Model:
+    def _describe(self, name: str) -> pb.Model:
         model = self._door.enter().model
         return pb.Model(
-            id=model.id,
-            aliases=sorted(model.aliases),
+            id=name,
+            root=model.id,
+            aliases=[other for other in model.names if other != name],
             created=model.created,
             owned_by=OWNER,
             context_length=model.engine.context_length,

@@ -65,6 +65,11 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
     """Seconds since the Unix epoch."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call it: the id, then the aliases in order."""
+        return (self.id, *sorted(self.aliases.keys() - {self.id}))
+
     def check_name(self, name: str) -> None:
         """Refuse a name that is neither the id nor an alias.
 
@@ -72,8 +77,8 @@ class ServedModel:
             ModelNotFound: it is neither; names what is served.
 
         """
-        if name != self.id and name not in self.aliases:
-            raise ModelNotFound((self.id, *self.aliases))
+        if name not in self.names:
+            raise ModelNotFound(self.names)
 
     def check_length(self, message: PromptMessage, max_tokens: int = 1) -> None:
         """Refuse, before anything of it is read, what has more tokens than the context even at best.

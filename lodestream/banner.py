@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from collections.abc import Sequence
 
 _REQUEST = {
     "messages": [
@@ -18,8 +20,8 @@ lodestream is ready; Ctrl-C ends it.
 
   REST    http://{http}
   gRPC    {grpc}
-  model   {model}
-
+  model   {model}{aliases}
+{note}
 {doors}
 
 Try it:
@@ -35,20 +37,24 @@ _GUARDED = """\
 Callers need an API key. A new one: KEY=$(lodestream keys create --name NAME)"""
 
 
-def banner(*, http: str, grpc: str, model: str, guarded: bool) -> str:
+def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, guarded: bool) -> str:
     """Write the addresses, the model id, who may call, and a curl line to paste.
 
     Args:
         http: `host:port` of the bridge, as callers on this machine reach it.
         grpc: `host:port` of the service, likewise.
-        model: the id that requests name.
+        names: what requests may call the model: its id, then its aliases.
+        note: what else there is to say about the model.
         guarded: whether callers need a key; the line then takes it out of $KEY.
 
     """
+    model, *aliases = names
     return _BANNER.format(
         http=http,
         grpc=grpc,
         model=model,
+        aliases=f" (also {', '.join(aliases)})" if aliases else "",
+        note=f"\n{textwrap.fill(note, 100)}\n" if note else "",
         doors=_GUARDED if guarded else _OPEN,
         curl=curl(http, model, guarded),
     )

@@ -13,13 +13,13 @@ from lodestream_common.errors import OperatorError
 
 
 def show(arguments: Sequence[str]) -> int:
-    """Print the served defaults, one a line."""
+    """Print the catalog, one model a line."""
     from inference_service.models import catalog
 
     parser = CommandParser(
         "model list",
-        "Lists the served defaults: models that --model takes by name, with size, licence and whether they "
-        "are fetched already.",
+        "Lists the catalog: models that --model takes by name, with size, licence and whether they are "
+        "fetched already. The first is the default.",
         only("cache_dir"),
     )
     cache_dir = settings.load(ServiceConfig, parser.parse(arguments)).cache_dir
@@ -36,9 +36,9 @@ def fetch(arguments: Sequence[str]) -> int:
         "Fetches a model into the cache, verifies it and prints its path. Fetches nothing that is there.",
     )
     config = _config(parser, arguments)
-    from inference_service.models import store
+    from inference_service.models import catalog, store
 
-    print(store.resolve(config.model, config.cache_dir, show_progress=True).path)
+    print(store.resolve(config.model or catalog.DEFAULT_ID, config.cache_dir, show_progress=True).path)
     return 0
 
 
@@ -50,10 +50,11 @@ def path(arguments: Sequence[str]) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     from inference_service.models import catalog, store
 
-    model = catalog.find(config.model)
+    reference = config.model or catalog.DEFAULT_ID
+    model = catalog.find(reference)
     if model and not (config.cache_dir / model.file_name).is_file():
-        raise OperatorError(f"{model.id} is not fetched; see: lodestream model fetch")
-    print(store.resolve(config.model, config.cache_dir, show_progress=False).path)
+        raise OperatorError(f"{model.id} is not fetched; see: lodestream model fetch {model.id}")
+    print(store.resolve(reference, config.cache_dir, show_progress=False).path)
     return 0
 
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from inference_service.config import ServiceConfig
 from lodestream import probe, settings
@@ -25,15 +25,22 @@ from lodestream_common.errors import OperatorError
 from lodestream_common.keys import Keyring
 from rest_bridge.config import BridgeConfig
 
+if TYPE_CHECKING:
+    from inference_service.models.store import ModelFile
+
+API_PAGES_MODEL = "llama-3.1-8b"
+"""The name in the API page's examples, so that they run unchanged."""
+
 _ABOUT = (
     "Fetches the model if it is not there yet, starts the gRPC service and the REST bridge as two "
     "processes, waits until both are ready, and runs them until Ctrl-C: the bridge finishes its requests "
-    "first, then the service. A second Ctrl-C ends both at once."
+    "first, then the service. A second Ctrl-C ends both at once. Where no --alias is given, the model also "
+    f"answers to {API_PAGES_MODEL}, the name in the examples of the API page."
 )
 _EXAMPLES = (
     "lodestream up",
     "lodestream up --model ~/models/llama-3.1-8b.gguf --http-address 127.0.0.1:9000",
-    "lodestream up --alias llama-3.1-8b=smollm2-135m-instruct",
+    "lodestream up --model smollm2-135m-instruct --alias my-model=smollm2-135m-instruct",
 )
 Answer = TypeVar("Answer")
 
@@ -52,13 +59,23 @@ def run(arguments: Sequence[str]) -> int:
     guarded = _check_doors(service, bridge)
     from inference_service.models import store
 
-    model = store.configured(service, show_progress=True).id
+    model = store.configured(service, show_progress=True)
     try:
-        return asyncio.run(Supervisor(service, bridge, model, guarded).run())
+        return asyncio.run(Supervisor(_settled(service, model.id), bridge, model, guarded).run())
     except OperatorError:
         # What follows stands clear of the servers' log lines.
         print(file=sys.stderr)
         raise
+
+
+def _settled(service: ServiceConfig, model_id: str) -> ServiceConfig:
+    """What the service is told: the model that was found, and the API page's name for it."""
+    update: dict[str, Any] = {}
+    if service.engine is None and service.model is None:
+        update["model"] = model_id
+    if not service.alias and model_id != API_PAGES_MODEL:
+        update["alias"] = {API_PAGES_MODEL: model_id}
+    return service.model_copy(update=update)
 
 
 def _hear_signals() -> None:
@@ -83,7 +100,7 @@ def _check_doors(service: ServiceConfig, bridge: BridgeConfig) -> bool:
 class Supervisor:
     """Starts the service and the bridge, watches over them, and ends them in order."""
 
-    def __init__(self, service: ServiceConfig, bridge: BridgeConfig, model: str, guarded: bool) -> None:
+    def __init__(self, service: ServiceConfig, bridge: BridgeConfig, model: ModelFile, guarded: bool) -> None:
         self._service = service
         self._bridge = bridge
         self._model = model
@@ -124,7 +141,7 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, on_signal)
 
     async def _serve(self, directory: Path, pipe: int) -> None:
-        print(f"Starting {self._model} on {self._service.backend} ...", file=sys.stderr, flush=True)
+        print(f"Starting {self._model.id} on {self._service.backend} ...", file=sys.stderr, flush=True)
         start = partial(self._start, directory=directory, pipe=pipe)
         service = await start("service", "serve", self._service)
         bridge = await start("bridge", "bridge", await self._bridge_settings(service))
@@ -132,7 +149,9 @@ class Supervisor:
         http = _reachable(await self._wait_for(lambda: bridge.address))
         await self._wait_for(lambda: probe.ask(grpc, 1.0) == probe.SERVING)
         await self._wait_for(lambda: probe.ask(f"http://{http}", 1.0) == probe.SERVING)
-        print(banner(http=http, grpc=grpc, model=self._model, guarded=self._guarded), flush=True)
+        names = [self._model.id, *self._service.alias]
+        said = banner(http=http, grpc=grpc, names=names, note=self._model.stands_in, guarded=self._guarded)
+        print(said, flush=True)
         await asyncio.wait({child.exit for child in self._children}, return_when=asyncio.FIRST_COMPLETED)
         self._check_children()
 

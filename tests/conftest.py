@@ -1,4 +1,4 @@
-"""What every room's tests share: the served default model, fetched once into the ordinary cache."""
+"""What all tests share: the small model, fetched once into the ordinary cache."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 
 from inference_service.config import cache_home
 from inference_service.generation.tokenizer import Tokenizer
+from inference_service.models import catalog
+from inference_service.models.errors import ModelError
 from inference_service.models.loader import LoadedModel, load
 from inference_service.models.store import ModelFile, resolve
 from tests.support import llama31
@@ -22,19 +24,28 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def model_file() -> ModelFile:
-    """The default model's verified file."""
-    return resolve("smollm2-135m-instruct", cache_home(), show_progress=True)
+    """The small model's verified file."""
+    return resolve(catalog.SMALL_ID, cache_home(), show_progress=True)
+
+
+@pytest.fixture(scope="session")
+def default_model_file() -> ModelFile:
+    """The verified file of the model that is served by default, 491 MB; only few tests need it."""
+    try:
+        return resolve(catalog.DEFAULT_ID, cache_home(), show_progress=True)
+    except ModelError as error:
+        pytest.skip(f"the default model cannot be had: {error}")
 
 
 @pytest.fixture(scope="session")
 def loaded_model(model_file: ModelFile) -> LoadedModel:
-    """The default model's metadata, tokenizer and chat template."""
+    """The small model's metadata, tokenizer and chat template."""
     return load(model_file)
 
 
 @pytest.fixture(scope="session")
 def tokenizer(loaded_model: LoadedModel) -> Tokenizer:
-    """The default model's tokenizer."""
+    """The small model's tokenizer."""
     return loaded_model.tokenizer
 
 

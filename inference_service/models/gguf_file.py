@@ -10,7 +10,7 @@ from inference_service.models.errors import ModelError
 from inference_service.models.gguf_header import read_header
 from inference_service.models.vocabulary import Vocabulary, read_vocabulary
 
-_ARCHITECTURES = ("llama",)
+_ARCHITECTURES = ("llama", "qwen2")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,11 @@ from inference_service.models.progress import Progress
 from lodestream_common.installing import install_command
 
 SCHEME = "hf://"
+SECONDS_TO_ANSWER = 4.0
+"""A hub that has not answered by then is given up where there is another source."""
+
 _MOST_REASON = 200
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,73 @@ def cached_file(reference: HubReference, cache_dir: Path, progress: Progress) ->
                 raise
             raise ModelError(f"Cannot fetch {reference}: {_advice(error)}") from error
     return Path(path)
+
+
+def fetch_pinned(reference: HubReference, sha256: str, directory: Path, progress: Progress) -> Path:
+    """Fetch a file into a directory, if a hub answers within seconds and has it with this hash.
+
+    Raises:
+        ModelError: no hub is reached, or it has no such file, or the download broke off.
+
+    """
+    try:
+        from huggingface_hub import hf_hub_download
+    except ModuleNotFoundError:
+        raise ModelError(f"Cannot fetch {reference}: the package huggingface_hub is missing.") from None
+    found = _hash_on_hub(reference, progress)
+    if found is not None and found != sha256:
+        raise ModelError(f"Cannot fetch {reference}: the hub has another file, with sha256 {found}.")
+    try:
+        path = hf_hub_download(
+            reference.repository,
+            reference.file,
+            revision=reference.revision,
+            local_dir=directory,
+            tqdm_class=_bar(progress),
+        )
+    except ModelError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ModelError(f"Cannot fetch {reference}: {_advice(error)}") from error
+    return Path(path)
+
+
+def _hash_on_hub(reference: HubReference, progress: Progress) -> str | None:
+    """Ask the hub for a file's hash; None where it tells none.
+
+    In a thread: neither a name server nor a hub that is silent takes longer than SECONDS_TO_ANSWER.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            url = hf_hub_url(reference.repository, reference.file, revision=reference.revision)
+            answer.append(get_hf_file_metadata(url, timeout=SECONDS_TO_ANSWER))
+        except Exception as error:
+            answer.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    end = time.monotonic() + SECONDS_TO_ANSWER
+    while asking.is_alive() and time.monotonic() < end:
+        progress.check()
+        asking.join(_SECONDS_BETWEEN_LOOKS)
+    if not answer:
+        raise ModelError(f"Cannot fetch {reference}: {_unreachable()}")
+    if isinstance(answer[0], Exception):
+        raise ModelError(f"Cannot fetch {reference}: {_why_no_answer(answer[0])}") from answer[0]
+    etag = answer[0].etag
+    return etag if etag is not None and re.fullmatch("[0-9a-f]{64}", etag) else None
+
+
+def _why_no_answer(error: Exception) -> str:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return _advice(error) if isinstance(error, HfHubHTTPError) else _unreachable()
 
 
 def _advice(error: Exception) -> str:

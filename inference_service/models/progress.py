@@ -3,14 +3,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from typing import Any
 
-from inference_service.models.errors import ModelError
+from inference_service.models.errors import FetchStopped
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
     """What the one who waits for a fetch sees of it on stderr, and how they end it.
+
+    Everything but `stop` is used by one thread.
 
     Args:
         shown: whether to write anything.
@@ -22,6 +25,7 @@ class Progress:
         self._shown = shown
         self._stop = stop or threading.Event()
         self._last_line = time.monotonic()
+        self._bar: Any = None
 
     @property
     def wants_bar(self) -> bool:
@@ -30,29 +34,56 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Write a line."""
+        self.end_bar()
         if self._shown:
             sys.stderr.write(f"lodestream: {text}\n")
             sys.stderr.flush()
 
     def report(self, done: int, total: int) -> None:
-        """Write how many bytes are there, but only now and then, and where no bar says it.
+        """Tell how many bytes are there: by a bar on a terminal, else by a line now and then.
 
         Raises:
-            ModelError: the fetch is to end.
+            FetchStopped: the fetch is to end.
 
         """
         self.check()
-        if self.wants_bar or time.monotonic() - self._last_line < _SECONDS_BETWEEN_LINES:
-            return
-        self._last_line = time.monotonic()
-        self.say(f"{done >> 20} of {total >> 20} MiB")
+        if self.wants_bar:
+            self._draw(done, total)
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.say(f"{done >> 20} of {total >> 20} MiB")
+
+    def end_bar(self) -> None:
+        """Leave the bar as it is; the next report begins another."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not when the fetch is to end.
+
+        Raises:
+            FetchStopped: the fetch is to end.
+
+        """
+        self._stop.wait(seconds)
+        self.check()
 
     def check(self) -> None:
         """Go on, or not.
 
         Raises:
-            ModelError: the fetch is to end.
+            FetchStopped: the fetch is to end.
 
         """
         if self._stop.is_set():
-            raise ModelError("Fetching the model was stopped; the next start begins anew.")
+            raise FetchStopped("Fetching the model was stopped; the next start goes on with it.")
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm  # type: ignore[import-untyped]
+
+            # What an earlier run has fetched does not count towards the speed.
+            options = {"initial": done, "unit": "B", "unit_scale": True, "dynamic_ncols": True}
+            self._bar = tqdm(total=total, file=sys.stderr, leave=True, **options)
+        self._bar.update(done - self._bar.n)

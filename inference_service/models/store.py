@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inference_service.config import ServiceConfig
 from inference_service.models import catalog, fetch, hub
-from inference_service.models.errors import ModelError
+from inference_service.models.errors import FetchStopped, ModelError
 from inference_service.models.progress import Progress
 
 
@@ -23,18 +23,22 @@ class ModelFile:
     """A GGUF file, or an engine directory."""
     sha256: str | None
     """Hash of the content, in hex, where it was verified."""
+    stands_in: str | None = None
+    """Why this is not the default model, where it is served in the default's place."""
 
 
 def configured(
     config: ServiceConfig, *, show_progress: bool, stop: threading.Event | None = None
 ) -> ModelFile:
-    """Find the model that the settings name: an engine directory, or else what `resolve` finds.
+    """Find the model that the settings name: an engine directory, what `resolve` finds, or the default.
 
     Raises:
         ModelError: it cannot be found, fetched or verified.
 
     """
     if config.engine is None:
+        if config.model is None:
+            return _default(config, show_progress=show_progress, stop=stop)
         return resolve(config.model, config.cache_dir, show_progress=show_progress, stop=stop)
     if not config.engine.is_dir():
         raise ModelError(
@@ -72,6 +76,25 @@ def resolve(
     return ModelFile(model_id(path), path, None)
 
 
+def _default(config: ServiceConfig, *, show_progress: bool, stop: threading.Event | None) -> ModelFile:
+    """The default model, or the small one where the default cannot be had."""
+
+    def get(model: str) -> ModelFile:
+        return resolve(model, config.cache_dir, show_progress=show_progress, stop=stop)
+
+    if config.backend == "simulated":
+        # It only needs a tokenizer.
+        return get(catalog.SMALL_ID)
+    try:
+        return get(catalog.DEFAULT_ID)
+    except FetchStopped:
+        raise
+    except ModelError as error:
+        reason = f"{catalog.DEFAULT_ID} cannot be had: {error}"
+        Progress(shown=show_progress).say(f"{reason} Serving {catalog.SMALL_ID} instead.")
+        return replace(get(catalog.SMALL_ID), stands_in=reason)
+
+
 def model_id(path: Path) -> str:
     """The id under which a file is served: its stem in lower case, other characters turned to dashes."""
     return _as_id(path.stem)
@@ -89,6 +112,6 @@ def _local_file(reference: str) -> Path:
         raise ModelError(f"{reference} is a directory: give --model the path of the GGUF file inside it.")
     served = ", ".join(model.id for model in catalog.CATALOG)
     raise ModelError(
-        f"There is no model {reference!r}: give --model a served default ({served}), "
+        f"There is no model {reference!r}: give --model one of the catalog ({served}), "
         "the path of a GGUF file, or hf://owner/repo/file.gguf."
     )

@@ -20,7 +20,7 @@ router = APIRouter(tags=["models"])
     openapi_extra=SECURED,
 )
 async def list_models(request: Request) -> Response:
-    """List what is served."""
+    """List what is served: every name that requests may use, aliases too."""
     call = admit(request, Level.READ_ONLY)
     models = await call.bridge.client.list_models(**call.options)
     return json_response({"object": "list", "data": [_model(model) for model in models]})
@@ -34,7 +34,7 @@ async def list_models(request: Request) -> Response:
     openapi_extra=SECURED,
 )
 async def retrieve_model(request: Request, model: str) -> Response:
-    """Describe one model, by its id or an alias."""
+    """Describe one model under the name in the path, its id or an alias."""
     call = admit(request, Level.READ_ONLY)
     return json_response(_model(await call.bridge.client.get_model(model, **call.options)))
 
@@ -45,7 +45,7 @@ def _model(model: inference_client.Model) -> Json:
         "object": "model",
         "created": model.created,
         "owned_by": model.owned_by,
-        "root": model.id,
+        "root": model.root or model.id,
         "parent": None,
         "permission": [],
         "aliases": model.aliases,

@@ -6,16 +6,16 @@ from pydantic import BaseModel, Field
 
 
 class Model(BaseModel):
-    """A served model."""
+    """A served model under one of its names."""
 
-    id: str
+    id: str = Field(description="The model's own id, or one of its aliases.")
     object: Literal["model"]
     created: int = Field(description="Seconds since the Unix epoch at which the model was loaded.")
     owned_by: str
-    root: str
+    root: str = Field(description="The model's own id; differs from `id` where that is an alias.")
     parent: str | None
     permission: list[Any]
-    aliases: list[str] = Field(description="Other names that requests may use.")
+    aliases: list[str] = Field(description="The other names that requests may use for the same model.")
     context_length: int = Field(description="Most tokens of prompt and output together.")
     vocabulary_size: int
     backend: str = Field(description="The engine that runs it.")
@@ -25,7 +25,7 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Every served model."""
+    """Every name of every served model."""
 
     object: Literal["list"]
     data: list[Model]

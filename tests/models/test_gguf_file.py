@@ -154,7 +154,7 @@ def written(path: Path, architecture: str, **fields: int) -> Path:
 @pytest.mark.parametrize(
     ("architecture", "fields", "message"),
     [
-        ("gemma3", {}, "architecture 'gemma3'; served are: llama"),
+        ("gemma3", {}, "architecture 'gemma3'; served are: llama, qwen2"),
         ("llama", {"split__count": 3}, "one part of a split model: merge the parts"),
         ("llama", {}, "does not say its context length"),
         ("llama", {"llama__context_length": 64}, "has no tokenizer in it"),

@@ -10,9 +10,10 @@ from inference_service.models.files import sha256_of
 from inference_service.models.store import ModelFile, resolve
 
 
-def test_the_default_model_is_the_catalogs(model_file: ModelFile) -> None:
-    model = catalog.CATALOG[0]
+def test_a_catalog_model_is_found_by_its_id(model_file: ModelFile) -> None:
+    model = catalog.find(catalog.SMALL_ID)
 
+    assert model is not None
     assert model_file.id == model.id == "smollm2-135m-instruct"
     assert model_file.sha256 == sha256_of(model_file.path) == model.sha256
     assert model_file.path.name == model.file_name

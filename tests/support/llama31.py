@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_service.config import cache_home
-from inference_service.models.catalog import CatalogModel, WheelMember
+from inference_service.models.catalog import CatalogModel, WheelMember, WheelParts
 from inference_service.models.fetch import cached_model
 from inference_service.models.progress import Progress
 
@@ -42,11 +42,8 @@ _RANKS = CatalogModel(
     file_name="llama-3.1.tiktoken",
     size=2_183_982,
     sha256="82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55",
-    source=WheelMember(
-        requirement="llama-models==0.3.0",
-        sha256="7f77f78ff13fca09f70d76a376aff6414cd901623fb9d57e69c2f8367a73032f",
-        size=6_612_946,
-        member="llama_models/llama3/tokenizer.model",
+    sources=(
+        WheelParts((WheelMember("llama-models==0.3.0", "llama_models/llama3/tokenizer.model", 2_183_982),)),
     ),
 )
 

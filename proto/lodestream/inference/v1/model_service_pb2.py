@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lodestream.inference.v1 import generation_pb2 as lodestream_dot_inference_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lodestream/inference/v1/model_service.proto\x12\x17lodestream.inference.v1\x1a(lodestream/inference/v1/generation.proto\"\xd8\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x10\n\x08owned_by\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x07 \x01(\t\x12\x17\n\x0fmax_concurrency\x18\x08 \x01(\r\x12\x1a\n\x12\x64\x65\x66\x61ult_max_tokens\x18\t \x01(\r\x12\x18\n\x10max_tokens_limit\x18\n \x01(\r\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.lodestream.inference.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.lodestream.inference.v1.Model\"\xd8\x01\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x04\x63hat\x18\x02 \x01(\x0b\x32\".lodestream.inference.v1.ChatInputH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x36\n\ttoken_ids\x18\x04 \x01(\x0b\x32!.lodestream.inference.v1.TokenIdsH\x00\x12\x1a\n\rparse_special\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x07\n\x05inputB\x10\n\x0e_parse_special\"Y\n\x13\x43ountTokensResponse\x12\x13\n\x0btoken_count\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x1a\n\x12ignored_parameters\x18\x03 \x03(\t2\xc0\x02\n\x0cModelService\x12\x65\n\nListModels\x12*.lodestream.inference.v1.ListModelsRequest\x1a+.lodestream.inference.v1.ListModelsResponse\x12_\n\x08GetModel\x12(.lodestream.inference.v1.GetModelRequest\x1a).lodestream.inference.v1.GetModelResponse\x12h\n\x0b\x43ountTokens\x12+.lodestream.inference.v1.CountTokensRequest\x1a,.lodestream.inference.v1.CountTokensResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lodestream/inference/v1/model_service.proto\x12\x17lodestream.inference.v1\x1a(lodestream/inference/v1/generation.proto\"\xe6\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x10\n\x08owned_by\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x07 \x01(\t\x12\x17\n\x0fmax_concurrency\x18\x08 \x01(\r\x12\x1a\n\x12\x64\x65\x66\x61ult_max_tokens\x18\t \x01(\r\x12\x18\n\x10max_tokens_limit\x18\n \x01(\r\x12\x0c\n\x04root\x18\x0b \x01(\t\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.lodestream.inference.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.lodestream.inference.v1.Model\"\xd8\x01\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x04\x63hat\x18\x02 \x01(\x0b\x32\".lodestream.inference.v1.ChatInputH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x36\n\ttoken_ids\x18\x04 \x01(\x0b\x32!.lodestream.inference.v1.TokenIdsH\x00\x12\x1a\n\rparse_special\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x07\n\x05inputB\x10\n\x0e_parse_special\"Y\n\x13\x43ountTokensResponse\x12\x13\n\x0btoken_count\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x1a\n\x12ignored_parameters\x18\x03 \x03(\t2\xc0\x02\n\x0cModelService\x12\x65\n\nListModels\x12*.lodestream.inference.v1.ListModelsRequest\x1a+.lodestream.inference.v1.ListModelsResponse\x12_\n\x08GetModel\x12(.lodestream.inference.v1.GetModelRequest\x1a).lodestream.inference.v1.GetModelResponse\x12h\n\x0b\x43ountTokens\x12+.lodestream.inference.v1.CountTokensRequest\x1a,.lodestream.inference.v1.CountTokensResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,19 +33,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lodestream.inference.v1.mod
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL']._serialized_start=115
-  _globals['_MODEL']._serialized_end=331
-  _globals['_LISTMODELSREQUEST']._serialized_start=333
-  _globals['_LISTMODELSREQUEST']._serialized_end=352
-  _globals['_LISTMODELSRESPONSE']._serialized_start=354
-  _globals['_LISTMODELSRESPONSE']._serialized_end=422
-  _globals['_GETMODELREQUEST']._serialized_start=424
-  _globals['_GETMODELREQUEST']._serialized_end=456
-  _globals['_GETMODELRESPONSE']._serialized_start=458
-  _globals['_GETMODELRESPONSE']._serialized_end=523
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=526
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=742
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=744
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=833
-  _globals['_MODELSERVICE']._serialized_start=836
-  _globals['_MODELSERVICE']._serialized_end=1156
+  _globals['_MODEL']._serialized_end=345
+  _globals['_LISTMODELSREQUEST']._serialized_start=347
+  _globals['_LISTMODELSREQUEST']._serialized_end=366
+  _globals['_LISTMODELSRESPONSE']._serialized_start=368
+  _globals['_LISTMODELSRESPONSE']._serialized_end=436
+  _globals['_GETMODELREQUEST']._serialized_start=438
+  _globals['_GETMODELREQUEST']._serialized_end=470
+  _globals['_GETMODELRESPONSE']._serialized_start=472
+  _globals['_GETMODELRESPONSE']._serialized_end=537
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=540
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=756
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=758
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=847
+  _globals['_MODELSERVICE']._serialized_start=850
+  _globals['_MODELSERVICE']._serialized_end=1170
 # @@protoc_insertion_point(module_scope)

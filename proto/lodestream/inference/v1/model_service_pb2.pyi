@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Model(_message.Message):
-    """Model is a served model."""
+    """Model is a served model under one of its names."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -35,8 +35,9 @@ class Model(_message.Message):
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
     DEFAULT_MAX_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_LIMIT_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. The id that requests name."""
+    """Output only. The name: the model's own id or one of its aliases. Requests may use it."""
     created: _builtins.int
     """Output only. Seconds since the Unix epoch at which the model was loaded."""
     owned_by: _builtins.str
@@ -55,9 +56,13 @@ class Model(_message.Message):
     """
     max_tokens_limit: _builtins.int
     """Output only. The most that a request may ask for with max_tokens; 0 means that the service is too old to say."""
+    root: _builtins.str
+    """Output only. The model's own id; differs from id where that is an alias. Empty means that the service is too old
+    to say.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. Other names that requests may use."""
+        """Output only. The other names that requests may use for the same model."""
 
     def __init__(
         self,
@@ -72,10 +77,11 @@ class Model(_message.Message):
         max_concurrency: _builtins.int = ...,
         default_max_tokens: _builtins.int = ...,
         max_tokens_limit: _builtins.int = ...,
+        root: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "backend", b"backend", "context_length", b"context_length", "created", b"created", "default_max_tokens", b"default_max_tokens", "id", b"id", "max_concurrency", b"max_concurrency", "max_tokens_limit", b"max_tokens_limit", "owned_by", b"owned_by", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "backend", b"backend", "context_length", b"context_length", "created", b"created", "default_max_tokens", b"default_max_tokens", "id", b"id", "max_concurrency", b"max_concurrency", "max_tokens_limit", b"max_tokens_limit", "owned_by", b"owned_by", "root", b"root", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -100,14 +106,14 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
-    """ListModelsResponse lists the served models."""
+    """ListModelsResponse lists the names of the served models."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
-        """Output only. The models, by id."""
+        """Output only. One entry for each name; a model's own id comes before its aliases."""
 
     def __init__(
         self,

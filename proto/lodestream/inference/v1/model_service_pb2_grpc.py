@@ -57,14 +57,14 @@ class ModelServiceServicer(object):
     """
 
     def ListModels(self, request, context):
-        """ListModels lists every served model.
+        """ListModels lists every name of every served model: its id, then its aliases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """GetModel describes one model, found by id or alias. NOT_FOUND names what is served.
+        """GetModel describes one model under the name that the request has. NOT_FOUND names what is served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,9 +34,9 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
-    """ListModels lists every served model."""
+    """ListModels lists every name of every served model: its id, then its aliases."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
-    """GetModel describes one model, found by id or alias. NOT_FOUND names what is served."""
+    """GetModel describes one model under the name that the request has. NOT_FOUND names what is served."""
     CountTokens: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CountTokensRequest, _model_service_pb2.CountTokensResponse]
     """CountTokens counts a prompt as Generate would, without generating."""
 
@@ -46,9 +46,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """ListModels lists every served model."""
+    """ListModels lists every name of every served model: its id, then its aliases."""
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
-    """GetModel describes one model, found by id or alias. NOT_FOUND names what is served."""
+    """GetModel describes one model under the name that the request has. NOT_FOUND names what is served."""
     CountTokens: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CountTokensRequest, _model_service_pb2.CountTokensResponse]  # type: ignore[assignment]
     """CountTokens counts a prompt as Generate would, without generating."""
 
@@ -61,7 +61,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ListModelsResponse, _abc.Awaitable[_model_service_pb2.ListModelsResponse]]:
-        """ListModels lists every served model."""
+        """ListModels lists every name of every served model: its id, then its aliases."""
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -69,7 +69,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.GetModelResponse, _abc.Awaitable[_model_service_pb2.GetModelResponse]]:
-        """GetModel describes one model, found by id or alias. NOT_FOUND names what is served."""
+        """GetModel describes one model under the name that the request has. NOT_FOUND names what is served."""
 
     @_abc_1.abstractmethod
     def CountTokens(
