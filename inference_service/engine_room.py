@@ -14,7 +14,7 @@ from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady
 from inference_service.generation.admission import Admission
 from inference_service.generation.filter import ContentPolicy
-from inference_service.models import loader, store
+from inference_service.models import catalog, loader, store
 from inference_service.parse.stopping import TokenLimits
 from inference_service.served import ServedModel
 from lodestream_common.errors import OperatorError
@@ -109,7 +109,7 @@ async def _load(config: ServiceConfig, workers: Executor) -> loader.LoadedModel:
 
     def load() -> loader.LoadedModel:
         found = store.configured(config, show_progress=True, stop=stop)
-        _check_aliases(config, found.id)
+        _check_aliases(config, found)
         return loader.load(found)
 
     try:
@@ -119,10 +119,12 @@ async def _load(config: ServiceConfig, workers: Executor) -> loader.LoadedModel:
         stop.set()
 
 
-def _check_aliases(config: ServiceConfig, served: str) -> None:
+def _check_aliases(config: ServiceConfig, served: store.ModelFile) -> None:
+    # What names the default also names the model that is served in its place.
+    known = {served.id, catalog.DEFAULT_ID} if served.stands_in else {served.id}
     for name, target in config.alias.items():
-        if target != served:
-            raise OperatorError(f"alias: {name}={target} names no served model; the served id is {served}")
+        if target not in known:
+            raise OperatorError(f"alias: {name}={target} names no served model; the served id is {served.id}")
 
 
 def _context_length(config: ServiceConfig, model: loader.LoadedModel) -> int:

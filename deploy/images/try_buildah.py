@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any
 
 USER = 10001
-MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MODEL = "smollm2-135m-instruct"
+MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lodestream"
 SECONDS = 60
 
@@ -99,9 +100,10 @@ def main() -> int:
         volumes.chmod(0o711)
         refuse_without_key(volumes)
         service, bridge = (f"127.0.0.1:{port}" for port in free_ports(2))
-        alias = {"LODESTREAM_ALIAS": "llama-3.1-8b=smollm2-135m-instruct"}
+        # The small model: what is tried is the image.
+        model = {"LODESTREAM_MODEL": MODEL, "LODESTREAM_ALIAS": f"llama-3.1-8b={MODEL}"}
         with (
-            Container("lodestream-cpu", volumes, {"LODESTREAM_GRPC_ADDRESS": service, **alias}) as cpu,
+            Container("lodestream-cpu", volumes, {"LODESTREAM_GRPC_ADDRESS": service, **model}) as cpu,
             Container(
                 "lodestream-bridge",
                 volumes,
@@ -134,10 +136,10 @@ def prepare(cpu: Container, volumes: Path) -> str:
     """Make a key, and put the model into its volume; the key."""
     made = cpu.run("lodestream", "keys", "create", "--name", "try", writable=True)
     expect(made.returncode == 0, made.stderr)
-    if (CACHE / MODEL).is_file():
-        shutil.copy(CACHE / MODEL, volumes / "models")
+    if (CACHE / MODEL_FILE).is_file():
+        shutil.copy(CACHE / MODEL_FILE, volumes / "models")
     else:
-        fetched = cpu.run("lodestream", "model", "fetch", writable=True)
+        fetched = cpu.run("lodestream", "model", "fetch", MODEL, writable=True)
         expect(fetched.returncode == 0, fetched.stderr)
     return made.stdout
 
