@@ -52,12 +52,13 @@ class InferenceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One parameter that is wrong."""
+    """One field that is wrong."""
 
     field: str
-    """The parameter as the contract spells it: `max_tokens`, `messages[2].role`."""
+    """Its path in the protocol: `stopping.max_tokens`, `chat.messages[2].role`; empty: the whole request."""
     description: str
-    """What is wrong, with the accepted range."""
+    """What is wrong, with the accepted range, as the rest of a sentence that begins with the field. Names of
+    other fields, and of values, stand between backticks."""
     reason: str
     """`invalid_value`, `missing_required_parameter` or `unsupported_parameter`."""
 
@@ -70,8 +71,8 @@ class InvalidRequestError(InferenceError):
 
     @property
     def param(self) -> str | None:
-        """The first parameter that is wrong; None where the service named none."""
-        return self.violations[0].field if self.violations else None
+        """The first field that is wrong, by its path; None where the service named none."""
+        return self.violations[0].field or None if self.violations else None
 
 
 class ContextLengthError(InvalidRequestError):

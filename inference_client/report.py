@@ -35,7 +35,8 @@ class Report:
     """What became of a request's parameters. A service that is older than reports sends one of zeroes."""
 
     ignored_parameters: tuple[str, ...] = ()
-    """What the request held to no effect, by name; fields that the service does not know, as `field 99`."""
+    """What the request held to no effect, by its path in the protocol: `stopping.include_stop`; a field that
+    the service does not know as `sampling.field 99`."""
     sampling: EffectiveSampling = field(default_factory=EffectiveSampling)
     """The sampling options in effect."""
     max_tokens: int = 0

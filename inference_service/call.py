@@ -97,7 +97,7 @@ class Call:
         except TimeoutError:
             raise RequestTimeout(seconds) from None
         if data is grpc.aio.EOF:
-            raise InvalidRequest.of("", "The request carries no message.", "missing_required_parameter")
+            raise InvalidRequest.of("", "carries no message.", "missing_required_parameter")
         self.size = len(data)
         if self.size > limit:
             raise RequestTooLarge(self.size, limit)
@@ -107,7 +107,7 @@ class Call:
             name = kind.DESCRIPTOR.name
             raise InvalidRequest.of(
                 "",
-                f"The request is no {name}: its bytes are no protobuf message, or a string is no UTF-8.",
+                f"is no {name}: its bytes are no protobuf message, or a string is no UTF-8.",
             ) from None
 
     async def write(self, message: Any) -> None:

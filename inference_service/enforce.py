@@ -19,7 +19,8 @@ GrammarCheck = Callable[[str], None]
 """Raises EngineGrammarError for a grammar that the engine cannot follow."""
 
 _MESSAGE_LIMIT = 500
-_TOOL_FIELD = re.compile(r"tools\[\d+\]\.function\.parameters|response_format")
+_TOOLS = "chat.tools"
+_TOOL_FIELD = re.compile(r"chat\.tools\[\d+\]\.parameters")
 
 
 def grammar_of(parsed: ParsedRequest, model: ServedModel, check: GrammarCheck) -> str | None:
@@ -31,7 +32,7 @@ def grammar_of(parsed: ParsedRequest, model: ServedModel, check: GrammarCheck) -
     """
     constraint, chat = parsed.constraint, parsed.prompt
     if isinstance(chat, ChatPrompt) and chat.tool_choice.mode is not ToolMode.NONE:
-        return _checked(_tool_grammar(constraint, chat, model), check, "tools")
+        return _checked(_tool_grammar(constraint, chat, model), check, _TOOLS)
     if constraint is None:
         return None
     return _checked(_compiled(constraint), check, constraint.field)
@@ -59,7 +60,7 @@ def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: Served
     if constraint is not None and constraint.kind in ("regex", "grammar"):
         raise InvalidRequest.of(
             constraint.field,
-            f"{constraint.field} cannot be combined with tools, unless tool_choice is none.",
+            "cannot be combined with `chat.tools`, unless `chat.tool_choice` is `TOOL_CHOICE_MODE_NONE`.",
             "unsupported_parameter",
         )
     if constraint is not None:
@@ -74,9 +75,9 @@ def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: Served
             answer=_answer(constraint),
         )
     except ConstraintError as error:
-        raise _refusal(error, _field_within_tools(error.path)) from None
+        raise _refusal(error, _field_of(error.path, constraint)) from None
     except RecursionError:
-        raise InvalidRequest.of("tools", "tools: they are nested too deep") from None
+        raise InvalidRequest.of(_TOOLS, "are nested too deep.") from None
 
 
 def _answer(constraint: Constraint | None) -> Mapping[str, Any] | bool | None:
@@ -86,11 +87,15 @@ def _answer(constraint: Constraint | None) -> Mapping[str, Any] | bool | None:
     return schema
 
 
-def _field_within_tools(path: str) -> str:
-    """The parameter that a path of the grammar begins with, without the caller's own names in it."""
+def _field_of(path: str, constraint: Constraint | None) -> str:
+    """The field that a path of the grammar begins with, without the caller's own names in it."""
+    if constraint is not None and path.startswith("constraint"):
+        return constraint.field
     found = _TOOL_FIELD.match(path)
-    return found.group() if found else "tools"
+    return found.group() if found else _TOOLS
 
 
-def _refusal(error: Exception, field: str) -> InvalidRequest:
-    return InvalidRequest.of(field, f"{field}: {error}"[:_MESSAGE_LIMIT])
+def _refusal(error: EngineGrammarError | ConstraintError, field: str) -> InvalidRequest:
+    place = f" (at `{error.path}`)" if isinstance(error, ConstraintError) and error.path else ""
+    reason = error.message if isinstance(error, ConstraintError) else str(error)
+    return InvalidRequest.of(field, f"cannot be enforced: {reason[:_MESSAGE_LIMIT]}{place}")

@@ -34,18 +34,25 @@ class Violation:
     """One field that is wrong."""
 
     field: str
-    """The parameter's name, as the contract spells it: `max_tokens`, `messages[2].role`."""
+    """Its path in the protocol: `stopping.max_tokens`, `chat.messages[2].role`; empty: the whole request."""
     description: str
-    """What is wrong: the value (numbers only), and the accepted range."""
+    """What is wrong with it, as the rest of a sentence that begins with the field: the value (numbers only),
+    and the accepted range. Other fields, and values of enums, stand between backticks, by the protocol's
+    names, so that a bridge can put its own in their place."""
     code: str = "invalid_value"
     """`invalid_value`, `missing_required_parameter` or `unsupported_parameter`."""
+
+    @property
+    def sentence(self) -> str:
+        """The same as a whole."""
+        return f"{self.field or 'The request'} {self.description}"
 
 
 class InvalidRequest(ServiceError):
     """Expected: one or more fields are wrong."""
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        super().__init__(" ".join(v.description for v in violations))
+        super().__init__(" ".join(v.sentence for v in violations))
         self.violations = tuple(violations)
 
     @classmethod

@@ -27,7 +27,6 @@ from inference_service.parse import (
     least_tokens,
     prompt_fields,
 )
-from inference_service.parse.constraint import FIELDS
 from inference_service.parse.stopping import TokenLimits
 
 _INLINE_BYTES = 2000
@@ -104,23 +103,23 @@ class ServedModel:
         """
         self.check_name(request.model)
         wrong = [
-            Violation(name, f"{name} is not supported by the loaded engine.", "unsupported_parameter")
-            for name in _in_use(request)
-            if _capability(name) in self.engine.refused
+            Violation(field, "is not supported by the loaded engine.", "unsupported_parameter")
+            for field in _in_use(request)
+            if _capability(field) in self.engine.refused
         ]
         wrong += self._over_ceilings(request.sampling)
         if wrong:
             raise InvalidRequest(wrong)
         size = self.engine.vocabulary_size
-        check_token_ids(request.stopping.stop_token_ids, size, "stop_token_ids")
+        check_token_ids(request.stopping.stop_token_ids, size, "stopping.stop_token_ids")
         bad = next((i for i in request.logit_bias if i >= size), None)
         if bad is not None:
-            raise InvalidRequest.of("logit_bias", f"logit_bias names {bad}; ids must be in [0, {size}).")
+            raise InvalidRequest.of("sampling.logit_bias", f"names {bad}; ids must be in [0, {size}).")
 
     def _over_ceilings(self, sampling: Sampling) -> list[Violation]:
         values = ((name, getattr(sampling, name), most) for name, most in self.engine.ceilings.items())
         return [
-            Violation(name, f"{name} is {value}; the loaded engine takes at most {most:g}.")
+            Violation(f"sampling.{name}", f"is {value}; the loaded engine takes at most {most:g}.")
             for name, value, most in values
             if value > most
         ]
@@ -143,14 +142,14 @@ class ServedModel:
 
         """
         if isinstance(prompt, TokenPrompt):
-            check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, field)
+            check_token_ids(prompt.ids, self.tokenizer.vocabulary_size, f"{field}.ids")
             return prompt.ids
         if isinstance(prompt, TextPrompt):
             ids = self.tokenizer.encode_prompt(prompt.text, parse_special=prompt.parse_special)
         else:
             ids = self._encode_chat(prompt)
         if not ids:
-            raise InvalidRequest.of(field, f"{field} holds no text that the model's vocabulary knows.")
+            raise InvalidRequest.of(field, "holds no text that the model's vocabulary knows.")
         return ids
 
     def unread(self, prompt: Prompt | BatchPrompt) -> Iterator[str]:
@@ -180,37 +179,37 @@ class ServedModel:
     def _encode_chat(self, prompt: ChatPrompt) -> list[int]:
         if self.template is None:
             raise InvalidRequest.of(
-                "messages", "The model has no chat template; send a prompt instead.", "unsupported_parameter"
+                "chat.messages",
+                "cannot be rendered: the model has no chat template; send a prompt instead.",
+                "unsupported_parameter",
             )
         count, most = len(prompt.turns), self.engine.context_length
         if count > most:
             # Each turn takes a token or more: this many cannot fit, and would take long to render.
-            raise InvalidRequest.of("messages", f"messages holds {count} messages; it may hold {most}.")
+            raise InvalidRequest.of("chat.messages", f"holds {count} messages; it may hold {most}.")
         try:
             tools = () if prompt.tool_choice.mode is ToolMode.NONE else prompt.tools
             return self.template.render(prompt.turns, tools, prompt.ending)
         except PromptError as error:
-            raise InvalidRequest.of("messages", str(error)) from None
+            raise InvalidRequest.of("chat.messages", f"cannot be rendered: {error}") from None
 
 
 def _in_use(request: ParsedRequest) -> Iterator[str]:
-    """The parameters of a request that not every engine can honour, by public name."""
-    yield from sorted(request.sampling.in_use)
+    """The parameters of a request that not every engine can honour, by path."""
+    yield from (f"sampling.{name}" for name in sorted(request.sampling.in_use))
     if request.logit_bias:
-        yield "logit_bias"
+        yield "sampling.logit_bias"
     if request.output.logprobs is not None:
-        yield "logprobs"
+        yield "output.logprobs"
     if request.output.logprobs:
-        yield "top_logprobs"
+        yield "output.top_logprobs"
     if request.constraint is not None:
         yield request.constraint.field
     if isinstance(request.prompt, ChatPrompt) and request.prompt.enforces_calls:
-        yield "tool_choice"
+        yield "chat.tool_choice"
 
 
-def _capability(name: str) -> str:
-    """What an engine calls that which a parameter takes."""
-    return "grammar" if name in _BY_GRAMMAR else name
-
-
-_BY_GRAMMAR = frozenset({*FIELDS.values(), "tool_choice"})
+def _capability(field: str) -> str:
+    """What an engine calls that which a field takes."""
+    group, _, name = field.rpartition(".")
+    return "grammar" if group in ("constraint", "chat") else name

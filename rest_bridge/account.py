@@ -22,11 +22,10 @@ class Account:
     ignored: Sequence[str]
     """Names of parameters without effect, as far as the bridge knows them itself."""
 
-    def ignored_by_all(self, report: Report | Started) -> list[str]:
-        """What is without effect here, and what the service says it is, both as the caller spells it."""
-        spelling = self.exchange.spelling
-        told = [spelling.get(name, name) for name in report.ignored_parameters]
-        return list(dict.fromkeys((*self.ignored, *told)))
+    def ignored_by_all(self, told: Started | Report) -> list[str]:
+        """What is without effect here, and what the service says it is, both as the caller calls it."""
+        named = map(self.exchange.names.of, told.ignored_parameters)
+        return list(dict.fromkeys((*self.ignored, *named)))
 
     def metadata(self, told: Told, endings: Iterable[Finished]) -> Json:
         """The `pg_metadata` of a whole reply, or of the last chunk of a stream."""

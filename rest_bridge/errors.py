@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,10 @@ import structlog
 from starlette.responses import Response
 
 from inference_client import errors as client
+from rest_bridge.names import Names
 
 MAX_MESSAGE_BYTES = 1000
+_NAMES = Names()
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -128,40 +129,44 @@ def unsupported_coding() -> ApiError:
     )
 
 
-def api_error(error: BaseException, request_id: str) -> ApiError:
-    """Turn whatever ended a request into what its caller is told; the unexpected is logged here, once."""
+def api_error(error: BaseException, request_id: str, names: Names = _NAMES) -> ApiError:
+    """Turn whatever ended a request into what its caller is told; the unexpected is logged here, once.
+
+    Args:
+        error: of the bridge, of the service, or unexpected.
+        request_id: where the log has it.
+        names: what the caller calls the fields of the protocol.
+
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, asyncio.CancelledError):
         return ApiError(NOT_READY, "The server is shutting down.")
     if isinstance(error, client.InferenceError) and _row_of(type(error)) is not INTERNAL_ERROR:
-        return _from_client(error)
+        return _from_client(error, names)
     _log.error("request failed", request_id=request_id, exc_info=error)
     return ApiError(
         INTERNAL_ERROR, f"An internal error occurred; it is logged under request id {request_id}."
     )
 
 
-def _from_client(error: client.InferenceError) -> ApiError:
+def _from_client(error: client.InferenceError, names: Names) -> ApiError:
     row = _row_of(type(error))
-    param = error.param if isinstance(error, client.InvalidRequestError) else None
     code = row.code if row is NOT_READY else error.code
-    return ApiError(row, error.message, param=param, code=code, retry_after=error.retry_after)
+    message, param = error.message, None
+    if isinstance(error, client.InvalidRequestError) and error.violations:
+        param = names.of(error.violations[0].field) or None
+        if not isinstance(error, client.ContextLengthError):
+            message = " ".join(_sentence(violation, names) for violation in error.violations)
+    return ApiError(row, message, param=param, code=code, retry_after=error.retry_after)
+
+
+def _sentence(violation: client.FieldViolation, names: Names) -> str:
+    return f"{names.of(violation.field) or 'The request'} {names.in_text(violation.description)}"
 
 
 def _row_of(kind: type[client.InferenceError]) -> Row:
     return next((TABLE[base] for base in kind.__mro__ if base in TABLE), INTERNAL_ERROR)
-
-
-def respelled(error: ApiError, spelling: Mapping[str, str]) -> ApiError:
-    """The same error, with parameters as the caller called them."""
-    message, param = error.message, error.param
-    for ours, theirs in spelling.items():
-        name = re.compile(rf"(?<![\w.]){re.escape(ours)}(?!\w)")
-        message = name.sub(theirs, message)
-        param = name.sub(theirs, param) if param is not None else None
-    error.message, error.param = message, param
-    return error
 
 
 def error_body(error: ApiError) -> dict[str, Any]:

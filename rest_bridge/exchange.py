@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,8 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rest_bridge.errors import ApiError, ClientGone, api_error, error_response, respelled
+from rest_bridge.errors import ApiError, ClientGone, api_error, error_response
+from rest_bridge.names import Names
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_GONE = 499
@@ -39,8 +40,8 @@ class Exchange:
     stream: Callable[[Receive, Send], Awaitable[None]] | None = None
     """A reply that takes long. It runs after the app has returned, so that no frame of the app, and nothing
     that one holds, lives as long as the stream does."""
-    spelling: Mapping[str, str] = field(default_factory=dict)
-    """What the service calls a parameter → what the caller does, where those differ."""
+    names: Names = field(default_factory=Names)
+    """What the service calls a parameter → what the caller does."""
     _began: float = field(default_factory=time.monotonic)
 
     @property
@@ -151,7 +152,7 @@ def _tagging(send: Send, exchange: Exchange) -> Send:
 async def _refuse(
     error: BaseException, exchange: Exchange, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    failure = respelled(api_error(error, exchange.request_id), exchange.spelling)
+    failure = api_error(error, exchange.request_id, exchange.names)
     exchange.outcome = failure.code
     # Of a reply that has begun nothing can be taken back: leaving it incomplete tells the caller.
     if exchange.status is None:

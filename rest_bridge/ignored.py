@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from rest_bridge.convert.constraint import read_wish
 from rest_bridge.errors import unsupported
 from rest_bridge.schemas.chat import ChatCompletionRequest, ChatMessage
 from rest_bridge.schemas.completions import CompletionRequest
@@ -132,45 +131,13 @@ def policy_of(schema: type[RequestModel]) -> Policy:
 
 
 def _without_sense(request: GenerationRequest, streams: bool) -> Iterator[str]:
-    """Parameters that mean nothing together with the others."""
+    """Parameters that mean nothing together with the others, of those that the service never sees."""
     if request.stream_options is not None and not streams:
         yield "stream_options"
     if request.stream and not streams:
         yield "stream"
     if request.response_format is not None:
         yield from _of_format(request.response_format)
-    yield from _of_stopping(request)
-    if isinstance(request, ChatCompletionRequest):
-        yield from _without_tools(request)
-
-
-def _of_stopping(request: GenerationRequest) -> Iterator[str]:
-    demanded = isinstance(request, ChatCompletionRequest) and _demands_calls(request)
-    if demanded:
-        # Calls that are enforced end where their grammar does.
-        yield from (name for name in ("stop", "stop_token_ids") if getattr(request, name))
-    if request.include_stop_str_in_output and (demanded or not request.stop):
-        yield "include_stop_str_in_output"
-
-
-def _demands_calls(request: ChatCompletionRequest) -> bool:
-    return bool(request.tools) and request.tool_choice not in (None, "auto", "none")
-
-
-def _without_tools(request: ChatCompletionRequest) -> Iterator[str]:
-    if not request.tools:
-        given = (
-            name for name in ("tool_choice", "parallel_tool_calls") if getattr(request, name) is not None
-        )
-        yield from given
-    elif _enforces_calls(request):
-        wish = read_wish(request)
-        if wish is not None and request.tool_choice not in (None, "auto"):
-            yield wish.param
-    else:
-        for number, tool in enumerate(request.tools):
-            if tool.function.strict:
-                yield f"tools[{number}].function.strict"
 
 
 def _of_format(wanted: ResponseFormat) -> Iterator[str]:
@@ -180,15 +147,6 @@ def _of_format(wanted: ResponseFormat) -> Iterator[str]:
             yield f"response_format.{name}"
     if wanted.type == "json_schema" and wanted.json_schema and wanted.json_schema.description:
         yield "response_format.json_schema.description"
-
-
-def _enforces_calls(request: ChatCompletionRequest) -> bool:
-    """Whether calls have to follow their schemas: where one is demanded, or takes the place of JSON."""
-    if request.tool_choice not in (None, "auto"):
-        return request.tool_choice != "none"
-    wanted = request.response_format
-    is_json = wanted is not None and wanted.type in ("json_object", "json_schema")
-    return is_json or request.guided_json is not None
 
 
 def _is_ignored(path: str, name: str, value: object, policy: Policy, strict: bool) -> bool:

@@ -88,17 +88,17 @@ class EventStream(Response):
         started = await anext(self._stream)
         if not isinstance(started, Started):
             raise ProtocolError("The stream has no beginning.")
-        output.set_headers(self._headers_after(started))
+        missed = output.set_headers(self._headers_after(started))
         first = await anext(self._stream)
         frames = self._frames(started.created)
-        await output.write(frames.render(first))
+        await output.write(missed + frames.render(first))
         async for event in self._stream:
             if frame := frames.render(event):
                 await output.write(frame)
         return frames.closing()
 
     def _failure(self, error: BaseException) -> bytes:
-        failure = api_error(error, self._exchange.request_id)
+        failure = api_error(error, self._exchange.request_id, self._exchange.names)
         self._exchange.outcome = failure.code
         return error_frame(error_body(failure))
 
@@ -132,13 +132,21 @@ class Output:
         """Whether the head was sent: nothing can be taken back any more."""
         return self._head is None
 
-    def set_headers(self, headers: Mapping[str, str]) -> None:
-        """Set headers of the reply, in the place of those with the same names, unless they were sent."""
-        if self._head is not None and headers:
+    def set_headers(self, headers: Mapping[str, str]) -> bytes:
+        """Set headers of the reply, in the place of those with the same names.
+
+        Returns:
+            Comment lines that say the same, where the head was sent already; else nothing.
+
+        """
+        if self._head is None:
+            return b"".join(f": {name}: {value}\n\n".encode() for name, value in headers.items())
+        if headers:
             names = {name.encode("latin-1") for name in headers}
             kept = [header for header in self._head["headers"] if header[0] not in names]
             added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
             self._head["headers"] = [*kept, *added]
+        return b""
 
     async def write(self, frame: bytes) -> None:
         """Send a frame; waits as long as the caller does not read."""

@@ -1,6 +1,6 @@
 """Protobuf to a request that cannot be wrong: the one default table and every range check.
 
-Both doors end here. Field names in violations are the public parameter names, as REST spells them.
+Both transports end here. Violations name fields by their paths in the protocol.
 
 violations.py  collecting what is wrong; numeric knobs with default and range
 request.py     the whole of a GenerateRequest, and the smaller requests of the model service

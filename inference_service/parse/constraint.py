@@ -11,14 +11,6 @@ from inference_service.parse.violations import Violations
 
 ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar"]
 
-FIELDS: dict[ConstraintKind, str] = {
-    "json_object": "response_format",
-    "json_schema": "response_format.json_schema.schema",
-    "regex": "guided_regex",
-    "grammar": "guided_grammar",
-}
-"""The public names of what says each kind."""
-
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
@@ -30,20 +22,26 @@ class Constraint:
 
     @property
     def field(self) -> str:
-        return FIELDS[self.kind]
+        """Its path in the protocol."""
+        return constraint_field(self.kind)
+
+
+def constraint_field(kind: ConstraintKind) -> str:
+    """The path of a kind of constraint in the protocol."""
+    return f"constraint.{kind}"
 
 
 def read_constraint(message: pb.Constraint, wrong: Violations) -> Constraint | None:
     """The constraint of a request, if it has one."""
     kind = message.WhichOneof("kind")
     if kind is None:
-        wrong.missing("response_format.type")
+        wrong.missing("constraint.kind")
         return None
     if kind == "json_object":
         if not message.json_object:
-            wrong.add("response_format", "json_object must be true where it is set.")
+            wrong.add("constraint.json_object", "must be true where it is set.")
         return Constraint(kind, "")
     source = getattr(message, kind)
     if not source:
-        wrong.add(FIELDS[kind], f"{FIELDS[kind]} must not be empty.")
+        wrong.add(constraint_field(kind), "must not be empty.")
     return Constraint(kind, source)

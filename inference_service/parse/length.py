@@ -12,7 +12,7 @@ PromptMessage = generate_pb.GenerateRequest | model_pb.CountTokensRequest
 
 
 def least_tokens(message: PromptMessage, longest_token: int) -> Iterator[tuple[str, int]]:
-    """Each prompt of a request by the name of its parameter, and the fewest tokens that it can have.
+    """Each prompt of a request by the path of its field, and the fewest tokens that it can have.
 
     Args:
         message: as it arrived; nothing of it needs to be valid.
@@ -21,15 +21,16 @@ def least_tokens(message: PromptMessage, longest_token: int) -> Iterator[tuple[s
     """
     form = message.WhichOneof("input")
     if form == "chat":
-        yield "messages", _fewest(_chat_texts(message.chat), longest_token)
+        yield "chat.messages", _fewest(_chat_texts(message.chat), longest_token)
     elif form == "prompt":
         yield "prompt", _fewest((message.prompt,), longest_token)
     elif form == "token_ids":
-        yield "prompt", len(message.token_ids.ids)
+        yield "token_ids", len(message.token_ids.ids)
     elif isinstance(message, generate_pb.GenerateRequest):
         for number, prompt in enumerate(message.batch.prompts):
             ids = len(prompt.token_ids.ids)
-            yield f"prompt[{number}]", ids or _fewest((prompt.text,), longest_token)
+            kind = "token_ids" if ids else "text"
+            yield f"batch.prompts[{number}].{kind}", ids or _fewest((prompt.text,), longest_token)
 
 
 def _fewest(texts: Iterable[str], longest_token: int) -> int:

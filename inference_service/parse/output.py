@@ -9,8 +9,8 @@ from lodestream.inference.v1 import generation_pb2 as pb
 from inference_service.parse.prompt import BatchPrompt, ChatPrompt, Prompt
 from inference_service.parse.violations import Knob, Violations
 
-CHOICES = Knob("n", 1, 1, 8)
-TOP_LOGPROBS = Knob("top_logprobs", 0, 0, 20)
+CHOICES = Knob("output.n", 1, 1, 8)
+TOP_LOGPROBS = Knob("output.top_logprobs", 0, 0, 20)
 MAX_CHOICES = 32
 """Of all prompts of a request together."""
 
@@ -31,15 +31,19 @@ class Output:
 
 def read_output(options: pb.OutputOptions, prompt: Prompt | BatchPrompt, wrong: Violations) -> Output:
     """What is asked for, checked against the kind of prompt."""
-    n = int(wrong.number(options, "n", CHOICES))
+    n = int(wrong.number(options, CHOICES))
     prompts = len(prompt.prompts) if isinstance(prompt, BatchPrompt) else 1
     if prompts * n > MAX_CHOICES:
-        wrong.add("n", f"n is {n} for {prompts} prompts; a request may have {MAX_CHOICES} choices.")
+        wrong.add(CHOICES.path, f"is {n} for {prompts} prompts; a request may have {MAX_CHOICES} choices.")
     output = Output(n, _logprobs(options, wrong), options.echo)
     if output.echo and isinstance(prompt, ChatPrompt):
-        wrong.add("echo", "echo is only for prompts that are no conversation.")
+        wrong.add("output.echo", "is only for prompts that are no conversation.")
     if output.echo and output.logprobs is not None:
-        wrong.add("echo", "echo with logprobs is not supported: prompts have none.", "unsupported_parameter")
+        wrong.add(
+            "output.echo",
+            "with `output.logprobs` is not supported: prompts have none.",
+            "unsupported_parameter",
+        )
     return output
 
 
@@ -50,16 +54,16 @@ def check_scores(output: Output, prompts: int, max_tokens: int, wrong: Violation
     scores = prompts * output.n * max_tokens * (output.logprobs + 1)
     if scores > MAX_SCORES:
         wrong.add(
-            "top_logprobs",
-            f"top_logprobs is {output.logprobs}, with {prompts * output.n} choices of {max_tokens} tokens: "
+            TOP_LOGPROBS.path,
+            f"is {output.logprobs}, with {prompts * output.n} choices of {max_tokens} tokens: "
             f"up to {scores} log probabilities; an answer may have {MAX_SCORES}.",
         )
 
 
 def _logprobs(options: pb.OutputOptions, wrong: Violations) -> int | None:
-    top = int(wrong.number(options, "top_logprobs", TOP_LOGPROBS))
+    top = int(wrong.number(options, TOP_LOGPROBS))
     if options.logprobs:
         return top
     if top:
-        wrong.add("top_logprobs", "top_logprobs is only for requests with logprobs.")
+        wrong.add(TOP_LOGPROBS.path, "is only for requests with `output.logprobs`.")
     return None

@@ -23,6 +23,7 @@ _ROLES = {
     pb.ROLE_ASSISTANT: "assistant",
     pb.ROLE_TOOL: "tool",
 }
+_ROLE_NAMES = ", ".join(f"`{pb.Role.Name(role)}`" for role in _ROLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class BatchPrompt:
 
 
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
+_FIELDS = {ChatPrompt: "chat.messages", TextPrompt: "prompt", TokenPrompt: "token_ids"}
 
 
 def single_prompts(prompt: Prompt | BatchPrompt) -> Sequence[Prompt]:
@@ -73,10 +75,14 @@ def single_prompts(prompt: Prompt | BatchPrompt) -> Sequence[Prompt]:
 
 
 def prompt_fields(prompt: Prompt | BatchPrompt) -> Mapping[str, Prompt]:
-    """Each prompt of a request, by the name of the parameter that it stands in."""
+    """Each prompt of a request, by the path of the field that it stands in."""
     if isinstance(prompt, BatchPrompt):
-        return {f"prompt[{number}]": one for number, one in enumerate(prompt.prompts)}
-    return {"messages" if isinstance(prompt, ChatPrompt) else "prompt": prompt}
+        return {_batch_field(number, one): one for number, one in enumerate(prompt.prompts)}
+    return {_FIELDS[type(prompt)]: prompt}
+
+
+def _batch_field(number: int, prompt: Prompt) -> str:
+    return f"batch.prompts[{number}].{'text' if isinstance(prompt, TextPrompt) else 'token_ids'}"
 
 
 def read_prompts(message: generate_pb.GenerateRequest, wrong: Violations) -> Prompt | BatchPrompt:
@@ -85,11 +91,11 @@ def read_prompts(message: generate_pb.GenerateRequest, wrong: Violations) -> Pro
         return read_prompt(message, wrong)
     prompts = message.batch.prompts
     if not prompts:
-        wrong.add("prompt", "prompt must hold at least one prompt.")
-    wrong.check_count("prompt", len(prompts), MAX_BATCH, "prompts")
+        wrong.add("batch.prompts", "must hold at least one prompt.")
+    wrong.check_count("batch.prompts", len(prompts), MAX_BATCH, "prompts")
     return BatchPrompt(
         tuple(
-            _batched(prompt, f"prompt[{number}]", message.parse_special, wrong)
+            _batched(prompt, f"batch.prompts[{number}]", message.parse_special, wrong)
             for number, prompt in enumerate(prompts[:MAX_BATCH])
         )
     )
@@ -101,11 +107,9 @@ def read_prompt(message: PromptMessage, wrong: Violations) -> Prompt:
     if form == "chat":
         return _chat(message.chat, wrong)
     if form == "token_ids":
-        return _token_ids(message.token_ids, "prompt", wrong)
+        return _token_ids(message.token_ids, "token_ids", wrong)
     if form is None:
-        wrong.add(
-            "messages", "One of messages, prompt or token ids is required.", "missing_required_parameter"
-        )
+        wrong.missing("input")
         return TextPrompt("")
     return _text(message.prompt, "prompt", message.parse_special, wrong)
 
@@ -114,28 +118,28 @@ def _batched(
     prompt: pb.BatchPrompt, field: str, parse_special: bool, wrong: Violations
 ) -> TextPrompt | TokenPrompt:
     if prompt.WhichOneof("form") == "token_ids":
-        return _token_ids(prompt.token_ids, field, wrong)
-    return _text(prompt.text, field, parse_special, wrong)
+        return _token_ids(prompt.token_ids, f"{field}.token_ids", wrong)
+    return _text(prompt.text, f"{field}.text", parse_special, wrong)
 
 
 def _token_ids(ids: pb.TokenIds, field: str, wrong: Violations) -> TokenPrompt:
     if not ids.ids:
-        wrong.add(field, f"{field} must hold at least one token id.")
+        wrong.add(f"{field}.ids", "must hold at least one token id.")
     return TokenPrompt(tuple(ids.ids))
 
 
 def _text(text: str, field: str, parse_special: bool, wrong: Violations) -> TextPrompt:
     if not text:
-        wrong.add(field, f"{field} must hold at least one character.")
+        wrong.add(field, "must hold at least one character.")
     return TextPrompt(text, parse_special)
 
 
 def _chat(chat: pb.ChatInput, wrong: Violations) -> ChatPrompt:
     if not chat.messages:
-        wrong.add("messages", "messages must hold at least one message.")
+        wrong.add("chat.messages", "must hold at least one message.")
     turns = []
     for number, message in enumerate(chat.messages):
-        turns.append(_turn(message, f"messages[{number}]", wrong))
+        turns.append(_turn(message, f"chat.messages[{number}]", wrong))
         if wrong.is_full:
             break
     offered = read_tools(chat.tools, wrong)
@@ -152,23 +156,23 @@ def _ending(chat: pb.ChatInput, wrong: Violations) -> Ending:
     if not chat.continue_final_message:
         asks = chat.add_generation_prompt or not chat.HasField("add_generation_prompt")
         return Ending.ANSWER if asks else Ending.NOTHING
-    name = "continue_final_message"
+    name = "chat.continue_final_message"
     if chat.add_generation_prompt:
-        wrong.add(name, f"{name} and add_generation_prompt cannot both be true.")
+        wrong.add(name, "and `chat.add_generation_prompt` cannot both be true.")
     if chat.messages and chat.messages[-1].tool_calls:
-        wrong.add(name, f"{name} is only for a final message without tool calls.")
+        wrong.add(name, "is only for a final message without tool calls.")
     return Ending.CONTINUE
 
 
 def _turn(message: pb.ChatMessage, field: str, wrong: Violations) -> ChatTurn:
     role = _ROLES.get(message.role)
     if role is None:
-        wrong.add(f"{field}.role", f"{field}.role must be one of {', '.join(_ROLES.values())}.")
+        wrong.add(f"{field}.role", f"must be one of {_ROLE_NAMES}.")
     if role == "tool" and not message.tool_call_id:
         wrong.missing(f"{field}.tool_call_id")
     if role != "tool" and message.tool_call_id:
-        wrong.add(f"{field}.tool_call_id", f"{field}.tool_call_id is only for the role tool.")
+        wrong.add(f"{field}.tool_call_id", "is only for `ROLE_TOOL`.")
     if role != "assistant" and message.tool_calls:
-        wrong.add(f"{field}.tool_calls", f"{field}.tool_calls is only for the role assistant.")
+        wrong.add(f"{field}.tool_calls", "is only for `ROLE_ASSISTANT`.")
     calls = read_tool_calls(message.tool_calls, field, wrong)
     return ChatTurn(role or "", message.content, calls, message.tool_call_id or None)

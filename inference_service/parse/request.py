@@ -78,7 +78,7 @@ def parse_generate(message: generate_pb.GenerateRequest, limits: TokenLimits = _
     most = request.stopping.max_tokens or limits.default
     check_scores(request.output, len(single_prompts(prompt)), most, wrong)
     if request.stopping.ignore_eos and request.is_constrained:
-        wrong.add("ignore_eos", "ignore_eos cannot be combined with a constraint, which has an end.")
+        wrong.add("stopping.ignore_eos", "cannot be combined with a constraint, which has an end.")
     wrong.raise_if_any()
     return request
 

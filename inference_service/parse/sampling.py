@@ -10,14 +10,14 @@ from lodestream.inference.v1 import generation_pb2 as pb
 from inference_service.backends.types import GREEDY_BELOW, Sampling
 from inference_service.parse.violations import Knob, Violations, as_float32
 
-TEMPERATURE = Knob("temperature", 0.7, 0.0, 2.0)
-TOP_P = Knob("top_p", 0.9, 0.0, 1.0)
-TOP_K = Knob("top_k", 0, -1, 2**31 - 1)
-MIN_P = Knob("min_p", 0.0, 0.0, 1.0)
-FREQUENCY_PENALTY = Knob("frequency_penalty", 0.0, -2.0, 2.0)
-PRESENCE_PENALTY = Knob("presence_penalty", 0.0, -2.0, 2.0)
-REPETITION_PENALTY = Knob("repetition_penalty", 1.0, 0.0, 2.0, excludes_low=True)
-LOGIT_BIAS = Knob("logit_bias", 0.0, -100.0, 100.0)
+TEMPERATURE = Knob("sampling.temperature", 0.7, 0.0, 2.0)
+TOP_P = Knob("sampling.top_p", 0.9, 0.0, 1.0)
+TOP_K = Knob("sampling.top_k", 0, -1, 2**31 - 1)
+MIN_P = Knob("sampling.min_p", 0.0, 0.0, 1.0)
+FREQUENCY_PENALTY = Knob("sampling.frequency_penalty", 0.0, -2.0, 2.0)
+PRESENCE_PENALTY = Knob("sampling.presence_penalty", 0.0, -2.0, 2.0)
+REPETITION_PENALTY = Knob("sampling.repetition_penalty", 1.0, 0.0, 2.0, excludes_low=True)
+LOGIT_BIAS = Knob("sampling.logit_bias", 0.0, -100.0, 100.0)
 MAX_BIASES = 300
 LEAST_REPETITION = 1e-4
 """What a smaller repetition penalty becomes: a logit divided by less may be infinite as a 32-bit float."""
@@ -29,18 +29,18 @@ def read_sampling(options: pb.SamplingOptions, wrong: Violations) -> Sampling:
     Engines compute in 32-bit floats. Values that are too small for them become what an engine can do, and
     the report says so.
     """
-    temperature = wrong.number(options, "temperature", TEMPERATURE)
+    temperature = wrong.number(options, TEMPERATURE)
     if temperature < GREEDY_BELOW:
         temperature = 0.0
-    repetition = wrong.number(options, "repetition_penalty", REPETITION_PENALTY)
+    repetition = wrong.number(options, REPETITION_PENALTY)
     has_seed = options.HasField("seed")
     return Sampling(
         temperature=temperature,
-        top_p=wrong.number(options, "top_p", TOP_P),
-        top_k=max(0, int(wrong.number(options, "top_k", TOP_K))),
-        min_p=wrong.number(options, "min_p", MIN_P),
-        frequency_penalty=wrong.number(options, "frequency_penalty", FREQUENCY_PENALTY),
-        presence_penalty=wrong.number(options, "presence_penalty", PRESENCE_PENALTY),
+        top_p=wrong.number(options, TOP_P),
+        top_k=max(0, int(wrong.number(options, TOP_K))),
+        min_p=wrong.number(options, MIN_P),
+        frequency_penalty=wrong.number(options, FREQUENCY_PENALTY),
+        presence_penalty=wrong.number(options, PRESENCE_PENALTY),
         repetition_penalty=max(repetition, LEAST_REPETITION),
         # Drawn ones survive JSON readers that have no integers but 53 bits of a float.
         seed=options.seed % 2**64 if has_seed else secrets.randbits(53),
@@ -50,10 +50,10 @@ def read_sampling(options: pb.SamplingOptions, wrong: Violations) -> Sampling:
 
 def read_logit_bias(options: pb.SamplingOptions, wrong: Violations) -> Mapping[int, float]:
     """Token id to bias, in the order of the ids; not yet checked against a vocabulary."""
-    wrong.check_count("logit_bias", len(options.logit_bias), MAX_BIASES, "token ids")
+    wrong.check_count(LOGIT_BIAS.path, len(options.logit_bias), MAX_BIASES, "token ids")
     bias = dict(sorted(options.logit_bias.items()))
     for token_id, value in bias.items():
         if wrong.is_full:
             break
-        wrong.check(f"logit_bias[{token_id}]", value, LOGIT_BIAS)
+        wrong.check(f"{LOGIT_BIAS.path}[{token_id}]", value, LOGIT_BIAS)
     return {token_id: as_float32(value) for token_id, value in bias.items()}

@@ -26,7 +26,7 @@ class TokenLimits:
     @property
     def knob(self) -> Knob:
         """The parameter that asks."""
-        return Knob("max_tokens", self.default, 1, self.most)
+        return Knob("stopping.max_tokens", self.default, 1, self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,16 @@ def read_stopping(options: pb.StoppingOptions, limits: TokenLimits, wrong: Viola
 def _max_tokens(options: pb.StoppingOptions, limits: TokenLimits, wrong: Violations) -> int | None:
     if not options.HasField("max_tokens"):
         return None
-    return int(wrong.number(options, "max_tokens", limits.knob))
+    return int(wrong.number(options, limits.knob))
 
 
 def _stops(options: pb.StoppingOptions, wrong: Violations) -> Sequence[str]:
-    wrong.check_count("stop", len(options.stop), MAX_STOPS, "sequences")
+    wrong.check_count("stopping.stop", len(options.stop), MAX_STOPS, "sequences")
     for number, stop in enumerate(options.stop[: MAX_STOPS + 1]):
-        wrong.check_length(f"stop[{number}]", stop, 1, MAX_STOP_LENGTH)
+        wrong.check_length(f"stopping.stop[{number}]", stop, 1, MAX_STOP_LENGTH)
     return tuple(options.stop)
 
 
 def _stop_token_ids(options: pb.StoppingOptions, wrong: Violations) -> Sequence[int]:
-    wrong.check_count("stop_token_ids", len(options.stop_token_ids), MAX_STOP_TOKEN_IDS, "ids")
+    wrong.check_count("stopping.stop_token_ids", len(options.stop_token_ids), MAX_STOP_TOKEN_IDS, "ids")
     return tuple(options.stop_token_ids)

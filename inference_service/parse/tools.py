@@ -25,15 +25,15 @@ _MODES = {
 
 def read_tools(messages: Sequence[pb.Tool], wrong: Violations) -> Sequence[Tool]:
     """The functions that a model may call."""
-    wrong.check_count("tools", len(messages), MAX_TOOLS, "tools")
+    wrong.check_count("chat.tools", len(messages), MAX_TOOLS, "tools")
     found: list[Tool] = []
     for number, message in enumerate(messages[:MAX_TOOLS]):
         if wrong.is_full:
             break
-        field = f"tools[{number}].function"
+        field = f"chat.tools[{number}]"
         check_name(message.name, f"{field}.name", wrong)
         if any(tool.name == message.name for tool in found):
-            wrong.add(f"{field}.name", f"{field}.name is the name of an earlier tool.")
+            wrong.add(f"{field}.name", "is the name of an earlier tool.")
         parameters = _parameters(message.parameters, f"{field}.parameters", wrong)
         found.append(Tool(message.name, message.description, parameters, message.strict))
     return tuple(found)
@@ -43,15 +43,15 @@ def read_tool_choice(chat: pb.ChatInput, tools: Iterable[Tool], wrong: Violation
     """Whether the model calls tools; without tools it calls none."""
     mode = _MODES.get(chat.tool_choice.mode)
     if mode is None:
-        known = "auto, none, required, or the name of a tool"
-        wrong.add("tool_choice", f"tool_choice must be {known}.")
+        known = ", ".join(f"`{pb.ToolChoiceMode.Name(mode)}`" for mode in _MODES if mode)
+        wrong.add("chat.tool_choice.mode", f"must be one of {known}.")
         return ToolChoice(ToolMode.NONE)
     if not chat.tools:
         if mode.is_enforced:
-            wrong.add("tool_choice", "tool_choice is only for requests with tools.")
+            wrong.add("chat.tool_choice", "is only for requests with `chat.tools`.")
         return ToolChoice(ToolMode.NONE)
     if mode is ToolMode.NAMED and all(tool.name != chat.tool_choice.name for tool in tools):
-        wrong.add("tool_choice", "tool_choice names a tool that is not among the tools.")
+        wrong.add("chat.tool_choice", "names a tool that is not among `chat.tools`.")
     return ToolChoice(mode, chat.tool_choice.name if mode is ToolMode.NAMED else None)
 
 
@@ -64,7 +64,7 @@ def read_tool_calls(calls: Iterable[pb.ToolCall], field: str, wrong: Violations)
         name = f"{field}.tool_calls[{number}]"
         if not call.id:
             wrong.missing(f"{name}.id")
-        check_name(call.name, f"{name}.function.name", wrong)
+        check_name(call.name, f"{name}.name", wrong)
         found.append(ToolCall(call.id, call.name, call.arguments))
     return tuple(found)
 
@@ -72,7 +72,7 @@ def read_tool_calls(calls: Iterable[pb.ToolCall], field: str, wrong: Violations)
 def check_name(name: str, field: str, wrong: Violations) -> None:
     """Note what is no name of a function."""
     if not _NAME.fullmatch(name):
-        wrong.add(field, f"{field} must be 1 to 64 characters of [A-Za-z0-9_-].")
+        wrong.add(field, "must be 1 to 64 characters of [A-Za-z0-9_-].")
 
 
 def _parameters(text: str, field: str, wrong: Violations) -> Mapping[str, Any] | None:
@@ -80,7 +80,7 @@ def _parameters(text: str, field: str, wrong: Violations) -> Mapping[str, Any] |
         return None
     value = _json_object(text)
     if value is None:
-        wrong.add(field, f"{field} must be a JSON object, a JSON Schema.")
+        wrong.add(field, "must be a JSON object, a JSON Schema.")
     return value
 
 

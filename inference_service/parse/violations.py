@@ -19,11 +19,17 @@ MAX_VIOLATIONS = 16
 class Knob:
     """A numeric parameter: its default and its accepted range."""
 
-    name: str
+    path: str
+    """Of its field in the protocol: `sampling.top_p`."""
     default: float
     low: float
     high: float
     excludes_low: bool = False
+
+    @property
+    def name(self) -> str:
+        """The field's own name."""
+        return self.path.rpartition(".")[2]
 
     def accepts(self, value: float) -> bool:
         above = value > self.low if self.excludes_low else value >= self.low
@@ -41,33 +47,34 @@ class Violations:
         self._found: list[Violation] = []
 
     def add(self, field: str, description: str, code: str = "invalid_value") -> None:
+        """Note what is wrong with a field; `Violation` says how."""
         self._found.append(Violation(field, description, code))
 
     def missing(self, field: str) -> None:
-        self.add(field, f"{field} is required.", "missing_required_parameter")
+        self.add(field, "is required.", "missing_required_parameter")
 
-    def number(self, message: Message, field: str, knob: Knob) -> float:
+    def number(self, message: Message, knob: Knob) -> float:
         """The value of an optional numeric field, or its default; 0 where no engine can tell it from 0."""
-        if not message.HasField(field):
+        if not message.HasField(knob.name):
             return knob.default
-        value: float = getattr(message, field)
-        self.check(knob.name, value, knob)
+        value: float = getattr(message, knob.name)
+        self.check(knob.path, value, knob)
         return as_float32(value)
 
     def check(self, field: str, value: float, knob: Knob) -> None:
         """Note a value outside a knob's range."""
         if not knob.accepts(value):
-            self.add(field, f"{field} is {_number(value)}; it must be in {knob.range}.")
+            self.add(field, f"is {_number(value)}; it must be in {knob.range}.")
 
     def check_count(self, field: str, count: int, most: int, what: str) -> None:
         """Note more than `most` elements."""
         if count > most:
-            self.add(field, f"{field} holds {count} {what}; it may hold {most}.")
+            self.add(field, f"holds {count} {what}; it may hold {most}.")
 
     def check_length(self, field: str, text: str, least: int, most: int) -> None:
         """Note a text outside a range of lengths, in characters."""
         if not least <= len(text) <= most:
-            self.add(field, f"{field} is {len(text)} characters long; it must be in [{least}, {most}].")
+            self.add(field, f"is {len(text)} characters long; it must be in [{least}, {most}].")
 
     @property
     def is_full(self) -> bool:
@@ -93,8 +100,7 @@ def check_token_ids(ids: Sequence[int], vocabulary_size: int, field: str) -> Non
     """
     bad = next((n for n, token_id in enumerate(ids) if token_id >= vocabulary_size), None)
     if bad is not None:
-        name = f"{field}[{bad}]"
-        raise InvalidRequest.of(name, f"{name} is {ids[bad]}; it must be in [0, {vocabulary_size}).")
+        raise InvalidRequest.of(f"{field}[{bad}]", f"is {ids[bad]}; it must be in [0, {vocabulary_size}).")
 
 
 def _number(value: float) -> str:

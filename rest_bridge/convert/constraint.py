@@ -13,13 +13,6 @@ from rest_bridge.errors import ApiError, invalid
 from rest_bridge.schemas.constraints import ResponseFormat
 from rest_bridge.schemas.generation import GenerationRequest
 
-_SERVICE_NAMES = {
-    "json_schema": "response_format.json_schema.schema",
-    "regex": "guided_regex",
-    "grammar": "guided_grammar",
-}
-"""What the service calls the parameter behind each kind."""
-
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -30,11 +23,6 @@ class Wish:
     param: str
     """Where the body says it."""
     value: dict[str, Any] | str | bool
-
-    @property
-    def service_name(self) -> str:
-        """What the service calls `param`."""
-        return _SERVICE_NAMES.get(self.kind, self.param)
 
 
 def read_wish(body: GenerationRequest) -> Wish | None:

@@ -6,6 +6,7 @@ from rest_bridge.convert.constraint import read_wish, write_wish
 from rest_bridge.convert.conversation import fill_conversation
 from rest_bridge.convert.fields import extend_ids, set_field
 from rest_bridge.errors import invalid, unsupported
+from rest_bridge.names import Names
 from rest_bridge.schemas.chat import ChatCompletionRequest
 from rest_bridge.schemas.completions import CompletionRequest
 from rest_bridge.schemas.generation import GenerationRequest
@@ -56,15 +57,14 @@ def completion_request(body: CompletionRequest) -> GenerateRequest:
     return message
 
 
-def spelling(body: GenerationRequest) -> dict[str, str]:
-    """What the service calls a parameter → what this body calls it, where those differ."""
-    names = {"top_logprobs": "logprobs"} if isinstance(body, CompletionRequest) else {}
-    if (limit := _limit_name(body)) != "max_tokens":
-        names["max_tokens"] = limit
+def names_in(body: GenerationRequest) -> Names:
+    """What the body calls the fields of its request."""
+    own = {"output.top_logprobs": "logprobs"} if isinstance(body, CompletionRequest) else {}
+    own["stopping.max_tokens"] = _limit_name(body)
     wish = read_wish(body)
-    if wish is not None and wish.param != wish.service_name:
-        names[wish.service_name] = wish.param
-    return names
+    if wish is not None:
+        own[f"constraint.{wish.kind}"] = wish.param
+    return Names(own)
 
 
 def _fill_prompt(message: GenerateRequest, prompts: list[str | list[int]]) -> None:

@@ -20,7 +20,7 @@ from rest_bridge.answer import Json
 from rest_bridge.body import read_body
 from rest_bridge.call import Call, admit
 from rest_bridge.choice_frames import Shape
-from rest_bridge.convert import spelling
+from rest_bridge.convert import names_in
 from rest_bridge.disconnect import UntilDisconnect
 from rest_bridge.frames import Frames
 from rest_bridge.parse import parse_body
@@ -57,7 +57,7 @@ class Endpoint(Generic[Body]):
         streams = (always_stream or bool(body.stream)) and not body.validate_only
         names = ignored.ignored_parameters(body, streams=streams, strict=config.strict)
         message = self.to_request(body)
-        call.exchange.spelling = spelling(body)
+        call.exchange.names = names_in(body)
         account = Account(call.exchange, config.region, names)
         if streams:
             return self._stream(call, body, message, account)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rest_bridge.convert import spelling
-from rest_bridge.errors import INVALID_VALUE, ApiError, respelled
+from rest_bridge.convert import names_in
+from rest_bridge.errors import ApiError
 from rest_bridge.parse import parse_body
 from rest_bridge.schemas.chat import ChatCompletionRequest
 from rest_bridge.schemas.completions import CompletionRequest
@@ -110,23 +110,26 @@ def sent_raw(raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "service", "rest"),
     [
-        (chat(guided_json={}), "response_format.json_schema.schema", "guided_json"),
-        (chat(response_format=schema_format()), *["response_format.json_schema.schema"] * 2),
-        (chat(response_format={"type": "regex", "regex": "a"}), "guided_regex", "response_format.regex"),
-        (chat(response_format={"type": "ebnf", "ebnf": "a"}), "guided_grammar", "response_format.ebnf"),
-        (chat(guided_regex="a"), "guided_regex", "guided_regex"),
-        (chat(), "top_logprobs", "top_logprobs"),
-        (completion(logprobs=99), "top_logprobs", "logprobs"),
-        (completion(max_completion_tokens=0), "max_tokens", "max_completion_tokens"),
-        (chat(max_completion_tokens=0, max_tokens=0), "max_tokens", "max_tokens"),
+        (chat(guided_json={}), "constraint.json_schema", "guided_json"),
+        (
+            chat(response_format=schema_format()),
+            "constraint.json_schema",
+            "response_format.json_schema.schema",
+        ),
+        (chat(response_format={"type": "regex", "regex": "a"}), "constraint.regex", "response_format.regex"),
+        (chat(response_format={"type": "ebnf", "ebnf": "a"}), "constraint.grammar", "response_format.ebnf"),
+        (chat(guided_regex="a"), "constraint.regex", "guided_regex"),
+        (chat(), "output.top_logprobs", "top_logprobs"),
+        (completion(logprobs=99), "output.top_logprobs", "logprobs"),
+        (completion(max_completion_tokens=0), "stopping.max_tokens", "max_completion_tokens"),
+        (chat(max_completion_tokens=0, max_tokens=0), "stopping.max_tokens", "max_tokens"),
     ],
     ids=str,
 )
 def test_refusals_name_what_the_caller_wrote(body: dict[str, Any], service: str, rest: str) -> None:
     """The service has one name for each parameter; the body may have used another."""
     schema = CompletionRequest if "prompt" in body else ChatCompletionRequest
-    names = spelling(parse_body(schema, json.dumps(body).encode()))
-    error = ApiError(INVALID_VALUE, f"{service} is 99 at {service}.type[1].", param=f"{service}.type[1]")
+    names = names_in(parse_body(schema, json.dumps(body).encode()))
 
-    assert respelled(error, names).param == f"{rest}.type[1]"
-    assert error.message == f"{rest} is 99 at {rest}.type[1]."
+    assert names.of(f"{service}.type[1]") == f"{rest}.type[1]"
+    assert names.in_text(f"is 99 at `{service}.type[1]`.") == f"is 99 at {rest}.type[1]."

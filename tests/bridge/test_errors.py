@@ -51,7 +51,9 @@ class Case:
 
 
 def violation(field: str, reason: str) -> Message:
-    item = error_details_pb2.BadRequest.FieldViolation(field=field, description="wrong", reason=reason)
+    item = error_details_pb2.BadRequest.FieldViolation(
+        field=field, description="is wrong, from the service.", reason=reason
+    )
     found: Message = error_details_pb2.BadRequest(field_violations=[item])
     return found
 
@@ -64,7 +66,7 @@ CASES = [
         400,
         INVALID,
         "invalid_value",
-        (violation("messages[2].role", "INVALID_VALUE"),),
+        (violation("chat.messages[2].role", "INVALID_VALUE"),),
         "messages[2].role",
     ),
     Case(
@@ -85,7 +87,7 @@ CASES = [
         400,
         INVALID,
         "context_length_exceeded",
-        (violation("messages", "CONTEXT_LENGTH_EXCEEDED"),),
+        (violation("chat.messages", "CONTEXT_LENGTH_EXCEEDED"),),
         "messages",
     ),
     Case(Code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", 413, INVALID, "request_too_large"),

@@ -200,9 +200,9 @@ async def test_a_refusal_names_the_parameter_as_it_was_written(
     """Before the first output, streamed or not."""
 
     async def fail(request: Any, context: Any) -> Any:
-        field = "response_format.json_schema.schema"
+        field = "constraint.json_schema"
         wrong = error_details_pb2.BadRequest.FieldViolation(
-            field=field, description=f"{field} is no schema.", reason="INVALID_VALUE"
+            field=field, description="is no schema.", reason="INVALID_VALUE"
         )
         details = error_info("INVALID_VALUE"), error_details_pb2.BadRequest(field_violations=[wrong])
         await refuse(context, grpc.StatusCode.INVALID_ARGUMENT, wrong.description, *details)

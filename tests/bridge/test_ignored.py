@@ -7,20 +7,28 @@ from typing import Any
 import pytest
 
 from rest_bridge import ignored
+from rest_bridge.convert import chat_request, completion_request, names_in
 from rest_bridge.errors import ApiError
 from rest_bridge.parse import parse_body
 from rest_bridge.schemas.chat import ChatCompletionRequest
 from rest_bridge.schemas.completions import CompletionRequest
 from tests.bridge.bodies import chat, completion
+from tests.support.parsing import ignored_by_service as ignored_there
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 CALL = {"id": "1", "function": {"name": "f", "arguments": "{}"}, "index": 0}
 
+_CHAT: Any = (ChatCompletionRequest, chat_request)
+_COMPLETION: Any = (CompletionRequest, completion_request)
+
 
 def names(body: dict[str, Any], *, streams: bool = True, strict: bool = False) -> list[str]:
-    schema = CompletionRequest if "prompt" in body else ChatCompletionRequest
+    """What the bridge and the service find without effect, by REST's names."""
+    schema, convert = _CHAT if "messages" in body else _COMPLETION
     request = parse_body(schema, json.dumps(body).encode())
-    return ignored.ignored_parameters(request, streams=streams, strict=strict)
+    here = ignored.ignored_parameters(request, streams=streams, strict=strict)
+    message = convert(request)
+    return [*here, *map(names_in(request).of, ignored_there(message))]
 
 
 @pytest.mark.parametrize("name", sorted(ignored.REFUSED_IN_CHAT))
@@ -158,7 +166,7 @@ def test_strict_tools_are_strict_where_calls_are_demanded(
     ids=str,
 )
 def test_what_means_nothing_alone_is_named(given: dict[str, Any], expected: list[str]) -> None:
-    """As in the service; of a stream, what the service says comes too late for the headers."""
+    """The service finds it, and the bridge calls it as the caller does."""
     assert names(chat(**given)) == expected
 
 

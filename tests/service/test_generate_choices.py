@@ -101,10 +101,10 @@ async def test_prompts_of_a_batch_are_answered_as_each_alone(service: Running, t
 
 async def test_a_prompt_of_a_batch_that_cannot_be_answered_is_named(service: Running) -> None:
     status = await refusal(service.generate_stub.Generate(batch("one", [49_152])))
-    assert status.fields == ["prompt[1][0]"]
+    assert status.fields == ["batch.prompts[1].token_ids.ids[0]"]
 
     too_long = await refusal(service.generate_stub.Generate(batch("one", "hello " * 1100)))
-    assert (too_long.reason, too_long.fields) == ("CONTEXT_LENGTH_EXCEEDED", ["prompt[1]"])
+    assert (too_long.reason, too_long.fields) == ("CONTEXT_LENGTH_EXCEEDED", ["batch.prompts[1].text"])
 
 
 @pytest.mark.parametrize("top", [0, 5, 20])
@@ -144,7 +144,7 @@ async def test_a_forbidden_token_does_not_come(service: Running, tokenizer: Toke
 async def test_a_bias_outside_the_vocabulary_is_named(service: Running) -> None:
     status = await refusal(service.generate_stub.Generate(ask(sampling={"logit_bias": {49_152: 1.0}})))
 
-    assert status.fields == ["logit_bias"]
+    assert status.fields == ["sampling.logit_bias"]
     assert "[0, 49152)" in status.message
 
 
@@ -164,7 +164,7 @@ async def test_echo_puts_the_prompt_before_each_choice(service: Running, tokeniz
 async def test_echo_is_not_for_conversations(service: Running) -> None:
     status = await refusal(service.generate_stub.Generate(spoken("x", output=pb.OutputOptions(echo=True))))
 
-    assert status.fields == ["echo"]
+    assert status.fields == ["output.echo"]
 
 
 async def test_a_stop_sequence_can_be_kept(service: Running) -> None:
@@ -210,7 +210,7 @@ async def test_what_has_no_effect_is_reported(service: Running) -> None:
 
     answer = await both(service, request)
 
-    assert list(answer.report.ignored_parameters) == ["field 99", "parallel_tool_calls"]
+    assert list(answer.report.ignored_parameters) == ["field 99", "chat.parallel_tool_calls"]
 
 
 async def test_the_report_counts_who_runs(service: Running) -> None:

@@ -86,26 +86,26 @@ async def test_every_choice_complies(service: Running) -> None:
 
 
 NONE_AT_ALL: dict[str, tuple[dict[str, Any], str]] = {
-    "no JSON": ({"json_schema": "{"}, "response_format.json_schema.schema"),
-    "half a character": ({"json_schema": '{"const": "\\ud800"}'}, "response_format.json_schema.schema"),
-    "a name twice": ({"json_schema": '{"type": "a", "type": "b"}'}, "response_format.json_schema.schema"),
-    "digits": ({"json_schema": f'{{"const": {"9" * 9000}}}'}, "response_format.json_schema.schema"),
-    "deep": ({"json_schema": '{"a":' * 9000 + "1" + "}" * 9000}, "response_format.json_schema.schema"),
+    "no JSON": ({"json_schema": "{"}, "constraint.json_schema"),
+    "half a character": ({"json_schema": '{"const": "\\ud800"}'}, "constraint.json_schema"),
+    "a name twice": ({"json_schema": '{"type": "a", "type": "b"}'}, "constraint.json_schema"),
+    "digits": ({"json_schema": f'{{"const": {"9" * 9000}}}'}, "constraint.json_schema"),
+    "deep": ({"json_schema": '{"a":' * 9000 + "1" + "}" * 9000}, "constraint.json_schema"),
     "deep schemas": (
         {"json_schema": '{"items":' * 500 + "{}" + "}" * 500},
-        "response_format.json_schema.schema",
+        "constraint.json_schema",
     ),
     "deep value": (
         {"json_schema": f'{{"const": {"[" * 9000}{"]" * 9000}}}'},
-        "response_format.json_schema.schema",
+        "constraint.json_schema",
     ),
-    "endless": ({"json_schema": '{"$ref": "#"}'}, "response_format.json_schema.schema"),
-    "groups": ({"regex": "(" * 5000 + ")" * 5000}, "guided_regex"),
-    "large": ({"regex": "a" * 70_000}, "guided_regex"),
-    "lookahead": ({"regex": "(?=a)"}, "guided_regex"),
-    "no root": ({"grammar": 'x ::= "a"'}, "guided_grammar"),
-    "left recursion": ({"grammar": 'root ::= root "a" | "a"'}, "guided_grammar"),
-    "not false": ({"json_object": False}, "response_format"),
+    "endless": ({"json_schema": '{"$ref": "#"}'}, "constraint.json_schema"),
+    "groups": ({"regex": "(" * 5000 + ")" * 5000}, "constraint.regex"),
+    "large": ({"regex": "a" * 70_000}, "constraint.regex"),
+    "lookahead": ({"regex": "(?=a)"}, "constraint.regex"),
+    "no root": ({"grammar": 'x ::= "a"'}, "constraint.grammar"),
+    "left recursion": ({"grammar": 'root ::= root "a" | "a"'}, "constraint.grammar"),
+    "not false": ({"json_object": False}, "constraint.json_object"),
 }
 
 
@@ -239,7 +239,7 @@ async def test_schemas_that_have_no_text_get_nowhere(service: Running, text: str
     counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=called.chat)
     assert (await service.model_stub.CountTokens(counted, timeout=WAIT)).token_count
 
-    request, field = spoken("x", tool("f", text)), "tools[0].function.parameters"
+    request, field = spoken("x", tool("f", text)), "chat.tools[0].parameters"
     counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=request.chat)
     assert (await refusal(service.generate_stub.Generate(request))).fields == [field]
     assert (await refusal(service.model_stub.CountTokens(counted))).fields == [field]
@@ -289,9 +289,12 @@ async def test_a_grammar_that_the_engine_cannot_follow_is_refused_before_the_str
 
     monkeypatch.setattr(service.room.backend, "check_grammar", refuse)
     for request, field in (
-        (constrained("x", regex="a*"), "guided_regex"),
-        (spoken("x", TIME_TOOL, tool_choice=REQUIRED), "tools"),
-        (spoken("x", validate_only=True, constraint=pb.Constraint(json_object=True)), "response_format"),
+        (constrained("x", regex="a*"), "constraint.regex"),
+        (spoken("x", TIME_TOOL, tool_choice=REQUIRED), "chat.tools"),
+        (
+            spoken("x", validate_only=True, constraint=pb.Constraint(json_object=True)),
+            "constraint.json_object",
+        ),
     ):
         status = await refusal(service.generate_stub.GenerateStream(request))
         assert (status.reason, status.fields) == ("INVALID_VALUE", [field])

@@ -128,10 +128,10 @@ def test_sampling_knobs_outside_name_the_value_and_the_range(
     for value in values:
         found = violations(sampling(**{knob: value}))
 
-        assert list(found) == [knob]
-        assert found[knob].code == "invalid_value"
-        assert found[knob].description.endswith(f"it must be in {bounds}.")
-        told = found[knob].description.removeprefix(f"{knob} is ").split(";")[0]
+        assert list(found) == [f"sampling.{knob}"]
+        assert found[f"sampling.{knob}"].code == "invalid_value"
+        assert found[f"sampling.{knob}"].description.endswith(f"it must be in {bounds}.")
+        told = found[f"sampling.{knob}"].description.removeprefix("is ").split(";")[0]
         assert float(told) == value or math.isnan(value)
 
 
@@ -144,7 +144,7 @@ def test_max_tokens_within_its_bounds(value: int) -> None:
 def test_max_tokens_outside(value: int) -> None:
     found = violations(stopping(max_tokens=value))
 
-    assert found["max_tokens"].description == f"max_tokens is {value}; it must be in [1, 4096]."
+    assert found["stopping.max_tokens"].description == f"is {value}; it must be in [1, 4096]."
 
 
 @pytest.mark.parametrize(("seed", "used"), [(0, 0), (7, 7), (-1, 2**64 - 1), (-(2**63), 2**63)])
@@ -170,31 +170,31 @@ def test_stops_within_their_bounds() -> None:
 def test_too_many_stops() -> None:
     found = violations(stopping(stop=list("abcde")))
 
-    assert found["stop"].description == "stop holds 5 sequences; it may hold 4."
+    assert found["stopping.stop"].description == "holds 5 sequences; it may hold 4."
 
 
 def test_empty_and_long_stops_are_named_by_their_position() -> None:
     found = violations(stopping(stop=["ok", "", "😀" * 1025]))
 
-    assert list(found) == ["stop[1]", "stop[2]"]
-    assert found["stop[1]"].description == "stop[1] is 0 characters long; it must be in [1, 1024]."
-    assert "1025" in found["stop[2]"].description
+    assert list(found) == ["stopping.stop[1]", "stopping.stop[2]"]
+    assert found["stopping.stop[1]"].description == "is 0 characters long; it must be in [1, 1024]."
+    assert "1025" in found["stopping.stop[2]"].description
 
 
 def test_stop_token_ids() -> None:
     assert parse_generate(stopping(stop_token_ids=[5, 2, 5])).stopping.stop_token_ids == (5, 2, 5)
     assert parse_generate(stopping(stop_token_ids=range(64))).stopping.stop_token_ids == tuple(range(64))
-    assert list(violations(stopping(stop_token_ids=range(65)))) == ["stop_token_ids"]
+    assert list(violations(stopping(stop_token_ids=range(65)))) == ["stopping.stop_token_ids"]
 
 
 def test_ids_outside_the_vocabulary_are_named_by_their_position() -> None:
-    check_token_ids([0, 9], 10, "stop_token_ids")
+    check_token_ids([0, 9], 10, "stopping.stop_token_ids")
 
     with pytest.raises(InvalidRequest) as caught:
-        check_token_ids([3, 10, 11], 10, "stop_token_ids")
+        check_token_ids([3, 10, 11], 10, "stopping.stop_token_ids")
     (violation,) = caught.value.violations
-    assert violation.field == "stop_token_ids[1]"
-    assert violation.description == "stop_token_ids[1] is 10; it must be in [0, 10)."
+    assert violation.field == "stopping.stop_token_ids[1]"
+    assert violation.description == "is 10; it must be in [0, 10)."
 
 
 @pytest.mark.parametrize("ignore", [True, False])
@@ -205,7 +205,7 @@ def test_ignore_eos(ignore: bool) -> None:
 def test_user() -> None:
     assert parse_generate(request(user="")).user == ""
     assert parse_generate(request(user="漢" * 256)).user == "漢" * 256
-    assert violations(request(user="u" * 257))["user"].description.startswith("user is 257 characters long")
+    assert violations(request(user="u" * 257))["user"].description.startswith("is 257 characters long")
 
 
 def test_a_conversation() -> None:
@@ -220,8 +220,8 @@ def test_a_conversation() -> None:
 def test_an_unknown_role_is_named_by_its_position(role: int) -> None:
     found = violations(chat((pb.ROLE_USER, "u"), (role, "x")))
 
-    assert list(found) == ["messages[1].role"]
-    assert "system, user, assistant" in found["messages[1].role"].description
+    assert list(found) == ["chat.messages[1].role"]
+    assert "`ROLE_SYSTEM`, `ROLE_USER`, `ROLE_ASSISTANT`" in found["chat.messages[1].role"].description
 
 
 def test_token_ids_as_the_prompt() -> None:
@@ -234,10 +234,10 @@ def test_token_ids_as_the_prompt() -> None:
     ("fields", "field", "code"),
     [
         ({"model": "", "prompt": "p"}, "model", "missing_required_parameter"),
-        ({"model": "m"}, "messages", "missing_required_parameter"),
+        ({"model": "m"}, "input", "missing_required_parameter"),
         ({"model": "m", "prompt": ""}, "prompt", "invalid_value"),
-        ({"model": "m", "chat": pb.ChatInput()}, "messages", "invalid_value"),
-        ({"model": "m", "token_ids": pb.TokenIds()}, "prompt", "invalid_value"),
+        ({"model": "m", "chat": pb.ChatInput()}, "chat.messages", "invalid_value"),
+        ({"model": "m", "token_ids": pb.TokenIds()}, "token_ids.ids", "invalid_value"),
     ],
 )
 def test_what_is_required(fields: dict[str, Any], field: str, code: str) -> None:
@@ -258,7 +258,11 @@ def test_all_violations_are_told_at_once() -> None:
     )
 
     assert set(found) == {
-        *("model", "messages", "temperature", "top_p", "top_k", "max_tokens", "stop[0]", "user")
+        "model",
+        "input",
+        *("sampling.temperature", "sampling.top_p", "sampling.top_k"),
+        *("stopping.max_tokens", "stopping.stop[0]"),
+        "user",
     }
 
 

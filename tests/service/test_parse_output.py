@@ -43,7 +43,7 @@ def test_n_within_its_bounds(n: int) -> None:
 def test_n_outside(n: int) -> None:
     found = wrong(output(n=n))
 
-    assert list(found) == ["n"]
+    assert list(found) == ["output.n"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_log_probabilities(options: dict[str, Any], expected: int | None) -> Non
     [{"top_logprobs": 1}, {"logprobs": True, "top_logprobs": 21}, {"logprobs": True, "top_logprobs": -1}],
 )
 def test_alternatives_without_log_probabilities_or_outside_their_range(options: dict[str, Any]) -> None:
-    assert list(wrong(output(**options))) == ["top_logprobs"]
+    assert list(wrong(output(**options))) == ["output.top_logprobs"]
 
 
 def test_echo_is_for_texts_alone() -> None:
@@ -75,8 +75,8 @@ def test_echo_is_for_texts_alone() -> None:
 
     spoken = chat()
     spoken.output.echo = True
-    assert codes(spoken) == {"echo": "invalid_value"}
-    assert codes(output(echo=True, logprobs=True)) == {"echo": "unsupported_parameter"}
+    assert codes(spoken) == {"output.echo": "invalid_value"}
+    assert codes(output(echo=True, logprobs=True)) == {"output.echo": "unsupported_parameter"}
 
 
 def test_biases_in_the_order_of_their_ids() -> None:
@@ -89,14 +89,14 @@ def test_biases_in_the_order_of_their_ids() -> None:
 def test_a_bias_outside_its_range(value: float) -> None:
     found = wrong(bias({1: 1.0, 7: value}))
 
-    assert list(found) == ["logit_bias[7]"]
-    assert found["logit_bias[7]"].endswith("it must be in [-100, 100].")
+    assert list(found) == ["sampling.logit_bias[7]"]
+    assert found["sampling.logit_bias[7]"].endswith("it must be in [-100, 100].")
 
 
 def test_more_biases_than_a_request_may_have() -> None:
     assert len(parse_generate(bias(dict.fromkeys(range(300), 1.0))).logit_bias) == 300
     assert wrong(bias(dict.fromkeys(range(301), 1.0))) == {
-        "logit_bias": "logit_bias holds 301 token ids; it may hold 300."
+        "sampling.logit_bias": "holds 301 token ids; it may hold 300."
     }
     assert len(wrong(bias(dict.fromkeys(range(5000), 101.0)))) == 16
 
@@ -104,10 +104,10 @@ def test_more_biases_than_a_request_may_have() -> None:
 @pytest.mark.parametrize(
     ("kind", "expected", "field"),
     [
-        ({"json_object": True}, Constraint("json_object", ""), "response_format"),
-        ({"json_schema": "{"}, Constraint("json_schema", "{"), "response_format.json_schema.schema"),
-        ({"regex": "a"}, Constraint("regex", "a"), "guided_regex"),
-        ({"grammar": "g"}, Constraint("grammar", "g"), "guided_grammar"),
+        ({"json_object": True}, Constraint("json_object", ""), "constraint.json_object"),
+        ({"json_schema": "{"}, Constraint("json_schema", "{"), "constraint.json_schema"),
+        ({"regex": "a"}, Constraint("regex", "a"), "constraint.regex"),
+        ({"grammar": "g"}, Constraint("grammar", "g"), "constraint.grammar"),
     ],
 )
 def test_constraints_of_every_kind(kind: dict[str, Any], expected: Constraint, field: str) -> None:
@@ -120,14 +120,14 @@ def test_constraints_of_every_kind(kind: dict[str, Any], expected: Constraint, f
 
 
 def test_a_constraint_of_no_kind() -> None:
-    assert codes(constrained()) == {"response_format.type": "missing_required_parameter"}
+    assert codes(constrained()) == {"constraint.kind": "missing_required_parameter"}
 
 
 def test_a_constraint_has_an_end() -> None:
     message = constrained(regex="a")
     message.stopping.ignore_eos = True
 
-    assert list(wrong(message)) == ["ignore_eos"]
+    assert list(wrong(message)) == ["stopping.ignore_eos"]
 
 
 def test_prompts_of_a_batch() -> None:
@@ -138,13 +138,17 @@ def test_prompts_of_a_batch_are_named_by_their_position() -> None:
     message = batch("a", "", [])
     message.batch.prompts.append(pb.BatchPrompt())
 
-    assert list(wrong(message)) == ["prompt[1]", "prompt[2]", "prompt[3]"]
+    assert list(wrong(message)) == [
+        "batch.prompts[1].text",
+        "batch.prompts[2].token_ids.ids",
+        "batch.prompts[3].text",
+    ]
 
 
 def test_a_batch_has_one_prompt_to_sixteen() -> None:
-    assert list(wrong(batch())) == ["prompt"]
+    assert list(wrong(batch())) == ["batch.prompts"]
     assert parse_generate(batch(*["p"] * 16)).prompt == BatchPrompt((TextPrompt("p"),) * 16)
-    assert wrong(batch(*["p"] * 17))["prompt"] == "prompt holds 17 prompts; it may hold 16."
+    assert wrong(batch(*["p"] * 17))["batch.prompts"] == "holds 17 prompts; it may hold 16."
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_all_choices_of_a_request_together(prompts: int, n: int, fits: bool) -> 
     if fits:
         assert parse_generate(message).output.n == n
     else:
-        assert wrong(message) == {"n": f"n is {n} for {prompts} prompts; a request may have 32 choices."}
+        assert wrong(message) == {"output.n": f"is {n} for {prompts} prompts; a request may have 32 choices."}
 
 
 def test_validate_only() -> None:
@@ -204,7 +208,7 @@ def test_the_list_of_unknown_fields_has_an_end() -> None:
 def test_what_is_about_tools_has_no_effect_without_any(mode: Any) -> None:
     message = chat(tool_choice=pb.ToolChoice(mode=mode), parallel_tool_calls=True)
 
-    assert ignored(message) == ("tool_choice", "parallel_tool_calls")
+    assert ignored(message) == ("chat.tool_choice", "chat.parallel_tool_calls")
     message.chat.tools.append(tool())
     assert ignored(message) == ()
 
@@ -212,7 +216,7 @@ def test_what_is_about_tools_has_no_effect_without_any(mode: Any) -> None:
 def test_a_name_is_for_a_named_tool() -> None:
     choice = pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_AUTO, name="f")
 
-    assert ignored(chat(tools=[tool()], tool_choice=choice)) == ("tool_choice.name",)
+    assert ignored(chat(tools=[tool()], tool_choice=choice)) == ("chat.tool_choice.name",)
     choice.mode = pb.TOOL_CHOICE_MODE_NAMED
     assert ignored(chat(tools=[tool()], tool_choice=choice)) == ()
 
@@ -222,7 +226,7 @@ def test_a_name_is_for_a_named_tool() -> None:
     [
         (pb.TOOL_CHOICE_MODE_AUTO, ()),
         (pb.TOOL_CHOICE_MODE_NONE, ()),
-        (pb.TOOL_CHOICE_MODE_REQUIRED, ("response_format",)),
+        (pb.TOOL_CHOICE_MODE_REQUIRED, ("constraint.json_object",)),
     ],
 )
 def test_an_answer_of_calls_has_no_other_format(mode: Any, expected: tuple[str, ...]) -> None:
@@ -235,7 +239,7 @@ def test_an_answer_of_calls_has_no_other_format(mode: Any, expected: tuple[str, 
 def test_no_stop_sequence_can_be_kept_where_there_is_none() -> None:
     message = request(stopping=pb.StoppingOptions(include_stop=True))
 
-    assert ignored(message) == ("include_stop_str_in_output",)
+    assert ignored(message) == ("stopping.include_stop",)
     message.stopping.stop.append("s")
     assert ignored(message) == ()
 
@@ -248,4 +252,4 @@ def test_an_answer_has_a_bounded_number_of_log_probabilities() -> None:
     parse_generate(request(output=pb.OutputOptions(n=2, **asked), stopping=most))
 
     refused = request(output=pb.OutputOptions(n=3, **asked), stopping=most)
-    assert codes(refused) == {"top_logprobs": "invalid_value"}
+    assert codes(refused) == {"output.top_logprobs": "invalid_value"}

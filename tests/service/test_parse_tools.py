@@ -75,19 +75,19 @@ def test_a_named_tool() -> None:
 def test_a_name_that_no_tool_has(name: str) -> None:
     choice = pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_NAMED, name=name)
 
-    assert list(wrong(chat(tools=[tool()], tool_choice=choice))) == ["tool_choice"]
+    assert list(wrong(chat(tools=[tool()], tool_choice=choice))) == ["chat.tool_choice"]
 
 
 def test_a_mode_of_another_protocol() -> None:
     choice = pb.ToolChoice(mode=99)  # type: ignore[arg-type]
 
-    assert list(wrong(chat(tools=[tool()], tool_choice=choice))) == ["tool_choice"]
-    assert list(wrong(chat(tool_choice=choice))) == ["tool_choice"]
+    assert list(wrong(chat(tools=[tool()], tool_choice=choice))) == ["chat.tool_choice.mode"]
+    assert list(wrong(chat(tool_choice=choice))) == ["chat.tool_choice.mode"]
 
 
 @pytest.mark.parametrize("mode", [pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_NAMED])
 def test_no_call_can_be_enforced_without_tools(mode: Any) -> None:
-    assert list(wrong(chat(tool_choice=pb.ToolChoice(mode=mode, name="f")))) == ["tool_choice"]
+    assert list(wrong(chat(tool_choice=pb.ToolChoice(mode=mode, name="f")))) == ["chat.tool_choice"]
 
 
 def test_without_tools_none_is_called() -> None:
@@ -96,27 +96,25 @@ def test_without_tools_none_is_called() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "é", "f" * 65, "f\n", "f.g"])
 def test_names_that_no_tool_may_have(name: str) -> None:
-    assert list(wrong(chat(tools=[tool("ok"), tool(name)]))) == ["tools[1].function.name"]
-    assert list(wrong(chat(USER, called(name=name)))) == ["messages[1].tool_calls[0].function.name"]
+    assert list(wrong(chat(tools=[tool("ok"), tool(name)]))) == ["chat.tools[1].name"]
+    assert list(wrong(chat(USER, called(name=name)))) == ["chat.messages[1].tool_calls[0].name"]
 
 
 def test_two_tools_of_one_name() -> None:
-    assert list(wrong(chat(tools=[tool("f"), tool("g"), tool("f")]))) == ["tools[2].function.name"]
+    assert list(wrong(chat(tools=[tool("f"), tool("g"), tool("f")]))) == ["chat.tools[2].name"]
 
 
 def test_more_tools_than_a_request_may_have() -> None:
     most = [tool(f"f{number}") for number in range(128)]
 
     assert len(conversation(chat(tools=most)).tools) == 128
-    assert wrong(chat(tools=[*most, tool("one-more")])) == {
-        "tools": "tools holds 129 tools; it may hold 128."
-    }
+    assert wrong(chat(tools=[*most, tool("one-more")])) == {"chat.tools": "holds 129 tools; it may hold 128."}
 
 
 @pytest.mark.parametrize("text", NO_OBJECTS.values(), ids=NO_OBJECTS)
 def test_what_is_no_json_object(text: str) -> None:
     """Whatever passed here would be written into a prompt, and some of it has no text."""
-    assert list(wrong(chat(tools=[tool("f", text)]))) == ["tools[0].function.parameters"]
+    assert list(wrong(chat(tools=[tool("f", text)]))) == ["chat.tools[0].parameters"]
     with pytest.raises(InvalidRequest):
         parse_count(model_pb.CountTokensRequest(model="m", chat=chat(tools=[tool("f", text)]).chat))
 
@@ -150,10 +148,10 @@ def test_what_calls_and_results_must_have() -> None:
     )
 
     assert found == {
-        "messages[0].tool_call_id": "missing_required_parameter",
-        "messages[1].tool_calls[0].id": "missing_required_parameter",
-        "messages[2].tool_call_id": "invalid_value",
-        "messages[3].tool_calls": "invalid_value",
+        "chat.messages[0].tool_call_id": "missing_required_parameter",
+        "chat.messages[1].tool_calls[0].id": "missing_required_parameter",
+        "chat.messages[2].tool_call_id": "invalid_value",
+        "chat.messages[3].tool_calls": "invalid_value",
     }
 
 
@@ -176,7 +174,7 @@ def test_demanded_calls_have_an_end(mode: pb.ToolChoiceMode.ValueType) -> None:
     message = chat(tools=[tool("f")], tool_choice=pb.ToolChoice(mode=mode, name="f"))
     message.stopping.ignore_eos = True
 
-    assert list(wrong(message)) == ["ignore_eos"]
+    assert list(wrong(message)) == ["stopping.ignore_eos"]
 
 
 @pytest.mark.parametrize(
@@ -200,5 +198,7 @@ def test_how_a_prompt_ends(given: dict[str, bool], ending: Ending) -> None:
 
 def test_what_cannot_be_continued() -> None:
     both = {"add_generation_prompt": True, "continue_final_message": True}
-    assert list(wrong(chat(USER, **both))) == ["continue_final_message"]
-    assert list(wrong(chat(USER, called("{}"), continue_final_message=True))) == ["continue_final_message"]
+    assert list(wrong(chat(USER, **both))) == ["chat.continue_final_message"]
+    assert list(wrong(chat(USER, called("{}"), continue_final_message=True))) == [
+        "chat.continue_final_message"
+    ]

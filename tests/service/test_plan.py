@@ -169,15 +169,15 @@ def test_ids_outside_the_vocabulary(plan: Plan) -> None:
     with pytest.raises(InvalidRequest) as caught:
         plan(request(sampling=pb.SamplingOptions(logit_bias={3: 1.0, 2**31: 1.0})))
 
-    assert [violation.field for violation in caught.value.violations] == ["logit_bias"]
+    assert [violation.field for violation in caught.value.violations] == ["sampling.logit_bias"]
 
 
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"constraint": pb.Constraint(json_schema="{")}, "response_format.json_schema.schema"),
-        ({"constraint": pb.Constraint(regex="(")}, "guided_regex"),
-        ({"constraint": pb.Constraint(grammar="(")}, "guided_grammar"),
+        ({"constraint": pb.Constraint(json_schema="{")}, "constraint.json_schema"),
+        ({"constraint": pb.Constraint(regex="(")}, "constraint.regex"),
+        ({"constraint": pb.Constraint(grammar="(")}, "constraint.grammar"),
     ],
 )
 def test_a_constraint_that_is_none_is_named(plan: Plan, fields: dict[str, Any], field: str) -> None:
@@ -205,7 +205,7 @@ def test_a_strict_tool_that_cannot_be_enforced_is_named_without_its_own_names(pl
 
     message = chat(tools=tools, tool_choice=REQUIRED)
 
-    assert refused(plan, message) == [("tools[1].function.parameters", "invalid_value")]
+    assert refused(plan, message) == [("chat.tools[1].parameters", "invalid_value")]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_strict_tool_that_cannot_be_enforced_is_named_without_its_own_names(pl
 def test_whatever_is_wrong_with_a_strict_tool_the_field_is_its_parameters(plan: Plan, schema: str) -> None:
     message = chat(tools=[tool("f", schema, strict=True)], tool_choice=REQUIRED)
 
-    assert refused(plan, message) == [("tools[0].function.parameters", "invalid_value")]
+    assert refused(plan, message) == [("chat.tools[0].parameters", "invalid_value")]
 
 
 def test_a_loose_tool_is_loosened(plan: Plan) -> None:
@@ -243,9 +243,9 @@ def test_tools_that_need_not_be_called_enforce_nothing(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("message", "field"),
     [
-        (request(constraint=pb.Constraint(regex="a")), "guided_regex"),
-        (request(constraint=pb.Constraint(json_object=True)), "response_format"),
-        (chat(tools=[tool()], tool_choice=REQUIRED), "tools"),
+        (request(constraint=pb.Constraint(regex="a")), "constraint.regex"),
+        (request(constraint=pb.Constraint(json_object=True)), "constraint.json_object"),
+        (chat(tools=[tool()], tool_choice=REQUIRED), "chat.tools"),
     ],
 )
 def test_a_grammar_that_the_engine_cannot_follow_is_refused_by_name(

@@ -56,7 +56,8 @@ def test_refused_parameter_may_be_off_and_not_in_use(tokenizer: Tokenizer, name:
     model = served(tokenizer, refused=frozenset({name}))
 
     check(model, Sampling(**OFF))
-    assert violations(model, Sampling(**{**OFF, name: IN_USE[name]})) == [(name, "unsupported_parameter")]
+    asked = Sampling(**{**OFF, name: IN_USE[name]})
+    assert violations(model, asked) == [(f"sampling.{name}", "unsupported_parameter")]
 
 
 def test_everything_refused_is_named_at_once(tokenizer: Tokenizer) -> None:
@@ -64,7 +65,7 @@ def test_everything_refused_is_named_at_once(tokenizer: Tokenizer) -> None:
 
     said = violations(model, Sampling(**{**OFF, **IN_USE}))
 
-    assert said == [(name, "unsupported_parameter") for name in sorted(IN_USE)]
+    assert said == [(f"sampling.{name}", "unsupported_parameter") for name in sorted(IN_USE)]
 
 
 def test_engine_without_limits_of_its_own_takes_everything(tokenizer: Tokenizer) -> None:
@@ -75,4 +76,4 @@ def test_value_over_the_engine_s_own_ceiling_is_refused(tokenizer: Tokenizer) ->
     model = served(tokenizer, ceilings={"top_k": 1024})
 
     check(model, Sampling(**{**OFF, "top_k": 1024}))
-    assert violations(model, Sampling(**{**OFF, "top_k": 1025})) == [("top_k", "invalid_value")]
+    assert violations(model, Sampling(**{**OFF, "top_k": 1025})) == [("sampling.top_k", "invalid_value")]

@@ -21,12 +21,12 @@ SAMPLES: dict[type[ServiceError], tuple[ServiceError, Code, str]] = {
     type(error): (error, code, reason)
     for error, code, reason in [
         (
-            errors.InvalidRequest.of("model", "model is required.", "missing_required_parameter"),
+            errors.InvalidRequest.of("model", "is required.", "missing_required_parameter"),
             Code.INVALID_ARGUMENT,
             "MISSING_REQUIRED_PARAMETER",
         ),
         (
-            errors.ContextLengthExceeded(90, 20, 100, "messages"),
+            errors.ContextLengthExceeded(90, 20, 100, "chat.messages"),
             Code.INVALID_ARGUMENT,
             "CONTEXT_LENGTH_EXCEEDED",
         ),
@@ -113,25 +113,28 @@ def test_a_spent_quota_says_whose() -> None:
 
 def test_each_violation_keeps_its_own_reason() -> None:
     wrong = [
-        Violation("top_p", "top_p is 2; it must be in [0, 1]."),
-        Violation("model", "model is required.", "missing_required_parameter"),
-        Violation("messages", "no template", "unsupported_parameter"),
+        Violation("sampling.top_p", "is 2; it must be in [0, 1]."),
+        Violation("model", "is required.", "missing_required_parameter"),
+        Violation("chat.messages", "has no template.", "unsupported_parameter"),
     ]
 
     answer = told(errors.InvalidRequest(wrong))
 
     (bad,) = answer.all_of(details_pb.BadRequest)
     assert [(v.field, v.description, v.reason) for v in bad.field_violations] == [
-        ("top_p", "top_p is 2; it must be in [0, 1].", "INVALID_VALUE"),
-        ("model", "model is required.", "MISSING_REQUIRED_PARAMETER"),
-        ("messages", "no template", "UNSUPPORTED_PARAMETER"),
+        ("sampling.top_p", "is 2; it must be in [0, 1].", "INVALID_VALUE"),
+        ("model", "is required.", "MISSING_REQUIRED_PARAMETER"),
+        ("chat.messages", "has no template.", "UNSUPPORTED_PARAMETER"),
     ]
     assert answer.reason == "INVALID_VALUE"
-    assert answer.message == "top_p is 2; it must be in [0, 1]. model is required. no template"
+    assert (
+        answer.message
+        == "sampling.top_p is 2; it must be in [0, 1]. model is required. chat.messages has no template."
+    )
 
 
 def test_a_prompt_that_does_not_fit_names_its_field() -> None:
-    assert told(SAMPLES[errors.ContextLengthExceeded][0]).fields == ["messages"]
+    assert told(SAMPLES[errors.ContextLengthExceeded][0]).fields == ["chat.messages"]
 
 
 @pytest.mark.parametrize("char", ["x", "漢"])

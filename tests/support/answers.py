@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from inference_client import Choice, Generation, InferenceError, TokenLogprob
+from rest_bridge.names import Names
 from tests.support.told import Answer, Score, ToldChoice, check_alike
 
 __all__ = [
@@ -21,11 +22,14 @@ __all__ = [
 ]
 
 Body = Mapping[str, Any]
+REST = Names()
+"""What REST calls the fields of the protocol."""
 
 
 def read_error(error: InferenceError) -> Answer:
-    """A refusal over gRPC."""
-    return Answer(error=error.code, param=getattr(error, "param", None), message=error.message)
+    """A refusal over gRPC; its parameter by REST's most usual name, so that it can be compared."""
+    param: str | None = getattr(error, "param", None)
+    return Answer(error=error.code, param=param and REST.of(param), message=REST.in_text(error.message))
 
 
 def read_generation(generation: Generation, request: Body) -> Answer:
@@ -35,7 +39,9 @@ def read_generation(generation: Generation, request: Body) -> Answer:
     parameters = {"max_tokens": report.max_tokens, **asdict(report.sampling)}
     parameters["logit_bias"] = {str(i): bias for i, bias in report.sampling.logit_bias.items()}
     choices = tuple(_told(choice, request) for choice in generation.choices)
-    return Answer(choices, usage, _less_drawn(parameters, request), frozenset(report.ignored_parameters))
+    return Answer(
+        choices, usage, _less_drawn(parameters, request), frozenset(map(REST.of, report.ignored_parameters))
+    )
 
 
 def _told(choice: Choice, request: Body) -> ToldChoice:

@@ -11,6 +11,7 @@ from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.errors import InvalidRequest
 from inference_service.parse import ChatPrompt, parse_generate
+from inference_service.parse.ineffective import ineffective_fields
 
 USER = pb.ChatMessage(role=pb.ROLE_USER, content="u")
 
@@ -54,3 +55,8 @@ def tool(name: str = "f", parameters: str = "", **fields: Any) -> pb.Tool:
 def ignored(message: generate_pb.GenerateRequest) -> Sequence[str]:
     """What of a valid request has no effect."""
     return parse_generate(message).ignored
+
+
+def ignored_by_service(message: generate_pb.GenerateRequest) -> Sequence[str]:
+    """What of a request has no effect, whether or not the rest is valid."""
+    return tuple(ineffective_fields(message))

@@ -151,7 +151,7 @@ def test_schemas_that_cannot_be_enforced() -> None:
     with pytest.raises(ConstraintError) as raised:
         grammar(tools=[CLOCK, Tool("f", "", NOT_ENFORCEABLE, strict=True)])
 
-    assert raised.value.path.startswith("tools[1].function.parameters.properties.x")
+    assert raised.value.path.startswith("chat.tools[1].parameters.properties.x")
     text = grammar(tools=[WEATHER, Tool("log", "", NOT_ENFORCEABLE)])
     assert matches(text, '{"name": "log", "arguments": {"y":[1]}}')
     assert not matches(text, '{"name": "log", "arguments": []}')
@@ -163,7 +163,7 @@ def test_arguments_are_an_object_whatever_the_schema_says(schema: dict[str, Any]
     with pytest.raises(ConstraintError) as raised:
         grammar(tools=[Tool("f", "", schema, strict=True)])
 
-    assert raised.value.path == "tools[0].function.parameters.type"
+    assert raised.value.path == "chat.tools[0].parameters.type"
     assert shortest_sentence(grammar(tools=[Tool("f", "", schema)])) == '{"name": "f", "arguments": {}}'
     without_type = {"properties": {"a": {"type": "null"}}, "required": ["a"]}
     assert calls_of(shortest_sentence(grammar(tools=[Tool("log", "", without_type)]))) == [

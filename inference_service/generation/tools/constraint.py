@@ -60,7 +60,7 @@ def call_grammar(
 
     Raises:
         ConstraintError: a strict tool's schema or the answer's is invalid or cannot be enforced, or all of
-            it is too large. Its path begins with `tools[<index>].function.parameters` or `response_format`.
+            it is too large. Its path begins with `chat.tools[<index>].parameters` or `constraint`.
 
     """
     if choice.mode is ToolMode.NONE or (choice.mode is ToolMode.AUTO and answer is None):
@@ -75,7 +75,7 @@ def call_grammar(
         # Text, because what is cached has to be hashable.
         texts = json.dumps(wanted), json.dumps(answer if choice.mode is ToolMode.AUTO else None)
     except RecursionError:
-        raise ConstraintError("they are nested too deeply", "tools") from None
+        raise ConstraintError("they are nested too deeply", "chat.tools") from None
     return _compile(*texts, form, most)
 
 
@@ -83,14 +83,14 @@ def call_grammar(
 def _compile(wanted: str, answer: str, form: ToolFormat, most: int) -> str:
     builder = GrammarBuilder()
     calls = [
-        seq(form.head(name), _arguments(builder, f"tools[{index}].function.parameters", name, schema, strict))
+        seq(form.head(name), _arguments(builder, f"chat.tools[{index}].parameters", name, schema, strict))
         for index, name, schema, strict in json.loads(wanted)
     ]
     call = builder.rule("call", seq(either(*calls), form.tail))
     root = seq(call, repeat(seq(form.separator, call), 0, most - 1))
     schema = json.loads(answer)
     if schema is not None:
-        root = either(root, schema_rule(builder, schema, name="answer", path="response_format"))
+        root = either(root, schema_rule(builder, schema, name="answer", path="constraint"))
     return builder.build(root)
 
 

@@ -15,7 +15,7 @@ from inference_service.errors import InvalidRequest
 from inference_service.parse import parse_generate
 from inference_service.served import ServedModel
 from rest_bridge import ignored
-from rest_bridge.convert import chat_request, completion_request
+from rest_bridge.convert import chat_request, completion_request, names_in
 from rest_bridge.errors import ApiError
 from rest_bridge.parse import parse_body
 from rest_bridge.schemas.chat import ChatCompletionRequest
@@ -99,7 +99,8 @@ def _outcomes(path: str, endpoint: Endpoint, body: Body, engines: Engines) -> Ma
         if error.code != _UNSUPPORTED:
             raise
         return dict.fromkeys(NAMES, Outcome(REFUSED))
-    is_ignored = path in map(plain_path, (*ignored_here, *_ignored_by_service(message)))
+    ignored_there = map(names_in(parsed).of, _ignored_by_service(message))
+    is_ignored = path in map(plain_path, (*ignored_here, *ignored_there))
     accepted = NO_EFFECT if is_ignored else HONOURED
     return {name: _at_engine(path, message, engines, name, accepted) for name in NAMES}
 

@@ -1007,8 +1007,9 @@ class Report(_message.Message):
     @_builtins.property
     def ignored_parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only. What the request holds and nobody here knows, by the numbers of unknown fields
-        (`field 99`), and known parameters that have no effect together with the others. A raw prompt that
-        spells a control token, without `parse_special`, is named here as `prompt.control_tokens`.
+        (`sampling.field 99`), and fields that have no effect together with the others, by their paths
+        (`stopping.include_stop`, `chat.tools[0].strict`). A raw prompt that spells a control token, without
+        `parse_special`, is named here as `prompt.control_tokens`.
         """
 
     @_builtins.property
