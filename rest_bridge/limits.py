@@ -6,6 +6,7 @@ import asyncio
 import math
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -123,11 +124,17 @@ class Deadlines:
 
 
 def _acknowledged(transport: asyncio.Transport) -> int:
-    """How many bytes the peer's kernel has taken so far. A slow reader takes few, one that stalls none."""
-    info: bytes = transport.get_extra_info("socket").getsockopt(
-        socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.stop
-    )
-    return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
+    """How many bytes the peer's kernel has taken so far. A slow reader takes few, one that stalls none.
+
+    Where the kernel does not tell, a number that changes with what waits in this process.
+    """
+    with suppress(AttributeError, OSError):
+        info: bytes = transport.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.stop
+        )
+        if len(info) == _BYTES_ACKED.stop:
+            return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
+    return -transport.get_write_buffer_size()
 
 
 class ConnectionCap:

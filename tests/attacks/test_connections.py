@@ -8,6 +8,8 @@ ended after the time of a head, and the one connection too many is refused while
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -189,3 +191,18 @@ async def test_a_running_request_is_never_the_one_that_makes_place(service: Scri
         await _refused(bridge)
         assert await silent.has_ended()
         assert (await busy.read_reply())[0] == 200
+
+
+@pytest.mark.parametrize(("files", "connections"), [(300, 44), (3000, 2000)])
+def test_there_are_never_more_connections_than_files(files: int, connections: int) -> None:
+    """A low limit of the system lowers ours, a soft one is raised, so that accepting always works."""
+    program = (
+        "import resource\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (200, {files}))\n"
+        "from rest_bridge.serve import _affordable\n"
+        "print(_affordable(2000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    affordable, soft = done.stdout.split()[-2:]
+
+    assert (int(affordable), int(soft)) == (connections, min(files, 2256))

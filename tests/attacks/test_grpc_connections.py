@@ -16,6 +16,7 @@ import pytest
 from lodestream.inference.v1 import generate_service_pb2 as pb
 from lodestream.inference.v1.generate_service_pb2_grpc import GenerateServiceStub
 
+from inference_client import AsyncClient
 from inference_service import channel
 from tests.bridge.wire import connect
 from tests.support.service import MODEL_ID, running_service
@@ -83,3 +84,14 @@ async def _ends_at_once(reader: asyncio.StreamReader) -> bool:
 
 def _request() -> pb.GenerateRequest:
     return pb.GenerateRequest(model=MODEL_ID, prompt="hello")
+
+
+async def test_an_idle_client_does_not_notice_that_its_connection_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its next call is made on a new one, also where both happen at the same moment."""
+    monkeypatch.setattr(channel, "MAX_CONNECTION_IDLE_MS", 200)
+    async with running_service() as service, AsyncClient(service.address, retries=0) as client:
+        for pause in range(40):
+            await asyncio.sleep(0.19 + pause / 2000)
+            await client.list_models()
