@@ -2,7 +2,7 @@
 
 40 of them, each with an answer of 10 MB: before, all stayed open, all their tokens were computed and logged
 `ok`, and the bridge had grown by 141 MB (3.6 MB each, and growing) after ten seconds of streams, by 188 MB
-(4.8 MB each) with whole replies of 3 MB. Now a stream holds 0.24 MB, a whole reply its own size, for as long
+(4.8 MB each) with whole replies of 3 MB. Now a stream holds 0.18 MB, a whole reply its own size, for as long
 as the stall limit; then the connection is ended, the engine's slot is free, and the log says why.
 """
 
