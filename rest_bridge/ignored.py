@@ -11,28 +11,18 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+from rest_bridge import other_servers
 from rest_bridge.errors import unsupported
+from rest_bridge.other_servers import Harmless
 from rest_bridge.schemas.chat import ChatCompletionRequest, ChatMessage
 from rest_bridge.schemas.completions import CompletionRequest
 from rest_bridge.schemas.constraints import FORMATS, ResponseFormat
 from rest_bridge.schemas.fields import RequestModel
 from rest_bridge.schemas.generation import GenerationRequest
 
-Harmless = tuple[object, ...]
-"""The values, beside null, in which a parameter asks for nothing; given so, it is accepted."""
-
-_EVERYWHERE: Mapping[str, Harmless] = {
-    # How other servers call the constraints of the output.
-    "ebnf": (),
-    "grammar": (),
-    "guided_choice": (),
-    "json_schema": (),
-    "regex": (),
-    "structured_outputs": (),
-}
-
 REFUSED_IN_CHAT: Mapping[str, Harmless] = {
-    **_EVERYWHERE,
+    **other_servers.EVERYWHERE,
+    **other_servers.IN_CHAT,
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
@@ -41,9 +31,17 @@ REFUSED_IN_CHAT: Mapping[str, Harmless] = {
     "web_search_options": (),
 }
 
-REFUSED_IN_COMPLETIONS: Mapping[str, Harmless] = {**_EVERYWHERE, "suffix": ("",)}
+REFUSED_IN_COMPLETIONS: Mapping[str, Harmless] = {
+    **other_servers.EVERYWHERE,
+    **other_servers.IN_COMPLETIONS,
+    "suffix": ("",),
+}
 
-REFUSED_IN_MESSAGES: Mapping[str, Harmless] = {"audio": (), "function_call": ()}
+REFUSED_IN_MESSAGES: Mapping[str, Harmless] = {
+    **other_servers.IN_MESSAGES,
+    "audio": (),
+    "function_call": (),
+}
 
 WITHOUT_EFFECT = frozenset(
     {
@@ -53,6 +51,7 @@ WITHOUT_EFFECT = frozenset(
         "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",
+        "reasoning",
         "reasoning_effort",
         "safety_identifier",
         "service_tier",
@@ -83,7 +82,7 @@ _OTHERS = Policy()
 _POLICIES: Mapping[type[BaseModel], Policy] = {
     ChatCompletionRequest: CHAT,
     CompletionRequest: COMPLETIONS,
-    ChatMessage: Policy(REFUSED_IN_MESSAGES, frozenset({"name", "refusal"})),
+    ChatMessage: Policy(REFUSED_IN_MESSAGES, frozenset({"name"})),
 }
 
 
@@ -138,6 +137,14 @@ def _without_sense(request: GenerationRequest, streams: bool) -> Iterator[str]:
         yield "stream"
     if request.response_format is not None:
         yield from _of_format(request.response_format)
+    if isinstance(request, ChatCompletionRequest):
+        yield from _unread_refusals(request)
+
+
+def _unread_refusals(request: ChatCompletionRequest) -> Iterator[str]:
+    for number, turn in enumerate(request.messages):
+        if turn.refusal is not None and turn.text != turn.refusal:
+            yield f"messages[{number}].refusal"
 
 
 def _of_format(wanted: ResponseFormat) -> Iterator[str]:
@@ -153,7 +160,8 @@ def _is_ignored(path: str, name: str, value: object, policy: Policy, strict: boo
     if name in policy.refused:
         if _is_harmless(value, policy.refused[name]):
             return False
-        raise unsupported(path + name, f"{path}{name} is not supported here.")
+        what = f"{path}{name} is not supported here.{other_servers.advice(name)}"
+        raise unsupported(path + name, what)
     if strict and name not in policy.without_effect:
         raise unsupported(path + _clean(name), f"{path}{_clean(name)} is not a parameter that is known here.")
     return True

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from rest_bridge.schemas.fields import FIRST_BAD, RequestModel, documented, knob
 from rest_bridge.schemas.generation import GenerationRequest
-from rest_bridge.schemas.inputs import Content, Role, TextPart
+from rest_bridge.schemas.inputs import Content, Part, RefusalPart, Role
 from rest_bridge.schemas.logprobs import ChatLogprobs
 from rest_bridge.schemas.replies import FinishReason, ReplyMetadata, Usage
 from rest_bridge.schemas.tools import CalledTool, Tool, ToolCall, ToolCallDelta, ToolChoice
@@ -23,21 +23,27 @@ class ChatMessage(RequestModel):
     )
     tool_call_id: str | None = documented("Required of a tool: the call that this is the result of.")
 
+    refusal: str | None = documented(
+        "Only of the assistant: its refusal, read as the text of the turn where there is no other."
+    )
+
     @field_validator("content")
     @classmethod
-    def _present(
-        cls, content: str | list[TextPart] | None, info: ValidationInfo
-    ) -> str | list[TextPart] | None:
+    def _present(cls, content: str | list[Part] | None, info: ValidationInfo) -> str | list[Part] | None:
         if content is None and info.data.get("role") != "assistant":
             raise PydanticCustomError("missing_required_parameter", "is required")
+        refuses = isinstance(content, list) and any(isinstance(part, RefusalPart) for part in content)
+        if refuses and info.data.get("role") != "assistant":
+            raise PydanticCustomError("invalid_value", "may hold a refusal only where the role is assistant")
         return content
 
     @property
     def text(self) -> str:
         """The text of the turn; none is empty."""
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
+        text = self.content or ""
+        if not isinstance(text, str):
+            text = "".join(p.refusal if isinstance(p, RefusalPart) else p.text for p in text)
+        return text or (self.refusal or "" if self.role == "assistant" else "")
 
 
 class ChatCompletionRequest(GenerationRequest):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -40,7 +40,25 @@ class TextPart(RequestModel):
     text: str = Field(description="The piece; nothing is put between two of them.")
 
 
-_PARTS = TypeAdapter(Annotated[list[TextPart], FIRST_BAD])
+class RefusalPart(RequestModel):
+    """The refusal of an assistant's earlier turn."""
+
+    type: Annotated[Literal["refusal"], WithJsonSchema({"type": "string", "enum": ["refusal"]})]
+    refusal: str = Field(description="Its text.")
+
+
+Part = TextPart | RefusalPart
+
+
+def _read_part(value: Any) -> Part:
+    is_refusal = isinstance(value, dict) and value.get("type") == "refusal"
+    schema: type[TextPart] | type[RefusalPart] = RefusalPart if is_refusal else TextPart
+    return schema.model_validate(value, strict=True)
+
+
+_PARTS: TypeAdapter[list[Part]] = TypeAdapter(
+    Annotated[list[Annotated[Part, PlainValidator(_read_part)]], FIRST_BAD]
+)
 _TEXTS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], FIRST_BAD])
 _IDS = TypeAdapter(Annotated[list[int], FIRST_BAD])
 _ID_LISTS: TypeAdapter[list[list[int]]] = TypeAdapter(
@@ -48,7 +66,7 @@ _ID_LISTS: TypeAdapter[list[list[int]]] = TypeAdapter(
 )
 
 
-def _read_content(value: Any) -> str | list[TextPart] | None:
+def _read_content(value: Any) -> str | list[Part] | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -82,13 +100,16 @@ _TEXT = {"type": "string"}
 _ID_ARRAY = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
 Content = Annotated[
-    str | list[TextPart] | None,
+    str | list[Part] | None,
     PlainValidator(_read_content),
     WithJsonSchema(
         {
             "anyOf": [
                 _TEXT,
-                {"type": "array", "items": TextPart.model_json_schema()},
+                {
+                    "type": "array",
+                    "items": {"anyOf": [TextPart.model_json_schema(), RefusalPart.model_json_schema()]},
+                },
                 {"type": "null"},
             ]
         }

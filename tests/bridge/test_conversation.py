@@ -76,6 +76,53 @@ def test_a_conversation_with_calls_goes_out_whole() -> None:
     ]
 
 
+def test_refusals_of_earlier_turns() -> None:
+    """As a member or as a part of the content: the model reads its own words."""
+    turns = [
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "Well. "}, {"type": "refusal", "refusal": "No."}],
+        },
+        {"role": "assistant", "content": None, "refusal": "Never."},
+        {"role": "assistant", "content": "Yes.", "refusal": "Never."},
+    ]
+
+    texts = [turn["content"] for turn in sent(chat(messages=turns))["chat"]["messages"]]
+    assert texts == ["No.", "Well. No.", "Never.", "Yes."]
+
+
+@pytest.mark.parametrize(
+    ("turn", "param", "code"),
+    [
+        ({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}, "content", "invalid_value"),
+        (
+            {"role": "assistant", "content": [{"type": "refusal"}]},
+            "content[0].refusal",
+            "missing_required_parameter",
+        ),
+        (
+            {"role": "assistant", "content": [{"type": "text"}]},
+            "content[0].text",
+            "missing_required_parameter",
+        ),
+        (
+            {"role": "assistant", "content": [{"type": "image_url"}]},
+            "content[0].type",
+            "unsupported_parameter",
+        ),
+        ({"role": "assistant", "content": [5]}, "content[0]", "invalid_value"),
+        ({"role": "assistant", "refusal": 5}, "refusal", "invalid_value"),
+    ],
+    ids=str,
+)
+def test_parts_that_cannot_be_read(turn: dict[str, Any], param: str, code: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        sent(chat(messages=[turn]))
+
+    assert (caught.value.param, caught.value.code) == (f"messages[0].{param}", code)
+
+
 def tool(**function: Any) -> dict[str, Any]:
     return {"tools": [WEATHER, {"type": "function", "function": function}]}
 

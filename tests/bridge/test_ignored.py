@@ -85,7 +85,7 @@ def test_what_has_no_effect_is_named(name: str, strict: bool) -> None:
     ("body", "path"),
     [
         (chat(tempratur=1), "tempratur"),
-        (completion(typical_p=1), "typical_p"),
+        (completion(mirostat_tau=1), "mirostat_tau"),
         (chat(stream_options={"include_obfuscation": True}), "stream_options.include_obfuscation"),
         (chat(messages=[{"role": "user", "content": "x", "mood": "good"}]), "messages[0].mood"),
         (
@@ -122,10 +122,71 @@ def test_a_name_nobody_knows_is_named_or_refused(body: dict[str, Any], path: str
 
 
 def test_names_of_speakers_are_known_and_without_effect() -> None:
-    """`name` and `refusal` of a message are named, also under `strict`; null ones are nothing."""
+    """Also under `strict`; null ones are nothing."""
     turn = {"role": "assistant", "content": "x", "name": "me", "refusal": None}
 
     assert names(chat(messages=[turn]), strict=True) == ["messages[0].name"]
+
+
+@pytest.mark.parametrize(
+    ("turn", "is_named"),
+    [
+        ({"role": "assistant", "content": None, "refusal": "No."}, False),
+        ({"role": "assistant", "content": "x", "refusal": "No."}, True),
+        ({"role": "user", "content": "x", "refusal": "No."}, True),
+        ({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, False),
+    ],
+    ids=str,
+)
+def test_a_refusal_that_is_not_read_is_named(turn: dict[str, Any], is_named: bool) -> None:
+    assert names(chat(messages=[turn]), strict=True) == ["messages[0].refusal"] * is_named
+
+
+@pytest.mark.parametrize("name", sorted(ignored.REFUSED_IN_MESSAGES))
+def test_what_a_message_cannot_ask_for_is_refused(name: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        names(chat(messages=[{"role": "assistant", "content": "x", name: [True]}]))
+
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", f"messages[0].{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("min_tokens", 5),
+        ("bad_words", ["x"]),
+        ("truncate_prompt_tokens", 5),
+        ("truncate_prompt_tokens", -1),
+        ("use_beam_search", True),
+        ("length_penalty", 1.2),
+        ("skip_special_tokens", False),
+        ("logits_processors", ["x"]),
+        ("dry_multiplier", 0.8),
+        ("mirostat", 2),
+        ("do_sample", False),
+        ("options", {"num_ctx": 5}),
+        ("min_tokens", True),
+    ],
+)
+@pytest.mark.parametrize("make", [chat, completion])
+def test_what_other_servers_honour_is_refused_by_name(make: Any, name: str, value: object) -> None:
+    with pytest.raises(ApiError) as caught:
+        names(make(**{name: value}))
+
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
+
+
+def test_the_name_that_a_parameter_has_here_is_told() -> None:
+    with pytest.raises(ApiError, match=r"max_new_tokens is not supported here\. Use max_tokens\."):
+        names(completion(max_new_tokens=5))
+
+
+def test_no_parameter_is_both_declared_and_refused() -> None:
+    assert not ChatCompletionRequest.model_fields.keys() & ignored.REFUSED_IN_CHAT.keys()
+    assert not CompletionRequest.model_fields.keys() & ignored.REFUSED_IN_COMPLETIONS.keys()
+    assert not ignored.WITHOUT_EFFECT & (
+        ignored.REFUSED_IN_CHAT.keys() | ignored.REFUSED_IN_COMPLETIONS.keys()
+    )
 
 
 @pytest.mark.parametrize(

@@ -115,4 +115,11 @@ def _branch(value: Any, schema: Schema) -> Schema:
     """The branch of a union that is for values of this kind."""
     kind = "object" if isinstance(value, dict) else "array" if isinstance(value, list) else None
     branches = [resolved(branch) for branch in schema.get("anyOf", ())]
-    return next((branch for branch in branches if branch.get("type") == kind), schema)
+    fitting = [branch for branch in branches if branch.get("type") == kind]
+    named = [branch for branch in fitting if kind == "object" and value.get("type") in _types(branch)]
+    return next(iter([*named, *fitting]), schema)
+
+
+def _types(schema: Schema) -> list[Any]:
+    """What the member `type` of such objects may be, where there are several kinds of them."""
+    return list(schema.get("properties", {}).get("type", {}).get("enum", ()))

@@ -109,7 +109,9 @@ def _turn(turn: Mapping[str, Any]) -> Message:
     role = "system" if turn["role"] == "developer" else turn["role"]
     content = turn.get("content") or ""
     if not isinstance(content, str):
-        content = "".join(part["text"] for part in content)
+        content = "".join(part["refusal" if part["type"] == "refusal" else "text"] for part in content)
+    if role == "assistant":
+        content = content or turn.get("refusal", "")
     calls = [{"id": call["id"], **call["function"]} for call in turn.get("tool_calls", ())]
     message = {"role": f"ROLE_{role.upper()}", "content": content, "tool_calls": calls}
     return {**message, "tool_call_id": turn.get("tool_call_id", "")}

@@ -17,6 +17,7 @@ def reconcile(random: Random, body: dict[str, Any]) -> dict[str, Any]:
     if "messages" in body:
         body["messages"] = [_turn(turn) for turn in body["messages"]] or [{"role": "user", "content": "x"}]
         _choose_tools(random, body)
+        _end_prompt(body)
     _constrain(random, body)
     _count_choices(body)
     if not body.get("logprobs") and body.get("top_logprobs"):
@@ -49,9 +50,22 @@ def _turn(turn: dict[str, Any]) -> dict[str, Any]:
     turn.pop("tool_call_id", None)
     if role == "tool":
         turn["tool_call_id"] = "call_1"
-    if role != "assistant" and turn.get("content") is None:
+    if role != "assistant" and not _is_for_all(turn.get("content")):
         turn["content"] = "x"
     return turn
+
+
+def _is_for_all(content: Any) -> bool:
+    parts = content if isinstance(content, list) else []
+    return content is not None and all(part["type"] == "text" for part in parts)
+
+
+def _end_prompt(body: dict[str, Any]) -> None:
+    """A message is continued, or another one is begun; one with calls is not continued."""
+    if body["messages"][-1].get("tool_calls"):
+        body.pop("continue_final_message", None)
+    if body.get("continue_final_message"):
+        body.pop("add_generation_prompt", None)
 
 
 def _choose_tools(random: Random, body: dict[str, Any]) -> None:

@@ -30,8 +30,8 @@ CODES = frozenset(
 """All that may be wrong with a request."""
 _REFUSED = {CHAT: ignored.REFUSED_IN_CHAT, COMPLETION: ignored.REFUSED_IN_COMPLETIONS}
 _CONSTRAINTS = ("guided_json", "guided_regex", "guided_grammar")
-ONLY_REST = "response_format.json_schema.description"
-"""Has no effect, and no place in the protocol."""
+_DESCRIPTION = "response_format.json_schema.description"
+_ONLY_REST = re.compile(rf"{re.escape(_DESCRIPTION)}|messages\[\d+\]\.refusal")
 UNREADABLE = object()
 
 
@@ -103,10 +103,23 @@ def _without_effect(value: Mapping[str, Any], name: str, *, is_streamed: bool) -
         if wanted.get(member) is not None and wanted["type"] != member:
             yield f"response_format.{member}"
     if wanted.get("type") == "json_schema" and wanted["json_schema"].get("description"):
-        yield ONLY_REST
+        yield _DESCRIPTION
     yield from _stopping(value)
+    if value.get("parse_special") and not _has_text(value):
+        yield "parse_special"
     if name == CHAT:
+        yield from _unread_refusals(value)
         yield from _without_tools(value, wanted)
+
+
+def is_only_rest(name: str) -> bool:
+    """Whether what has no effect has no place in the protocol either."""
+    return _ONLY_REST.fullmatch(name) is not None
+
+
+def _has_text(value: Mapping[str, Any]) -> bool:
+    prompt = value.get("prompt")
+    return isinstance(prompt, str) or (isinstance(prompt, list) and isinstance(prompt[0], str))
 
 
 def _stopping(value: Mapping[str, Any]) -> Iterator[str]:
@@ -115,6 +128,19 @@ def _stopping(value: Mapping[str, Any]) -> Iterator[str]:
         yield from (one for one in ("stop", "stop_token_ids") if value.get(one))
     if value.get("include_stop_str_in_output") and (demanded or not value.get("stop")):
         yield "include_stop_str_in_output"
+
+
+def _unread_refusals(value: Mapping[str, Any]) -> Iterator[str]:
+    for number, turn in enumerate(value["messages"]):
+        refusal, content = turn.get("refusal"), turn.get("content")
+        is_read = turn["role"] == "assistant" and not (content if isinstance(content, str) else said(content))
+        if refusal and not is_read and refusal != (content if isinstance(content, str) else said(content)):
+            yield f"messages[{number}].refusal"
+
+
+def said(parts: Any) -> str:
+    """The text of a message's parts."""
+    return "".join(part["refusal" if part["type"] == "refusal" else "text"] for part in parts or ())
 
 
 def _without_tools(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:

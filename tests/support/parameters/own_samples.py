@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rest_bridge import other_servers
 from tests.support.parameters.sample import Sample, sample
 
 _CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -50,7 +51,12 @@ _MESSAGES = (
     sample("messages[].tool_calls[].function.arguments", _called(arguments='{"x": 1}'), beside=_called()),
     sample("messages[].tool_call_id", _with_id("2"), by_grpc=_RESULT_ID),
     sample("messages[].name", _turn(name="x")),
-    sample("messages[].refusal", _turn(refusal="x")),
+    sample("messages[].refusal", _turn(role="assistant", content=None, refusal="x"), when="of the assistant"),
+    sample("messages[].refusal", _turn(refusal="x"), when="beside a text"),
+    sample(
+        "messages[].content[].refusal", _turn(role="assistant", content=[{"type": "refusal", "refusal": "x"}])
+    ),
+    *(sample(f"messages[].{name}", _turn(**{name: [True]})) for name in sorted(other_servers.IN_MESSAGES)),
     sample("messages[].audio", _turn(audio={"id": "x"})),
     sample("messages[].function_call", _turn(function_call={"name": "f"})),
 )
@@ -101,6 +107,7 @@ CHAT: tuple[Sample, ...] = (
     sample("modalities"),
     sample("moderation"),
     sample("web_search_options"),
+    *(sample(name) for name in sorted(other_servers.IN_CHAT)),
 )
 
 COMPLETIONS: tuple[Sample, ...] = (
@@ -114,4 +121,5 @@ COMPLETIONS: tuple[Sample, ...] = (
     sample("best_of", {"best_of": 1}, when="1, or the same as `n`"),
     sample("best_of", {"best_of": 2}, when="otherwise"),
     sample("suffix", {"suffix": "x"}),
+    *(sample(name) for name in sorted(other_servers.IN_COMPLETIONS)),
 )

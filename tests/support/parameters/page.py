@@ -24,8 +24,8 @@ Made by `make parameters` from the schemas, the policy of the bridge and what th
   `pg_metadata.ignored_parameters`; it does nothing here.
 
 Null, and a value that asks for nothing (`functions` of `[]`, `function_call` of `none` or `auto`,
-`modalities` of `["text"]`, `suffix` of `""`), is accepted everywhere. A name that is not on this page is
-accepted and named too, and refused where the bridge runs with `--strict`. Over gRPC,
+`modalities` of `["text"]`, `suffix` of `""`, `min_tokens` of 0), is accepted everywhere. A name that is not
+on this page is accepted and named too, and refused where the bridge runs with `--strict`. Over gRPC,
 `report.ignored_parameters` names what has no effect, and fields that the service does not know.
 
 The column gRPC has the fields of `GenerateRequest`; — means that there is none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rest_bridge import other_servers
 from tests.support.parameters.sample import ALIAS, Sample, sample
 
 _SCHEMA = {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}
@@ -80,14 +81,7 @@ _CONSTRAINTS = (
     sample("guided_grammar", {"guided_grammar": _GBNF}),
 )
 
-_REFUSED = (
-    sample("ebnf"),
-    sample("grammar"),
-    sample("guided_choice"),
-    sample("json_schema"),
-    sample("regex"),
-    sample("structured_outputs"),
-)
+_REFUSED = tuple(sample(name) for name in sorted(other_servers.EVERYWHERE))
 
 _WITHOUT_EFFECT = (
     sample("enable_thinking"),
@@ -96,6 +90,7 @@ _WITHOUT_EFFECT = (
     sample("prompt_cache_key"),
     sample("prompt_cache_options"),
     sample("prompt_cache_retention"),
+    sample("reasoning"),
     sample("reasoning_effort"),
     sample("safety_identifier"),
     sample("service_tier"),
