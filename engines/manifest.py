@@ -1,90 +1,118 @@
 """manifest.json beside an engine: everything about a build that config.json does not say.
 
-Its shape is manifest.schema.json, of which `VERSION` is the version: a document that the schema does not
-allow is no manifest, and names are added or changed only together with the version.
+The models below are its format; the JSON schema is made from them. `VERSION` is the version of the format:
+names are added or changed only together with it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from engines.engine_config import BuildLimits, Plugins, Quantization, Shape, Split
-from engines.engine_files import MANIFEST_FILE, FileFacts
-from engines.errors import EngineError
-from engines.finding import Finding, in_lines, shown
-from engines.json_schema import violations
-from engines.tokenizer_files import TokenizerFacts
+from pydantic import ConfigDict, Field, ValidationError
+
+from engines.errors import (
+    NOTHING,
+    Count,
+    Document,
+    DocumentError,
+    FilledText,
+    Finding,
+    Moment,
+    OptionalText,
+    Positive,
+    RelativePath,
+    Seconds,
+    Text,
+    findings_of,
+    shown,
+)
+from engines.facts.engine_directory import (
+    MANIFEST_FILE,
+    BuildLimits,
+    FileFacts,
+    Plugins,
+    Quantization,
+    Shape,
+    Split,
+)
+from engines.facts.tokenizer_files import TokenizerFacts
 
 SCHEMA = "lodestream.engine-manifest"
 VERSION = 1
-SCHEMA_FILE = Path(__file__).with_name("manifest.schema.json")
+
+TokenIds = tuple[Count, ...]
+Files = Annotated[
+    dict[RelativePath, FileFacts],
+    Field(json_schema_extra={"additionalProperties": False, "required": ["config.json"]}),
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Document):
     """The checkpoint that the engine was built from."""
 
-    checkpoint: str
+    checkpoint: FilledText
     """Its name: `meta-llama/Llama-3.1-8B-Instruct`, or that of its directory."""
-    revision: str | None
+    revision: OptionalText
     """The commit on the hub, where it is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Software:
-    """What the engine was built with; None where nobody knows."""
+class Software(Document):
+    """What the engine was built with; None where it is unknown."""
 
-    tensorrt_llm: str
-    tensorrt: str | None
-    cuda: str | None
-    driver: str | None
+    tensorrt_llm: FilledText
+    tensorrt: OptionalText
+    cuda: OptionalText
+    driver: OptionalText
 
 
-@dataclass(frozen=True, slots=True)
-class BuildGpu:
+class BuildGpu(Document):
     """The GPU that the engine was built on."""
 
-    name: str
-    sm: int
+    name: Text
+    sm: Positive
     """Compute capability without the dot."""
-    memory_bytes: int
+    memory_bytes: Positive
 
 
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """What the engine answered right after its build, without any randomness."""
+class Golden(Document):
+    """A greedy answer of the engine right after its build."""
 
-    prompt: str
-    prompt_ids: tuple[int, ...]
-    ids: tuple[int, ...]
+    prompt: Text
+    prompt_ids: TokenIds
+    ids: TokenIds
 
 
-@dataclass(frozen=True, slots=True)
-class BuildFacts:
+class BuildFacts(Document):
     """How the build went."""
 
     route: Literal["trtllm-build", "llm-api"]
-    seconds: float
-    stages: Mapping[str, float]
+    seconds: Seconds
+    stages: dict[str, Seconds]
     """Seconds of each, in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """The whole of it."""
+class Manifest(Document):
+    """The whole document."""
 
-    model_id: str
+    model_config = ConfigDict(
+        title=f"{SCHEMA}, version {VERSION}: manifest.json of a TensorRT-LLM engine",
+        json_schema_serialization_defaults_required=True,
+    )
+
+    schema_name: Annotated[Literal["lodestream.engine-manifest"], Field(alias="schema")] = (
+        "lodestream.engine-manifest"
+    )
+    version: Literal[1] = 1
+    model_id: FilledText
     """The name that the model is served under."""
-    created_at: str
+    created_at: Moment
     """In UTC: `2026-11-22T16:54:24Z`."""
     origin: Literal["built", "adopted"]
-    """Adopted: written later, for an engine that somebody else built."""
+    """Adopted: written later, for an engine that was built elsewhere."""
     source: Source
     software: Software
     gpu: BuildGpu | None
@@ -92,32 +120,31 @@ class Manifest:
     mapping: Split
     quantization: Quantization
     limits: BuildLimits
+    """Read back from the config.json of the finished build, like `plugins`."""
     plugins: Plugins
     tokenizer: TokenizerFacts | None
     golden: tuple[Golden, ...]
     build: BuildFacts | None
-    files: Mapping[str, FileFacts]
+    files: Files
     """By their paths below the directory; all but the manifest."""
 
 
-class ManifestError(EngineError):
-    """Expected: there is a manifest.json, but it is none. The message is one line."""
+class ManifestError(DocumentError):
+    """Expected: there is a manifest.json, but it is not valid."""
 
-    def __init__(self, findings: tuple[Finding, ...]) -> None:
-        super().__init__(*in_lines(f"{MANIFEST_FILE} is not as it must be", findings))
-        self.findings = findings
+    headline = f"{MANIFEST_FILE} is not as it must be"
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write it whole or not at all.
 
     Raises:
-        ManifestError: the manifest is not as its own schema wants it.
+        ManifestError: the manifest is not valid.
         OSError: it cannot be written.
 
     """
     text = to_json(manifest)
-    _check(json.loads(text))
+    _parse(text)
     partial = directory / f".{MANIFEST_FILE}.partial"
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -130,75 +157,50 @@ def read_manifest(directory: Path) -> Manifest | None:
     """Read a directory's manifest; None where it has none.
 
     Raises:
-        ManifestError: it is damaged, of another version, or not as the schema wants it; names every place.
+        ManifestError: it is damaged, of another version, or not valid; lists every place.
 
     """
     try:
-        document = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
+        text = (directory / MANIFEST_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _error("", f"a file that cannot be read ({error.strerror})", "the engine's manifest") from None
     except ValueError as error:
         raise _error("", f"no valid JSON ({shown(str(error))})", "a JSON object, complete") from None
-    _check(document)
-    return _from_document(document)
+    return _parse(text)
 
 
 def to_json(manifest: Manifest) -> str:
     """Write it as one JSON object, indented, in a fixed order."""
-    return json.dumps({"schema": SCHEMA, "version": VERSION, **asdict(manifest)}, indent=2) + "\n"
+    return json.dumps(manifest.model_dump(mode="json", by_alias=True, warnings=False), indent=2) + "\n"
 
 
 @lru_cache(maxsize=1)
-def schema() -> Mapping[str, Any]:
+def schema() -> dict[str, Any]:
     """The JSON schema of this version."""
-    document: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
-    return document
+    document = Manifest.model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
 
 
-def _check(document: Any) -> None:
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise _error("schema", shown(_get(document, "schema")), SCHEMA)
-    if document.get("version") != VERSION:
-        raise _error("version", shown(_get(document, "version")), f"{VERSION}, the one that is read here")
-    findings = tuple(
-        Finding(f"{MANIFEST_FILE}: {v.path}", shown(v.found), v.wanted)
-        for v in violations(schema(), document)
-    )
-    if findings:
-        raise ManifestError(findings)
-
-
-def _get(document: Any, name: str) -> Any:
-    return document.get(name) if isinstance(document, dict) else None
+def _parse(text: str) -> Manifest:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise _error("", f"no valid JSON ({shown(str(error))})", "a JSON object, complete") from None
+    names = document if isinstance(document, dict) else {}
+    if names.get("schema") != SCHEMA:
+        raise _error("schema", shown(names.get("schema")), SCHEMA)
+    if type(names.get("version")) is not int or names["version"] != VERSION:
+        raise _error("version", shown(names.get("version")), f"{VERSION}, the one that is read here")
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise ManifestError(findings_of(error, f"{MANIFEST_FILE}: ")) from None
+    if "config.json" not in manifest.files:
+        raise _error("files.config.json", NOTHING, "there, as files requires")
+    return manifest
 
 
 def _error(where: str, found: str, wanted: str) -> ManifestError:
-    return ManifestError((Finding(f"{MANIFEST_FILE}: {where}".removesuffix(": "), found, wanted),))
-
-
-def _from_document(document: Mapping[str, Any]) -> Manifest:
-    gpu, tokenizer, build = document["gpu"], document["tokenizer"], document["build"]
-    return Manifest(
-        model_id=document["model_id"],
-        created_at=document["created_at"],
-        origin=document["origin"],
-        source=Source(**document["source"]),
-        software=Software(**document["software"]),
-        gpu=BuildGpu(**gpu) if gpu else None,
-        model=Shape(**document["model"]),
-        mapping=Split(**document["mapping"]),
-        quantization=Quantization(**document["quantization"]),
-        limits=BuildLimits(**document["limits"]),
-        plugins=Plugins(**document["plugins"]),
-        tokenizer=TokenizerFacts(**{**tokenizer, "stop_ids": tuple(tokenizer["stop_ids"])})
-        if tokenizer
-        else None,
-        golden=tuple(
-            Golden(sample["prompt"], tuple(sample["prompt_ids"]), tuple(sample["ids"]))
-            for sample in document["golden"]
-        ),
-        build=BuildFacts(**build) if build else None,
-        files={name: FileFacts(**facts) for name, facts in document["files"].items()},
-    )
+    return ManifestError([Finding(f"{MANIFEST_FILE}: {where}".removesuffix(": "), found, wanted)])

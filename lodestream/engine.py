@@ -35,9 +35,9 @@ def plan(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
     parsed = parser.parse(arguments)
-    from engines import document, report
-    from engines.memory_bar import Canvas
-    from engines.recipe import Paths
+    from engines.planning import document, report
+    from engines.planning.recipe import Paths
+    from engines.planning.report import Canvas
 
     made = make_plan(parsed)
     paths = Paths(model=made.model.path or Paths().model, engine=parsed.output)

@@ -47,7 +47,7 @@ def build(arguments: Sequence[str]) -> int:
     add_plan_flags(parser, model=_MODEL)
     _add_build_flags(parser)
     parsed = parser.parse(arguments)
-    from engines.building.errors import BuildError
+    from engines.building.job import BuildError
 
     try:
         job = _job(parsed)
@@ -92,7 +92,7 @@ def _add_build_flags(parser: ArgumentParser) -> None:
 
 def _job(parsed: Namespace) -> Job:
     from engines.building.job import Job
-    from engines.recipe import Paths
+    from engines.planning.recipe import Paths
 
     if parsed.json and not parsed.dry_run:
         raise SettingError("--json: goes with --dry-run only")
@@ -132,15 +132,15 @@ def _dataset(name: str | None) -> str | None:
 
 
 def _dry_run(job: Job, *, as_json: bool) -> int:
-    from engines.building import dry_run
+    from engines.building.stages import dry_run, dry_run_document
 
-    print(dry_run.document(job) if as_json else dry_run.dry_run(job))
+    print(dry_run_document(job) if as_json else dry_run(job))
     return 0
 
 
 def _build(job: Job) -> int:
     from engines.building.build import build as run
-    from engines.runtime import probe
+    from engines.facts.machine import probe
 
     # Ended like by Ctrl-C: the running program is ended too, and the next run resumes.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -13,7 +13,7 @@ from lodestream.parser import CommandParser
 from lodestream_common.errors import OperatorError
 
 if TYPE_CHECKING:
-    from engines.finding import Finding
+    from engines.errors import Finding
 
 
 def verify(arguments: Sequence[str]) -> int:
@@ -38,11 +38,10 @@ def verify(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="a JSON array instead of lines")
     parsed = parser.parse(arguments)
+    from engines.facts.machine import probe
     from engines.manifest import read_manifest
-    from engines.runtime import probe
-    from engines.verification.golden import check_golden
-    from engines.verify import has_errors
-    from engines.verify import verify as check
+    from engines.verification.verify import check_golden, has_errors
+    from engines.verification.verify import verify as check
 
     findings = check(parsed.directory, runtime=probe(), quick=parsed.quick)
     # An engine with errors is not loaded: it may not survive it.
@@ -64,8 +63,8 @@ def inspect(arguments: Sequence[str]) -> int:
     parser.add_argument("directory", type=Path, metavar="DIR", help="engine directory")
     parser.add_argument("--json", action="store_true", help="a JSON object instead of a table")
     parsed = parser.parse(arguments)
-    from engines import describe
     from engines.errors import EngineError
+    from engines.verification import describe
 
     try:
         if parsed.json:
@@ -94,7 +93,7 @@ def adopt(arguments: Sequence[str]) -> int:
     add("--model-id", metavar="NAME", help="serve under this name [default: the checkpoint's]")
     add("--revision", metavar="COMMIT", help="of the checkpoint [default: what its directory says]")
     parsed = parser.parse(arguments)
-    from engines.adopt import adopt as write
+    from engines.building.record import adopt as write
     from engines.errors import EngineError
 
     try:

@@ -9,7 +9,7 @@ from lodestream_common.errors import SettingError
 
 if TYPE_CHECKING:
     from engines.errors import PlanRefused
-    from engines.plan import Plan
+    from engines.planning.plan import Plan
 
 
 LLAMA = "llama-3.1-8b"
@@ -28,8 +28,8 @@ def add_plan_flags(parser: ArgumentParser, model: str = "") -> None:
         model: the help of --model where it has no default; empty: it is the model that needs no files.
 
     """
-    from engines.gpus import GPUS
-    from engines.quantization import FORMATS, KV_BYTES
+    from engines.facts.formats import FORMATS, KV_BYTES
+    from engines.facts.gpus import GPUS
 
     add = parser.add_argument
     add("--gpu", required=True, metavar="NAME", help="one of " + ", ".join(gpu.name for gpu in GPUS))
@@ -76,7 +76,7 @@ def make_plan(parsed: Namespace) -> Plan:
 
     """
     from engines.errors import PlanRefused
-    from engines.plan import plan
+    from engines.planning.plan import plan
 
     try:
         return plan(

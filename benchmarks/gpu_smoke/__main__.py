@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engines.runtime import Runtime, probe
+from engines.facts.machine import Runtime, probe
 
 
 def main() -> int:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from engines import tools
-from engines.engine_config import BuildLimits, EngineConfig, Plugins, Quantization, Shape, Split
-from engines.quantization import FORMATS
+from engines.facts import toolchain as tools
+from engines.facts.engine_directory import BuildLimits, EngineConfig, Plugins, Quantization, Shape, Split
+from engines.facts.formats import FORMATS
 from inference_service.backends.tensorrt_llm import library, loading, options
 from inference_service.backends.tensorrt_llm.engine import Completion, Output
 from inference_service.backends.tensorrt_llm.guided import GuidedDecoding
@@ -25,7 +25,7 @@ def relied_on() -> Assumed:
     """Names that are used; without one of them something of ours does not work."""
     loads, cache = _loading()
     return {
-        "LLM": dict.fromkeys(_METHODS, "engine.py, save_program.py"),
+        "LLM": dict.fromkeys(_METHODS, "engine.py, recipe.py"),
         "LLM.generate_async": dict.fromkeys(library.NEEDED_ARGUMENTS, "library.py"),
         "LLM.get_stats": {"timeout": "engine.py"},
         "TrtLlmArgs": dict.fromkeys(loads, "loading.py"),
@@ -39,7 +39,7 @@ def relied_on() -> Assumed:
         "GuidedDecodingParams": dict.fromkeys(_guide(), "guided.py: likewise"),
         "RequestOutput": dict.fromkeys(_protocol(Output), "engine.py"),
         "CompletionOutput": dict.fromkeys(_protocol(Completion), "engine.py"),
-        "QuantAlgo": dict.fromkeys(sorted(_algorithms()), "quantization.py"),
+        "QuantAlgo": dict.fromkeys(sorted(_algorithms()), "formats.py"),
     }
 
 
@@ -53,7 +53,7 @@ def listed() -> Assumed:
         "CalibConfig": tools.CALIB_CONFIG,
         "KvCacheConfig": tools.KV_CACHE_CONFIG,
     }
-    return {part: dict.fromkeys(names, "engines/tools.py") for part, names in tables.items()}
+    return {part: dict.fromkeys(names, "engines/facts/toolchain.py") for part, names in tables.items()}
 
 
 def _loading() -> tuple[list[str], list[str]]:
@@ -98,11 +98,39 @@ def _algorithms() -> Iterable[str]:
 
 _CONFIG = EngineConfig(
     version="1.2.1",
-    shape=Shape("LlamaForCausalLM", "bfloat16", 8, 8, 1, 1, 1, 8, 8, 8),
-    split=Split(1),
-    quantization=Quantization(),
-    limits=BuildLimits(1, 8, 8),
-    plugins=Plugins(use_paged_context_fmha=True, tokens_per_block=32),
+    shape=Shape(
+        architecture="LlamaForCausalLM",
+        dtype="bfloat16",
+        vocab_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_size=8,
+        intermediate_size=8,
+        max_position_embeddings=8,
+    ),
+    split=Split(world_size=1, tp_size=1, pp_size=1, cp_size=1),
+    quantization=Quantization(quant_algo=None, kv_cache_quant_algo=None),
+    limits=BuildLimits(
+        max_batch_size=1,
+        max_num_tokens=8,
+        max_seq_len=8,
+        max_input_len=8,
+        max_beam_width=1,
+        kv_cache_type="PAGED",
+        gather_context_logits=False,
+        gather_generation_logits=False,
+    ),
+    plugins=Plugins(
+        use_paged_context_fmha=True,
+        tokens_per_block=32,
+        use_fp8_context_fmha=False,
+        context_fmha=True,
+        remove_input_padding=True,
+        streamingllm=False,
+        manage_weights=False,
+    ),
 )
 _SAMPLING = Sampling(
     temperature=1.0,

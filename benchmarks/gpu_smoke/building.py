@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.gpus import GPUS, Gpu
-from engines.runtime import InstalledGpu
+from engines.facts.gpus import GPUS, Gpu
+from engines.facts.machine import InstalledGpu
 
 LIMITS = ("--max-batch-size", "256", "--max-seq-len", "8192", "--max-num-tokens", "8192")
 EXAMPLES = ("/app/tensorrt_llm/examples", "/workspace/TensorRT-LLM/examples")

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from benchmarks.gpu_smoke.surface import MARK
-from engines.building.golden_program import load
+from engines.verification.golden_program import load
 
 _QUIET_SECONDS = 10.0
 _REQUEST_SECONDS = 60.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_smoke.surface import MARK
-from engines.engine_config import EngineConfig, read_engine_config
+from engines.facts.engine_directory import EngineConfig, read_engine_config
 from inference_service.backends.tensorrt_llm.bias import BiasTensors
 from inference_service.backends.tensorrt_llm.library import load_library
 from inference_service.backends.tensorrt_llm.loading import arguments

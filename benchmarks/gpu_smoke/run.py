@@ -24,9 +24,9 @@ from benchmarks.gpu_smoke.expected import unexpected
 from benchmarks.gpu_smoke.steps import Steps
 from benchmarks.gpu_smoke.suite import ENGINE
 from benchmarks.gpu_smoke.surface import MARK
-from engines import tools
-from engines.runtime import Runtime
-from engines.tokenizer_files import read_tokenizer
+from engines.facts import toolchain as tools
+from engines.facts.machine import Runtime
+from engines.facts.tokenizer_files import read_tokenizer
 
 ROOT = Path(__file__).parent.parent.parent
 DOUBLE = ROOT / "tests" / "double"
@@ -117,7 +117,8 @@ def _flags(given: Path | None) -> list[Difference]:
     for name, (command, known) in programs.items():
         there = set(re.findall(r"--\w+", building.run(*command, "--help")))
         differences += (
-            Difference("listed", name, flag, "engines/tools.py") for flag in sorted(known.keys() - there)
+            Difference("listed", name, flag, "engines/facts/toolchain.py")
+            for flag in sorted(known.keys() - there)
         )
     return differences
 

@@ -1,39 +1,34 @@
-"""Runs a build, stage by stage, and goes on where an earlier run ended."""
+"""Runs a build stage by stage, resumes where an earlier run ended, and publishes the result."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from engines.building import outcome
-from engines.building.errors import StageFailed
-from engines.building.failures import Diagnosis, diagnose
-from engines.building.job import Job
-from engines.building.lock import only_build
-from engines.building.preflight import check_files, check_machine, check_output
-from engines.building.program import Program
-from engines.building.progress import Progress
-from engines.building.stages import Stage, stages
-from engines.building.state import Done, State
-from engines.engine_config import read_engine_config
-from engines.engine_files import MANIFEST_FILE
-from engines.errors import EngineError
-from engines.finding import Finding
-from engines.manifest import BuildFacts, Golden, write_manifest
-from engines.note import copy_tokenizer, make_manifest, source_of
-from engines.runtime import Runtime
-from engines.verify import has_errors, verify
+from engines.building.job import BuildRefused, Job, StageFailed, check_inputs, check_machine, check_output
+from engines.building.programs import Program, Progress
+from engines.building.record import copy_tokenizer, make_manifest, source_of
+from engines.building.stages import Done, Stage, State, stages
+from engines.errors import EngineError, Finding, shown
+from engines.facts.engine_directory import MANIFEST_FILE, EngineConfig, read_engine_config
+from engines.facts.machine import Runtime
+from engines.facts.toolchain import Diagnosis, diagnose
+from engines.manifest import BuildFacts, write_manifest
+from engines.planning.plan import Plan
+from engines.verification.verify import golden_answer, has_errors, verify
 
 
 def build(
     job: Job, runtime: Runtime, stream: TextIO, environment: Mapping[str, str] = os.environ
 ) -> list[Finding]:
-    """Build an engine; or say that it is built already, where exactly this one is.
+    """Build an engine, unless exactly this one is built already.
 
     The output directory appears whole, at the end, or not at all. A run that was interrupted, even killed,
     is resumed by the next one with the same job; stages whose inputs changed are done again.
@@ -52,9 +47,9 @@ def build(
         StageFailed: a stage ended badly.
 
     """
-    check_files(job)
+    check_inputs(job)
     job.work.mkdir(parents=True, exist_ok=True)
-    with only_build(job.work) as lock:
+    with lock_work_directory(job.work) as lock:
         return _Build(job, runtime, stream, environment, lock).run()
 
 
@@ -106,19 +101,19 @@ class _Build:
         self._state.forget(later.name for later in self._stages[number - 1 :])
         begun = time.monotonic()
         _remove(stage.clears)
-        self._act(stage, log)
+        self._execute(stage, log)
         seconds = round(time.monotonic() - begun, 3)
         self._seconds[stage.name] = seconds
-        self._state.finish(stage.name, Done(stage.fingerprint, seconds))
+        self._state.finish(stage.name, Done(fingerprint=stage.fingerprint, seconds=seconds))
         self._progress.end(seconds)
 
-    def _act(self, stage: Stage, log: Path | None) -> None:
+    def _execute(self, stage: Stage, log: Path | None) -> None:
         try:
             stage.prepare()
             if stage.argv is not None and log is not None:
                 self._program(stage, log).run(self._progress)
             else:
-                self._own_acts[stage.name]()
+                self._own_actions[stage.name]()
         except OSError as error:
             raise StageFailed(stage.name, diagnose(str(error), 1), log) from None
         except EngineError as error:
@@ -130,7 +125,7 @@ class _Build:
             raise StageFailed(stage.name, Diagnosis(why, "the log tells more"), log)
 
     @property
-    def _own_acts(self) -> dict[str, Callable[[], object]]:
+    def _own_actions(self) -> dict[str, Callable[[], object]]:
         return {
             "tokenizer": lambda: copy_tokenizer(self._job.tokenizer, self._job.engine),
             "manifest": self._write_manifest,
@@ -156,11 +151,15 @@ class _Build:
             self._runtime,
             origin="built",
             model_id=job.model_id,
-            golden=[Golden(a["prompt"], tuple(a["prompt_ids"]), tuple(a["ids"])) for a in answers],
-            build=BuildFacts(route, round(sum(self._seconds.values()), 3), dict(self._seconds)),
+            golden=[golden_answer(answer) for answer in answers],
+            build=BuildFacts(
+                route=route,
+                seconds=round(sum(self._seconds.values()), 3),
+                stages={stage: float(seconds) for stage, seconds in self._seconds.items()},
+            ),
         )
         write_manifest(job.engine, manifest)
-        # By this copy the engine is known again when it is in its place.
+        # This copy identifies the engine after it was moved to its place.
         shutil.copyfile(job.engine / MANIFEST_FILE, job.work / MANIFEST_FILE)
 
     def _finish(self, number: int) -> list[Finding]:
@@ -182,7 +181,7 @@ class _Build:
         findings = verify(directory, runtime=self._runtime, quick=True)
         if has_errors(findings):
             return findings
-        return [*outcome.compare(self._job.plan, read_engine_config(directory)), *findings]
+        return [*compare_with_plan(self._job.plan, read_engine_config(directory)), *findings]
 
 
 def _remove(path: Path | None) -> None:
@@ -192,3 +191,68 @@ def _remove(path: Path | None) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+@contextmanager
+def lock_work_directory(work: Path) -> Iterator[int]:
+    """Hold the lock of a work directory.
+
+    The descriptor goes to the programs of the build too: should this process be killed, the lock lasts until
+    they have ended as well, and no other build writes into their files.
+
+    Raises:
+        BuildRefused: another process holds it.
+
+    """
+    with (work / "lock").open("a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BuildRefused(
+                f"{work} is in use by process {file.read() or '?'} or a program that it started: wait for "
+                "it, or end it"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+_KV_ALGOS = {"fp8": "FP8", "int8": "INT8"}
+
+
+def compare_with_plan(plan: Plan, config: EngineConfig) -> Iterator[Finding]:
+    """Compare a finished engine with its plan: the builder changes settings on its own.
+
+    Another format or split is an error, another limit a warning.
+    """
+    quantization, limits, plugins = config.quantization, config.limits, config.plugins
+    algo = None if quantization.quant_algo == "NO_QUANT" else quantization.quant_algo
+    where = "pretrained_config.quantization"
+    if not _is_same_algo(algo, plan.built_algo):
+        yield _finding(f"{where}.quant_algo", algo, plan.built_algo, is_error=True)
+    if quantization.kv_cache_quant_algo != _KV_ALGOS.get(plan.kv_cache):
+        planned = _KV_ALGOS.get(plan.kv_cache)
+        yield _finding(
+            f"{where}.kv_cache_quant_algo", quantization.kv_cache_quant_algo, planned, is_error=True
+        )
+    if config.split.tp_size != plan.tp:
+        yield _finding("pretrained_config.mapping.tp_size", config.split.tp_size, plan.tp, is_error=True)
+    for name in ("max_batch_size", "max_seq_len", "max_num_tokens"):
+        if getattr(limits, name) != getattr(plan.limits, name):
+            yield _finding(f"build_config.{name}", getattr(limits, name), getattr(plan.limits, name))
+    if plugins.use_paged_context_fmha != plan.paged_context:
+        where = "build_config.plugin_config.use_paged_context_fmha"
+        yield _finding(where, plugins.use_paged_context_fmha, plan.paged_context)
+
+
+def _is_same_algo(found: str | None, planned: str | None) -> bool:
+    """SmoothQuant has one format in plans and several names in engines."""
+    prefix = "W8A8_SQ_"
+    both_smooth = all(algo is not None and algo.startswith(prefix) for algo in (found, planned))
+    return found == planned or both_smooth
+
+
+def _finding(field: str, found: object, planned: object, *, is_error: bool = False) -> Finding:
+    return Finding(field, shown(found), f"the plan's {shown(planned)}", "error" if is_error else "warning")

@@ -1,13 +1,45 @@
-"""What to build, from what, and where."""
+"""Describes one build: its inputs, outputs and route; and checks the machine before it begins."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.building.errors import BuildRefused
-from engines.plan import Plan
-from engines.recipe import Paths, Route, routes
+from engines.errors import EngineError
+from engines.facts.gpus import gib
+from engines.facts.machine import Runtime
+from engines.facts.tokenizer_files import TokenizerUnreadableError, read_tokenizer
+from engines.facts.toolchain import Diagnosis
+from engines.planning.plan import Plan
+from engines.planning.recipe import Paths, Route, routes
+from engines.verification.checks import SUPPORTED, is_supported
+
+
+class BuildError(EngineError):
+    """Expected: the operator has to change something. The message is one line."""
+
+
+class BuildRefused(BuildError):
+    """Expected: the build cannot begin."""
+
+
+class StageFailed(BuildError):
+    """Expected: a stage ended badly; the next run begins with it.
+
+    Args:
+        stage: its name.
+        diagnosis: why, and what to try.
+        log: everything that it printed; None where it prints nothing.
+
+    """
+
+    def __init__(self, stage: str, diagnosis: Diagnosis, log: Path | None) -> None:
+        where = f" Its log: {log}" if log else ""
+        super().__init__(f"stage {stage} failed: {diagnosis.why}. Try: {diagnosis.advice}.{where}")
+        self.stage = stage
+        self.diagnosis = diagnosis
+        self.log = log
+
 
 PROMPTS = (
     "The capital of France is",
@@ -15,9 +47,9 @@ PROMPTS = (
     "1, 2, 3, 4, 5,",
     "Übermorgen fahren wir nach",
 )
-"""What a fresh engine is asked."""
+"""Prompts whose answers are recorded right after the build."""
 GOLDEN_TOKENS = 32
-"""At most so many of each answer are kept."""
+"""Tokens of each answer that are recorded, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +94,10 @@ class Job:
         return self.work / "build_engine.py"
 
     def chosen_route(self, *, has_timing_cache: bool) -> Route:
-        """The way to go, with its commands.
+        """The route of this build, with its commands.
 
         Raises:
-            BuildRefused: it is closed for this plan.
+            BuildRefused: it cannot be taken for this plan.
 
         """
         paths = Paths(
@@ -83,3 +115,58 @@ class Job:
         if way.obstacle:
             raise BuildRefused(f"the route {way.name} is closed: {way.obstacle}")
         return way
+
+
+def check_inputs(job: Job) -> None:
+    """Refuse a checkpoint without tokenizer, and directories that hold something else.
+
+    Raises:
+        BuildRefused: names the directory and the flag.
+
+    """
+    try:
+        read_tokenizer(job.tokenizer)
+    except TokenizerUnreadableError as error:
+        raise BuildRefused(f"{job.tokenizer}: {error}; give --tokenizer DIR with the model's own") from None
+    if job.work.exists() and any(job.work.iterdir()) and not (job.work / "lock").exists():
+        raise BuildRefused(f"{job.work} holds something that is no build: give another --output")
+
+
+def check_output(job: Job) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        BuildRefused: there is something where the engine is to go.
+
+    """
+    if job.output.exists() and (not job.output.is_dir() or any(job.output.iterdir())):
+        raise BuildRefused(f"{job.output} is there already: remove it, or give another --output")
+
+
+_MIN_MEMORY_SHARE = 0.95
+"""Of what the plan counts with: the driver may keep a little more than on other machines."""
+
+
+def check_machine(job: Job, runtime: Runtime) -> None:
+    """Refuse a machine that is not the planned one. What cannot be detected is left to the stages.
+
+    Raises:
+        BuildRefused: version, architecture, number or memory of GPUs are others.
+
+    """
+    version, planned = runtime.tensorrt_llm, job.plan.gpu
+    if version is not None and not is_supported(version):
+        raise BuildRefused(f"TensorRT-LLM {version} is installed; engines are built with {SUPPORTED}")
+    if runtime.gpus and len(runtime.gpus) < job.plan.tp:
+        raise BuildRefused(f"--tp {job.plan.tp}: this machine has {len(runtime.gpus)} GPUs")
+    for gpu in runtime.gpus[: job.plan.tp]:
+        if gpu.sm != planned.sm:
+            raise BuildRefused(
+                f"--gpu {planned.name} is SM {planned.sm}, but here is {gpu.name}, SM {gpu.sm}: an engine "
+                "runs on the architecture that it was built on only"
+            )
+        if gpu.memory_bytes < _MIN_MEMORY_SHARE * planned.usable_bytes:
+            raise BuildRefused(
+                f"--gpu {planned.name} has {gib(planned.usable_bytes)}, but here is {gpu.name} with "
+                f"{gib(gpu.memory_bytes)}"
+            )

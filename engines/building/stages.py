@@ -1,17 +1,23 @@
-"""The stages of a build, in order: the route's own commands, then what is added to the engine."""
+"""Lists the stages of a build, and records which are done, so that a build can be resumed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from engines.building import golden_program
+from pydantic import Field
+
 from engines.building.job import GOLDEN_TOKENS, PROMPTS, Job
-from engines.building.state import fingerprint, listing
-from engines.recipe import Command, Route
-from engines.tokenizer_files import read_tokenizer
+from engines.errors import Document, Seconds
+from engines.facts.tokenizer_files import read_tokenizer
+from engines.planning.recipe import Command, Route
+from engines.planning.report import wrap
+from engines.verification import golden_program
 
 _ABOUT = {
     "convert": "bring the checkpoint into TensorRT-LLM's format",
@@ -31,7 +37,7 @@ class Stage:
     fingerprint: str
     """Of everything that its result depends on, the stages before included."""
     result: Path
-    """Is there when the stage is done."""
+    """Exists when the stage is done."""
     clears: Path | None = None
     """Removed before it begins: what an earlier attempt left."""
     argv: tuple[str, ...] | None = None
@@ -40,7 +46,7 @@ class Stage:
 
 
 def stages(job: Job, runtime: object) -> tuple[Stage, ...]:
-    """All of them but the last two, which verify and publish; these are done anew in every run.
+    """List all stages but the last, which verifies and publishes and is repeated in every run.
 
     Args:
         job: what to build.
@@ -114,3 +120,105 @@ def _golden(job: Job, mark: str) -> Stage:
 def _manifest(job: Job, mark: str) -> Stage:
     about = "hash every file and write manifest.json"
     return Stage("manifest", about, mark, job.engine / "manifest.json")
+
+
+class Done(Document):
+    """A stage that was finished."""
+
+    fingerprint: str
+    """Of everything that its result depends on."""
+    seconds: Seconds
+
+
+class _StateFile(Document):
+    """The content of the file."""
+
+    schema_name: Annotated[Literal["lodestream.engine-build"], Field(alias="schema")] = (
+        "lodestream.engine-build"
+    )
+    version: Literal[1] = 1
+    stages: dict[str, Done]
+
+
+class State:
+    """Which stages of a build are done, in a file. A damaged or foreign file counts as empty.
+
+    Args:
+        path: the file; written whole or not at all, after every stage.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._done = dict(_StateFile.model_validate_json(path.read_bytes()).stages)
+        except (OSError, ValueError):
+            self._done = {}
+
+    def find(self, stage: str, fingerprint: str) -> Done | None:
+        """Return the stage, if it was finished with exactly this fingerprint."""
+        done = self._done.get(stage)
+        return done if done is not None and done.fingerprint == fingerprint else None
+
+    def finish(self, stage: str, done: Done) -> None:
+        """Record that a stage is done."""
+        self._done[stage] = done
+        self._write()
+
+    def forget(self, stages: Iterable[str]) -> None:
+        """Record that stages have to be done again."""
+        self._done = {name: done for name, done in self._done.items() if name not in set(stages)}
+        self._write()
+
+    def _write(self) -> None:
+        partial = self._path.with_name(self._path.name + ".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(_StateFile(stages=self._done).model_dump_json(by_alias=True, indent=2))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
+
+
+def fingerprint(*parts: object) -> str:
+    """Hash everything given; equal for equal values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def listing(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """List name, size and time of every file in a directory: it changes when a checkpoint does."""
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
+def dry_run(job: Job) -> str:
+    """Describe every stage of a job without doing any.
+
+    Raises:
+        BuildRefused: the route is closed for this plan.
+
+    """
+    route = job.chosen_route(has_timing_cache=job.timing_cache.is_file())
+    planned = stages(job, None)
+    parts = [f"{job.plan.model.name} in {job.plan.form.name} for {job.plan.gpu.title}, by {route.name}"]
+    parts += [_describe(number, len(planned) + 1, stage) for number, stage in enumerate(planned, 1)]
+    parts.append(
+        f"[{len(planned) + 1}/{len(planned) + 1}] verify: check the directory and move it to {job.output}"
+    )
+    if route.program is not None:
+        parts.append(f"with this as {job.program}:\n\n{route.program.rstrip()}")
+    return "\n\n".join(parts)
+
+
+def dry_run_document(job: Job) -> str:
+    """Describe the same as a JSON object."""
+    route = job.chosen_route(has_timing_cache=job.timing_cache.is_file())
+    planned = [{"stage": stage.name, "about": stage.about, "argv": stage.argv} for stage in stages(job, None)]
+    facts = {"route": route.name, "work": str(job.work), "output": str(job.output), "program": route.program}
+    return json.dumps({**facts, "stages": planned}, indent=2)
+
+
+def _describe(number: int, total: int, stage: Stage) -> str:
+    head = f"[{number}/{total}] {stage.name}: {stage.about}"
+    if stage.argv is None:
+        return head
+    return f"{head}\n\n    {wrap(Command('build', stage.argv))}"

@@ -1,19 +1,24 @@
-"""Whether the files are there that config.json and the manifest speak of, and unchanged."""
+"""Checks the files of an engine: plans, recorded sizes and hashes, the tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from engines.engine_config import EngineConfig
-from engines.engine_files import FileFacts, engine_files, is_large, ranks, sha256_of
-from engines.finding import NOTHING, Finding
+from engines.errors import NOTHING, Finding
+from engines.facts.engine_directory import EngineConfig, FileFacts, engine_files, is_large, ranks, sha256_of
+from engines.facts.formats import FORMATS, WeightFormat
+from engines.facts.models import ModelConfig
+from engines.facts.tokenizer_files import (
+    TOKENIZER_FILE,
+    TokenizerFacts,
+    TokenizerUnreadableError,
+    read_tokenizer,
+)
 from engines.manifest import Manifest
-from engines.memory import weight_bytes
-from engines.model_config import ModelConfig
-from engines.quantization import FORMATS, WeightFormat
+from engines.planning.memory import weight_bytes
 
-_PLAUSIBLE = 0.5
+_MIN_PLAN_SHARE = 0.5
 
 
 def check_ranks(directory: Path, config: EngineConfig) -> Iterator[Finding]:
@@ -44,12 +49,12 @@ def check_recorded(directory: Path, manifest: Manifest, *, quick: bool) -> Itera
         if name not in there:
             yield Finding(name, NOTHING, f"a file of {facts.size} bytes")
         else:
-            yield from _compare(directory, name, facts, hashes=not (quick and is_large(name)))
+            yield from _compare_file(directory, name, facts, hashes=not (quick and is_large(name)))
     for name in sorted(there - manifest.files.keys()):
         yield Finding(name, "a file", "none: the manifest does not know it", "warning")
 
 
-def _compare(directory: Path, name: str, facts: FileFacts, *, hashes: bool) -> Iterator[Finding]:
+def _compare_file(directory: Path, name: str, facts: FileFacts, *, hashes: bool) -> Iterator[Finding]:
     path = directory / name
     try:
         size = path.stat().st_size
@@ -64,11 +69,11 @@ def _compare(directory: Path, name: str, facts: FileFacts, *, hashes: bool) -> I
 
 
 def check_unrecorded(directory: Path, config: EngineConfig, *, has_manifest: bool) -> Iterator[Finding]:
-    """What can be said of a plan's size where no manifest knows it."""
+    """Check the size of plans that no manifest has recorded."""
     if has_manifest:
         return
     yield Finding("files", "no manifest with sizes and hashes", "one; see `engine adopt`", "unchecked")
-    least = int(_PLAUSIBLE * (expected_weights(config) or 0))
+    least = int(_MIN_PLAN_SHARE * (expected_weights(config) or 0))
     if config.plugins.manage_weights:
         return
     for rank in range(config.split.world_size):
@@ -80,7 +85,7 @@ def check_unrecorded(directory: Path, config: EngineConfig, *, has_manifest: boo
 
 
 def expected_weights(config: EngineConfig) -> int | None:
-    """Bytes of weights in one rank's plan; None for formats that nobody knows here."""
+    """Bytes of weights in one rank's plan; None for unknown formats."""
     form = weight_format(config)
     if form is None or config.split.world_size != config.split.tp_size:
         return None
@@ -88,7 +93,7 @@ def expected_weights(config: EngineConfig) -> int | None:
 
 
 def weight_format(config: EngineConfig) -> WeightFormat | None:
-    """The format of this room that the engine's weights have."""
+    """The format of the engine's weights; None where it is unknown."""
     algo = config.quantization.quant_algo
     algo = None if algo == "NO_QUANT" else algo
     if algo is not None and algo.startswith("W8A8_SQ_"):
@@ -97,7 +102,7 @@ def weight_format(config: EngineConfig) -> WeightFormat | None:
 
 
 def model_of(config: EngineConfig) -> ModelConfig:
-    """The engine's model, as plans know models."""
+    """The engine's model, as plans describe models."""
     shape = config.shape
     return ModelConfig(
         name="engine",
@@ -114,3 +119,66 @@ def model_of(config: EngineConfig) -> ModelConfig:
         intermediate_size=shape.intermediate_size,
         max_position_embeddings=shape.max_position_embeddings,
     )
+
+
+_MIN_VOCABULARY_SHARE = 0.9
+"""Matrices are padded a little beyond the tokenizer, never by this much."""
+
+
+def check_tokenizer(
+    directory: Path, config: EngineConfig | None, manifest: Manifest | None
+) -> Iterator[Finding]:
+    """Look at vocabulary, chat template and ends, as far as there is something to compare them with."""
+    try:
+        facts = read_tokenizer(directory)
+    except TokenizerUnreadableError as error:
+        missing = error.is_missing
+        excusable = missing and (manifest is None or manifest.tokenizer is None)
+        wanted = "the model's tokenizer; `engine adopt --checkpoint DIR` copies it here"
+        yield Finding(
+            error.file,
+            error.found,
+            wanted if missing else "an intact file",
+            "warning" if excusable else "error",
+        )
+        return
+    if config is not None:
+        yield from _check_vocabulary(facts, config.shape.vocab_size)
+    yield from _check_stop_ids(facts)
+    if manifest is None or manifest.tokenizer is None:
+        yield Finding("tokenizer", "no hash in a manifest", "one; see `engine adopt`", "unchecked")
+    else:
+        yield from _compare_tokenizers(facts, manifest.tokenizer)
+
+
+def _check_vocabulary(facts: TokenizerFacts, size: int) -> Iterator[Finding]:
+    if facts.vocabulary_size > size or facts.vocabulary_size < _MIN_VOCABULARY_SHARE * size:
+        yield Finding(TOKENIZER_FILE, f"{facts.vocabulary_size} tokens", f"the engine's vocab_size, {size}")
+
+
+def _check_stop_ids(facts: TokenizerFacts) -> Iterator[Finding]:
+    if not facts.stop_ids:
+        yield Finding("stop_ids", "none", "tokens that end an answer, in generation_config.json", "warning")
+    for index in facts.stop_ids:
+        if index >= facts.vocabulary_size:
+            yield Finding("stop_ids", str(index), f"ids below {facts.vocabulary_size}, the tokenizer's")
+
+
+def _compare_tokenizers(facts: TokenizerFacts, recorded: TokenizerFacts) -> Iterator[Finding]:
+    if facts.vocabulary_size != recorded.vocabulary_size:
+        wanted = f"the manifest's {recorded.vocabulary_size}"
+        yield Finding("tokenizer.vocabulary_size", str(facts.vocabulary_size), wanted)
+    if facts.sha256 != recorded.sha256:
+        yield Finding("tokenizer", f"sha256 {facts.sha256}", f"the manifest's sha256 {recorded.sha256}")
+    if facts.chat_template_sha256 != recorded.chat_template_sha256:
+        yield Finding("chat_template", _template_hash(facts), f"the manifest's {_template_hash(recorded)}")
+    if facts.stop_ids != recorded.stop_ids:
+        yield Finding("stop_ids", _ids(facts), f"the manifest's {_ids(recorded)}")
+
+
+def _template_hash(facts: TokenizerFacts) -> str:
+    return "none" if facts.chat_template_sha256 is None else f"sha256 {facts.chat_template_sha256}"
+
+
+def _ids(facts: TokenizerFacts) -> str:
+    return ", ".join(map(str, facts.stop_ids)) or "none"

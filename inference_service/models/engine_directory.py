@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.engine_config import UnreadableConfigError, read_engine_config
+from engines.facts.engine_directory import EngineConfig, UnreadableConfigError, read_engine_config
+from engines.facts.tokenizer_files import TOKENIZER_FILE, TokenizerFiles, TokenizerUnreadableError
 from inference_service.backends.tensorrt_llm.preflight import longest_request
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.errors import ModelError
-from inference_service.models.tokenizer_json import TOKENIZER_FILE, TokenizerJson
+from inference_service.models.tokenizer_json import TokenizerJson
 from inference_service.models.vocabulary import END_TEXTS
-
-TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +48,23 @@ def read_engine_model(directory: Path) -> EngineModel:
             "engine build wrote.",
             error.details,
         ) from None
-    tokenizer = TokenizerJson(directory / TOKENIZER_FILE)
-    settings = _read_json(directory / "tokenizer_config.json")
-    bos, eos = _token_text(settings.get("bos_token")), _token_text(settings.get("eos_token"))
+    files = TokenizerFiles(directory)
+    try:
+        return _engine_model(directory, config, files)
+    except TokenizerUnreadableError as error:
+        raise ModelError(_unreadable(directory / error.file, error)) from None
+
+
+def _engine_model(directory: Path, config: EngineConfig, files: TokenizerFiles) -> EngineModel:
+    tokenizer = TokenizerJson(directory / TOKENIZER_FILE, files.document)
+    bos, eos = files.special_token("bos_token"), files.special_token("eos_token")
+    # Builds that lack generation_config.json end with what usually ends a text.
+    ends = files.generation_stop_ids or tokenizer.ids_of(sorted(END_TEXTS))
     return EngineModel(
         name=served_name(directory),
         context_length=longest_request(config),
-        tokenizer=tokenizer.build(bos_token=bos or None, eos_ids=_eos_ids(directory, tokenizer, eos)),
-        chat_template=_chat_template(directory, settings),
+        tokenizer=tokenizer.build(bos_token=bos or None, eos_ids=ends | tokenizer.ids_of([eos])),
+        chat_template=files.chat_template,
         bos_token=bos,
         eos_token=eos,
     )
@@ -68,32 +76,12 @@ def served_name(directory: Path) -> str:
     return named if isinstance(named, str) and named else directory.resolve().name
 
 
-def _eos_ids(directory: Path, tokenizer: TokenizerJson, eos_token: str) -> frozenset[int]:
-    """The ends of generation_config.json; builds that lack it end with what usually ends a text."""
-    named = _read_json(directory / "generation_config.json").get("eos_token_id")
-    ids = named if isinstance(named, list) else [named]
-    found = frozenset(index for index in ids if isinstance(index, int))
-    return (found or tokenizer.ids_of(sorted(END_TEXTS))) | tokenizer.ids_of([eos_token])
-
-
-def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
-    file = directory / TEMPLATE_FILE
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        return _default_template(template)
-    return template if isinstance(template, str) else None
-
-
-def _default_template(named: Sequence[Mapping[str, str]]) -> str | None:
-    return next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
-
-
-def _token_text(token: Any) -> str:
-    """A token as tokenizer_config.json writes it: a text, or an object with one."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else ""
+def _unreadable(path: Path, error: TokenizerUnreadableError) -> str:
+    if error.is_missing:
+        return f"There is no {path}: copy the model's {path.name} there."
+    if error.found == "no JSON object":
+        return f"{path} is no JSON object: copy it again."
+    return f"{path} cannot be read ({error.found}): copy it again."
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -15,23 +15,22 @@ from inference_service.models.errors import ModelError
 from inference_service.models.plain import encode_plain
 from inference_service.models.vocabulary import TokenType
 
-TOKENIZER_FILE = "tokenizer.json"
-
 
 class TokenizerJson:
     """A parsed tokenizer.json of a byte-level BPE.
 
     Args:
-        path: the file.
+        path: the file, for messages.
+        document: its content.
 
     Raises:
-        ModelError: it is missing, damaged, or of another kind.
+        ModelError: it is damaged, or of another kind.
 
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, document: Mapping[str, Any]) -> None:
         self._path = path
-        self._document = _read(path)
+        self._document = document
         try:
             self._check_kind()
             self._added = [
@@ -104,18 +103,6 @@ class _Encoder:
 
     def encode(self, text: str) -> list[int]:
         return encode_plain(self._library, text)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        document = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelError(f"There is no {path}: copy the model's {path.name} there.") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): copy it again.") from error
-    if not isinstance(document, dict):
-        raise ModelError(f"{path} is no JSON object: copy it again.")
-    return document
 
 
 def _flat(step: Any, name: str) -> Iterator[Mapping[str, Any]]:

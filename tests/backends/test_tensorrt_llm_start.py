@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from engines.adopt import adopt
-from engines.runtime import Runtime, writable_workspace
+from engines.building.record import adopt
+from engines.facts.machine import Runtime, writable_workspace
 from inference_service.backends.errors import BackendStartError, EngineDeadError
 from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
 from inference_service.backends.types import BackendDescription

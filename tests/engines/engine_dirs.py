@@ -9,9 +9,9 @@ from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
-from engines.adopt import adopt
-from engines.runtime import InstalledGpu, Runtime
-from engines.units import GIB
+from engines.building.record import adopt
+from engines.facts.gpus import GIB
+from engines.facts.machine import InstalledGpu, Runtime
 from tests.double.tensorrt_llm.builder import BuildConfig, QuantConfig, build_engine
 from tests.double.tensorrt_llm.enums import QuantAlgo
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from engines.engine_files import engine_files, facts_of
-from engines.json_schema import violations
+from engines.building.record import copy_tokenizer, make_manifest, source_of
+from engines.facts.engine_directory import engine_files, facts_of
+from engines.facts.machine import Runtime
 from engines.manifest import (
     BuildFacts,
     Golden,
@@ -24,10 +25,10 @@ from engines.manifest import (
     to_json,
     write_manifest,
 )
-from engines.note import copy_tokenizer, make_manifest, source_of
-from engines.runtime import Runtime
+from engines.verification.verify import verify
 from tests.engines.engine_dirs import L4, STOP_IDS, VOCABULARY, machine, write_model, write_plain
 
+OLD_ENGINE = Path(__file__).parent / "engine-of-version-1"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -38,11 +39,11 @@ def manifest(tmp_path: Path) -> Manifest:
     copy_tokenizer(write_model(tmp_path / "model"), directory)
     return make_manifest(
         directory,
-        Source("acme/tiny", COMMIT),
+        Source(checkpoint="acme/tiny", revision=COMMIT),
         machine(L4),
         origin="built",
-        golden=[Golden("Hi", (1, 2), (3, 4, 5))],
-        build=BuildFacts("trtllm-build", 12.5, {"quantize": 10.0, "build": 2.5}),
+        golden=[Golden(prompt="Hi", prompt_ids=(1, 2), ids=(3, 4, 5))],
+        build=BuildFacts(route="trtllm-build", seconds=12.5, stages={"quantize": 10.0, "build": 2.5}),
     )
 
 
@@ -53,15 +54,10 @@ def test_what_is_written_is_read_back(manifest: Manifest, tmp_path: Path) -> Non
 
 
 def test_a_manifest_without_optional_parts_is_read_back(manifest: Manifest, tmp_path: Path) -> None:
-    bare = replace(
-        manifest,
-        source=Source("tiny", None),
-        software=Software("1.2.1", None, None, None),
-        gpu=None,
-        tokenizer=None,
-        golden=(),
-        build=None,
-    )
+    absent = {"gpu": None, "tokenizer": None, "golden": (), "build": None}
+    software = Software(tensorrt_llm="1.2.1", tensorrt=None, cuda=None, driver=None)
+    source = Source(checkpoint="tiny", revision=None)
+    bare = manifest.model_copy(update={**absent, "source": source, "software": software})
     write_manifest(tmp_path, bare)
 
     assert read_manifest(tmp_path) == bare
@@ -73,7 +69,7 @@ def test_a_directory_without_manifest_has_none(tmp_path: Path) -> None:
 
 def test_nothing_that_the_schema_forbids_is_written(manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="model_id"):
-        write_manifest(tmp_path, replace(manifest, model_id=""))
+        write_manifest(tmp_path, manifest.model_copy(update={"model_id": ""}))
 
     assert list(tmp_path.glob("*manifest*")) == []
 
@@ -81,13 +77,18 @@ def test_nothing_that_the_schema_forbids_is_written(manifest: Manifest, tmp_path
 def test_every_name_of_the_document_is_in_the_schema(manifest: Manifest) -> None:
     """And the other way round: nothing in the schema is never written."""
 
-    def names(value: Any, properties: Any) -> None:
-        assert value.keys() == properties.keys()
-        for name, part in properties.items():
-            if "properties" in part:
-                names(value[name], part["properties"])
+    def names(value: Any, part: Any) -> None:
+        part = schema()["$defs"][part["$ref"].removeprefix("#/$defs/")] if "$ref" in part else part
+        part = next((one for one in part.get("anyOf", ()) if one.get("type") != "null"), part)
+        if "$ref" in part:
+            names(value, part)
+        elif "properties" in part:
+            assert value.keys() == part["properties"].keys() == set(part["required"])
+            assert part["additionalProperties"] is False
+            for name, inner in part["properties"].items():
+                names(value[name], inner)
 
-    names(json.loads(to_json(manifest)), schema()["properties"])
+    names(json.loads(to_json(manifest)), schema())
 
 
 @pytest.mark.parametrize(
@@ -109,24 +110,46 @@ def test_every_name_of_the_document_is_in_the_schema(manifest: Manifest) -> None
         (("build", "stages", "quantize"), -1),
     ],
 )
-def test_the_schema_forbids(manifest: Manifest, path: tuple[str, ...], value: object) -> None:
+def test_the_schema_forbids(manifest: Manifest, tmp_path: Path, path: tuple[str, ...], value: object) -> None:
     document = json.loads(to_json(manifest))
-    assert list(violations(schema(), document)) == []
+    jsonschema.validate(document, schema())
     changed = deepcopy(document)
     place = changed
     for name in path[:-1]:
         place = place[name]
     place[path[-1]] = value
 
-    found = list(violations(schema(), changed))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(changed, schema())
+    (tmp_path / "manifest.json").write_text(json.dumps(changed))
+    with pytest.raises(ManifestError) as refused:
+        read_manifest(tmp_path)
 
-    assert found
-    assert all(violation.path.startswith(path[0]) for violation in found)
+    assert refused.value.findings
+    assert all(finding.field.startswith(f"manifest.json: {path[0]}") for finding in refused.value.findings)
 
 
-def test_a_keyword_that_is_not_known_is_not_overlooked() -> None:
-    with pytest.raises(ValueError, match="maxLength"):
-        list(violations({"properties": {"a": {"maxLength": 3}}}, {"a": "long"}))
+def test_a_missing_name_is_found(manifest: Manifest, tmp_path: Path) -> None:
+    """Every name is required, also those that may be null."""
+    document = json.loads(to_json(manifest))
+    for name in document.keys() - {"schema", "version"}:
+        (tmp_path / "manifest.json").write_text(json.dumps({k: v for k, v in document.items() if k != name}))
+
+        with pytest.raises(
+            ManifestError, match=f"{name}: is missing; it must be there, as the document requires"
+        ):
+            read_manifest(tmp_path)
+
+
+def test_a_manifest_of_the_first_release_is_still_read_and_verified() -> None:
+    """The directory was written before manifests became models, and is never written anew."""
+    manifest = read_manifest(OLD_ENGINE)
+
+    assert manifest is not None
+    jsonschema.validate(json.loads((OLD_ENGINE / "manifest.json").read_text()), schema())
+    assert (manifest.model_id, manifest.golden[0].ids) == ("acme/tiny", (3, 4, 5))
+    assert verify(OLD_ENGINE, runtime=machine(L4)) == []
+    assert to_json(manifest) == (OLD_ENGINE / "manifest.json").read_text()
 
 
 def test_the_tokenizer_is_noted(manifest: Manifest) -> None:
@@ -138,7 +161,7 @@ def test_the_tokenizer_is_noted(manifest: Manifest) -> None:
 
 
 def test_a_template_inside_the_settings_is_the_same_template(tmp_path: Path) -> None:
-    from engines.tokenizer_files import read_tokenizer
+    from engines.facts.tokenizer_files import read_tokenizer
 
     model = write_model(tmp_path / "model")
     before = read_tokenizer(model).chat_template_sha256
@@ -154,9 +177,9 @@ def test_versions_of_another_installation_are_not_those_of_the_build(tmp_path: P
     directory = write_plain(tmp_path / "engine")
     other = machine(L4, tensorrt_llm="1.2.2")
 
-    noted = make_manifest(directory, Source("x", None), other, origin="adopted")
+    noted = make_manifest(directory, Source(checkpoint="x", revision=None), other, origin="adopted")
 
-    assert noted.software == Software("1.2.1", None, None, None)
+    assert noted.software == Software(tensorrt_llm="1.2.1", tensorrt=None, cuda=None, driver=None)
 
 
 def test_files_are_all_but_the_manifest_and_hidden_ones(tmp_path: Path) -> None:
@@ -173,23 +196,26 @@ class TestSource:
         snapshot = tmp_path / "models--meta-llama--Llama-3.1-8B" / "snapshots" / COMMIT
         snapshot.mkdir(parents=True)
 
-        assert source_of(snapshot) == Source("meta-llama/Llama-3.1-8B", COMMIT)
+        assert source_of(snapshot) == Source(checkpoint="meta-llama/Llama-3.1-8B", revision=COMMIT)
 
     def test_a_downloaded_directory_has_the_revision_that_the_client_noted(self, tmp_path: Path) -> None:
         notes = tmp_path / "tiny" / ".cache/huggingface/download"
         notes.mkdir(parents=True)
         (notes / "config.json.metadata").write_text(f"{COMMIT}\netag\n1.0\n")
 
-        assert source_of(tmp_path / "tiny") == Source("tiny", COMMIT)
+        assert source_of(tmp_path / "tiny") == Source(checkpoint="tiny", revision=COMMIT)
 
     def test_otherwise_the_revision_is_the_one_that_is_given(self, tmp_path: Path) -> None:
         (tmp_path / "tiny").mkdir()
 
-        assert source_of(tmp_path / "tiny") == Source("tiny", None)
-        assert source_of(tmp_path / "tiny", "abc") == Source("tiny", "abc")
+        assert source_of(tmp_path / "tiny") == Source(checkpoint="tiny", revision=None)
+        assert source_of(tmp_path / "tiny", "abc") == Source(checkpoint="tiny", revision="abc")
 
 
 def test_without_a_gpu_none_is_noted(tmp_path: Path) -> None:
     directory = write_plain(tmp_path / "engine")
 
-    assert make_manifest(directory, Source("x", None), Runtime(), origin="adopted").gpu is None
+    assert (
+        make_manifest(directory, Source(checkpoint="x", revision=None), Runtime(), origin="adopted").gpu
+        is None
+    )

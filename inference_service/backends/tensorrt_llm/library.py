@@ -15,8 +15,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from engines.runtime import writable_workspace
-from engines.verification.config import SUPPORTED, is_supported
+from engines.facts.machine import writable_workspace
+from engines.verification.checks import SUPPORTED, is_supported
 from inference_service.backends.errors import BackendStartError
 from inference_service.backends.tensorrt_llm.options import Options, find_options
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from engines.engine_config import EngineConfig
+from engines.facts.engine_directory import EngineConfig
 from inference_service.backends.errors import BackendStartError
 from inference_service.backends.tensorrt_llm.engine import Engine
 from inference_service.backends.tensorrt_llm.library import Library, load_library

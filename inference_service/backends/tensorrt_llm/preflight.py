@@ -9,10 +9,10 @@ from pathlib import Path
 
 import structlog
 
-from engines.engine_config import CONFIG_FILE, EngineConfig, read_engine_config
-from engines.finding import Finding
-from engines.runtime import probe
-from engines.verify import verify
+from engines.errors import Finding
+from engines.facts.engine_directory import CONFIG_FILE, EngineConfig, read_engine_config
+from engines.facts.machine import probe
+from engines.verification.verify import verify
 from inference_service.backends.errors import BackendStartError
 
 _log = structlog.stdlib.get_logger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from engines import tools
+from engines.facts import toolchain as tools
 
 _ALGOS = {
     "full_prec": None,

@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from engines import tools
+from engines.facts import toolchain as tools
 
 
 def main() -> None:
