@@ -83,6 +83,10 @@ class Access:
             self._limiter.spend(caller.key_id)
         return caller
 
+    def still_counts(self, caller: Caller) -> bool:
+        """Whether the key of a caller who was let through is active still."""
+        return caller.key_id == ANONYMOUS or self._keyring.is_active(caller.key_id)
+
 
 def _bearer(metadata: Metadata) -> str:
     for name, value in metadata:

@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from inference_service import status
-from inference_service.access import Access, Caller, Metadata
+from inference_service.access import ANONYMOUS, Access, Caller, Metadata
 from inference_service.backends.errors import EngineDeadError
 from inference_service.errors import (
     DeadlineBeforeFirstToken,
@@ -27,6 +27,7 @@ from inference_service.errors import (
     ServiceError,
 )
 from inference_service.generation.deadline import DeadlinePassed
+from inference_service.generation.fair_queue import Tenant
 from lodestream_common.keys import Level
 
 _log = structlog.get_logger(__name__)
@@ -68,6 +69,11 @@ class Call:
     def metadata(self) -> Metadata:
         """What the caller sent beside the message."""
         return self.context.invocation_metadata() or ()
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose turns it takes where several wait."""
+        return None if self.caller is None or self.caller.key_id == ANONYMOUS else self.caller.key_id
 
     @property
     def verdict(self) -> ServiceError | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from inference_service.backends import registry
@@ -13,6 +11,7 @@ from inference_service.backends.types import BackendStats
 from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady
 from inference_service.generation.admission import Admission
+from inference_service.generation.fair_pool import FairPool
 from inference_service.generation.filter import ContentPolicy
 from inference_service.models import catalog, loader, store
 from inference_service.parse.stopping import TokenLimits
@@ -65,7 +64,7 @@ class EngineDoor:
         return self.enter().backend.stats()
 
 
-async def build(config: ServiceConfig, workers: Executor, compilers: Executor) -> EngineRoom:
+async def build(config: ServiceConfig, workers: FairPool, compilers: FairPool) -> EngineRoom:
     """Find the model, load the engine.
 
     Raises:
@@ -104,7 +103,7 @@ def _policy(config: ServiceConfig) -> ContentPolicy | None:
     return FilePolicy(config.content_filter_file)
 
 
-async def _load(config: ServiceConfig, workers: Executor) -> loader.LoadedModel:
+async def _load(config: ServiceConfig, workers: FairPool) -> loader.LoadedModel:
     stop = threading.Event()
 
     def load() -> loader.LoadedModel:
@@ -113,7 +112,7 @@ async def _load(config: ServiceConfig, workers: Executor) -> loader.LoadedModel:
         return loader.load(found)
 
     try:
-        return await asyncio.get_running_loop().run_in_executor(workers, load)
+        return await workers.run(None, 0, load)
     finally:
         # A server that is told to end while it fetches does not wait for the rest.
         stop.set()

@@ -119,8 +119,9 @@ class RateLimited(ServiceError):
 class QueueFull(ServiceError):
     """Expected: the queue is full."""
 
-    def __init__(self, limit: int, retry_after: float) -> None:
-        super().__init__(f"All slots are busy and {limit} requests wait already.")
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        """Args: waiting: requests that wait; where there are keys, those of the caller's own."""
+        super().__init__(f"All slots are busy and {waiting} requests wait already.")
         self.retry_after = retry_after
 
 

@@ -81,11 +81,17 @@ class HealthMonitor:
     """Seconds between two looks at the engine."""
 
     def __init__(
-        self, services: Sequence[str], read_stats: Callable[[], BackendStats], stall_seconds: float
+        self,
+        services: Sequence[str],
+        read_stats: Callable[[], BackendStats],
+        stall_seconds: float,
+        on_change: Callable[[State], None] = lambda _: None,
     ) -> None:
+        """Args: on_change: is told each new state."""
         self.servicer = HealthBoard(("", *services))
         self._read_stats = read_stats
         self._stall_seconds = stall_seconds
+        self._on_change = on_change
         self._lifecycle = State.STARTING
         self.state = State.STARTING
         self.died = asyncio.Event()
@@ -105,7 +111,8 @@ class HealthMonitor:
         state = self._judge()
         if state is not self.state:
             _log.info("health", state=state.value, before=self.state.value)
-        self.state = state
+            self.state = state
+            self._on_change(state)
         if state is State.DEAD:
             self.died.set()
         self.servicer.show(serving=state is State.READY)

@@ -45,7 +45,7 @@ class ModelServicer:
         model = self._door.enter().model
         model.check_length(request)
         effort = Effort.LONG if request.chat.tools else Effort.BY_SIZE
-        return await model.work(call.size, _count, request, model, effort=effort)
+        return await model.work(call.tenant, call.size, _count, request, model, effort=effort)
 
     def _describe(self, name: str) -> pb.Model:
         model = self._door.enter().model

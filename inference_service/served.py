@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
 from inference_service.backends.types import BackendDescription, Sampling
 from inference_service.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, Violation
+from inference_service.generation.fair_pool import FairPool
+from inference_service.generation.fair_queue import Tenant
 from inference_service.generation.prompt import ChatTemplate, PromptError
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.generation.tools.types import ToolMode
@@ -55,9 +55,9 @@ class ServedModel:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     engine: BackendDescription
-    workers: Executor
+    workers: FairPool
     """Where large requests are read."""
-    compilers: Executor
+    compilers: FairPool
     """Where grammars are compiled, which may take seconds: nobody who only has a long prompt waits for it."""
     limits: TokenLimits = field(default_factory=TokenLimits)
     """How many tokens a choice gets."""
@@ -125,13 +125,23 @@ class ServedModel:
         ]
 
     async def work(
-        self, size: int, function: Callable[..., T], *arguments: object, effort: Effort = Effort.BY_SIZE
+        self,
+        tenant: Tenant,
+        size: int,
+        function: Callable[..., T],
+        *arguments: object,
+        effort: Effort = Effort.BY_SIZE,
     ) -> T:
-        """Call a function that reads a request of `size` bytes, in a worker where that takes its time."""
+        """Call a function that reads a request of `size` bytes, in a worker where that takes its time.
+
+        Raises:
+            QueueFull: too much of this tenant's waits for a worker already.
+
+        """
         if effort is Effort.BY_SIZE and size <= _INLINE_BYTES:
             return function(*arguments)
-        executor = self.compilers if effort is Effort.COMPILING else self.workers
-        return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+        pool = self.compilers if effort is Effort.COMPILING else self.workers
+        return await pool.run(tenant, size, function, *arguments)
 
     def encode(self, prompt: Prompt, field: str) -> Sequence[int]:
         """The token ids of a prompt, at least one. It stands in this field of the request.

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -23,7 +22,8 @@ from inference_service.access import Access, RateLimiter
 from inference_service.call import Calls
 from inference_service.config import ServiceConfig
 from inference_service.engine_room import EngineDoor
-from inference_service.errors import NotReady, ReaderStalled
+from inference_service.errors import NotReady, ReaderStalled, Unauthenticated
+from inference_service.generation.fair_pool import FairPool
 from inference_service.guard import Guard
 from inference_service.health import HealthMonitor, State
 from inference_service.model_servicer import ModelServicer
@@ -39,8 +39,15 @@ SERVICES = (
     model_pb.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 
+_WAITING_MESSAGES = 16
+"""So many of the largest messages may wait to be read, in all."""
+_KEYS_INTERVAL = 0.4
+"""Seconds between two looks at the keys of the calls that run."""
 _FILES_INTERVAL = 0.5
 """Seconds between two looks at the files that are followed."""
+
+
+_REFUSALS = {State.STALLED: "its engine makes no progress", State.DEAD: "its engine is down"}
 
 
 class Server:
@@ -62,10 +69,11 @@ class Server:
         self._keyring = keyring
         self._access = Access(keyring, RateLimiter(config.requests_per_minute))
         self._door = EngineDoor()
-        self._workers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-worker")
-        self._compilers = ThreadPoolExecutor(os.cpu_count() or 1, "lodestream-compiler")
+        threads, most_bytes = os.cpu_count() or 1, _WAITING_MESSAGES * config.max_message_bytes
+        self._workers = FairPool(threads, "lodestream-worker", most_bytes)
+        self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
         self.calls = Calls(self._access, config.max_message_bytes, config.body_timeout)
-        self.health = HealthMonitor(SERVICES, self._door.stats, config.stall_timeout)
+        self.health = HealthMonitor(SERVICES, self._door.stats, config.stall_timeout, self._on_state)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = self._assemble()
         self.address: Address | None = None
@@ -84,6 +92,7 @@ class Server:
         self._tasks = [
             asyncio.create_task(self.health.watch(), name="health"),
             asyncio.create_task(self._watch_readers(), name="stalled-readers"),
+            asyncio.create_task(self._watch_keys(), name="keys"),
             asyncio.create_task(self._watch_files(), name="watched-files"),
         ]
         _log.info("serving", address=str(self.address), model=self._door.enter().model.id)
@@ -116,7 +125,7 @@ class Server:
         await self._grpc.stop(0.2)
         await self._door.close()
         for pool in (self._workers, self._compilers):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
 
     def _assemble(self) -> grpc.aio.Server:
         config = self.config
@@ -140,6 +149,23 @@ class Server:
             # Taken since, or something that only gRPC minds.
             raise cannot_listen(self._wanted, "grpc_address", OSError(str(error))) from error
         return self._wanted if self._wanted.is_unix else Address(self._wanted.host, port)
+
+    def _on_state(self, state: State) -> None:
+        """Answer at once, and those who wait, where the engine answers nobody."""
+        reason = _REFUSALS.get(state)
+        admission = self._door.enter().admission
+        if reason is None:
+            admission.resume()
+        else:
+            admission.suspend(reason)
+
+    async def _watch_keys(self) -> None:
+        """End the calls of keys that were revoked meanwhile."""
+        while True:
+            await asyncio.sleep(_KEYS_INTERVAL)
+            for call in self.calls:
+                if call.caller is not None and not self._access.still_counts(call.caller):
+                    call.end_with(Unauthenticated("The API key was revoked."))
 
     async def _watch_readers(self) -> None:
         """End streams that nobody reads: what they hold back would grow, and their slot is wanted."""

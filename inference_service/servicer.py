@@ -58,10 +58,10 @@ class GenerateServicer:
         room = self._door.enter()
         room.admission.check_open()
         if not message.validate_only:
-            room.admission.check_space()
+            room.admission.check_space(call.tenant)
         request = await self._read(call, message, room)
         call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
-        with room.admission.reserve(_tenant(call), request.permits, request.deadline) as permit:
+        with room.admission.reserve(call.tenant, request.permits, request.deadline) as permit:
             generation = Generation(room.backend, permit, request, watch)
             try:
                 async with aclosing(generation.events()) as events:
@@ -71,19 +71,19 @@ class GenerateServicer:
 
     async def _read(self, call: Call, message: pb.GenerateRequest, room: EngineRoom) -> GenerationRequest:
         room.model.check_length(message, message.stopping.max_tokens)
-        parsed = await room.model.work(call.size, parse.parse_generate, message, room.model.limits)
+        parsed = await room.model.work(
+            call.tenant, call.size, parse.parse_generate, message, room.model.limits
+        )
         call.facts |= {"user": parsed.user} if parsed.user else {}
         caller = Caller(call.request_id, _key_name(call), _deadline(call.context))
         planner = Planner(room.model, room.policy, room.backend.check_grammar)
-        request = await room.model.work(call.size, planner.plan, parsed, caller, effort=effort_of(parsed))
+        request = await room.model.work(
+            call.tenant, call.size, planner.plan, parsed, caller, effort=effort_of(parsed)
+        )
         if not parsed.validate_only:
             return request
-        estimate = room.admission.estimate(_tenant(call))
+        estimate = room.admission.estimate(call.tenant)
         return replace(request, report=replace(request.report, queue_estimate=estimate))
-
-
-def _tenant(call: Call) -> str:
-    return call.caller.key_id if call.caller else ANONYMOUS
 
 
 def _key_name(call: Call) -> str:

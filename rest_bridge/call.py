@@ -14,6 +14,7 @@ from rest_bridge.auth import bearer_token, check_key
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import invalid
 from rest_bridge.exchange import Exchange
+from rest_bridge.revocation import UntilRevoked
 
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
 _MOST_SECONDS = 3600
@@ -66,7 +67,9 @@ def admit(request: Request, needed: Level) -> Call:
     token = bearer_token(request.headers.get("authorization"))
     check_key(bridge.keyring, token, needed)
     timeout = _timeout(request.headers.get("x-request-timeout"), bridge.config.request_timeout)
-    return Call(bridge, request.state.exchange, token, timeout)
+    exchange: Exchange = request.state.exchange
+    exchange.until_revoked = UntilRevoked(bridge.keyring, token)
+    return Call(bridge, exchange, token, timeout)
 
 
 def _timeout(header: str | None, default: float | None) -> float | None:

@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,6 +41,8 @@ class Exchange:
     stream: Callable[[Receive, Send], Awaitable[None]] | None = None
     """A reply that takes long. It runs after the app has returned, so that no frame of the app, and nothing
     that one holds, lives as long as the stream does."""
+    until_revoked: AbstractContextManager[None] = field(default_factory=nullcontext)
+    """Ends the block it wraps once the caller's key does not count any more."""
     names: Names = field(default_factory=Names)
     """What the service calls a parameter → what the caller does."""
     _began: float = field(default_factory=time.monotonic)

@@ -55,6 +55,7 @@ class EventStream(Response):
         self._frames = frames
         self._exchange = exchange
         self._keepalive = keepalive
+        self._until_revoked = exchange.until_revoked
         self._headers_after = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,8 +72,9 @@ class EventStream(Response):
         """
         output = Output(send, self._keepalive, self.status_code, self.raw_headers)
         try:
-            async with UntilDisconnect(receive), self._stream:
-                last = await self._relay(output)
+            with self._until_revoked:
+                async with UntilDisconnect(receive), self._stream:
+                    last = await self._relay(output)
         except ClientGone:
             raise
         except (Exception, asyncio.CancelledError) as error:

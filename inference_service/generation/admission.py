@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
+from typing import NoReturn
 
 from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFull
 from inference_service.generation.deadline import Deadline, DeadlinePassed
+from inference_service.generation.fair_queue import FairQueue, Tenant
 
 Permit = Callable[[], AbstractAsyncContextManager[int]]
 """Waits for a permit; the context holds it. Gives how many are held, this one included.
@@ -21,56 +23,69 @@ Raises:
 """
 
 _Turn = asyncio.Future[None]
-"""A place in the queue; done once it has a permit."""
+"""A place in the queue; done once it has a permit, or an error where it will get none."""
 
 
 class Admission:
     """A fixed number of permits and a bounded queue that is fair between tenants.
 
-    Tenants with waiting requests take turns, so one that floods the queue delays itself, not the
-    others. Within a tenant, first come is first served.
+    Tenants with waiting requests take turns and share the places, so one that floods the queue delays and
+    refuses itself, not the others.
     """
 
     def __init__(self, *, capacity: int, queue_limit: int) -> None:
         self._capacity = capacity
-        self._queue_limit = queue_limit
-        self._waiting: OrderedDict[str, deque[_Turn]] = OrderedDict()
-        self._waiting_count = 0
+        self._waiting: FairQueue[_Turn] = FairQueue(queue_limit)
         self._hold_seconds: float | None = None
         """How long recent requests held a permit; None: there were none yet."""
+        self._refusal: str | None = None
+        """Why nobody is admitted now; None: everybody is."""
         self._closed = False
         self.running = 0
 
     @property
     def waiting(self) -> int:
-        return self._waiting_count
+        return len(self._waiting)
 
     def close(self) -> None:
         """Admit nobody new. Requests that wait already keep their place."""
         self._closed = True
 
+    def suspend(self, reason: str) -> None:
+        """Admit nobody until `resume`, and tell so those who wait. Who holds a permit keeps it."""
+        self._refusal = reason
+        for turn in self._waiting.drain():
+            if not turn.done():
+                turn.set_exception(NotReady(reason))
+
+    def resume(self) -> None:
+        """Admit again."""
+        self._refusal = None
+
     def check_open(self) -> None:
         """Find out whether anybody may come in.
 
         Raises:
-            NotReady: closed.
+            NotReady: closed, or suspended.
 
         """
         if self._closed:
             raise NotReady("it is shutting down")
+        if self._refusal is not None:
+            raise NotReady(self._refusal)
 
-    def check_space(self) -> None:
-        """Find out whether a request may come in now, before any work is done for it.
+    def check_space(self, tenant: Tenant) -> None:
+        """Find out whether a tenant's request may come in now, before any work is done for it.
 
         Raises:
-            QueueFull: as many as allowed wait already.
+            QueueFull: as many as allowed wait already, or as many of this tenant's.
 
         """
-        if self.running >= self._capacity and self._waiting_count >= self._queue_limit:
-            raise QueueFull(self._queue_limit, self._next_permit())
+        if self.running >= self._capacity and not self._waiting.has_space(tenant):
+            self._refuse(tenant)
 
     @contextmanager
-    def reserve(self, tenant: str, permits: int, deadline: Deadline | None = None) -> Iterator[Permit]:
+    def reserve(self, tenant: Tenant, permits: int, deadline: Deadline | None = None) -> Iterator[Permit]:
         """Take places for a request: free permits at once, the rest in the queue. All of them or none.
 
         Gives what waits for a permit and holds it, as often as there are places. Those that are left when
@@ -82,7 +97,7 @@ class Admission:
             deadline: how long to wait.
 
         Raises:
-            NotReady: closed.
+            NotReady: closed, or suspended.
             QueueFull: there are not so many places.
             DeadlineBeforeFirstToken: by the time that recent requests took, it would pass in the queue.
 
@@ -96,37 +111,43 @@ class Admission:
             while turns:
                 self._give_back(tenant, turns.pop())
 
-    def estimate(self, tenant: str) -> float:
+    def estimate(self, tenant: Tenant) -> float:
         """Seconds that a request would wait now, from how long permits were held lately."""
         if self.running < self._capacity or self._hold_seconds is None:
             return 0.0
-        own = len(self._waiting.get(tenant, ()))
-        others = (len(turns) for name, turns in self._waiting.items() if name != tenant)
-        before = own + sum(min(count, own + 1) for count in others)
+        counts = self._waiting.counts
+        own = counts.get(tenant, 0)
+        before = own + sum(min(count, own + 1) for name, count in counts.items() if name != tenant)
         return (before + 1) * self._hold_seconds / self._capacity
 
-    def _check(self, tenant: str, permits: int, deadline: Deadline | None) -> None:
+    def _check(self, tenant: Tenant, permits: int, deadline: Deadline | None) -> None:
         self.check_open()
-        self.check_space()
-        # A request of more choices than the queue has room for could never come in; alone it may.
-        if self._waiting_count and self._waiting_count + permits > self._queue_limit:
-            raise QueueFull(self._queue_limit, self._next_permit())
+        self.check_space(tenant)
+        # A request of more choices than its tenant's share could never come in; alone it may.
+        waiting = permits - max(0, self._capacity - self.running)
+        if waiting > 0 and self._waiting and not self._waiting.has_space(tenant, waiting):
+            self._refuse(tenant)
         wait = self.estimate(tenant)
         if deadline is not None and wait and time.monotonic() + wait > deadline.at:
             raise DeadlineBeforeFirstToken(wait)
 
-    def _enter(self, tenant: str) -> _Turn:
+    def _refuse(self, tenant: Tenant) -> NoReturn:
+        waiting = len(self._waiting) if tenant is None else self._waiting.counts.get(tenant, 0)
+        raise QueueFull(waiting, self._next_permit())
+
+    def _enter(self, tenant: Tenant) -> _Turn:
         turn: _Turn = asyncio.get_running_loop().create_future()
         if self.running < self._capacity:
             self.running += 1
             turn.set_result(None)
         else:
-            self._waiting.setdefault(tenant, deque()).append(turn)
-            self._waiting_count += 1
+            self._waiting.push(tenant, turn)
         return turn
 
     @asynccontextmanager
-    async def _hold(self, tenant: str, turns: deque[_Turn], deadline: Deadline | None) -> AsyncIterator[int]:
+    async def _hold(
+        self, tenant: Tenant, turns: deque[_Turn], deadline: Deadline | None
+    ) -> AsyncIterator[int]:
         turn = turns.popleft()
         try:
             await (turn if deadline is None else deadline.bound(turn))
@@ -140,39 +161,20 @@ class Admission:
             self._learn(time.monotonic() - began)
             self._release()
 
-    def _give_back(self, tenant: str, turn: _Turn) -> None:
-        if turn.done() and not turn.cancelled():
+    def _give_back(self, tenant: Tenant, turn: _Turn) -> None:
+        if not turn.done() or turn.cancelled():
+            self._waiting.discard(tenant, turn)
+        elif turn.exception() is None:
             self._release()
-        else:
-            self._forget(tenant, turn)
 
     def _release(self) -> None:
         """Hand the permit to the next in turn, or put it back."""
-        turn = self._next_turn()
-        if turn is None:
-            self.running -= 1
-        else:
-            turn.set_result(None)
-
-    def _next_turn(self) -> _Turn | None:
-        while self._waiting:
-            tenant, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            self._waiting_count -= 1
-            if turns:
-                self._waiting[tenant] = turns
+        while (popped := self._waiting.pop()) is not None:
+            _, turn = popped
             if not turn.done():
-                return turn
-        return None
-
-    def _forget(self, tenant: str, turn: _Turn) -> None:
-        turns = self._waiting.get(tenant)
-        if turns is None or turn not in turns:
-            return
-        turns.remove(turn)
-        self._waiting_count -= 1
-        if not turns:
-            del self._waiting[tenant]
+                turn.set_result(None)
+                return
+        self.running -= 1
 
     def _learn(self, held: float) -> None:
         known = held if self._hold_seconds is None else self._hold_seconds

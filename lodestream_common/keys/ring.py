@@ -49,6 +49,11 @@ class Keyring:
         key = self.find(token)
         return key if key is not None and key.is_active else None
 
+    def is_active(self, key_id: str) -> bool:
+        """Whether a key exists and was not revoked."""
+        self.refresh()
+        return any(key.id == key_id and key.is_active for key in self._keys)
+
     def refresh(self) -> None:
         """Look whether the file has changed, if it is time to. Each question does so, too."""
         now = time.monotonic()

@@ -66,8 +66,9 @@ class Endpoint(Generic[Body]):
     async def _whole(
         self, request: Request, call: Call, body: Body, message: GenerateRequest, account: Account
     ) -> Response:
-        async with UntilDisconnect(request.receive):
-            generation = await call.bridge.client.generate_request(message, **call.options)
+        with call.exchange.until_revoked:
+            async with UntilDisconnect(request.receive):
+                generation = await call.bridge.client.generate_request(message, **call.options)
         names = account.ignored_by_all(generation.report)
         if body.validate_only:
             reply = self.reply.validation(generation, body.model, account)

@@ -11,7 +11,6 @@ import pytest_asyncio
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.loader import LoadedModel
 from tests.doors.asked import chat, completion
-from tests.models.llama_cpp import LlamaCpp
 from tests.support.doors import Doors, running_doors
 from tests.support.service import MODEL_ID
 
@@ -26,15 +25,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def doors() -> AsyncIterator[Doors]:
     async with running_doors() as doors:
         yield doors
-
-
-@pytest.mark.parametrize("text", [RENDERED, "<|im_start|><|im_start|>", " a <|im_end|>", "<|im_end", "plain"])
-async def test_ids_are_those_of_llama_cpp(tokenizer: Tokenizer, loaded_model: LoadedModel, text: str) -> None:
-    reference = LlamaCpp(loaded_model.path)
-
-    for special in (False, True):
-        ids = tokenizer.encode_prompt(text, parse_special=special)
-        assert ids == reference.encode(text, parse_special=special)
 
 
 async def test_a_rendered_prompt_is_the_conversation(doors: Doors) -> None:

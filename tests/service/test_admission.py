@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFull
 from inference_service.generation.admission import Admission
 from inference_service.generation.deadline import Deadline, DeadlinePassed
+from inference_service.generation.fair_queue import Tenant
 from tests.support.permits import permit
 from tests.support.texts import THOROUGH
 
@@ -27,12 +28,12 @@ class Line:
         self._leave: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def join(self, name: str, tenant: str = "t", deadline: Deadline | None = None) -> None:
+    async def join(self, name: str, tenant: Tenant = None, deadline: Deadline | None = None) -> None:
         self._leave[name] = asyncio.Event()
         self.tasks[name] = asyncio.create_task(self._hold(name, tenant, deadline))
         await settle()
 
-    async def _hold(self, name: str, tenant: str, deadline: Deadline | None) -> None:
+    async def _hold(self, name: str, tenant: Tenant, deadline: Deadline | None) -> None:
         async with permit(self.admission, tenant, deadline):
             self.admitted.append(name)
             await self._leave[name].wait()
@@ -120,7 +121,7 @@ async def test_one_more_than_may_wait_is_refused_at_once(queue_limit: int) -> No
             await queue.join(str(number))
 
         with pytest.raises(QueueFull) as caught:
-            async with permit(queue.admission, "t"):
+            async with permit(queue.admission, None):
                 pass
         assert caught.value.retry_after is not None
         assert 0.1 <= caught.value.retry_after <= 60
@@ -144,7 +145,7 @@ async def test_a_deadline_while_waiting() -> None:
         await queue.join("a")
 
         with pytest.raises(DeadlinePassed):
-            async with permit(queue.admission, "t", Deadline.after(0.05)):
+            async with permit(queue.admission, None, Deadline.after(0.05)):
                 pass
         assert queue.admission.waiting == 0
 
@@ -156,7 +157,7 @@ async def test_a_deadline_that_has_passed_matters_only_where_one_must_wait() -> 
 
         assert queue.admitted == ["a"]
         with pytest.raises(DeadlinePassed):
-            async with permit(queue.admission, "t", late):
+            async with permit(queue.admission, None, late):
                 pass
 
 
@@ -167,7 +168,7 @@ async def test_after_close_nobody_new_is_admitted_and_who_waits_keeps_the_place(
         queue.admission.close()
 
         with pytest.raises(NotReady):
-            async with permit(queue.admission, "t"):
+            async with permit(queue.admission, None):
                 pass
         await queue.leave("a")
         assert queue.admitted == ["a", "b"]
@@ -177,7 +178,7 @@ async def test_a_permit_comes_back_when_its_holder_fails() -> None:
     admission = Admission(capacity=1, queue_limit=0)
 
     with pytest.raises(RuntimeError):
-        async with permit(admission, "t"):
+        async with permit(admission, None):
             raise RuntimeError
     assert admission.running == 0
 
@@ -216,11 +217,11 @@ async def test_places_are_taken_together_and_at_once() -> None:
     """Before any of them is waited for: whoever comes meanwhile finds the queue as it is going to be."""
     admission = Admission(capacity=2, queue_limit=4)
 
-    with admission.reserve("t", 5):
+    with admission.reserve(None, 5):
         assert (admission.running, admission.waiting) == (2, 3)
-        with pytest.raises(QueueFull), admission.reserve("t", 2):
+        with pytest.raises(QueueFull), admission.reserve(None, 2):
             pass
-        with admission.reserve("t", 1):
+        with admission.reserve(None, 1):
             assert (admission.running, admission.waiting) == (2, 4)
         assert (admission.running, admission.waiting) == (2, 3)
     assert (admission.running, admission.waiting) == (0, 0)
@@ -232,22 +233,22 @@ async def test_a_request_that_the_queue_has_no_room_for_may_come_in_alone(
 ) -> None:
     admission = Admission(capacity=1, queue_limit=queue_limit)
 
-    with admission.reserve("t", permits):
+    with admission.reserve(None, permits):
         assert admission.waiting == permits - 1
-        with pytest.raises(QueueFull), admission.reserve("t", 1):
+        with pytest.raises(QueueFull), admission.reserve(None, 1):
             pass
 
 
 async def test_a_request_without_choices_takes_no_place() -> None:
     admission = Admission(capacity=1, queue_limit=0)
 
-    with admission.reserve("t", 1), admission.reserve("t", 0):
+    with admission.reserve(None, 1), admission.reserve(None, 0):
         assert (admission.running, admission.waiting) == (1, 0)
 
 
 async def test_places_left_over_are_free_again_whether_granted_or_not() -> None:
     admission = Admission(capacity=1, queue_limit=9)
-    with admission.reserve("t", 3) as wait:
+    with admission.reserve(None, 3) as wait:
         async with wait():
             pass
         assert (admission.running, admission.waiting) == (1, 1)
@@ -256,7 +257,7 @@ async def test_places_left_over_are_free_again_whether_granted_or_not() -> None:
 
 async def test_each_permit_of_a_request_is_free_when_its_own_context_ends() -> None:
     admission = Admission(capacity=1, queue_limit=9)
-    with admission.reserve("t", 2) as wait:
+    with admission.reserve(None, 2) as wait:
         async with wait() as running:
             assert running == 1
             other = asyncio.create_task(_hold_one(admission))
@@ -278,18 +279,18 @@ class Learned:
         self.admission = Admission(capacity=capacity, queue_limit=100)
         self.admission._learn(seconds)
 
-    def estimate(self, tenant: str = "t") -> float:
+    def estimate(self, tenant: Tenant = None) -> float:
         return self.admission.estimate(tenant)
 
 
 async def test_the_estimate_is_how_long_permits_were_held_lately() -> None:
     admission = Admission(capacity=1, queue_limit=9)
-    async with permit(admission, "t"):
+    async with permit(admission, None):
         await asyncio.sleep(0.05)
 
-    assert admission.estimate("t") == 0
-    async with permit(admission, "t"):
-        assert 0.04 < admission.estimate("t") < 5
+    assert admission.estimate(None) == 0
+    async with permit(admission, None):
+        assert 0.04 < admission.estimate(None) < 5
 
 
 @pytest.mark.parametrize(
@@ -297,7 +298,7 @@ async def test_the_estimate_is_how_long_permits_were_held_lately() -> None:
 )
 async def test_the_estimate_grows_with_the_queue(capacity: int, permits: int, seconds: float) -> None:
     learned = Learned(capacity)
-    with learned.admission.reserve("t", permits):
+    with learned.admission.reserve(None, permits):
         assert learned.estimate() == pytest.approx(seconds)
 
 
@@ -312,21 +313,21 @@ async def test_a_quiet_tenant_waits_for_one_turn_of_each_other_only() -> None:
 async def test_a_deadline_within_the_estimate_is_refused_at_once() -> None:
     learned = Learned(seconds=10)
     admission = learned.admission
-    with admission.reserve("t", 1):
+    with admission.reserve(None, 1):
         soon = Deadline(time.monotonic() + 5)
         with (
             pytest.raises(DeadlineBeforeFirstToken, match=r"about 10\.0 s"),
-            admission.reserve("t", 1, soon),
+            admission.reserve(None, 1, soon),
         ):
             pass
         assert (admission.running, admission.waiting) == (1, 0)
-        with admission.reserve("t", 1, Deadline(time.monotonic() + 60)), admission.reserve("t", 1):
+        with admission.reserve(None, 1, Deadline(time.monotonic() + 60)), admission.reserve(None, 1):
             assert admission.waiting == 2
 
 
 async def test_without_history_no_deadline_is_refused_before_it_passes() -> None:
     admission = Admission(capacity=1, queue_limit=9)
-    with admission.reserve("t", 1), admission.reserve("t", 1, Deadline(time.monotonic() + 0.01)) as wait:
+    with admission.reserve(None, 1), admission.reserve(None, 1, Deadline(time.monotonic() + 0.01)) as wait:
         with pytest.raises(DeadlinePassed):
             async with wait():
                 pass
@@ -336,7 +337,7 @@ async def test_without_history_no_deadline_is_refused_before_it_passes() -> None
 async def test_where_a_permit_is_free_no_deadline_is_refused() -> None:
     learned = Learned(seconds=1000)
 
-    async with permit(learned.admission, "t", Deadline(time.monotonic() + 1)) as running:
+    async with permit(learned.admission, None, Deadline(time.monotonic() + 1)) as running:
         assert running == 1
 
 
@@ -362,7 +363,8 @@ async def _interleave(actions: list[tuple[str, int]], capacity: int, queue_limit
         if action == "step":
             await asyncio.sleep(0)
         assert holders.holding <= admission.running <= capacity
-        assert 0 <= admission.waiting <= queue_limit
+        # Each of the three tenants has a place of its own.
+        assert 0 <= admission.waiting <= (queue_limit + 3 if queue_limit else 0)
         assert admission.waiting == 0 or admission.running == capacity
     holders.end_all()
     await asyncio.wait_for(asyncio.gather(*holders.tasks, return_exceptions=True), 10)
@@ -393,7 +395,7 @@ class Holders:
         for release in self._releases:
             release.set()
 
-    async def _hold(self, tenant: str, deadline: Deadline | None, release: asyncio.Event) -> None:
+    async def _hold(self, tenant: Tenant, deadline: Deadline | None, release: asyncio.Event) -> None:
         with suppress(QueueFull, DeadlinePassed, DeadlineBeforeFirstToken):
             async with permit(self._admission, tenant, deadline):
                 self.holding += 1

@@ -261,9 +261,9 @@ async def test_grammars_and_tools_are_worked_on_beside_the_loop(
     """However small the request is."""
     work, efforts = ServedModel.work, set[Effort]()
 
-    async def watched(self: ServedModel, size: int, *arguments: Any, effort: Effort = Effort.BY_SIZE) -> Any:
+    async def watched(self: ServedModel, *arguments: Any, effort: Effort = Effort.BY_SIZE) -> Any:
         efforts.add(effort)
-        return await work(self, size, *arguments, effort=effort)
+        return await work(self, *arguments, effort=effort)
 
     monkeypatch.setattr(ServedModel, "work", watched)
     counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=spoken("x", TIME_TOOL).chat)

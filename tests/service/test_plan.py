@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from lodestream.inference.v1 import generation_pb2 as pb
 from inference_service.backends.errors import EngineGrammarError
 from inference_service.backends.types import BackendDescription
 from inference_service.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from inference_service.generation.fair_pool import FairPool
 from inference_service.generation.generator import GenerationRequest
 from inference_service.generation.seeds import choice_seed
 from inference_service.models.loader import LoadedModel
@@ -30,7 +30,7 @@ Plan = Callable[..., GenerationRequest]
 @pytest.fixture(scope="module")
 def served(loaded_model: LoadedModel) -> ServedModel:
     engine = BackendDescription("some engine", CONTEXT, 1, loaded_model.tokenizer.vocabulary_size)
-    workers = ThreadPoolExecutor(1)
+    workers = FairPool(1, "reader", 1000)
     return ServedModel("m", {}, loaded_model.tokenizer, loaded_model.chat_template, engine, workers, workers)
 
 

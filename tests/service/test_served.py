@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
 from inference_service.backends.types import BackendDescription, Sampling
 from inference_service.errors import InvalidRequest
+from inference_service.generation.fair_pool import FairPool
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.parse import parse_generate
 from inference_service.served import ServedModel
@@ -37,7 +37,8 @@ IN_USE: dict[str, Any] = {
 
 def served(tokenizer: Tokenizer, **abilities: Any) -> ServedModel:
     engine = BackendDescription("some engine", 100, 1, tokenizer.vocabulary_size, **abilities)
-    return ServedModel("m", {}, tokenizer, None, engine, ThreadPoolExecutor(1), ThreadPoolExecutor(1))
+    pool = FairPool(1, "reader", 1000)
+    return ServedModel("m", {}, tokenizer, None, engine, pool, pool)
 
 
 def check(model: ServedModel, sampling: Sampling) -> None:

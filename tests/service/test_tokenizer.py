@@ -149,3 +149,15 @@ def test_bos_begins_a_prompt_once() -> None:
 def test_a_model_without_bos_gets_none() -> None:
     assert tokenizer_with({}, bos_id=7).encode_prompt("A") == [65]
     assert tokenizer_with({}, add_bos=True).begin([65]) == [65]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<|im_start|>user\nhi <|im_end|>", "<|im_start|><|im_start|>", " a <|im_end|>", "<|im_end", "x"],
+)
+def test_control_tokens_in_raw_prompts_are_parsed_as_llama_cpp_does(
+    tokenizer: Tokenizer, llama_cpp: LlamaCpp, text: str
+) -> None:
+    for special in (False, True):
+        ids = tokenizer.encode_prompt(text, parse_special=special)
+        assert ids == llama_cpp.encode(text, parse_special=special)

@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager
 
 from inference_service.generation.admission import Admission
 from inference_service.generation.deadline import Deadline
+from inference_service.generation.fair_queue import Tenant
 
 
 @asynccontextmanager
-async def permit(admission: Admission, tenant: str, deadline: Deadline | None = None) -> AsyncIterator[int]:
+async def permit(
+    admission: Admission, tenant: Tenant, deadline: Deadline | None = None
+) -> AsyncIterator[int]:
     """Wait for a permit and hold it; how many are held then."""
     with admission.reserve(tenant, 1, deadline) as wait:
         async with wait() as running:

@@ -1,0 +1,36 @@
+"""Both servers before keys, and callers with a key each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lodestream_common.keys.file import KeyFile
+from tests.support.doors import Callers, Doors, running_doors
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedDoors:
+    """A service and a bridge that ask for keys."""
+
+    doors: Doors
+    keys: KeyFile
+    callers: Mapping[str, Callers]
+    """By the names of their keys."""
+
+
+@asynccontextmanager
+async def keyed_doors(directory: Path, *names: str, **service: Any) -> AsyncIterator[KeyedDoors]:
+    """Serve both until the context ends, with a key for each name; no limit of requests a minute.
+
+    Arguments are fields of ServiceConfig.
+    """
+    keys = KeyFile(directory / "keys.json")
+    tokens = {name: keys.create(name)[1] for name in names}
+    service = {"requests_per_minute": 0, "keys_file": keys.path, **service}
+    async with running_doors(**service) as doors:
+        callers = {name: Callers(doors.client, doors.http, key=token) for name, token in tokens.items()}
+        yield KeyedDoors(doors, keys, callers)
