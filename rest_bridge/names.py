@@ -73,7 +73,7 @@ class Names:
         while begin:
             if name := self.own.get(begin) or _FIELDS.get(begin):
                 return name, plain[len(begin) :]
-            begin = re.sub(r"(?:^|\.)[^.\[]*$|\[[^\[]*$", "", begin)
+            begin = re.sub(r"(?:(?:^|\.)[^.\[\]]*|\[])$", "", begin)
         return _GROUPS.sub("", plain, count=1), ""
 
     def in_text(self, text: str) -> str:
