@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.facts.gpus import GPUS, Gpu
-from engines.facts.machine import InstalledGpu
+from engines.facts.machine import InstalledGpu, writable_workspace
 
 LIMITS = ("--max-batch-size", "256", "--max-seq-len", "8192", "--max-num-tokens", "8192")
 EXAMPLES = ("/app/tensorrt_llm/examples", "/workspace/TensorRT-LLM/examples")
@@ -108,7 +108,7 @@ def run(*command: str, cwd: Path | None = None, **variables: str) -> str:
 def environment(**variables: str) -> dict[str, str]:
     """Programs find this Python first, and modules where this process finds them."""
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": programs, **variables}
+    return {**os.environ, **writable_workspace(os.environ), "PATH": programs, **variables}
 
 
 def _shown(command: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from benchmarks.gpu_smoke import assumptions, building, doors, load
 from benchmarks.gpu_smoke.checkpoint import write_checkpoint
 from benchmarks.gpu_smoke.differences import Difference, compare
 from benchmarks.gpu_smoke.expected import unexpected
-from benchmarks.gpu_smoke.steps import Steps
+from benchmarks.gpu_smoke.report import Steps
 from benchmarks.gpu_smoke.suite import ENGINE
 from benchmarks.gpu_smoke.surface import MARK
 from engines.facts import toolchain as tools

@@ -7,6 +7,7 @@ manifest; what cannot be checked there becomes a finding of severity `unchecked`
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from engines.facts.engine_directory import (
     UnreadableConfigError,
     read_engine_config,
 )
-from engines.facts.machine import Runtime
+from engines.facts.machine import Runtime, writable_workspace
 from engines.facts.toolchain import diagnose
 from engines.manifest import Golden, Manifest, ManifestError, read_manifest
 from engines.verification import golden_program
@@ -113,6 +114,7 @@ def _ask(directory: Path, manifest: Manifest) -> list[Golden]:
         done = subprocess.run(  # noqa: S603  the command is ours
             ["python3", golden_program.__file__, directory.absolute(), asked, answered],  # noqa: S607
             cwd=scratch,
+            env={**os.environ, **writable_workspace(os.environ)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

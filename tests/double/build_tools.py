@@ -84,7 +84,7 @@ def write_checkpoint(
 ) -> None:
     """Write what converting or quantising leaves."""
     builder = import_module("tensorrt_llm.builder")
-    enums = import_module("tensorrt_llm.enums")
+    enums = import_module("tensorrt_llm.configs")
     model = json.loads((Path(flags["--model_dir"]) / "config.json").read_text())
     quant = builder.QuantConfig(
         quant_algo=enums.QuantAlgo(algo) if algo else None,

@@ -13,7 +13,7 @@ from engines.building.record import adopt
 from engines.facts.gpus import GIB
 from engines.facts.machine import InstalledGpu, Runtime
 from tests.double.tensorrt_llm.builder import BuildConfig, QuantConfig, build_engine
-from tests.double.tensorrt_llm.enums import QuantAlgo
+from tests.double.tensorrt_llm.configs import QuantAlgo
 
 SPECIALS = (
     "<|begin_of_text|>",

@@ -18,8 +18,7 @@ from benchmarks.gpu_smoke import assumptions
 from benchmarks.gpu_smoke.differences import compare
 from benchmarks.gpu_smoke.doors import NAMES
 from benchmarks.gpu_smoke.expected import ANSWERS, unexpected
-from benchmarks.gpu_smoke.report import report
-from benchmarks.gpu_smoke.steps import Steps
+from benchmarks.gpu_smoke.report import Steps, report
 from benchmarks.gpu_smoke.surface import MARK
 
 ROOT = Path(__file__).parent.parent.parent

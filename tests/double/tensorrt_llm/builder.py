@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from .enums import QuantAlgo
-from .strict import StrictModel
+from .configs import QuantAlgo, StrictModel
 
 _FP8_LIKE = frozenset({QuantAlgo.FP8, QuantAlgo.W4A8_AWQ, QuantAlgo.NVFP4})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .arguments import TrtLlmArgs
 from .builder import BuildConfig, QuantConfig, build_engine, get_engine_version
-from .enums import QuantAlgo
+from .configs import QuantAlgo
 from .executor.executor import Executor
 from .executor.kv_cache import KvCache
 from .script import Script, read_script

@@ -1,6 +1,14 @@
 from ..builder import BuildConfig, CalibConfig, PluginConfig, QuantConfig
-from ..configs import DynamicBatchConfig, ExtendedRuntimePerfKnobConfig, KvCacheConfig, SchedulerConfig
-from ..enums import BatchingType, CapacitySchedulerPolicy, ContextChunkingPolicy, QuantAlgo
+from ..configs import (
+    BatchingType,
+    CapacitySchedulerPolicy,
+    ContextChunkingPolicy,
+    DynamicBatchConfig,
+    ExtendedRuntimePerfKnobConfig,
+    KvCacheConfig,
+    QuantAlgo,
+    SchedulerConfig,
+)
 from ..executor.result import CompletionOutput, RequestOutput
 from ..executor.utils import RequestError
 from ..sampling_params import GuidedDecodingParams, SamplingParams
