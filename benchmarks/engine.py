@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference_service.backends.llama_cpp.loading import SPIN_COUNT
+from lodestream_common.machine import usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def load_engine(arguments: EngineArguments) -> Any:
     params.model.path = arguments.model
     params.n_ctx, params.n_parallel = arguments.context * arguments.slots, arguments.slots
     params.n_batch = params.n_ubatch = max(arguments.prefill_chunk, arguments.slots)
-    params.cpuparams.n_threads = arguments.threads or len(os.sched_getaffinity(0))
+    params.cpuparams.n_threads = arguments.threads or usable_cores()
     params.cache_ram_mib, params.verbosity = 0, -1
     return xllamacpp.Server(params)
 

@@ -47,14 +47,14 @@ class ServiceConfig(CommonConfig):
         ge=64,
         le=1_048_576,
         description="Most tokens of one request, prompt and output together; unset: the engine's own, or the "
-        "model's, at most 8192.",
+        "model's, at most 8192, and less where memory is short.",
     )
     max_concurrency: int | None = Field(
         default=None,
         ge=1,
         le=4096,
         description="Generations that run at once; more wait in the queue; unset: as many as the engine was "
-        "built for, or 4.",
+        "built for, or 2 (the simulated one: 4).",
     )
     queue_limit: int = Field(
         default=256, ge=0, le=100_000, description="Requests that may wait; one more is refused at once."
@@ -74,7 +74,11 @@ class ServiceConfig(CommonConfig):
         "to fit the context in any case.",
     )
     threads: int = Field(
-        default=0, ge=0, le=1024, description="Threads of the llama_cpp engine; 0: one for each core."
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads of the llama_cpp engine; 0: one for each core that this process may use, by its "
+        "cpuset and CPU quota.",
     )
     prefill_chunk: int = Field(
         default=8,

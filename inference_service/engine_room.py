@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inference_service.backends import registry
 from inference_service.backends.base import Backend
 from inference_service.backends.types import BackendStats
+from inference_service.capacity import shape_of
 from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady
 from inference_service.generation.admission import Admission
@@ -17,12 +18,6 @@ from inference_service.models import catalog, loader, store
 from inference_service.parse.stopping import TokenLimits
 from inference_service.served import ServedModel
 from lodestream_common.errors import OperatorError
-
-DEFAULT_CONTEXT_LENGTH = 8192
-"""Unless the settings say otherwise, no request gets more: the KV cache is reserved for all slots.
-
-Compiled engines share theirs between requests as they come, and have their own limit.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,7 @@ async def build(config: ServiceConfig, workers: FairPool, compilers: FairPool) -
     """
     policy = _policy(config)
     loaded = await _load(config, workers)
-    backend = registry.create(config, loaded.path, loaded.tokenizer, _context_length(config, loaded))
+    backend = registry.create(config, loaded.path, loaded.tokenizer, shape_of(config, loaded))
     description = await backend.start()
     model = ServedModel(
         id=loaded.id,
@@ -124,11 +119,3 @@ def _check_aliases(config: ServiceConfig, served: store.ModelFile) -> None:
     for name, target in config.alias.items():
         if target not in known:
             raise OperatorError(f"alias: {name}={target} names no served model; the served id is {served.id}")
-
-
-def _context_length(config: ServiceConfig, model: loader.LoadedModel) -> int:
-    most = model.context_length
-    wanted = config.context_length or (min(most, DEFAULT_CONTEXT_LENGTH) if config.engine is None else most)
-    if wanted > most:
-        raise OperatorError(f"context_length: the model was made for {most} tokens, {wanted} are too many")
-    return wanted

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import time
 from collections.abc import Coroutine
@@ -30,6 +29,7 @@ from inference_service.model_servicer import ModelServicer
 from inference_service.servicer import GenerateServicer
 from lodestream_common.address import Address, cannot_listen, check_free, check_open_address, parse_address
 from lodestream_common.keys import Keyring
+from lodestream_common.machine import usable_cores
 from lodestream_common.ready import announce_ready
 
 _log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ class Server:
         self._keyring = keyring
         self._access = Access(keyring, RateLimiter(config.requests_per_minute))
         self._door = EngineDoor()
-        threads, most_bytes = os.cpu_count() or 1, _WAITING_MESSAGES * config.max_message_bytes
+        threads, most_bytes = usable_cores(), _WAITING_MESSAGES * config.max_message_bytes
         self._workers = FairPool(threads, "lodestream-worker", most_bytes)
         self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
         self.calls = Calls(self._access, config.max_message_bytes, config.body_timeout)

@@ -1,4 +1,4 @@
-"""Puts the request of the API page to a bridge, and checks the answer of the default model."""
+"""Puts the request of the API page to a bridge, and checks the answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ REQUEST = {
     "max_tokens": 100,
     "temperature": 0,
 }
-USAGE = {"prompt_tokens": 27, "completion_tokens": 8}
+PROMPT_TOKENS = {26, 27}
+"""Of the default model, which compose.yaml serves, and of the small one."""
+COMPLETION_TOKENS = 8
 
 
 def main() -> int:
@@ -46,8 +48,9 @@ def problem_of(status: int, answer: Any) -> str | None:
     text = answer["choices"][0]["message"]["content"]
     if "Paris" not in text:
         return f"the answer is {text!r}"
-    usage = {name: answer["usage"][name] for name in USAGE}
-    return None if usage == USAGE else f"the usage is {usage} instead of {USAGE}"
+    usage = answer["usage"]
+    right = usage["prompt_tokens"] in PROMPT_TOKENS and usage["completion_tokens"] == COMPLETION_TOKENS
+    return None if right else f"the usage is {usage}"
 
 
 def wait_until_ready(address: str, seconds: float) -> None:

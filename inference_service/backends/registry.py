@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,55 +27,60 @@ class ModelTokenizer(Protocol):
     def token_bytes(self, token_id: int) -> bytes: ...
 
 
-DEFAULT_CONCURRENCY = 4
-"""For backends that no build has set a limit to."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What an engine is loaded for."""
 
-Creator = Callable[[ServiceConfig, Path, ModelTokenizer, int], Backend]
+    slots: int | None
+    """Requests that run at once; None: as many as a compiled engine was built for."""
+    context_length: int
+    """Most tokens of each, prompt and output together."""
 
 
-def create(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, context_length: int) -> Backend:
+Creator = Callable[[ServiceConfig, Path, ModelTokenizer, Shape], Backend]
+
+
+def create(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, shape: Shape) -> Backend:
     """The backend that the settings name, not yet started.
 
     Raises:
         BackendStartError: its settings make no sense.
 
     """
-    return _CREATORS[config.backend](config, path, tokenizer, context_length)
+    return _CREATORS[config.backend](config, path, tokenizer, shape)
 
 
-def _llama_cpp(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, context_length: int) -> Backend:
+def _llama_cpp(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, shape: Shape) -> Backend:
     from inference_service.backends.llama_cpp import LlamaCppBackend
 
     return LlamaCppBackend(
         path,
         tokenizer,
-        context_length=context_length,
-        max_concurrency=config.max_concurrency or DEFAULT_CONCURRENCY,
+        context_length=shape.context_length,
+        max_concurrency=shape.slots or 1,
         threads=config.threads,
         prefill_chunk=config.prefill_chunk,
     )
 
 
-def _simulated(config: ServiceConfig, _: Path, tokenizer: ModelTokenizer, context_length: int) -> Backend:
+def _simulated(config: ServiceConfig, _: Path, tokenizer: ModelTokenizer, shape: Shape) -> Backend:
     from inference_service.backends.simulated import SimulatedBackend
 
     return SimulatedBackend(
         tokenizer,
-        context_length=context_length,
-        max_concurrency=config.max_concurrency or DEFAULT_CONCURRENCY,
+        context_length=shape.context_length,
+        max_concurrency=shape.slots or 1,
         prefill_tps=config.simulated_prefill_tps,
         decode_tps=config.simulated_decode_tps,
         faults=config.simulated_fault,
     )
 
 
-def _tensorrt_llm(
-    config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, context_length: int
-) -> Backend:
+def _tensorrt_llm(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, shape: Shape) -> Backend:
     from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
 
     return TensorRtLlmBackend(
-        path, tokenizer, context_length=context_length, max_concurrency=config.max_concurrency
+        path, tokenizer, context_length=shape.context_length, max_concurrency=shape.slots
     )
 
 

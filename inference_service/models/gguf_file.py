@@ -11,6 +11,7 @@ from inference_service.models.gguf_header import read_header
 from inference_service.models.vocabulary import Vocabulary, read_vocabulary
 
 _ARCHITECTURES = ("llama", "qwen2")
+_BYTES_PER_NUMBER = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class GgufModel:
     vocabulary: Vocabulary
     chat_template: str | None
     """Jinja source."""
+    kv_bytes_per_token: int
+    """Memory that a token takes in the KV cache, in 16-bit numbers; 0 where the file does not say."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -62,6 +65,7 @@ def _model(metadata: dict[str, Any], path: Path) -> GgufModel:
         context_length=_context_length(metadata, architecture, path),
         vocabulary=read_vocabulary(metadata, path),
         chat_template=metadata.get("tokenizer.chat_template") or None,
+        kv_bytes_per_token=_kv_bytes(metadata, architecture),
     )
 
 
@@ -70,3 +74,14 @@ def _context_length(metadata: dict[str, Any], architecture: str, path: Path) -> 
     if not isinstance(length, int) or length < 1:
         raise ModelError(f"{path} does not say its context length: convert or fetch the model again.")
     return length
+
+
+def _kv_bytes(metadata: dict[str, Any], architecture: str) -> int:
+    def field(name: str, default: int = 0) -> int:
+        value = metadata.get(f"{architecture}.{name}", default)
+        return value if isinstance(value, int) else default
+
+    heads = field("attention.head_count", 1)
+    width = field("embedding_length") // max(heads, 1)
+    both = field("attention.key_length", width) + field("attention.value_length", width)
+    return field("block_count") * field("attention.head_count_kv", heads) * both * _BYTES_PER_NUMBER

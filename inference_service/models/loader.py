@@ -27,6 +27,8 @@ class LoadedModel:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     """None: the model takes raw prompts only."""
+    kv_bytes_per_token: int = 0
+    """Memory that a token takes in the KV cache of the embedded engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,12 @@ def _load_gguf(file: ModelFile) -> LoadedModel:
     tokenizer = build_tokenizer(words)
     template = _Template(gguf.chat_template, words.text_of(words.bos_id), words.text_of(words.eos_id))
     return LoadedModel(
-        file.id, file.path, gguf.context_length, tokenizer, _compile(template, tokenizer, gguf.name)
+        file.id,
+        file.path,
+        gguf.context_length,
+        tokenizer,
+        _compile(template, tokenizer, gguf.name),
+        gguf.kv_bytes_per_token,
     )
 
 

@@ -17,6 +17,7 @@ import psutil
 
 from inference_service.backends.errors import BackendStartError
 from lodestream_common.installing import install_command
+from lodestream_common.machine import usable_cores, usable_memory
 
 MOST_SLOTS = 256
 """llama.cpp's own limit on sequences (LLAMA_MAX_SEQ)."""
@@ -125,7 +126,7 @@ def within_free_memory(mapped_bytes: int) -> Iterator[None]:
 
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = psutil.Process().memory_info().vms + psutil.virtual_memory().available + mapped_bytes
+    limit = psutil.Process().memory_info().vms + usable_memory() + mapped_bytes
     if soft == resource.RLIM_INFINITY or limit < soft:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
@@ -138,7 +139,7 @@ def _parameters(library: Any, settings: EngineSettings, socket: Path) -> Any:
     params = library.CommonParams()
     params.model.path = str(settings.model_path)
     params.model_alias = {"served"}
-    params.cpuparams.n_threads = settings.threads or len(os.sched_getaffinity(0))
+    params.cpuparams.n_threads = settings.threads or usable_cores()
     _set_context(params, settings)
     _close_door(params, socket)
     # Prompts are rendered by the service; a template that llama.cpp cannot read must not stop it.
