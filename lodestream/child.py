@@ -15,8 +15,9 @@ from lodestream.setting import PREFIX
 from lodestream_common.errors import OperatorError
 from lodestream_common.ready import PARENT_PIPE, READY_FILE, read_failure, read_ready
 
-_LAST_SECONDS = 3.0
-"""What a server gets between being asked to hurry and being killed."""
+_LAST_SECONDS = 10.0
+"""What a server gets between being asked to hurry and being killed. It aborts what runs, tells its callers,
+and closes its engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ class Child:
         await asyncio.wait({self.exit, hurried}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not self.exit.done():
-            self._signal(signal.SIGTERM)
+            # Of two equal signals that wait together the system delivers one; to the servers both mean the same.
+            self._signal(signal.SIGINT)
             await asyncio.wait({self.exit}, timeout=_LAST_SECONDS)
         if not self.exit.done():
             # The whole session: whatever the server has started goes with it.

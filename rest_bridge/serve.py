@@ -162,6 +162,7 @@ class BridgeServer(uvicorn.Server):
             task.cancel()
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=_LAST_WORDS)
+        _log.info("ended")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal. Unlike uvicorn's own, this does not send it again after a clean end."""

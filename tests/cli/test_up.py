@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -14,8 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,128 +25,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inference_service.models.store import ModelFile, model_id
 from lodestream_common.keys import KeyFile
-
-PATIENCE = 60.0
-FREE_PORTS = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
-
-
-@dataclass
-class Up:
-    """A running `lodestream up`."""
-
-    process: subprocess.Popen[bytes]
-    out: Path
-    err: Path
-
-    @property
-    def banner(self) -> str:
-        return self.out.read_text()
-
-    @property
-    def logs(self) -> list[dict[str, Any]]:
-        """The JSON lines on stderr."""
-        return [json.loads(line) for line in self.err.read_text().splitlines() if line.startswith("{")]
-
-    @property
-    def http(self) -> str:
-        return self.find(r"REST +(http://\S+)")
-
-    @property
-    def grpc(self) -> str:
-        return self.find(r"gRPC +(\S+)")
-
-    @property
-    def curl(self) -> str:
-        return self.find(r"(?s)(curl .*'\n)")
-
-    def children(self) -> dict[str, psutil.Process]:
-        """The servers by their subcommand."""
-        return {child.cmdline()[3]: child for child in psutil.Process(self.process.pid).children()}
-
-    def until_ready(self) -> Up:
-        assert _soon(lambda: "Try it" in self.banner or self.process.poll() is not None)
-        assert self.process.poll() is None, self.err.read_text()
-        return self
-
-    def end(self) -> int:
-        """Press Ctrl-C once."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(PATIENCE)
-
-    def find(self, pattern: str) -> str:
-        found = re.search(pattern, self.banner)
-        assert found, self.banner
-        return found[1]
-
-
-def _all_gone(processes: Iterable[psutil.Process]) -> bool:
-    """Whether none of them runs; one that nobody has reaped yet does not."""
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
-
-
-Start = Callable[..., Up]
-
-
-def _soon(question: Callable[[], object]) -> bool:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if question():
-            return True
-        time.sleep(0.05)
-    return False
+from tests.support.up import FREE_PORTS, PATIENCE, Start, Up, all_gone, body, run_up, soon, starting, stream
 
 
 @pytest.fixture
 def start(tmp_path: Path, model_file: ModelFile) -> Iterator[Start]:
-    """Start `lodestream up` on the simulated engine with more flags; what is left at the end is killed."""
-    with contextlib.ExitStack() as stack:
-
-        def run(*flags: str, variables: Mapping[str, str] | None = None) -> Up:
-            up = Up(_spawn(tmp_path, model_file, flags, variables or {}), tmp_path / "out", tmp_path / "err")
-            stack.callback(_kill, up.process)
-            return up
-
+    """Start `lodestream up` with flags; what is left at the end is killed."""
+    with starting(tmp_path, model_file) as run:
         yield run
-
-
-def _spawn(
-    home: Path, model: ModelFile, flags: tuple[str, ...], variables: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    return _run_up(home, ("--backend=simulated", f"--model={model.path}", *flags), variables)
-
-
-def _run_up(home: Path, flags: tuple[str, ...], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    with (home / "out").open("wb") as out, (home / "err").open("wb") as err:
-        return subprocess.Popen(
-            [sys.executable, "-m", "lodestream.cli", "up", *flags],
-            stdout=out,
-            stderr=err,
-            env={**os.environ, **variables},
-            start_new_session=True,
-        )
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
-    process.kill()
-    process.wait(PATIENCE)
-
-
-def _body(model: str, **options: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **options}
-
-
-@contextlib.contextmanager
-def _stream(up: Up, **options: Any) -> Iterator[Iterator[str]]:
-    """The lines of a stream that has begun."""
-    model = up.find(r"model +(\S+)")
-    url = f"{up.http}/v1/chat/completions"
-    with httpx.stream("POST", url, json=_body(model, stream=True, **options), timeout=PATIENCE) as reply:
-        lines = reply.iter_lines()
-        assert next(lines).startswith("data: ")
-        yield lines
 
 
 def test_both_servers_come_up_answer_and_end(start: Start, model_file: ModelFile) -> None:
@@ -172,7 +56,7 @@ def test_both_servers_come_up_answer_and_end(start: Start, model_file: ModelFile
     children = up.children()
     assert set(children) == {"serve", "bridge"}
     assert up.end() == 0
-    assert _all_gone(children.values())
+    assert all_gone(children.values())
     ends = [line["server"] for line in up.logs if line["event"] in {"ending", "draining"}]
     assert ends == ["bridge", "service"]
     assert not any(line["level"] == "error" for line in up.logs)
@@ -223,7 +107,7 @@ def test_settings_reach_the_servers(start: Start, tmp_path: Path, model_file: Mo
     variables = {"LODESTREAM_CONFIG": str(tmp_path / "c.toml"), "LODESTREAM_MAX_CONCURRENCY": "7"}
     up = start(*FREE_PORTS, variables=variables).until_ready()
 
-    reply = httpx.post(f"{up.http}/v1/chat/completions", json=_body("llama", max_tokens=1), timeout=PATIENCE)
+    reply = httpx.post(f"{up.http}/v1/chat/completions", json=body("llama", max_tokens=1), timeout=PATIENCE)
     assert reply.status_code == 200
     assert "(also llama)" in up.banner
     serve, bridge = up.children()["serve"], up.children()["bridge"]
@@ -236,7 +120,7 @@ def test_ctrl_c_lets_running_requests_finish(start: Start) -> None:
     """A stream that runs when Ctrl-C is pressed ends as it should, and then all ends with status 0."""
     up = start(*FREE_PORTS, "--simulated-decode-tps=20").until_ready()
 
-    with _stream(up, max_tokens=40, ignore_eos=True) as lines:
+    with stream(up, max_tokens=40, ignore_eos=True) as lines:
         # As a terminal does it: the signal goes to the whole foreground group.
         os.killpg(up.process.pid, signal.SIGINT)
         rest = [line for line in lines if line]
@@ -251,7 +135,7 @@ def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
     up = start(*FREE_PORTS, "--simulated-decode-tps=1", "--shutdown-grace=600").until_ready()
     children = up.children().values()
 
-    with _stream(up, max_tokens=500, ignore_eos=True):
+    with stream(up, max_tokens=500, ignore_eos=True):
         up.process.send_signal(signal.SIGINT)
         time.sleep(1.0)
         assert up.process.poll() is None
@@ -259,7 +143,7 @@ def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
 
         assert up.process.wait(30) == 130
 
-    assert _all_gone(children)
+    assert all_gone(children)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -272,7 +156,7 @@ def test_a_signal_ends_the_fetch_of_a_background_job(
         with socket.create_server(("127.0.0.1", 0)) as silent:
             monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
             monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-            process = _run_up(tmp_path, ("--cache-dir", str(tmp_path / "cache")), {})
+            process = run_up(tmp_path, ("--cache-dir", str(tmp_path / "cache")), {})
             silent.settimeout(PATIENCE)
             with silent.accept()[0]:
                 process.send_signal(number)
@@ -311,13 +195,13 @@ def test_where_the_default_cannot_be_had_the_small_model_serves(
 def test_sigterm_while_loading_ends_it_cleanly(start: Start) -> None:
     """A signal before anything is ready leaves nothing behind."""
     up = start(*FREE_PORTS)
-    assert _soon(lambda: up.process.poll() is not None or _has_children(up))
+    assert soon(lambda: up.process.poll() is not None or _has_children(up))
     children = up.children().values()
 
     up.process.send_signal(signal.SIGTERM)
 
     assert up.process.wait(PATIENCE) == 0
-    assert _all_gone(children)
+    assert all_gone(children)
 
 
 def _has_children(up: Up) -> bool:
@@ -334,7 +218,7 @@ def test_when_a_server_dies_the_other_is_ended(start: Start, victim: str, name: 
 
     assert up.process.wait(PATIENCE) == 1
     assert f"lodestream: the {name} was killed by SIGKILL" in up.err.read_text()
-    assert _all_gone(children.values())
+    assert all_gone(children.values())
 
 
 def test_servers_do_not_outlive_a_killed_parent(start: Start) -> None:
@@ -344,7 +228,7 @@ def test_servers_do_not_outlive_a_killed_parent(start: Start) -> None:
 
     up.process.kill()
 
-    assert _soon(lambda: _all_gone(children))
+    assert soon(lambda: all_gone(children))
 
 
 @pytest.mark.parametrize("setting", ["grpc_address", "http_address"])
