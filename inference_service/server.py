@@ -215,7 +215,8 @@ async def serve(config: ServiceConfig) -> int:
         return int(died)
     finally:
         await server.stop()
-        _log.info("ended")
+        if server.address is not None:
+            _log.info("ended")
 
 
 def _listen_to_signals() -> tuple[asyncio.Event, asyncio.Event]:

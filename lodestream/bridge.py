@@ -27,6 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     from lodestream_common import logs
 
     logs.configure(config.log_level, config.log_format, server="bridge")
+    logs.catch_exceptions()
     leash.hold()
     # Read while gRPC is imported; an operator's own choice counts more.
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)

@@ -83,7 +83,7 @@ class Child:
         await asyncio.wait({self.exit, hurried}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not self.exit.done():
-            # Of two equal signals that wait together the system delivers one; to the servers both mean the same.
+            # Of two equal signals that wait together the system delivers one; to servers both mean the same.
             self._signal(signal.SIGINT)
             await asyncio.wait({self.exit}, timeout=_LAST_SECONDS)
         if not self.exit.done():

@@ -25,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     from lodestream_common import logs
 
     logs.configure(config.log_level, config.log_format, server="service")
+    logs.catch_exceptions()
     leash.hold()
     from inference_service.server import run as run_service
 

@@ -7,13 +7,15 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
-from typing import Literal, TextIO
+from typing import Literal
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from lodestream_common.errors import OperatorError
+from lodestream_common.log_writer import QueueHandler
 from lodestream_common.ready import PARENT_PIPE
 
 _KEY = re.compile(r"pg_[0-9A-Za-z]{8,}")
@@ -29,7 +31,8 @@ def configure(
     """Send every log line of this process to stderr, in one form, each marked with `server`.
 
     Takes over the standard `logging` module, loggers that libraries have set up already included. API
-    keys are cut out of whatever is written, tracebacks too. Call it again to change the settings.
+    keys are cut out of whatever is written, tracebacks too. Nobody waits for a line to be read. Call it again
+    to change the settings.
 
     Args:
         level: the least severe level written: `debug`, `info`, `warning` or `error`.
@@ -37,10 +40,11 @@ def configure(
         server: which of the two servers this process is.
 
     """
-    # The core of grpc writes lines of its own that nothing can route; it reads this when it is loaded.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # The core of grpc writes lines of its own, past everything here, and would wait for their reader. What
+    # they say is in the statuses of calls, too. It reads this when it is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     shared = _processors(server)
-    handler = _Handler(sys.stderr)
+    handler = QueueHandler(sys.stderr)
     handler.setFormatter(
         RedactingFormatter(
             foreign_pre_chain=shared,
@@ -60,14 +64,6 @@ def configure(
     )
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    written = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        super().emit(record)
-        _Handler.written += 1
-
-
 @contextlib.contextmanager
 def errors_apart() -> Iterator[None]:
     """Leave an empty line between log lines and the operator's error that ends the process.
@@ -77,7 +73,10 @@ def errors_apart() -> Iterator[None]:
     try:
         yield
     except OperatorError:
-        if _Handler.written and PARENT_PIPE not in os.environ:
+        handlers = [h for h in logging.getLogger().handlers if isinstance(h, QueueHandler)]
+        for handler in handlers:
+            handler.flush()
+        if any(handler.has_written for handler in handlers) and PARENT_PIPE not in os.environ:
             sys.stderr.write("\n")
         raise
 
@@ -131,6 +130,8 @@ def _lead(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
 
 def _take_over(handler: logging.Handler, level: str) -> None:
     root = logging.getLogger()
+    for former in [former for former in root.handlers if isinstance(former, QueueHandler)]:
+        former.close()
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name in list(logging.root.manager.loggerDict):
@@ -142,3 +143,20 @@ def _take_over(handler: logging.Handler, level: str) -> None:
             logging.DEBUG if level == "DEBUG" else max(root.level, logging.WARNING)
         )
     logging.captureWarnings(True)
+
+
+def catch_exceptions() -> None:
+    """Log the exceptions that end threads and finalisers, which Python alone writes past everything here."""
+    threading.excepthook = _log_thread
+    sys.unraisablehook = _log_unraisable
+
+
+def _log_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        name = ended.thread.name if ended.thread else "unknown"
+        logging.getLogger("threading").error("thread %s ended", name, exc_info=ended.exc_value)
+
+
+def _log_unraisable(failed: sys.UnraisableHookArgs) -> None:
+    what = failed.err_msg or "an exception was ignored in"
+    logging.getLogger("python").error("%s %r", what, failed.object, exc_info=failed.exc_value)

@@ -32,9 +32,14 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def server_process(command: str, home: Path, **settings: Any) -> AsyncIterator[ServerProcess]:
-    """Start a server with the given settings; ended at the latest with the context."""
-    process, ready = _spawn(command, home, settings)
+async def server_process(
+    command: str, home: Path, stderr: Any = None, **settings: Any
+) -> AsyncIterator[ServerProcess]:
+    """Start a server with the given settings; ended at the latest with the context.
+
+    `stderr` is a descriptor that gets its logs; None: that of the tests.
+    """
+    process, ready = _spawn(command, home, settings, stderr)
     try:
         yield ServerProcess(process, await _address(process, ready))
     finally:
@@ -42,7 +47,9 @@ async def server_process(command: str, home: Path, **settings: Any) -> AsyncIter
         await asyncio.to_thread(process.wait, 10)
 
 
-def _spawn(command: str, home: Path, settings: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Path]:
+def _spawn(
+    command: str, home: Path, settings: dict[str, Any], stderr: int | None
+) -> tuple[subprocess.Popen[bytes], Path]:
     ready = home / f"{command}.ready"
     ready.unlink(missing_ok=True)
     given = {"keys_file": home / "keys.json", "log_level": "warning", **settings}
@@ -51,6 +58,7 @@ def _spawn(command: str, home: Path, settings: dict[str, Any]) -> tuple[subproce
     process = subprocess.Popen(
         [sys.executable, "-m", "lodestream.cli", command],
         env={**environment, **variables, READY_FILE: str(ready)},
+        stderr=stderr,
     )
     return process, ready
 
