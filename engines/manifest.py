@@ -186,7 +186,7 @@ def schema() -> dict[str, Any]:
 def _parse(text: str) -> Manifest:
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _error("", f"no valid JSON ({shown(str(error))})", "a JSON object, complete") from None
     names = document if isinstance(document, dict) else {}
     if names.get("schema") != SCHEMA:

@@ -137,5 +137,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return dict(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingError(f"{path}: the settings file cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingError(f"{path}: the settings file is not valid TOML: {error}") from error

@@ -189,7 +189,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise _unreadable(NOTHING, "the config.json of an engine") from None
     except OSError as error:
         raise _unreadable(f"a file that cannot be read ({error.strerror})", "the engine's") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(f"no valid JSON ({shown(str(error))})", "a JSON object, complete") from None
     if not isinstance(document, dict) or not {"pretrained_config", "build_config"} <= document.keys():
         raise _unreadable(_kind(document), "that of a built engine")

@@ -348,7 +348,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise PlanRefused("model", path.parent, f"no checkpoint: it has no {path.name}") from None
     except OSError as error:
         raise PlanRefused("model", path.parent, f"{path.name} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanRefused("model", path.parent, f"{path.name} is not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise PlanRefused("model", path.parent, f"{path.name} holds no JSON object")

@@ -172,7 +172,7 @@ def _vocabulary_ids(document: Mapping[str, Any]) -> Iterator[int]:
 def _parse(name: str, text: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerUnreadableError(name, f"no valid JSON ({shown(str(error))})") from None
     if not isinstance(document, dict):
         raise TokenizerUnreadableError(name, "no JSON object")

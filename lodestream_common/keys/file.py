@@ -17,6 +17,8 @@ from lodestream_common.errors import OperatorError
 from lodestream_common.keys.key import ApiKey, Level, digest_of, new_id, new_token
 
 VERSION = 1
+_LATEST = 253_402_300_799
+"""The last second of the year 9999, in seconds since the Unix epoch."""
 
 
 class KeyFile:
@@ -110,10 +112,13 @@ def parse_keys(content: bytes, path: Path) -> tuple[ApiKey, ...]:
     """
     try:
         document = json.loads(content)
-        if document["version"] != VERSION:
-            raise OperatorError(f"keys file {path}: version {document['version']} is not the known {VERSION}")
+        version = document["version"]
+        if type(version) is int and version != VERSION:
+            raise OperatorError(f"keys file {path}: version {version:.12g} is not the known {VERSION}")
+        if version != VERSION:
+            raise ValueError("the version is no number")
         return tuple(_parse_key(entry) for entry in document["keys"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise OperatorError(
             f"keys file {path}: is damaged, or no key file; restore it, or move it away and create new keys"
         ) from error
@@ -131,11 +136,20 @@ def _parse_key(entry: dict[str, Any]) -> ApiKey:
         raise ValueError("a field of a key has the wrong type")
     if len(bytes.fromhex(entry["digest"])) != 32:
         raise ValueError("the digest of a key has the wrong length")
+    if not (_is_name(entry["name"]) and _is_name(entry["id"])):
+        raise ValueError("the name or the id of a key is malformed")
+    for when in (entry["created"], entry["revoked"]):
+        if isinstance(when, bool) or not 0 <= (when or 0) <= _LATEST:
+            raise ValueError("a time is none")
     return ApiKey(**{**entry, "level": Level(entry["level"])})
 
 
+def _is_name(text: str) -> bool:
+    return 1 <= len(text) <= 64 and text.isprintable() and text == text.strip()
+
+
 def _check_name(name: str) -> None:
-    if not 1 <= len(name) <= 64 or not name.isprintable() or name != name.strip():
+    if not _is_name(name):
         raise OperatorError("the name of a key is 1 to 64 printable characters, with no space at either end")
 
 

@@ -45,6 +45,14 @@ def test_flag_beats_variable_beats_file_beats_default(
     assert _load("--config", str(file), *flags).queue_limit == expected
 
 
+def test_a_deeply_nested_file_is_no_toml(file: Path) -> None:
+    """An operator's error, not a traceback."""
+    file.write_text("a = " + "[" * 100_000)
+
+    with pytest.raises(SettingError, match="not valid TOML"):
+        _load("--config", str(file))
+
+
 @pytest.mark.parametrize("name", ["LODESTREAM_API_KEY", "LODESTREAM_URL", "LODESTREAM_TARGET"])
 def test_what_callers_set_stops_no_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller and a server share a shell: what the examples and the client read is no unknown setting."""

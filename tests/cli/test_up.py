@@ -25,7 +25,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inference_service.models.store import ModelFile, model_id
 from lodestream_common.keys import KeyFile
-from tests.support.up import FREE_PORTS, PATIENCE, Start, Up, all_gone, body, run_up, soon, starting, stream
+from tests.support.up import (
+    FREE_PORTS,
+    PATIENCE,
+    Start,
+    Up,
+    all_gone,
+    body,
+    kill,
+    run_up,
+    soon,
+    starting,
+    stream,
+)
 
 
 @pytest.fixture
@@ -43,7 +55,7 @@ def test_both_servers_come_up_answer_and_end(start: Start, model_file: ModelFile
     assert f"model   {model} (also llama-3.1-8b)\n" in up.banner
     listed = httpx.get(f"{up.http}/v1/models", timeout=10).json()["data"]
     assert [(entry["id"], entry["root"]) for entry in listed] == [(model, model), ("llama-3.1-8b", model)]
-    reply = httpx.post(f"{up.http}/v1/chat/completions", json=_body("llama-3.1-8b"), timeout=PATIENCE)
+    reply = httpx.post(f"{up.http}/v1/chat/completions", json=body("llama-3.1-8b"), timeout=PATIENCE)
     assert reply.status_code == 200
     assert "open" in up.banner
     assert "loopback" in up.banner
@@ -181,7 +193,7 @@ def test_where_the_default_cannot_be_had_the_small_model_serves(
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_RETRIES", "0")
-    process = _run_up(tmp_path, ("--threads=1", f"--cache-dir={cache}", *FREE_PORTS), {})
+    process = run_up(tmp_path, ("--threads=1", f"--cache-dir={cache}", *FREE_PORTS), {})
     try:
         up = Up(process, tmp_path / "out", tmp_path / "err").until_ready()
         banner = " ".join(up.banner.split())
@@ -189,7 +201,7 @@ def test_where_the_default_cannot_be_had_the_small_model_serves(
         assert "qwen2.5-coder-0.5b-instruct cannot be had: Cannot fetch hf://" in banner
         assert up.end() == 0
     finally:
-        _kill(process)
+        kill(process)
 
 
 def test_sigterm_while_loading_ends_it_cleanly(start: Start) -> None:

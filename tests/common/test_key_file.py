@@ -125,6 +125,16 @@ def _entry(**changes: object) -> dict[str, object]:
         json.dumps({"version": 1, "keys": [_entry(extra=1)]}),
         json.dumps({"version": 1, "keys": [{"id": "key_1"}]}),
         "\udcff",
+        "[" * 100_000,
+        '{"version": 1, "keys": ' + '{"a": ' * 100_000,
+        json.dumps({"version": 1, "keys": [_entry(name="a\x1b[31m")]}),
+        json.dumps({"version": 1, "keys": [_entry(name="\ud800")]}),
+        json.dumps({"version": 1, "keys": [_entry(id="")]}),
+        json.dumps({"version": 1, "keys": [_entry(created=10**20)]}),
+        json.dumps({"version": 1, "keys": [_entry(created=-1)]}),
+        json.dumps({"version": 1, "keys": [_entry(revoked=True)]}),
+        json.dumps({"version": [1], "keys": []}),
+        '{"version": 1' + "0" * 10_000 + ', "keys": []}',
     ],
 )
 def test_a_damaged_file_is_named_and_left_alone(path: Path, content: str) -> None:

@@ -202,6 +202,9 @@ DAMAGES = (
         remove("config.json"),
     ),
     Damage("truncated config", r"config\.json: found no valid JSON", truncate("config.json")),
+    Damage("deep config", r"config\.json: found no valid JSON", write("config.json", "[" * 100_000)),
+    Damage("deep manifest", r"manifest\.json: found no valid JSON", write("manifest.json", "[" * 100_000)),
+    Damage("deep tokenizer", r"tokenizer\.json: found no valid JSON", write("tokenizer.json", "[" * 100_000)),
     Damage(
         "config of a TensorRT-LLM checkpoint",
         r"config\.json: found that of a TensorRT-LLM checkpoint, wanted",

@@ -1,0 +1,50 @@
+"""A key file that somebody mangles while the servers run is the operator's error, and no caller's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from lodestream_common.keys import KeyFile
+from tests.support.doors import running_doors
+from tests.support.service import MODEL_ID
+
+MANGLED = {
+    "deep": b"[" * 200_000,
+    "deep object": b'{"a":' * 200_000,
+    "long number": b'{"version": 1' + b"0" * 100_000 + b', "keys": []}',
+    "binary": bytes(range(256)) * 100,
+    "nul": b"\0" * 10_000,
+}
+
+
+@pytest.mark.parametrize("kind", MANGLED)
+async def test_callers_notice_nothing_of_a_mangled_key_file(tmp_path: Path, kind: str) -> None:
+    """Issue: a deeply nested one was a 500. The known keys still count, and each server logs one error."""
+    path = tmp_path / "keys.json"
+    _, token = KeyFile(path).create("alice")
+    with capture_logs() as logs:
+        async with running_doors(keys_file=path) as doors:
+            path.write_bytes(MANGLED[kind])
+            for _ in range(10):
+                await asyncio.sleep(0.1)
+                reply = await _ask(doors.http, token)
+                assert reply.status_code == 200, reply.text
+                assert (await _ask(doors.http, "pg_" + "a" * 40)).status_code == 401
+                await doors.client.list_models(api_key=token)
+
+    errors = [line for line in logs if line["log_level"] == "error"]
+    assert [line["event"] for line in errors] == ["keys file unusable; the keys known so far still count"] * 2
+    assert all(str(path) in line["reason"] and len(line["reason"]) < 1000 for line in errors)
+    assert not any("exc_info" in line for line in logs)
+
+
+async def _ask(http: httpx.AsyncClient, token: str) -> httpx.Response:
+    body = {"model": MODEL_ID, "prompt": "Hello", "max_tokens": 1}
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    return await http.post("/v1/completions", content=json.dumps(body), headers=headers)
