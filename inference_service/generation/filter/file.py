@@ -12,6 +12,7 @@ import structlog
 from inference_service.generation.filter.document import read_rules
 from inference_service.generation.filter.finders import Finder, finders
 from inference_service.generation.filter.folding import Folding
+from inference_service.generation.filter.json_text import JsonText
 from inference_service.generation.filter.output import OutputFilter
 from inference_service.generation.filter.policy import PromptVerdict
 from inference_service.generation.filter.regex import PatternError
@@ -37,8 +38,15 @@ class RuleBook:
 
     def start(self, place: Place, key_name: str) -> OutputFilter | None:
         """Start a filter for one text; None where no rule is about it."""
-        scanners = [Scanner(finder, folding) for finder, folding in self._finders(place, key_name)]
-        return OutputFilter(scanners) if scanners else None
+        found = list(self._finders(place, key_name))
+
+        def scanners() -> list[Scanner]:
+            return [Scanner(finder, folding) for finder, folding in found]
+
+        if not found:
+            return None
+        # Of a prompt the model reads the text as it is; of its answer somebody reads the decoded JSON.
+        return OutputFilter(scanners(), JsonText(scanners) if place is Place.OUTPUT else None)
 
     def _finders(self, place: Place, key_name: str) -> Iterator[tuple[Finder, Folding | None]]:
         for keys, covered, found in self._groups:

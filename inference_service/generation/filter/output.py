@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from inference_service.backends.types import TokenLogprob
-from inference_service.generation.filter.rules import Action, Span
+from inference_service.generation.filter.json_text import JsonText
+from inference_service.generation.filter.rules import Action, Span, Watcher
 from inference_service.generation.text import Piece
 
 _BLOCK = 1024
@@ -23,26 +23,27 @@ class Match:
     """The name of the rule; never the text that matched."""
 
 
-class Watcher(Protocol):
-    """Reports matches in a growing text."""
-
-    safe: int
-    """Length of the text about which all is known."""
-
-    def feed(self, text: str, *, final: bool = False) -> list[Span]: ...
-
-
 class OutputFilter:
     """Lets text out as soon as no rule can have a say in it any more, and tokens with the last of their text.
 
     What leaves is a function of the whole text, however it is cut: everything that any rule to redact
     matches is hidden, overlapping or touching matches behind one replacement, that of the match that begins
-    first; and the text ends where the first match of a rule to block begins.
+    first; and the text ends where the first match of a rule to block begins. Where the text holds JSON, the
+    rules are about what its strings say, and hiding a match leaves it JSON; see `JsonText`.
+
+    Args:
+        watchers: find matches in the text as it is.
+        json_text: follows JSON in it; None: the text is only words.
+
     """
 
-    def __init__(self, watchers: Sequence[Watcher]) -> None:
+    def __init__(self, watchers: Sequence[Watcher], json_text: JsonText | None = None) -> None:
         self._watchers = watchers
+        self._json = json_text
         self._spans: list[Span] = []
+        """Matches in the text as it is."""
+        self._known: list[Span] = []
+        """Matches in the strings of its JSON."""
         self._tokens = _Tokens()
         self._held = ""
         self._released = 0
@@ -84,7 +85,11 @@ class OutputFilter:
         self._held += text
         for watcher in self._watchers:
             self._spans += watcher.feed(text, final=final)
-        return "".join(self._show_upto(min(watcher.safe for watcher in self._watchers)))
+        frontier = min(watcher.safe for watcher in self._watchers)
+        if self._json is not None:
+            self._known += self._json.feed(text, final=final)
+            frontier = self._json.clip(min(frontier, self._json.safe))
+        return "".join(self._show_upto(frontier))
 
     def _show_upto(self, frontier: int) -> Iterator[str]:
         for span in self._take_spans(frontier):
@@ -99,9 +104,14 @@ class OutputFilter:
         yield self._show(frontier)
 
     def _take_spans(self, frontier: int) -> list[Span]:
-        due = sorted((span for span in self._spans if span.start < frontier), key=lambda span: span.rank)
+        due = [span for span in self._known if span.start < frontier]
+        found = (span for span in self._spans if span.start < frontier)
+        due += found if self._json is None else filter(None, map(self._json.judge, found))
+        self._known = [span for span in self._known if span.start >= frontier]
         self._spans = [span for span in self._spans if span.start >= frontier]
-        return due
+        if self._json is not None:
+            self._json.forget(frontier)
+        return sorted(due, key=lambda span: span.rank)
 
     def _hide(self, span: Span) -> None:
         self._hidden = max(self._hidden, span.end)
