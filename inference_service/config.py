@@ -57,7 +57,11 @@ class ServiceConfig(CommonConfig):
         "built for, or 2 (the simulated one: 4).",
     )
     queue_limit: int = Field(
-        default=256, ge=0, le=100_000, description="Requests that may wait; one more is refused at once."
+        default=256,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait; one more is refused at once. Each key takes at most half of "
+        "what the others leave free.",
     )
     default_max_tokens: int = Field(
         default=150,
@@ -102,10 +106,13 @@ class ServiceConfig(CommonConfig):
         ".json; followed as it changes; unset: nothing is filtered.",
     )
     simulated_prefill_tps: float = Field(
-        default=0.0, ge=0, description="Prompt tokens a second of the simulated engine; 0: no delay."
+        default=0.0, ge=0, le=1e9, description="Prompt tokens a second of the simulated engine; 0: no delay."
     )
     simulated_decode_tps: float = Field(
-        default=0.0, ge=0, description="Tokens a second and request of the simulated engine; 0: no delay."
+        default=0.0,
+        ge=0,
+        le=1e9,
+        description="Tokens a second and request of the simulated engine; 0: no delay.",
     )
     simulated_fault: str = Field(
         default="",
