@@ -128,14 +128,14 @@ async def test_an_id_outside_the_vocabulary_is_named(service: Running) -> None:
     status = await refusal(service.generate_stub.Generate(request))
 
     assert (status.code, status.reason) == (Code.INVALID_ARGUMENT, "INVALID_VALUE")
-    assert status.fields == ["prompt[1]"]
+    assert status.fields == ["token_ids.ids[1]"]
     assert "[0, 49152)" in status.message
 
 
 async def test_a_stop_token_outside_the_vocabulary_is_named_as_the_caller_listed_it(service: Running) -> None:
     status = await refusal(service.generate_stub.Generate(ask(stop_token_ids=[99_999, 5])))
 
-    assert status.fields == ["stop_token_ids[0]"]
+    assert status.fields == ["stopping.stop_token_ids[0]"]
 
 
 async def test_an_alias_is_served_under_the_model_s_own_id(service: Running) -> None:
@@ -278,7 +278,12 @@ async def test_all_that_is_wrong_is_told_at_once(service: Running) -> None:
     for call in (service.generate_stub.Generate(request), service.generate_stub.GenerateStream(request)):
         status = await refusal(call)
         assert (status.code, status.reason) == (Code.INVALID_ARGUMENT, "INVALID_VALUE")
-        assert set(status.fields) == {"prompt", "temperature", "max_tokens", "stop[1]"}
+        assert set(status.fields) == {
+            "prompt",
+            "sampling.temperature",
+            "stopping.max_tokens",
+            "stopping.stop[1]",
+        }
 
 
 async def test_a_prompt_that_does_not_fit_is_told_the_numbers(service: Running) -> None:
@@ -295,8 +300,8 @@ async def test_a_prompt_that_does_not_fit_is_told_the_numbers(service: Running) 
 async def test_more_messages_than_the_context_has_tokens_are_refused(service: Running) -> None:
     status = await refusal(service.generate_stub.Generate(chat(*[(pb.ROLE_USER, "")] * 1025)))
 
-    assert (status.code, status.fields) == (Code.INVALID_ARGUMENT, ["messages"])
-    assert status.message == "messages holds 1025 messages; it may hold 1024."
+    assert (status.code, status.fields) == (Code.INVALID_ARGUMENT, ["chat.messages"])
+    assert status.message == "`chat.messages` holds 1025 messages; it may hold 1024."
 
 
 async def test_a_limit_that_does_not_fit_is_refused_and_the_default_is_clipped(service: Running) -> None:
