@@ -301,7 +301,7 @@ async def test_more_messages_than_the_context_has_tokens_are_refused(service: Ru
     status = await refusal(service.generate_stub.Generate(chat(*[(pb.ROLE_USER, "")] * 1025)))
 
     assert (status.code, status.fields) == (Code.INVALID_ARGUMENT, ["chat.messages"])
-    assert status.message == "`chat.messages` holds 1025 messages; it may hold 1024."
+    assert status.message == "chat.messages holds 1025 messages; it may hold 1024."
 
 
 async def test_a_limit_that_does_not_fit_is_refused_and_the_default_is_clipped(service: Running) -> None:
