@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from lodestream_common.config import CommonConfig
+from lodestream_common.parameters import PARAMETERS
 
 
 def cache_home() -> Path:
@@ -64,14 +65,14 @@ class ServiceConfig(CommonConfig):
         "what the others leave free.",
     )
     default_max_tokens: int = Field(
-        default=150,
+        default=int(PARAMETERS["max_tokens"].default or 0),
         ge=1,
         le=1_048_576,
         description="Tokens that a request gets which sets no max_tokens, or what the context has room for; "
         "at most --max-tokens-limit.",
     )
     max_tokens_limit: int = Field(
-        default=4096,
+        default=int(PARAMETERS["max_tokens"].high),
         ge=1,
         le=1_048_576,
         description="Most tokens that a request may ask for with max_tokens; prompt and answer together have "

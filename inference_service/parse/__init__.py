@@ -2,7 +2,7 @@
 
 Both transports end here. Violations name fields by their paths in the protocol.
 
-violations.py  collecting what is wrong; numeric knobs with default and range
+violations.py  collecting what is wrong; and the checks against the table of parameters
 request.py     the whole of a GenerateRequest, and the smaller requests of the model service
 length.py      how many tokens a prompt has at least, before anything of it is read
 prompt.py      conversations, texts, token ids, batches

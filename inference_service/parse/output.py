@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.parse.prompt import BatchPrompt, ChatPrompt, Prompt
-from inference_service.parse.violations import Knob, Violations
+from inference_service.parse.violations import Violations
+from lodestream_common.parameters import PARAMETERS
 
-CHOICES = Knob("output.n", 1, 1, 8)
-TOP_LOGPROBS = Knob("output.top_logprobs", 0, 0, 20)
+CHOICES = PARAMETERS["n"]
+TOP_LOGPROBS = PARAMETERS["top_logprobs"]
 MAX_CHOICES = 32
 """Of all prompts of a request together."""
 
@@ -34,7 +35,7 @@ def read_output(options: pb.OutputOptions, prompt: Prompt | BatchPrompt, wrong: 
     n = int(wrong.number(options, CHOICES))
     prompts = len(prompt.prompts) if isinstance(prompt, BatchPrompt) else 1
     if prompts * n > MAX_CHOICES:
-        wrong.add(CHOICES.path, f"is {n} for {prompts} prompts; a request may have {MAX_CHOICES} choices.")
+        wrong.add(CHOICES.field, f"is {n} for {prompts} prompts; a request may have {MAX_CHOICES} choices.")
     output = Output(n, _logprobs(options, wrong), options.echo)
     if output.echo and isinstance(prompt, ChatPrompt):
         wrong.add("output.echo", "is only for prompts that are no conversation.")
@@ -54,7 +55,7 @@ def check_scores(output: Output, prompts: int, max_tokens: int, wrong: Violation
     scores = prompts * output.n * max_tokens * (output.logprobs + 1)
     if scores > MAX_SCORES:
         wrong.add(
-            TOP_LOGPROBS.path,
+            TOP_LOGPROBS.field,
             f"is {output.logprobs}, with {prompts * output.n} choices of {max_tokens} tokens: "
             f"up to {scores} log probabilities; an answer may have {MAX_SCORES}.",
         )
@@ -65,5 +66,5 @@ def _logprobs(options: pb.OutputOptions, wrong: Violations) -> int | None:
     if options.logprobs:
         return top
     if top:
-        wrong.add(TOP_LOGPROBS.path, "is only for requests with `output.logprobs`.")
+        wrong.add(TOP_LOGPROBS.field, "is only for requests with `output.logprobs`.")
     return None

@@ -13,8 +13,9 @@ from inference_service.generation.tools.types import Tool, ToolChoice, ToolMode
 from inference_service.parse.length import PromptMessage
 from inference_service.parse.tools import read_tool_calls, read_tool_choice, read_tools
 from inference_service.parse.violations import Violations
+from lodestream_common.parameters import PARAMETERS
 
-MAX_BATCH = 16
+BATCH = PARAMETERS["prompt"]
 _NO_TOOLS = ToolChoice(ToolMode.NONE)
 
 _ROLES = {
@@ -92,11 +93,11 @@ def read_prompts(message: generate_pb.GenerateRequest, wrong: Violations) -> Pro
     prompts = message.batch.prompts
     if not prompts:
         wrong.add("batch.prompts", "must hold at least one prompt.")
-    wrong.check_count("batch.prompts", len(prompts), MAX_BATCH, "prompts")
+    wrong.check_count(BATCH.field, len(prompts), BATCH.max_items, "prompts")
     return BatchPrompt(
         tuple(
             _batched(prompt, f"batch.prompts[{number}]", message.parse_special, wrong)
-            for number, prompt in enumerate(prompts[:MAX_BATCH])
+            for number, prompt in enumerate(prompts[: BATCH.max_items])
         )
     )
 

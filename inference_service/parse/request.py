@@ -24,8 +24,9 @@ from inference_service.parse.sampling import read_logit_bias, read_sampling
 from inference_service.parse.stopping import Stopping, TokenLimits, read_stopping
 from inference_service.parse.unknown import unknown_fields
 from inference_service.parse.violations import Violations
+from lodestream_common.parameters import PARAMETERS
 
-MAX_USER_LENGTH = 256
+USER = PARAMETERS["user"]
 _CONTRACT = TokenLimits()
 
 
@@ -118,5 +119,5 @@ def _model(name: str, wrong: Violations) -> str:
 def _user(message: generate_pb.GenerateRequest, wrong: Violations) -> str | None:
     if not message.HasField("user"):
         return None
-    wrong.check_length("user", message.user, 0, MAX_USER_LENGTH)
+    wrong.check_length(USER.field, message.user, 0, USER.max_length)
     return message.user

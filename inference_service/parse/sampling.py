@@ -8,23 +8,23 @@ from collections.abc import Mapping
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.backends.types import GREEDY_BELOW, Sampling
-from inference_service.parse.violations import Knob, Violations, as_float32
+from inference_service.parse.violations import Violations, as_float32
+from lodestream_common.parameters import PARAMETERS
 
-TEMPERATURE = Knob("sampling.temperature", 0.7, 0.0, 2.0)
-TOP_P = Knob("sampling.top_p", 0.9, 0.0, 1.0)
-TOP_K = Knob("sampling.top_k", 0, -1, 2**31 - 1)
-MIN_P = Knob("sampling.min_p", 0.0, 0.0, 1.0)
-FREQUENCY_PENALTY = Knob("sampling.frequency_penalty", 0.0, -2.0, 2.0)
-PRESENCE_PENALTY = Knob("sampling.presence_penalty", 0.0, -2.0, 2.0)
-REPETITION_PENALTY = Knob("sampling.repetition_penalty", 1.0, 0.0, 2.0, excludes_low=True)
-LOGIT_BIAS = Knob("sampling.logit_bias", 0.0, -100.0, 100.0)
-MAX_BIASES = 300
+TEMPERATURE = PARAMETERS["temperature"]
+TOP_P = PARAMETERS["top_p"]
+TOP_K = PARAMETERS["top_k"]
+MIN_P = PARAMETERS["min_p"]
+FREQUENCY_PENALTY = PARAMETERS["frequency_penalty"]
+PRESENCE_PENALTY = PARAMETERS["presence_penalty"]
+REPETITION_PENALTY = PARAMETERS["repetition_penalty"]
+LOGIT_BIAS = PARAMETERS["logit_bias"]
 LEAST_REPETITION = 1e-4
 """What a smaller repetition penalty becomes: a logit divided by less may be infinite as a 32-bit float."""
 
 
 def read_sampling(options: pb.SamplingOptions, wrong: Violations) -> Sampling:
-    """Every sampling knob, with its default where the caller gave none.
+    """Every sampling parameter, with its default where the caller gave none.
 
     Engines compute in 32-bit floats. Values that are too small for them become what an engine can do, and
     the report says so.
@@ -50,10 +50,10 @@ def read_sampling(options: pb.SamplingOptions, wrong: Violations) -> Sampling:
 
 def read_logit_bias(options: pb.SamplingOptions, wrong: Violations) -> Mapping[int, float]:
     """Token id to bias, in the order of the ids; not yet checked against a vocabulary."""
-    wrong.check_count(LOGIT_BIAS.path, len(options.logit_bias), MAX_BIASES, "token ids")
+    wrong.check_count(LOGIT_BIAS.field, len(options.logit_bias), LOGIT_BIAS.max_items, "token ids")
     bias = dict(sorted(options.logit_bias.items()))
     for token_id, value in bias.items():
         if wrong.is_full:
             break
-        wrong.check(f"{LOGIT_BIAS.path}[{token_id}]", value, LOGIT_BIAS)
+        wrong.check(f"{LOGIT_BIAS.field}[{token_id}]", value, LOGIT_BIAS)
     return {token_id: as_float32(value) for token_id, value in bias.items()}

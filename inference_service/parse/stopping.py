@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lodestream.inference.v1 import generation_pb2 as pb
 
-from inference_service.parse.violations import Knob, Violations
+from inference_service.parse.violations import Violations
+from lodestream_common.parameters import PARAMETERS, Parameter
 
-MAX_STOPS = 4
-MAX_STOP_LENGTH = 1024
-MAX_STOP_TOKEN_IDS = 64
+MAX_TOKENS = PARAMETERS["max_tokens"]
+STOP = PARAMETERS["stop"]
+STOP_TOKEN_IDS = PARAMETERS["stop_token_ids"]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLimits:
     """How many tokens a choice gets: the operator's settings."""
 
-    default: int = 150
+    default: int = int(MAX_TOKENS.default or 0)
     """Where a request does not say."""
-    most: int = 4096
+    most: int = int(MAX_TOKENS.high)
     """That a request may ask for."""
 
     @property
-    def knob(self) -> Knob:
-        """The parameter that asks."""
-        return Knob("stopping.max_tokens", self.default, 1, self.most)
+    def parameter(self) -> Parameter:
+        """`max_tokens`, with the operator's default and limit."""
+        return replace(MAX_TOKENS, default=self.default, high=self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +58,18 @@ def read_stopping(options: pb.StoppingOptions, limits: TokenLimits, wrong: Viola
 def _max_tokens(options: pb.StoppingOptions, limits: TokenLimits, wrong: Violations) -> int | None:
     if not options.HasField("max_tokens"):
         return None
-    return int(wrong.number(options, limits.knob))
+    return int(wrong.number(options, limits.parameter))
 
 
 def _stops(options: pb.StoppingOptions, wrong: Violations) -> Sequence[str]:
-    wrong.check_count("stopping.stop", len(options.stop), MAX_STOPS, "sequences")
-    for number, stop in enumerate(options.stop[: MAX_STOPS + 1]):
-        wrong.check_length(f"stopping.stop[{number}]", stop, 1, MAX_STOP_LENGTH)
+    wrong.check_count(STOP.field, len(options.stop), STOP.max_items, "sequences")
+    for number, stop in enumerate(options.stop):
+        if wrong.is_full:
+            break
+        wrong.check_length(f"{STOP.field}[{number}]", stop, 1, STOP.max_length)
     return tuple(options.stop)
 
 
 def _stop_token_ids(options: pb.StoppingOptions, wrong: Violations) -> Sequence[int]:
-    wrong.check_count("stopping.stop_token_ids", len(options.stop_token_ids), MAX_STOP_TOKEN_IDS, "ids")
+    wrong.check_count(STOP_TOKEN_IDS.field, len(options.stop_token_ids), STOP_TOKEN_IDS.max_items, "ids")
     return tuple(options.stop_token_ids)

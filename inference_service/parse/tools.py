@@ -11,8 +11,9 @@ from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.generation.tools.types import Tool, ToolCall, ToolChoice, ToolMode
 from inference_service.parse.violations import Violations
+from lodestream_common.parameters import PARAMETERS
 
-MAX_TOOLS = 128
+TOOLS = PARAMETERS["tools"]
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MODES = {
     pb.TOOL_CHOICE_MODE_UNSPECIFIED: ToolMode.AUTO,
@@ -25,9 +26,9 @@ _MODES = {
 
 def read_tools(messages: Sequence[pb.Tool], wrong: Violations) -> Sequence[Tool]:
     """The functions that a model may call."""
-    wrong.check_count("chat.tools", len(messages), MAX_TOOLS, "tools")
+    wrong.check_count(TOOLS.field, len(messages), TOOLS.max_items, "tools")
     found: list[Tool] = []
-    for number, message in enumerate(messages[:MAX_TOOLS]):
+    for number, message in enumerate(messages[: TOOLS.max_items]):
         if wrong.is_full:
             break
         field = f"chat.tools[{number}]"

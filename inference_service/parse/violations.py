@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
 from inference_service.errors import InvalidRequest, Violation
+from lodestream_common.parameters import Parameter, number_text
 
 _FLOAT32_TINY = 2.0**-126
 """The least positive normal number of IEEE 754's binary32."""
 MAX_VIOLATIONS = 16
 """So many are told at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """A numeric parameter: its default and its accepted range."""
-
-    path: str
-    """Of its field in the protocol: `sampling.top_p`."""
-    default: float
-    low: float
-    high: float
-    excludes_low: bool = False
-
-    @property
-    def name(self) -> str:
-        """The field's own name."""
-        return self.path.rpartition(".")[2]
-
-    def accepts(self, value: float) -> bool:
-        above = value > self.low if self.excludes_low else value >= self.low
-        return above and value <= self.high
-
-    @property
-    def range(self) -> str:
-        return f"{'(' if self.excludes_low else '['}{_number(self.low)}, {_number(self.high)}]"
 
 
 class Violations:
@@ -53,27 +28,34 @@ class Violations:
     def missing(self, field: str) -> None:
         self.add(field, "is required.", "missing_required_parameter")
 
-    def number(self, message: Message, knob: Knob) -> float:
-        """The value of an optional numeric field, or its default; 0 where no engine can tell it from 0."""
-        if not message.HasField(knob.name):
-            return knob.default
-        value: float = getattr(message, knob.name)
-        self.check(knob.path, value, knob)
+    def number(self, message: Message, parameter: Parameter) -> float:
+        """The value of an optional numeric field, or its default; 0 where no engine can tell it from 0.
+
+        Args:
+            message: the group of `GenerateRequest` that holds the field.
+            parameter: one with a default.
+
+        """
+        name = parameter.field.rpartition(".")[2]
+        if not message.HasField(name):
+            return parameter.default or 0
+        value: float = getattr(message, name)
+        self.check(parameter.field, value, parameter)
         return as_float32(value)
 
-    def check(self, field: str, value: float, knob: Knob) -> None:
-        """Note a value outside a knob's range."""
-        if not knob.accepts(value):
-            self.add(field, f"is {_number(value)}; it must be in {knob.range}.")
+    def check(self, field: str, value: float, parameter: Parameter) -> None:
+        """Note a value outside a parameter's range."""
+        if not parameter.accepts(value):
+            self.add(field, f"is {number_text(value)}; it must be in {parameter.range}.")
 
-    def check_count(self, field: str, count: int, most: int, what: str) -> None:
+    def check_count(self, field: str, count: int, most: int | None, what: str) -> None:
         """Note more than `most` elements."""
-        if count > most:
+        if most is not None and count > most:
             self.add(field, f"holds {count} {what}; it may hold {most}.")
 
-    def check_length(self, field: str, text: str, least: int, most: int) -> None:
+    def check_length(self, field: str, text: str, least: int, most: int | None) -> None:
         """Note a text outside a range of lengths, in characters."""
-        if not least <= len(text) <= most:
+        if most is not None and not least <= len(text) <= most:
             self.add(field, f"is {len(text)} characters long; it must be in [{least}, {most}].")
 
     @property
@@ -101,7 +83,3 @@ def check_token_ids(ids: Sequence[int], vocabulary_size: int, field: str) -> Non
     bad = next((n for n, token_id in enumerate(ids) if token_id >= vocabulary_size), None)
     if bad is not None:
         raise InvalidRequest.of(f"{field}[{bad}]", f"is {ids[bad]}; it must be in [0, {vocabulary_size}).")
-
-
-def _number(value: float) -> str:
-    return repr(value).removesuffix(".0")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from rest_bridge.schemas.fields import FIRST_BAD, RequestModel, documented, knob
+from rest_bridge.schemas.fields import FIRST_BAD, RequestModel, documented, parameter
 from rest_bridge.schemas.generation import GenerationRequest
 from rest_bridge.schemas.inputs import Content, Part, RefusalPart, Role
 from rest_bridge.schemas.logprobs import ChatLogprobs
@@ -53,12 +53,8 @@ class ChatCompletionRequest(GenerationRequest):
         description="The conversation, oldest turn first.", json_schema_extra={"minItems": 1}
     )
     logprobs: bool | None = documented("Log probabilities of the answer's tokens.", default=False)
-    top_logprobs: int | None = knob(
-        "Only with `logprobs`: so many likeliest tokens at each place, with theirs.", 0, 20, 0
-    )
-    tools: Annotated[list[Tool] | None, FIRST_BAD] = documented(
-        "Functions that the model may call.", maxItems=128
-    )
+    top_logprobs: int | None = parameter("top_logprobs")
+    tools: Annotated[list[Tool] | None, FIRST_BAD] = parameter("tools")
     tool_choice: ToolChoice = documented("Only with `tools`: whether the model calls them.", default="auto")
     parallel_tool_calls: bool | None = documented(
         "Only with `tools`: one answer may hold several calls.", default=True

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from rest_bridge.schemas.fields import documented, knob
+from lodestream_common.parameters import PARAMETERS
+from rest_bridge.schemas.fields import documented
 from rest_bridge.schemas.generation import GenerationRequest
 from rest_bridge.schemas.inputs import Prompts
 from rest_bridge.schemas.logprobs import CompletionLogprobs
@@ -23,8 +24,10 @@ class CompletionRequest(GenerationRequest):
         "`prompt.control_tokens`.",
         default=False,
     )
-    logprobs: int | None = knob(
-        "Log probabilities of the tokens, and of so many likelier ones; OpenAI's own API has up to 5.", 0, 20
+    logprobs: int | None = documented(
+        "Log probabilities of the tokens, and of so many likelier ones; OpenAI's own API has up to 5.",
+        minimum=PARAMETERS["top_logprobs"].low,
+        maximum=PARAMETERS["top_logprobs"].high,
     )
     echo: bool | None = documented("Puts the prompt before the text; not with `logprobs`.", default=False)
     best_of: int | None = documented("Only 1, or the same as `n`: nothing is generated to be left out.")

@@ -1,7 +1,7 @@
 """How parameters are declared: types are checked here, ranges only written down.
 
-Every range check lives in the service. What `documented` and `knob` put into the schema is compared with the
-service's own table by a test.
+Every range check lives in the service. What the schemas say of ranges and defaults is the table of
+parameters, which the service checks by.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
+
+from lodestream_common.parameters import PARAMETERS
 
 FIRST_BAD = FailFast()
 """Reads an array up to its first bad element: a body of nothing else must not cost seconds."""
@@ -28,10 +30,27 @@ def documented(description: str, **schema: Any) -> Any:
     return Field(default=None, description=description, json_schema_extra=_extra(schema))
 
 
-def knob(description: str, low: float, high: float, default: float | None = None, **schema: Any) -> Any:
-    """Declare an optional number in [low, high] with its default; the service checks it."""
-    bounds = {"minimum": low, "maximum": high} | ({} if default is None else {"default": default})
-    return documented(description, **bounds, **schema)
+def parameter(name: str, meaning: str | None = None, **schema: Any) -> Any:
+    """Declare an optional parameter as the table of parameters has it; the service checks it.
+
+    Args:
+        name: of a row of the table.
+        meaning: for callers; None: the table's.
+        schema: beside or instead of what the table says.
+
+    """
+    row = PARAMETERS[name]
+    found: dict[str, Any] = {}
+    if row.type in ("number", "integer"):
+        low = "exclusiveMinimum" if row.excludes_low else "minimum"
+        found |= {low: row.low, "maximum": row.high}
+    if row.type == "array" and row.max_items is not None:
+        found["maxItems"] = row.max_items
+    if row.type == "string" and row.max_length is not None:
+        found["maxLength"] = row.max_length
+    if row.default is not None:
+        found["default"] = row.default
+    return documented(meaning or row.meaning, **{**found, **schema})
 
 
 def _extra(schema: dict[str, Any]) -> Any:

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lodestream_common.parameters import PARAMETERS
 from rest_bridge.schemas.constraints import ResponseFormat, SchemaOrText
-from rest_bridge.schemas.fields import FIRST_BAD, RequestModel, documented, knob
+from rest_bridge.schemas.fields import FIRST_BAD, RequestModel, documented, parameter
 from rest_bridge.schemas.inputs import Stop
 from rest_bridge.schemas.logit_bias import LogitBias
 
-_INT32 = 2**31 - 1
-_INT64 = 2**63 - 1
+_MAX_TOKENS = PARAMETERS["max_tokens"]
 
 
 class StreamOptions(RequestModel):
@@ -28,47 +28,25 @@ class GenerationRequest(RequestModel):
 
     model: str = Field(description="A served model id, or an alias of one.")
     max_tokens: int | None = documented(
-        "Most tokens to generate, at most `max_tokens_limit` of the model in /v1/models (4096 unless the "
-        "operator sets another); without it `default_max_tokens` (150 unless set), or what the context has "
-        "room for.",
-        minimum=1,
+        PARAMETERS["max_tokens"].meaning, minimum=PARAMETERS["max_tokens"].low
     )
-    max_completion_tokens: int | None = documented("Another name of `max_tokens`.", minimum=1)
-    temperature: float | None = knob("Sampling temperature; 0 decodes greedily.", 0.0, 2.0, 0.7)
-    top_p: float | None = knob("Nucleus sampling: the probability mass to sample from.", 0.0, 1.0, 0.9)
-    top_k: int | None = knob("Samples from the k likeliest tokens; 0 or -1: from all.", -1, _INT32, 0)
-    min_p: float | None = knob(
-        "Drops tokens below this share of the likeliest one's probability; 0: none.", 0.0, 1.0, 0.0
+    max_completion_tokens: int | None = documented(
+        "Another name of `max_tokens`.", minimum=PARAMETERS["max_tokens"].low
     )
-    frequency_penalty: float | None = knob(
-        "Penalty for each time a token was generated already.", -2.0, 2.0, 0.0
-    )
-    presence_penalty: float | None = knob("Penalty for tokens that were generated already.", -2.0, 2.0, 0.0)
-    repetition_penalty: float | None = documented(
-        "Multiplicative penalty for repetition, over 0; 1 is off.",
-        exclusiveMinimum=0.0,
-        maximum=2.0,
-        default=1.0,
-    )
-    seed: int | None = knob(
-        "The same request with the same seed gives the same text on the same idle engine.",
-        -_INT64 - 1,
-        _INT64,
-    )
-    logit_bias: LogitBias = documented("Token ids, and what is added to their logits; -100 forbids a token.")
-    n: int | None = knob("Answers to each prompt.", 1, 8, 1)
-    stop: Stop = documented(
-        "Up to 4 texts that end the generation; not part of it, nor looked for in demanded calls."
-    )
-    include_stop_str_in_output: bool | None = documented(
-        "Keeps the text of `stop` that was met at the end of the answer.", default=False
-    )
-    stop_token_ids: Annotated[list[int] | None, FIRST_BAD] = documented(
-        "Token ids that end the generation; they are not part of it.", maxItems=64
-    )
-    ignore_eos: bool | None = documented(
-        "Keeps generating past the model's end-of-sequence token.", default=False
-    )
+    temperature: float | None = parameter("temperature")
+    top_p: float | None = parameter("top_p")
+    top_k: int | None = parameter("top_k")
+    min_p: float | None = parameter("min_p")
+    frequency_penalty: float | None = parameter("frequency_penalty")
+    presence_penalty: float | None = parameter("presence_penalty")
+    repetition_penalty: float | None = parameter("repetition_penalty")
+    seed: int | None = parameter("seed")
+    logit_bias: LogitBias = documented(PARAMETERS["logit_bias"].meaning)
+    n: int | None = parameter("n")
+    stop: Stop = documented(PARAMETERS["stop"].meaning)
+    include_stop_str_in_output: bool | None = parameter("include_stop_str_in_output")
+    stop_token_ids: Annotated[list[int] | None, FIRST_BAD] = parameter("stop_token_ids")
+    ignore_eos: bool | None = parameter("ignore_eos")
     response_format: ResponseFormat | None = documented(
         "What the answer must be. At most one of this and the `guided_` parameters."
     )
@@ -77,7 +55,7 @@ class GenerationRequest(RequestModel):
     guided_grammar: str | None = documented("A grammar in GBNF; its rule `root` generates the whole answer.")
     stream: bool | None = documented("Sends the text as it is made, as server-sent events.", default=False)
     stream_options: StreamOptions | None = documented("Only with `stream`.")
-    user: str | None = documented("Your own name for the end user; recorded with the request.", maxLength=256)
+    user: str | None = parameter("user")
     return_token_ids: bool | None = documented(
         "Adds the token ids behind the text to each choice, as `token_ids`.", default=False
     )

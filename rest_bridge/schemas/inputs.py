@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from lodestream_common.parameters import PARAMETERS
 from rest_bridge.schemas.fields import FIRST_BAD, RequestModel
 
-MAX_PROMPTS = 16
+MAX_PROMPTS = PARAMETERS["prompt"].max_items or 0
+_MAX_STOPS = PARAMETERS["stop"].max_items
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -120,7 +122,15 @@ Content = Annotated[
 Stop = Annotated[
     list[str] | None,
     PlainValidator(_read_stop),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": 4}, {"type": "null"}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TEXT,
+                {"type": "array", "items": _TEXT, "maxItems": PARAMETERS["stop"].max_items},
+                {"type": "null"},
+            ]
+        }
+    ),
 ]
 """Up to four texts that end the generation."""
 

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from lodestream_common.parameters import PARAMETERS
+
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 _MOST = 2**32 - 1
+_ROW = PARAMETERS["logit_bias"]
 
 
 def _read(value: Any) -> dict[int, float] | None:
@@ -43,9 +46,9 @@ LogitBias = Annotated[
             "anyOf": [
                 {
                     "type": "object",
-                    "maxProperties": 300,
+                    "maxProperties": _ROW.max_items,
                     "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,9})$"},
-                    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+                    "additionalProperties": {"type": "number", "minimum": _ROW.low, "maximum": _ROW.high},
                 },
                 {"type": "null"},
             ]

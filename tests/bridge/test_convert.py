@@ -82,8 +82,8 @@ def test_two_limits_that_differ_are_refused() -> None:
 @pytest.mark.parametrize(
     ("body", "param", "bounds"),
     [
-        (chat(max_tokens=2**31), "max_tokens", "[1, 4096]"),
-        (chat(max_completion_tokens=-(2**40)), "max_completion_tokens", "[1, 4096]"),
+        (chat(max_tokens=2**31), "max_tokens", "[1, 2147483647]"),
+        (chat(max_completion_tokens=-(2**40)), "max_completion_tokens", "[1, 2147483647]"),
         (chat(top_k=2**31), "top_k", "[-1, 2147483647]"),
         (chat(seed=2**63), "seed", "[-9223372036854775808, 9223372036854775807]"),
         (chat(seed=-(10**100)), "seed", "[-9223372036854775808, 9223372036854775807]"),

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from inference_service.parse import output, prompt, request, sampling, stopping, tools
-from inference_service.parse.violations import Knob
+from lodestream_common.parameters import Parameter
 from rest_bridge.app import create_app
 from rest_bridge.schemas import inputs
 from rest_bridge.schemas.chat import ChatCompletionRequest
@@ -38,7 +38,9 @@ KNOBS = [
 
 @pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.name)
 @pytest.mark.parametrize("schema", ["ChatCompletionRequest", "CompletionRequest"])
-def test_ranges_and_defaults_are_the_services_own(document: dict[str, Any], schema: str, knob: Knob) -> None:
+def test_ranges_and_defaults_are_the_services_own(
+    document: dict[str, Any], schema: str, knob: Parameter
+) -> None:
     """The service checks them, the bridge only writes them down: both say the same."""
     described = document["components"]["schemas"][schema]["properties"][knob.name]
     low = "exclusiveMinimum" if knob.excludes_low else "minimum"
@@ -66,11 +68,11 @@ def test_limits_of_lists_and_texts_are_the_services_own(document: dict[str, Any]
     stop = next(form for form in described["stop"]["anyOf"] if form["type"] == "array")
     biases = described["logit_bias"]["anyOf"][0]
 
-    assert stop["maxItems"] == stopping.MAX_STOPS
-    assert described["stop_token_ids"]["maxItems"] == stopping.MAX_STOP_TOKEN_IDS
-    assert described["user"]["maxLength"] == request.MAX_USER_LENGTH
-    assert described["tools"]["maxItems"] == tools.MAX_TOOLS
-    assert biases["maxProperties"] == sampling.MAX_BIASES
+    assert stop["maxItems"] == stopping.STOP.max_items == 4
+    assert described["stop_token_ids"]["maxItems"] == stopping.STOP_TOKEN_IDS.max_items == 64
+    assert described["user"]["maxLength"] == request.USER.max_length == 256
+    assert described["tools"]["maxItems"] == tools.TOOLS.max_items == 128
+    assert biases["maxProperties"] == sampling.LOGIT_BIAS.max_items == 300
     bounds = biases["additionalProperties"]
     assert (bounds["minimum"], bounds["maximum"]) == (sampling.LOGIT_BIAS.low, sampling.LOGIT_BIAS.high)
 
@@ -88,7 +90,7 @@ def test_likeliest_tokens_are_limited_as_in_the_service(document: dict[str, Any]
 
 def test_prompts_are_limited_as_in_the_service() -> None:
     """The bridge refuses longer arrays itself, before they cost anything."""
-    assert inputs.MAX_PROMPTS == prompt.MAX_BATCH
+    assert inputs.MAX_PROMPTS == prompt.BATCH.max_items == 16
 
 
 @pytest.mark.parametrize("schema", [ChatCompletionRequest, CompletionRequest])

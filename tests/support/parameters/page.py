@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lodestream_common.parameters import PARAMETERS, number_text
 from tests.support.parameters import own_samples, shared_samples
 from tests.support.parameters.derive import CHAT, COMPLETIONS, Endpoint, Outcome, Row, derive
 from tests.support.parameters.engines import NAMES, Engines
@@ -28,7 +30,8 @@ Null, and a value that asks for nothing (`functions` of `[]`, `function_call` of
 on this page is accepted and named too, and refused where the bridge runs with `--strict`. Over gRPC,
 `report.ignored_parameters` names what has no effect, and fields that the service does not know.
 
-The column gRPC has the fields of `GenerateRequest`; — means that there is none.
+Default and range come from the table of parameters, `lodestream_common/parameters.py`; the operator may set
+those of `max_tokens`. The column gRPC has the fields of `GenerateRequest`; — means that there is none.
 """
 _FOOT = """\
 ¹ Refused where the installed TensorRT-LLM lacks what it takes, which is found when the service starts:
@@ -62,7 +65,8 @@ def render(engines: Engines) -> str:
 
 
 def _section(engines: Engines, title: str, samples: Sequence[Sample], endpoints: Sequence[Endpoint]) -> str:
-    head = ["| parameter | gRPC |" + "".join(f" {_title(name)} |" for name in NAMES), "|---|---|---|---|---|"]
+    titles = ["parameter", "gRPC", "default", "range", *map(_title, NAMES)]
+    head = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     lines = [_line(_same(derive(sample, endpoint, engines) for endpoint in endpoints)) for sample in samples]
     return "\n".join([f"## {title}\n", *head, *lines, ""])
 
@@ -80,8 +84,27 @@ def _same(rows: Iterable[Row]) -> Row:
 
 def _line(row: Row) -> str:
     when = f", {row.sample.when}" if row.sample.when else ""
-    cells = [f"`{row.sample.path}`{when}", _grpc(row), *(_cell(row.outcomes[name]) for name in NAMES)]
+    cells = [
+        f"`{row.sample.path}`{when}",
+        _grpc(row),
+        *_settings(row.sample.path),
+        *(_cell(row.outcomes[name]) for name in NAMES),
+    ]
     return "".join(f"| {cell} " for cell in cells) + "|"
+
+
+def _settings(path: str) -> tuple[str, str]:
+    """Default and range, as the table of parameters has them."""
+    parameter = PARAMETERS.get(path)
+    if parameter is None:
+        return "", ""
+    default = "" if parameter.default is None else number_text(parameter.default).lower()
+    bounds = [
+        f"{parameter.range} {parameter.unit}".rstrip() if parameter.low > -math.inf else "",
+        f"at most {parameter.max_items}" if parameter.max_items else "",
+        f"at most {parameter.max_length} characters" if parameter.max_length else "",
+    ]
+    return default, "; ".join(filter(None, bounds))
 
 
 def _grpc(row: Row) -> str:
