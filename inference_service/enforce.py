@@ -8,22 +8,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inference_service.backends.errors import EngineGrammarError
+from inference_service.constraints.compiling import ConstraintKind, compile_constraint
+from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.grammar import Grammar
 from inference_service.errors import InvalidRequest
 from inference_service.generation.tools.constraint import call_grammar
 from inference_service.generation.tools.types import ToolMode
-from inference_service.grammar import ConstraintError, ConstraintKind, compile_constraint
 from inference_service.parse import ChatPrompt, Constraint, ParsedRequest
 from inference_service.served import ServedModel
 
-GrammarCheck = Callable[[str], None]
+GrammarCheck = Callable[[Grammar], None]
 """Raises EngineGrammarError for a grammar that the engine cannot follow."""
 
 _MESSAGE_LIMIT = 500
+_MAX_UNENFORCED = 64
+"""Keywords that are named in the report of one request."""
 _TOOLS = "chat.tools"
 _TOOL_FIELD = re.compile(r"chat\.tools\[\d+\]\.parameters")
 
 
-def grammar_of(parsed: ParsedRequest, model: ServedModel, check: GrammarCheck) -> str | None:
+def grammar_of(parsed: ParsedRequest, model: ServedModel, check: GrammarCheck) -> Grammar | None:
     """The grammar of a request; None where nothing is enforced. May take a while.
 
     Raises:
@@ -38,7 +42,18 @@ def grammar_of(parsed: ParsedRequest, model: ServedModel, check: GrammarCheck) -
     return _checked(_compiled(constraint), check, constraint.field)
 
 
-def _checked(grammar: str | None, check: GrammarCheck, field: str) -> str | None:
+def unenforced(grammar: Grammar | None, parsed: ParsedRequest) -> list[str]:
+    """Paths of the schema keywords in a request that its grammar does not enforce; the first of them."""
+    if grammar is None:
+        return []
+    field = "" if parsed.constraint is None else parsed.constraint.field
+    return [
+        path if not path.startswith("$") else f"{field}{path[1:]}"
+        for path in grammar.ignored[:_MAX_UNENFORCED]
+    ]
+
+
+def _checked(grammar: Grammar | None, check: GrammarCheck, field: str) -> Grammar | None:
     try:
         if grammar is not None:
             check(grammar)
@@ -47,14 +62,14 @@ def _checked(grammar: str | None, check: GrammarCheck, field: str) -> str | None
     return grammar
 
 
-def _compiled(constraint: Constraint) -> str:
+def _compiled(constraint: Constraint) -> Grammar:
     try:
         return compile_constraint(ConstraintKind(constraint.kind), constraint.source)
     except ConstraintError as error:
         raise _refusal(error, constraint.field) from None
 
 
-def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: ServedModel) -> str | None:
+def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: ServedModel) -> Grammar | None:
     if model.template is None:
         return None
     if constraint is not None and constraint.kind in ("regex", "grammar"):

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from inference_service.backends.types import EngineRequest, Sampling
-from inference_service.enforce import GrammarCheck, grammar_of
+from inference_service.constraints.grammar import Grammar
+from inference_service.enforce import GrammarCheck, grammar_of, unenforced
 from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.deadline import Deadline
 from inference_service.generation.events import Report
@@ -79,7 +80,7 @@ class Planner:
             prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
             choices=() if parsed.validate_only else tuple(work.choices(prompts)),
             deadline=caller.deadline,
-            report=self._report(parsed, prompts),
+            report=self._report(parsed, prompts, grammar),
             blocked_by=None if parsed.validate_only else screening.blocked_by,
         )
 
@@ -88,9 +89,11 @@ class Planner:
         room = self._model.room(parsed.stopping.max_tokens, len(ids), field)
         return EncodedPrompt(prompt, ids, room, self._opening(prompt, ids) if parsed.output.echo else "")
 
-    def _report(self, parsed: ParsedRequest, prompts: Sequence[EncodedPrompt]) -> Report:
+    def _report(
+        self, parsed: ParsedRequest, prompts: Sequence[EncodedPrompt], grammar: Grammar | None
+    ) -> Report:
         most = max(prompt.max_tokens for prompt in prompts)
-        ignored = (*parsed.ignored, *self._model.unread(parsed.prompt))
+        ignored = (*parsed.ignored, *self._model.unread(parsed.prompt), *unenforced(grammar, parsed))
         return Report(parsed.sampling, parsed.logit_bias, most, ignored)
 
     def _opening(self, prompt: Prompt, ids: Sequence[int]) -> str:
@@ -105,7 +108,7 @@ class _Work:
     policy: ContentPolicy | None
     parsed: ParsedRequest
     caller: Caller
-    grammar: str | None
+    grammar: Grammar | None
 
     def choices(self, prompts: Sequence[EncodedPrompt]) -> Iterator[ChoicePlan]:
         n = self.parsed.output.n

@@ -64,7 +64,7 @@ WITHOUT_EFFECT = frozenset(
 _PLAIN = frozenset({bool, int, float, str, dict})
 HEADER = "x-ignored-parameters"
 _HEADER_LIMIT = 1000
-_NAME_LIMIT = 64
+_NAME_LIMIT = 200
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 

@@ -14,6 +14,8 @@ from inference_service.backends.tensorrt_llm.engine import Completion, Output
 from inference_service.backends.tensorrt_llm.guided import GuidedDecoding
 from inference_service.backends.tensorrt_llm.sampling import sampling_fields
 from inference_service.backends.types import EngineRequest, Sampling
+from inference_service.constraints.grammar import Grammar
+from inference_service.constraints.nodes import Literal
 
 Assumed = dict[str, dict[str, str]]
 """Part of the library → name in it → who relies on it."""
@@ -68,8 +70,7 @@ def _loading() -> tuple[list[str], list[str]]:
 def _guide() -> list[str]:
     """The keywords of GuidedDecodingParams."""
     names: list[str] = []
-    nothing: Any = None
-    GuidedDecoding(_noting(names), nothing).params("root ::= [a]")
+    GuidedDecoding(_noting(names), lambda text: text).params(Grammar({"root": Literal("a")}))
     return names
 
 

@@ -11,6 +11,7 @@ from inference_service.backends.types import (
     EngineRequest,
     EngineStep,
 )
+from inference_service.constraints.grammar import Grammar
 
 
 class Backend(ABC):
@@ -31,7 +32,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def check_grammar(self, grammar: str) -> None:
+    def check_grammar(self, grammar: Grammar) -> None:
         """Find out whether the engine can follow a grammar, before a request with it is admitted.
 
         Blocks for up to seconds; called in any thread, once the engine has started.

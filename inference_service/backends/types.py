@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
+from inference_service.constraints.grammar import Grammar
+
 GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy: dividing by them overflows an engine's 32-bit floats."""
 
@@ -75,9 +77,9 @@ class EngineRequest:
     logprobs: int | None = None
     """None: not asked for. Else each step carries its tokens' log probabilities, and of that many
     likeliest alternatives, range [0, 20]."""
-    grammar: str | None = None
-    """GBNF whose rule `root` describes the whole output; already checked. The end-of-sequence token may
-    come only where the grammar is complete."""
+    grammar: Grammar | None = None
+    """Describes the whole output; already checked. The end-of-sequence token may come only where the grammar
+    is complete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import pytest
 from inference_service.backends.base import Backend
 from inference_service.backends.errors import BackendError, EngineDeadError
 from inference_service.backends.types import EngineFinish, EngineRequest, EngineStep, Sampling
+from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 from inference_service.generation.tokenizer import Tokenizer
 
 CONTEXT_LENGTH = 4_096
@@ -78,7 +79,7 @@ def request(
         ignore_eos and grammar is None,
         logit_bias or {},
         logprobs,
-        grammar,
+        None if grammar is None else compile_constraint(ConstraintKind.GRAMMAR, grammar),
     )
 
 

@@ -276,7 +276,7 @@ class TestBody:
     def test_grammar_is_not_lazy(self) -> None:
         body = body_of(request([7], grammar='root ::= "a"'))
 
-        assert (body["grammar"], body["grammar_lazy"]) == ('root ::= "a"', False)
+        assert (body["grammar"], body["grammar_lazy"]) == ('%llguidance {}\nstart: "a"\n', False)
 
     def test_reproducible_request_takes_nothing_from_the_cache(self) -> None:
         def cache_prompt(*, reproducible: bool) -> object:

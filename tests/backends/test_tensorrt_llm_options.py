@@ -17,6 +17,7 @@ import pytest_asyncio
 from inference_service.backends.errors import EngineRequestError
 from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
 from inference_service.backends.types import EngineFinish, EngineRequest, EngineStep
+from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.engine_directory import read_engine_model
 from tests.backends.contract import abandon, collect, ids_of, next_step, released, request, sampling, text_of
@@ -30,8 +31,9 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures(
 LARGER = llama31.VOCABULARY_SIZE + 256
 """Engines may have more tokens than their tokenizer."""
 PROMPT = "Once upon a time"
-GRAMMAR = 'root ::= "{\\"city\\": \\"" [A-Z] "\\"}"'
-UNREADABLE = 'root ::= "secret" ('
+GRAMMAR = compile_constraint(ConstraintKind.GRAMMAR, 'root ::= "{\\"city\\": \\"" [A-Z] "\\"}"')
+UNREADABLE = compile_constraint(ConstraintKind.REGEX, "secret((a{1,1000}){1,1000}){1,1000}")
+"""Counts that its notation cannot take."""
 
 
 @pytest.fixture(scope="module")
@@ -215,12 +217,12 @@ class TestGrammar:
         guided: Any = backend._engine._guided()  # type: ignore[union-attr]
         read: list[str] = []
         monkeypatch.setattr(guided, "_read", read.append)
-        grammar = f"{GRAMMAR}\n"
+        grammar = compile_constraint(ConstraintKind.REGEX, "abc")
 
         for _ in range(3):
             await collect(backend, replace(wanted, grammar=grammar))
 
-        assert read == [grammar]
+        assert read == ['root ::= "abc"\n']
 
     async def test_grammar_is_never_left_out(
         self, engine: Path, tokenizer: Tokenizer, wanted: EngineRequest, monkeypatch: pytest.MonkeyPatch

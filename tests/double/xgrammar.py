@@ -14,12 +14,12 @@ class Grammar:
             RuntimeError: it cannot be read.
 
         """
-        from inference_service.grammar.sentence import shortest_sentence
+        from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 
         if root_rule_name != "root":
             raise NotImplementedError("the double reads grammars whose root is `root`")
         try:
-            shortest_sentence(ebnf_string)
+            compile_constraint(ConstraintKind.GRAMMAR, ebnf_string)
         except Exception as error:
             raise RuntimeError(f"EBNF parser error: {error}") from None
         return Grammar()

@@ -21,6 +21,7 @@ from inference_service.backends.types import (
     EngineStep,
     Sampling,
 )
+from inference_service.constraints.grammar import Grammar
 from inference_service.generation.admission import Admission
 from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.deadline import Deadline, DeadlinePassed
@@ -61,7 +62,7 @@ class Scripted(Backend):
     async def start(self) -> BackendDescription:
         raise NotImplementedError
 
-    def check_grammar(self, grammar: str) -> None:
+    def check_grammar(self, grammar: Grammar) -> None:
         raise NotImplementedError
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:

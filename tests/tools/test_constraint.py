@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.grammar import Grammar
 from inference_service.generation.tools.constraint import MOST_CALLS, call_grammar, most_calls
 from inference_service.generation.tools.formats import BARE, PLAIN, TAGGED, ToolFormat
 from inference_service.generation.tools.parser import ToolCallParser
 from inference_service.generation.tools.types import Tool, ToolChoice, ToolMode
-from inference_service.grammar import ConstraintError, shortest_sentence
-from tests.grammar.derivation import Sampler, matches
+from tests.constraints.derivation import Sampler, matches
 
 AUTO, REQUIRED, NONE = (ToolChoice(mode) for mode in (ToolMode.AUTO, ToolMode.REQUIRED, ToolMode.NONE))
 SCHEMA = {
@@ -27,14 +28,20 @@ CLOCK = Tool("get_time")
 ANYTHING = Tool("log", "", {"type": "object"})
 TOOLS = (WEATHER, CLOCK, ANYTHING)
 FORMATS = (PLAIN, BARE["parameters"], TAGGED["arguments"])
-NOT_ENFORCEABLE = {"type": "object", "properties": {"x": {"type": "string", "format": "no-such-format"}}}
+NOT_ENFORCEABLE = {
+    "type": "object",
+    "properties": {"x": {"type": "string", "pattern": "(?<=a)b", "maxLength": 2}},
+    "required": ["x"],
+}
 
 
 def named(name: str) -> ToolChoice:
     return ToolChoice(ToolMode.NAMED, name)
 
 
-def grammar(choice: ToolChoice = REQUIRED, tools: Sequence[Tool] = TOOLS, form: ToolFormat = PLAIN) -> str:
+def grammar(
+    choice: ToolChoice = REQUIRED, tools: Sequence[Tool] = TOOLS, form: ToolFormat = PLAIN
+) -> Grammar:
     text = call_grammar(tools, choice, form)
     assert text is not None
     return text
@@ -146,16 +153,57 @@ def test_a_call_that_is_required_is_no_answer() -> None:
     assert not matches(text, "{}")
 
 
-def test_schemas_that_cannot_be_enforced() -> None:
-    """They are an error for a strict tool, and say where; for others any object will do."""
+def test_keywords_that_cannot_be_enforced() -> None:
+    """They are an error for a strict tool, and say where; for others they alone are left out, and named."""
     with pytest.raises(ConstraintError) as raised:
         grammar(tools=[CLOCK, Tool("f", "", NOT_ENFORCEABLE, strict=True)])
 
-    assert raised.value.path.startswith("chat.tools[1].parameters.properties.x")
+    assert raised.value.path == "chat.tools[1].parameters.properties.x.pattern"
     text = grammar(tools=[WEATHER, Tool("log", "", NOT_ENFORCEABLE)])
-    assert matches(text, '{"name": "log", "arguments": {"y":[1]}}')
+    assert text.ignored == ("chat.tools[1].parameters.properties.x.pattern",)
+    assert matches(text, '{"name": "log", "arguments": {"x":"ab","y":[1]}}')
+    assert not matches(text, '{"name": "log", "arguments": {"x":"abc"}}')
+    assert not matches(text, '{"name": "log", "arguments": {"x":1}}')
+    assert not matches(text, '{"name": "log", "arguments": {}}')
     assert not matches(text, '{"name": "log", "arguments": []}')
     assert not matches(text, '{"name": "get_weather", "arguments": {"y":[1]}}')
+
+
+@pytest.mark.parametrize(
+    ("keywords", "ignored", "kept", "refused"),
+    [
+        ({"format": "float", "type": "number"}, [], "1.5", '"a"'),
+        ({"format": "no-such-format", "type": "string"}, ["format"], '"a"', "1"),
+        ({"type": "float"}, ["type"], '"a"', None),
+        ({"oneOf": [{"type": "object"}, {"properties": {"a": {"pattern": "a"}}}], "x": 1}, ["x"], "{}", None),
+        (
+            {"type": "array", "uniqueItems": True, "items": {"type": "integer"}},
+            ["uniqueItems"],
+            "[1, 1]",
+            '["a"]',
+        ),
+    ],
+)
+def test_what_is_left_out_is_one_keyword_with_its_path(
+    keywords: dict[str, Any], ignored: list[str], kept: str, refused: str | None
+) -> None:
+    schema = {"properties": {"a": keywords}, "required": ["a"], "additionalProperties": False}
+    text = grammar(tools=[Tool("log", "", schema)])
+
+    assert [
+        path.removeprefix("chat.tools[0].parameters.properties.a.") for path in text.ignored
+    ] == ignored
+    if not isinstance(keywords.get("oneOf"), list):
+        assert matches(text, f'{{"name": "log", "arguments": {{"a":{kept}}}}}')
+    assert refused is None or not matches(text, f'{{"name": "log", "arguments": {{"a":{refused}}}}}')
+    assert not matches(text, '{"name": "log", "arguments": {}}')
+
+
+def test_a_schema_that_nothing_satisfies_is_named_as_a_whole() -> None:
+    text = grammar(tools=[Tool("log", "", {"required": ["a"], "properties": {"a": False}})])
+
+    assert text.ignored == ("chat.tools[0].parameters",)
+    assert matches(text, '{"name": "log", "arguments": {}}')
 
 
 @pytest.mark.parametrize("schema", [{"type": "string"}, {"type": ["object", "null"]}])
@@ -164,11 +212,9 @@ def test_arguments_are_an_object_whatever_the_schema_says(schema: dict[str, Any]
         grammar(tools=[Tool("f", "", schema, strict=True)])
 
     assert raised.value.path == "chat.tools[0].parameters.type"
-    assert shortest_sentence(grammar(tools=[Tool("f", "", schema)])) == '{"name": "f", "arguments": {}}'
+    assert grammar(tools=[Tool("f", "", schema)]).shortest_text() == '{"name": "f", "arguments": {}}'
     without_type = {"properties": {"a": {"type": "null"}}, "required": ["a"]}
-    assert calls_of(shortest_sentence(grammar(tools=[Tool("log", "", without_type)]))) == [
-        ("log", {"a": None})
-    ]
+    assert calls_of(grammar(tools=[Tool("log", "", without_type)]).shortest_text()) == [("log", {"a": None})]
 
 
 def test_bottomless_schemas_are_refused() -> None:

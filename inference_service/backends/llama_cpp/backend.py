@@ -15,13 +15,14 @@ from inference_service.backends.errors import BackendStartError, EngineDeadError
 from inference_service.backends.llama_cpp.call import Engine, EngineCall, Pulse
 from inference_service.backends.llama_cpp.doorbell import Doorbell
 from inference_service.backends.llama_cpp.gate import PrefillGate
-from inference_service.backends.llama_cpp.grammar import GrammarGuard
+from inference_service.backends.llama_cpp.grammar import AnswerReader, GrammarChecker
 from inference_service.backends.llama_cpp.loading import EngineSettings, load_engine
 from inference_service.backends.llama_cpp.lookup import Lookup
 from inference_service.backends.llama_cpp.sampling import completion_body
-from inference_service.backends.llama_cpp.spelling import ModelTokenizer, Speller, silent_tokens
+from inference_service.backends.llama_cpp.spelling import ModelTokenizer, Speller
 from inference_service.backends.llama_cpp.steps import StepBuffer
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
+from inference_service.constraints.grammar import Grammar
 
 RELEASE_SECONDS = 10.0
 """How long closing waits for the engine to let go of what it runs."""
@@ -60,9 +61,7 @@ class LlamaCppBackend(Backend):
         self._settings = EngineSettings(model_path, context_length, max_concurrency, threads, prefill_chunk)
         self._tokenizer = tokenizer
         self._speller = Speller(tokenizer)
-        self._guard = GrammarGuard(tokenizer)
-        self._silent: frozenset[int] | None = None
-        """The control tokens, once a grammar has asked for them."""
+        self._grammars = GrammarChecker()
         self._gate: PrefillGate[EngineCall] = PrefillGate(
             slots=max_concurrency, batch_tokens=self._settings.batch_tokens
         )
@@ -87,14 +86,15 @@ class LlamaCppBackend(Backend):
             vocabulary_size=self._tokenizer.vocabulary_size,
         )
 
-    def check_grammar(self, grammar: str) -> None:
-        self._guard.check(grammar)
+    def check_grammar(self, grammar: Grammar) -> None:
+        self._grammars.check(grammar)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
         if request.grammar is not None:
-            await _off_loop(self._prepare, request.grammar)
+            await _off_loop(self._grammars.check, request.grammar)
         call = self._call(request)
         lookup = self._lookup(request)
+        reader = None if request.grammar is None else AnswerReader(request.grammar)
         await self._gate.enter(call)
         try:
             if len(self._gate.inside) == 1:
@@ -104,6 +104,8 @@ class LlamaCppBackend(Backend):
             while not finished:
                 step = await call.next_step()
                 finished = step.finish is not None
+                if reader is not None:
+                    reader.read(step.text or "")
                 yield step if lookup is None else await lookup.complete(step)
         finally:
             call.abort()
@@ -128,11 +130,6 @@ class LlamaCppBackend(Backend):
         if self._doorbell is not None:
             self._doorbell.close()
 
-    def _prepare(self, grammar: str) -> None:
-        self._guard.check(grammar)
-        if self._silent is None:
-            self._silent = silent_tokens(self._tokenizer)
-
     def _call(self, request: EngineRequest) -> EngineCall:
         if self._closed or not self._engine or self._doorbell is None:
             raise EngineDeadError("the engine is not running")
@@ -141,7 +138,7 @@ class LlamaCppBackend(Backend):
             self._pulse,
             self._doorbell,
             request_id=request.request_id,
-            body=completion_body(request, self._settings.context_length, self._silent or ()),
+            body=completion_body(request, self._settings.context_length),
             steps=StepBuffer(self._speller, request.max_tokens, request.logprobs),
             prefill_left=len(request.prompt_ids),
             on_change=self._on_change,

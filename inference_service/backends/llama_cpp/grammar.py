@@ -1,103 +1,71 @@
-"""Grammars that would not fail in the engine, but end the process or keep it from everyone else.
+"""Grammars, which the engine follows by llguidance.
 
-llama.cpp aborts once a grammar leaves no token to choose: behind a set without characters, NUL, or a
-character whose bytes the vocabulary does not have. Groups nested too deep overflow its stack, an empty
-grammar is none at all, and an ambiguous one costs seconds a token (see `ambiguity.py`). What the service
-compiled has little of this; still nothing goes in unseen.
+llama.cpp ends a constraint without a word where llguidance gives up, which it does when a grammar becomes
+too complex while it is followed. So each grammar is read by the same library before it goes in, and each
+answer is read beside the engine: one that its grammar does not describe fails, instead of being passed on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
-from inference_service.backends.errors import EngineGrammarError
-from inference_service.backends.llama_cpp.spelling import TextEncoder
+from inference_service.backends.errors import EngineGrammarError, EngineRequestError
+from inference_service.constraints.grammar import Grammar
+from inference_service.constraints.notations.lark import to_lark
 
-if TYPE_CHECKING:
-    from inference_service.grammar.nodes import Chars, Node
-
-REMEMBERED = 256
+_REMEMBERED = 256
 """Grammars whose verdict is kept."""
+_MAX_REASON = 200
 
-_CONTINUATIONS = frozenset(range(0x80, 0xC0))
 
+class GrammarChecker:
+    """Says which grammars the engine can follow. Safe in several threads."""
 
-class GrammarGuard:
-    """Says which grammars the engine can follow with the model's vocabulary. Safe in several threads."""
+    def __init__(self) -> None:
+        self._reason = lru_cache(maxsize=_REMEMBERED)(_find_reason)
 
-    def __init__(self, encoder: TextEncoder) -> None:
-        self._encoder = encoder
-        self._reason = lru_cache(maxsize=REMEMBERED)(self._find_reason)
-        self._writable: Chars | None = None
-
-    def check(self, grammar: str) -> None:
-        """See that a grammar may enter the engine. Takes up to seconds for a large one.
+    def check(self, grammar: Grammar) -> None:
+        """See that a grammar may enter the engine. Takes up to a second for a large one.
 
         Raises:
             EngineGrammarError: it may not.
 
         """
-        reason = self._reason(grammar)
-        if reason is not None:
+        reason = self._reason(to_lark(grammar))
+        if reason:
             raise EngineGrammarError(f"the engine cannot follow this grammar: {reason}")
 
-    def _find_reason(self, grammar: str) -> str | None:
+
+class AnswerReader:
+    """Reads one answer beside the engine."""
+
+    def __init__(self, grammar: Grammar) -> None:
         # Imported late: whoever never sends a grammar need not wait for it.
-        from inference_service.backends.llama_cpp.ambiguity import is_too_ambiguous
-        from inference_service.grammar.check import check_rules
-        from inference_service.grammar.errors import ConstraintError
-        from inference_service.grammar.parser import parse_grammar
+        from llguidance import LLMatcher
 
-        try:
-            parsed = parse_grammar(grammar)
-            check_rules(parsed.rules, parsed.places)
-        except ConstraintError as error:
-            return str(error)
-        if not all(self._can_write(node) for rule in parsed.rules.values() for node in _leaves(rule)):
-            return "it has a character that the model has no token for"
-        if is_too_ambiguous(parsed.rules):
-            return "there are too many ways to read the same text by it"
-        return None
+        self._matcher = LLMatcher(_byte_tokenizer(), to_lark(grammar), log_level=0)
 
-    def _can_write(self, node: Node) -> bool:
-        from inference_service.grammar.nodes import Chars, Literal, char_set, overlap
+    def read(self, text: str) -> None:
+        """Read what the engine wrote next.
 
-        if self._writable is None:
-            self._writable = char_set(_writable_ranges(self._encoder))
-        if isinstance(node, Literal):
-            sets = [Chars(((ord(char), ord(char)),)) for char in set(node.text)]
-        else:
-            sets = [node] if isinstance(node, Chars) else []
-        return all(overlap(one, self._writable).ranges for one in sets)
+        Raises:
+            EngineRequestError: the grammar does not describe this, or is too complex to tell.
+
+        """
+        if text and not self._matcher.consume_tokens(list(text.encode())):
+            raise EngineRequestError("the constraint became too complex for the engine to follow")
 
 
-def _leaves(rule: Node) -> Iterator[Node]:
-    from inference_service.grammar.nodes import children
+def _find_reason(lark: str) -> str:
+    from llguidance import LLMatcher
 
-    waiting = [rule]
-    while waiting:
-        node = waiting.pop()
-        inner = children(node)
-        waiting.extend(inner)
-        if not inner:
-            yield node
+    error: str = LLMatcher.validate_grammar(lark, _byte_tokenizer())
+    return error.partition("\n")[0][:_MAX_REASON]
 
 
-def _writable_ranges(encoder: TextEncoder) -> Iterator[tuple[int, int]]:
-    """Code points that tokens of a single byte can write, as a model may have to at the worst."""
-    pieces = {encoder.token_bytes(token_id) for token_id in range(encoder.vocabulary_size)}
-    single = {piece[0] for piece in pieces if len(piece) == 1}
-    yield from ((byte, byte) for byte in single if byte < 0x80)
-    if single >= _CONTINUATIONS:
-        yield from (_led_by(byte) for byte in single if 0xC2 <= byte <= 0xF4)
+@lru_cache(maxsize=1)
+def _byte_tokenizer() -> Any:
+    from llguidance import LLTokenizer
 
-
-def _led_by(byte: int) -> tuple[int, int]:
-    """The code points whose UTF-8 begins with this byte (RFC 3629, section 3)."""
-    if byte < 0xE0:
-        return (byte & 0x1F) << 6, (byte & 0x1F) << 6 | 0x3F
-    if byte < 0xF0:
-        return max(0x800, (byte & 0x0F) << 12), (byte & 0x0F) << 12 | 0xFFF
-    return max(0x10000, (byte & 0x07) << 18), min(0x10FFFF, (byte & 0x07) << 18 | 0x3FFFF)
+    return LLTokenizer("byte")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import orjson
 
 from inference_service.backends.types import EngineRequest, Sampling
+from inference_service.constraints.notations.lark import to_lark
 
 FORBIDDEN = -10_000.0
 """What a bias of -100 becomes. No logit comes near it, and yet it is finite: where a grammar leaves nothing
@@ -33,7 +34,7 @@ _OFF = {
 }
 
 
-def completion_body(request: EngineRequest, context_length: int, silent: Collection[int] = ()) -> bytes:
+def completion_body(request: EngineRequest, context_length: int) -> bytes:
     """The JSON body that runs this request.
 
     Every sampling knob is stated. Tokens are filtered before the temperature applies (penalties,
@@ -43,7 +44,6 @@ def completion_body(request: EngineRequest, context_length: int, silent: Collect
     Args:
         request: what to run.
         context_length: of a slot, in tokens.
-        silent: the control tokens. To a grammar they spell their names, which none of them writes.
 
     """
     return orjson.dumps(
@@ -61,7 +61,7 @@ def completion_body(request: EngineRequest, context_length: int, silent: Collect
             **_OFF,
             **_choice(request.sampling),
             **_penalties(request.sampling, context_length),
-            **_bias(request, silent if request.grammar is not None else ()),
+            **_bias(request),
             **_extras(request),
         }
     )
@@ -100,7 +100,7 @@ def _extras(request: EngineRequest) -> dict[str, object]:
         extras["n_probs"] = max(1, request.logprobs)
         extras["post_sampling_probs"] = False
     if request.grammar is not None:
-        extras["grammar"] = request.grammar
+        extras["grammar"] = to_lark(request.grammar)
         extras["grammar_lazy"] = False
     return extras
 
@@ -125,13 +125,11 @@ def _penalties(sampling: Sampling, context_length: int) -> dict[str, object]:
     }
 
 
-def _bias(request: EngineRequest, forbidden: Collection[int]) -> dict[str, object]:
-    """What is added to logits: the caller's bias, what takes penalties of the prompt back, what forbids."""
+def _bias(request: EngineRequest) -> dict[str, object]:
+    """What is added to logits: the caller's bias, and what takes penalties of the prompt back."""
     bias = _prompt_bias(request.sampling, request.prompt_ids)
     for token_id, value in request.logit_bias.items():
         bias[token_id] = bias.get(token_id, 0.0) + (value if value > -100.0 else FORBIDDEN)
-    for token_id in forbidden:
-        bias[token_id] = FORBIDDEN
     return {"logit_bias": list(bias.items())} if bias else {}
 
 

@@ -30,12 +30,6 @@ class ModelTokenizer(TextEncoder, Protocol):
     def eos_ids(self) -> frozenset[int]: ...
 
 
-def silent_tokens(encoder: ModelTokenizer) -> frozenset[int]:
-    """Tokens that have no text and do not end a generation: the control tokens."""
-    ids = range(encoder.vocabulary_size)
-    return frozenset(i for i in ids if not encoder.token_bytes(i)) - encoder.eos_ids
-
-
 class Speller:
     """Finds the ids of a text of which the number and the last one are known."""
 

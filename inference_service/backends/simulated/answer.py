@@ -9,6 +9,7 @@ from itertools import chain, count, cycle
 from typing import Protocol
 
 from inference_service.backends.types import EngineRequest, Sampling
+from inference_service.constraints.grammar import Grammar
 
 _SCRIPT = re.compile(r"@say<<(.*?)>>", re.DOTALL)
 
@@ -56,7 +57,7 @@ def digest(prompt_ids: Sequence[int], sampling: Sampling) -> str:
     return hashlib.sha256(f"{list(prompt_ids)}{seed}".encode()).hexdigest()[:8]
 
 
-def _constrained(grammar: str, prompt: str) -> str:
+def _constrained(grammar: Grammar, prompt: str) -> str:
     # Imported late: whoever never sends a grammar need not wait for it.
     from inference_service.backends.simulated.matching import constrained
 

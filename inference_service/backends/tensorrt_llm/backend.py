@@ -22,6 +22,7 @@ from inference_service.backends.tensorrt_llm.off_loop import off_loop
 from inference_service.backends.tensorrt_llm.readings import Reading
 from inference_service.backends.tensorrt_llm.sampling import MAX_TOP_K, first_end_id
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
+from inference_service.constraints.grammar import Grammar
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -104,7 +105,7 @@ class TensorRtLlmBackend(Backend):
             ceilings={"top_k": MAX_TOP_K},
         )
 
-    def check_grammar(self, grammar: str) -> None:
+    def check_grammar(self, grammar: Grammar) -> None:
         if self._engine is not None:
             self._engine.check_grammar(grammar)
 

@@ -21,6 +21,7 @@ from inference_service.backends.tensorrt_llm.options import LOGPROBS_SWITCH
 from inference_service.backends.tensorrt_llm.readings import Reading, read
 from inference_service.backends.tensorrt_llm.sampling import sampling_fields
 from inference_service.backends.types import EngineRequest
+from inference_service.constraints.grammar import Grammar
 
 _log = structlog.stdlib.get_logger(__name__)
 _SHUTTING_DOWN = "LLM is shutting down"
@@ -90,7 +91,7 @@ class Engine:
         self._dead = self._dead or self._has_shut_down()
         return not self._dead
 
-    def check_grammar(self, grammar: str) -> None:
+    def check_grammar(self, grammar: Grammar) -> None:
         """Find out whether the engine can read a grammar. Blocks.
 
         Raises:

@@ -1,8 +1,8 @@
 """Grammars, which the engine obeys by xgrammar.
 
 An error inside an engine step fails every request of its batch, and reading a grammar is part of a step.
-So each one is read here first, by our own rules, which also see that it can end, and by the same library:
-one that cannot be read fails its own request only. Where that is not possible, grammars are refused.
+So each one is read here first by the same library: one that cannot be read fails its own request only.
+Where that is not possible, grammars are refused.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from inference_service.constraints.grammar import Grammar
+
 KEPT = 64
 """Grammars that are known to be readable."""
+MAX_TEXT = 2_000_000
+"""Characters of a grammar's text."""
 
 
 class GuidedDecoding:
@@ -29,24 +33,25 @@ class GuidedDecoding:
         self._read = read
         self._try = lru_cache(maxsize=KEPT)(self._read_once)
 
-    def check(self, grammar: str) -> None:
-        """Read a grammar. Blocks, for long if it is large.
+    def check(self, grammar: Grammar) -> None:
+        """Print and read a grammar. Blocks, for long if it is large.
 
         Raises:
-            Exception: it cannot be read, or never ends.
+            Exception: it cannot be printed or read.
 
         """
         self._try(grammar)
 
-    def params(self, grammar: str) -> Any:
+    def params(self, grammar: Grammar) -> Any:
         """What goes with a request; `grammar` has passed the check."""
-        return self._params(grammar=grammar)
+        return self._params(grammar=self._try(grammar))
 
-    def _read_once(self, grammar: str) -> None:
+    def _read_once(self, grammar: Grammar) -> str:
         # Imported late: whoever never sends a grammar need not wait for it.
-        from inference_service.grammar.check import check_rules
-        from inference_service.grammar.parser import parse_grammar
+        from inference_service.constraints.notations.ebnf import to_ebnf
 
-        parsed = parse_grammar(grammar)
-        check_rules(parsed.rules, parsed.places)
-        self._read(grammar)
+        text = to_ebnf(grammar)
+        if len(text) > MAX_TEXT:
+            raise ValueError("the grammar is too large")
+        self._read(text)
+        return text

@@ -1,24 +1,15 @@
-"""Making the model call a tool: grammars whose every text is calls."""
+"""Which calls an answer has to make."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
+from inference_service.constraints.grammar import Grammar
+from inference_service.constraints.json_text import Whitespace
+from inference_service.constraints.tools import CallableTool, CallList, calls_grammar
 from inference_service.generation.tools.formats import ToolFormat
 from inference_service.generation.tools.types import Tool, ToolChoice, ToolMode
-from inference_service.grammar import (
-    ConstraintError,
-    GrammarBuilder,
-    Node,
-    either,
-    json_object,
-    repeat,
-    schema_rule,
-    seq,
-)
 
 MOST_CALLS = 8
 """Of one answer whose calls are enforced."""
@@ -38,7 +29,8 @@ def call_grammar(
     *,
     parallel: bool = True,
     answer: Mapping[str, Any] | bool | None = None,
-) -> str | None:
+    whitespace: Whitespace = Whitespace.COMPACT,
+) -> Grammar | None:
     """The grammar that an answer has to follow; None where nothing is enforced.
 
     `required` takes one call or more of any tool, NAMED exactly one of the named tool. In `auto` the
@@ -46,10 +38,8 @@ def call_grammar(
     nothing is enforced, not even for strict tools; unless the caller asks for JSON: then an answer is
     either calls or that JSON.
 
-    Arguments follow the tool's schema. Where that cannot be enforced exactly, it is an error for a strict
-    tool, and for others they are any JSON object.
-
-    Cached and thread-safe; bounded in time, but not short enough for an event loop.
+    Arguments follow the tool's schema. A keyword of it that cannot be enforced is an error for a strict
+    tool; for others it is left out, and named in the grammar's `ignored`.
 
     Args:
         tools: of distinct names.
@@ -57,6 +47,7 @@ def call_grammar(
         form: how the model writes calls.
         parallel: whether it may make more than one; at most MOST_CALLS.
         answer: the JSON schema of an answer without calls; `{"type": "object"}` for any object.
+        whitespace: what may stand between the parts of a JSON text.
 
     Raises:
         ConstraintError: a strict tool's schema or the answer's is invalid or cannot be enforced, or all of
@@ -66,51 +57,12 @@ def call_grammar(
     if choice.mode is ToolMode.NONE or (choice.mode is ToolMode.AUTO and answer is None):
         return None
     wanted = [
-        (index, tool.name, tool.parameters, tool.strict)
+        CallableTool(
+            form.head(tool.name), tool.parameters, tool.strict, f"chat.tools[{index}].parameters"
+        )
         for index, tool in enumerate(tools)
         if choice.mode is not ToolMode.NAMED or tool.name == choice.name
     ]
-    most = most_calls(choice, parallel=parallel) or MOST_CALLS
-    try:
-        # Text, because what is cached has to be hashable.
-        texts = json.dumps(wanted), json.dumps(answer if choice.mode is ToolMode.AUTO else None)
-    except RecursionError:
-        raise ConstraintError("they are nested too deeply", "chat.tools") from None
-    return _compile(*texts, form, most)
-
-
-@lru_cache(maxsize=256)
-def _compile(wanted: str, answer: str, form: ToolFormat, most: int) -> str:
-    builder = GrammarBuilder()
-    calls = [
-        seq(form.head(name), _arguments(builder, f"chat.tools[{index}].parameters", name, schema, strict))
-        for index, name, schema, strict in json.loads(wanted)
-    ]
-    call = builder.rule("call", seq(either(*calls), form.tail))
-    root = seq(call, repeat(seq(form.separator, call), 0, most - 1))
-    schema = json.loads(answer)
-    if schema is not None:
-        root = either(root, schema_rule(builder, schema, name="answer", path="constraint"))
-    return builder.build(root)
-
-
-def _arguments(
-    builder: GrammarBuilder, path: str, name: str, schema: Mapping[str, Any] | None, strict: bool
-) -> Node:
-    if schema is None:
-        return seq("{}")
-    if strict:
-        return _schema_rule(builder, path, name, schema)
-    try:
-        # On its own first: whether anything satisfies it, and at what size, shows when it is built.
-        trial = GrammarBuilder()
-        trial.build(_schema_rule(trial, path, name, schema))
-    except ConstraintError:
-        return json_object(builder)
-    return _schema_rule(builder, path, name, schema)
-
-
-def _schema_rule(builder: GrammarBuilder, path: str, name: str, schema: Mapping[str, Any]) -> Node:
-    if schema.get("type", "object") != "object":
-        raise ConstraintError("the arguments of a function are an object", f"{path}.type")
-    return schema_rule(builder, {**schema, "type": "object"}, name=name, path=path)
+    calls = CallList(form.tail, form.separator, most_calls(choice, parallel=parallel) or MOST_CALLS)
+    asked = answer if choice.mode is ToolMode.AUTO else None
+    return calls_grammar(wanted, calls, answer=asked, whitespace=whitespace)

@@ -73,8 +73,9 @@ def read_bias(tensor: object, vocabulary_size: int) -> Mapping[int, float]:
 
 def _sentence(grammar: str, said: str | None) -> str:
     from inference_service.backends.simulated.matching import constrained
+    from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 
-    return constrained(grammar, said)
+    return constrained(compile_constraint(ConstraintKind.GRAMMAR, grammar), said)
 
 
 def _text(request: Request, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

@@ -1,0 +1,7 @@
+"""JSON schemas: read, expanded by their logic, and written as rules.
+
+`document` finds schemas and references, `expansion` works off the logic into alternatives (`facts`), and
+`compiler` writes each with `objects`, `arrays`, `strings` and `numbers`.
+"""
+
+from __future__ import annotations

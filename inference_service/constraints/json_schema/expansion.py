@@ -1,0 +1,528 @@
+"""Schemas expanded into alternatives: a disjunction of facts, with the logic of schemas worked off.
+
+`allOf`, `anyOf`, `oneOf`, `not`, `if`, dependencies and references are gone afterwards. What they refer to
+inside of members and elements is left as goals, which are expanded in their turn.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from itertools import combinations
+from typing import TypeAlias
+
+from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.json_schema.document import Schema
+from inference_service.constraints.json_schema.evaluation import holds_all
+from inference_service.constraints.json_schema.facts import (
+    Atom,
+    Contained,
+    Counts,
+    Elements,
+    Facts,
+    Goal,
+    Members,
+    exact,
+    followed,
+    same_value,
+)
+from inference_service.constraints.json_schema.formats import NUMBER_FORMATS, language_of_format
+from inference_service.constraints.json_schema.keywords import JSON_TYPES
+from inference_service.constraints.limits import MAX_ALTERNATIVES
+from inference_service.constraints.nodes import Complement, Node
+from inference_service.constraints.regex import found_text
+
+Demand: TypeAlias = Callable[[Facts], None]
+Item: TypeAlias = "Atom | Demand"
+Option: TypeAlias = "list[Item]"
+"""Demands that hold together."""
+Disjunction: TypeAlias = "list[Option]"
+
+
+class Expansion:
+    """Expands goals.
+
+    Args:
+        exclude: whether it surely cannot be that two schemas hold together.
+        ignore: told the path of each keyword that is not enforced.
+
+    """
+
+    def __init__(self, exclude: Callable[[Schema, Schema], bool], ignore: Callable[[str], None]) -> None:
+        self._exclude = exclude
+        self._ignore = ignore
+        self._denied_by: dict[Schema, tuple[Schema, str]] = {}
+        """Which keyword first denied a schema."""
+
+    def alternatives(self, goal: Goal) -> list[Facts]:
+        """Expand a goal; no alternatives if nothing can agree with it.
+
+        Raises:
+            ConstraintError: it cannot be done exactly, or there are too many.
+
+        """
+        found = []
+        for facts in self._expand(deque(goal), [], Facts()):
+            if facts.values is not None:
+                facts.values = [value for value in facts.values if holds_all(goal, value)]
+                if not facts.values:
+                    continue
+            else:
+                for name, error in facts.unsupported:
+                    if name in facts.types:
+                        raise error
+            found.append(facts)
+            if len(found) > MAX_ALTERNATIVES:
+                raise self._too_many(goal)
+        return found
+
+    def _too_many(self, goal: Goal) -> ConstraintError:
+        for schema, _ in goal:
+            for keyword in ("oneOf", "anyOf", "not", "dependencies", "dependentRequired", "dependentSchemas"):
+                if keyword in schema.keywords:
+                    return schema.unsupported(keyword, f"it has more than {MAX_ALTERNATIVES} alternatives")
+        return ConstraintError(f"it has more than {MAX_ALTERNATIVES} alternatives", goal[0][0].path)
+
+    def _expand(
+        self,
+        agenda: deque[Item],
+        pending: list[Disjunction],
+        facts: Facts,
+        done: frozenset[Atom] = frozenset(),
+    ) -> Iterator[Facts]:
+        seen = set(done)
+        while agenda:
+            item = agenda.popleft()
+            if callable(item):
+                item(facts)
+                continue
+            if item in seen:
+                continue
+            seen.add(item)
+            schema, holds = item
+            if (schema, not holds) in seen:
+                return
+            conjunction = self._asserted(schema) if holds else [self._denied(schema)]
+            for disjunction in conjunction:
+                if len(disjunction) == 1:
+                    agenda.extend(disjunction[0])
+                else:
+                    pending.append(disjunction)
+        if not facts.settle():
+            return
+        if not pending:
+            yield facts
+            return
+        first, *rest = sorted(pending, key=len)
+        for option in first:
+            yield from self._expand(deque(option), [*rest], facts.copy(), frozenset(seen))
+
+    def _deny(self, schema: Schema, by: Schema, keyword: str) -> Atom:
+        self._denied_by.setdefault(schema, self._denied_by.get(by, (by, keyword)))
+        return schema, False
+
+    # -- what holds -------------------------------------------------------------------------------------
+
+    def _asserted(self, schema: Schema) -> list[Disjunction]:
+        """The demands of a schema: a conjunction."""
+        if isinstance(schema.value, bool):
+            return [] if schema.value else [[]]
+        keywords = schema.keywords
+        found: list[Disjunction] = [[list(self._plain_demands(schema))]]
+        if "$ref" in keywords:
+            found.append([[(followed(schema.reference), True)]])
+        found += [[[(schema.child("allOf", i), True)]] for i in range(len(keywords.get("allOf", ())))]
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in keywords:
+                found.append(self._union(schema, keyword))
+        if "not" in keywords:
+            found.append([[self._deny(schema.child("not"), schema, "not")]])
+        if "if" in keywords and ("then" in keywords or "else" in keywords):
+            condition = schema.child("if")
+            then: Option = [(schema.child("then"), True)] if "then" in keywords else []
+            otherwise: Option = [(schema.child("else"), True)] if "else" in keywords else []
+            denied = self._deny(condition, schema, "if")
+            found.append([[(condition, True), *then], [denied, *otherwise]])
+        found += self._dependencies(schema)
+        return found
+
+    def _union(self, schema: Schema, keyword: str) -> Disjunction:
+        # A oneOf that is dropped stands here as an anyOf: its branches stay.
+        source = keyword if isinstance(schema.value, dict) and keyword in schema.value else "oneOf"
+        branches = [schema.child(source, i) for i in range(len(schema.keywords[keyword]))]
+        if keyword == "anyOf":
+            return [[(branch, True)] for branch in branches]
+        options: Disjunction = []
+        for branch in branches:
+            others = [
+                self._deny(other, schema, "oneOf")
+                for other in branches
+                if other is not branch and not self._exclude(branch, other)
+            ]
+            options.append([(branch, True), *others])
+        if len(set(branches)) < len(branches):
+            # The same branch twice never holds once only.
+            return [
+                option
+                for option, branch in zip(options, branches, strict=True)
+                if branches.count(branch) == 1
+            ]
+        return options
+
+    def _dependencies(self, schema: Schema) -> Iterator[Disjunction]:
+        for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
+            for name, value in schema.keywords.get(keyword, {}).items():
+                lacks: Disjunction = [[self._lacks(name)], [partial(_only, types=JSON_TYPES - {"object"})]]
+                if isinstance(value, list):
+                    has: Option = [self._has(name), *map(self._has, value)]
+                else:
+                    has = [self._has(name), (schema.child(keyword, name), True)]
+                yield [has, *lacks]
+
+    @staticmethod
+    def _has(name: str) -> Demand:
+        def demand(facts: Facts) -> None:
+            _only(facts, {"object"})
+            facts.required.setdefault(name)
+
+        return demand
+
+    @staticmethod
+    def _lacks(name: str) -> Demand:
+        def demand(facts: Facts) -> None:
+            _only(facts, {"object"})
+            facts.absent.setdefault(name)
+
+        return demand
+
+    def _plain_demands(self, schema: Schema) -> Iterator[Demand]:
+        """Demands without alternatives."""
+        keywords = schema.keywords
+        if "type" in keywords:
+            yield partial(_typed, names=_type_names(keywords))
+        if "enum" in keywords:
+            yield partial(_one_of, values=keywords["enum"])
+        if "const" in keywords:
+            yield partial(_one_of, values=[keywords["const"]])
+        yield from _number_demands(schema)
+        yield from self._string_demands(schema)
+        yield from _array_demands(schema)
+        yield from _object_demands(schema)
+
+    def _string_demands(self, schema: Schema) -> Iterator[Demand]:
+        keywords = schema.keywords
+        if "minLength" in keywords:
+            yield lambda facts: _raise_to(facts.length, keywords["minLength"])
+        if "maxLength" in keywords:
+            yield lambda facts: facts.length.at_most(keywords["maxLength"])
+        if "pattern" in keywords:
+            language = _pattern(schema, "pattern", keywords["pattern"])
+            yield lambda facts: facts.languages.append(language)
+        name = keywords.get("format")
+        if name is not None and name not in NUMBER_FORMATS:
+            formatted = language_of_format(name)
+            if formatted is None:
+                self._ignore(f"{schema.path}.format")
+            else:
+                yield lambda facts: facts.languages.append(formatted)
+
+    # -- what must not hold -----------------------------------------------------------------------------
+
+    def _denied(self, schema: Schema) -> Disjunction:
+        """The ways in which a value can disagree with a schema."""
+        if isinstance(schema.value, bool):
+            return [] if schema.value else [[]]
+        keywords = schema.keywords
+        found = [*self._denied_branches(schema), *self._denied_plain(schema)]
+        if "$ref" in keywords:
+            found.append([self._deny(schema.reference, schema, "$ref")])
+        if "not" in keywords:
+            found.append([(schema.child("not"), True)])
+        if "if" in keywords:
+            condition = schema.child("if")
+            if "then" in keywords:
+                found.append([(condition, True), self._deny(schema.child("then"), schema, "then")])
+            if "else" in keywords:
+                found.append(
+                    [self._deny(condition, schema, "if"), self._deny(schema.child("else"), schema, "else")]
+                )
+        return found
+
+    def _denied_branches(self, schema: Schema) -> Disjunction:
+        keywords = schema.keywords
+        found: Disjunction = []
+        for index in range(len(keywords.get("allOf", ()))):
+            found.append([self._deny(schema.child("allOf", index), schema, "allOf")])
+        for keyword in ("anyOf", "oneOf"):
+            branches = [schema.child(keyword, i) for i in range(len(keywords.get(keyword, ())))]
+            if branches:
+                found.append([self._deny(branch, schema, keyword) for branch in branches])
+            if keyword == "oneOf":
+                found += [[(one, True), (two, True)] for one, two in combinations(branches, 2)]
+        return found
+
+    def _denied_plain(self, schema: Schema) -> Iterator[Option]:
+        keywords = schema.keywords
+        if "type" in keywords:
+            yield from _other_types(_type_names(keywords))
+        values = [*keywords.get("enum", ()), *([keywords["const"]] if "const" in keywords else ())]
+        if "enum" in keywords and "const" in keywords:
+            values = [value for value in keywords["enum"] if same_value(value, keywords["const"])]
+        if values:
+            yield [lambda facts: facts.excluded.extend(values)]
+        yield from _denied_number(schema)
+        yield from self._denied_string(schema)
+        yield from self._denied_array(schema)
+        yield from self._denied_object(schema)
+
+    def _denied_string(self, schema: Schema) -> Iterator[Option]:
+        keywords = schema.keywords
+        is_string = partial(_only, types={"string"})
+        if keywords.get("minLength", 0) > 0:
+            yield [is_string, lambda facts: facts.length.at_most(keywords["minLength"] - 1)]
+        if "maxLength" in keywords:
+            yield [is_string, lambda facts: _raise_to(facts.length, keywords["maxLength"] + 1)]
+        if "pattern" in keywords:
+            language = _pattern(schema, "pattern", keywords["pattern"], widest=True)
+            yield [is_string, lambda facts: facts.languages.append(Complement(language))]
+        name = keywords.get("format")
+        if name is not None and name not in NUMBER_FORMATS and language_of_format(name) is not None:
+            yield self._impossible(schema, "format", "string")
+
+    def _denied_array(self, schema: Schema) -> Iterator[Option]:
+        keywords = schema.keywords
+        is_array = partial(_only, types={"array"})
+        if keywords.get("minItems", 0) > 0:
+            yield [is_array, lambda facts: facts.element_count.at_most(keywords["minItems"] - 1)]
+        if "maxItems" in keywords:
+            yield [is_array, lambda facts: _raise_to(facts.element_count, keywords["maxItems"] + 1)]
+        if "items" in keywords and "prefixItems" not in keywords:
+            denied = self._deny(schema.child("items"), schema, "items")
+            yield [is_array, lambda facts: facts.contained.append(Contained(denied))]
+        elif "items" in keywords or "prefixItems" in keywords:
+            yield self._impossible(schema, "items" if "items" in keywords else "prefixItems", "array")
+        if keywords.get("uniqueItems"):
+            yield self._impossible(schema, "uniqueItems", "array")
+        if "contains" in keywords:
+            if keywords.get("minContains", 1) != 1 or "maxContains" in keywords:
+                yield self._impossible(schema, "contains", "array")
+            else:
+                none = self._deny(schema.child("contains"), schema, "contains")
+                yield [is_array, lambda facts: facts.elements.append(Elements(rest=none))]
+
+    def _denied_object(self, schema: Schema) -> Iterator[Option]:
+        keywords = schema.keywords
+        is_object = partial(_only, types={"object"})
+        for name in keywords.get("required", ()):
+            yield [self._lacks(name)]
+        for name in keywords.get("properties", {}):
+            denied = self._deny(schema.child("properties", name), schema, "properties")
+            member = Members({name: denied})
+            yield [self._has(name), partial(_append_members, members=member)]
+        if keywords.get("minProperties", 0) > 0:
+            yield [is_object, lambda facts: facts.member_count.at_most(keywords["minProperties"] - 1)]
+        if "maxProperties" in keywords:
+            yield [is_object, lambda facts: _raise_to(facts.member_count, keywords["maxProperties"] + 1)]
+        for keyword in ("patternProperties", "propertyNames"):
+            if keyword in keywords:
+                yield self._impossible(schema, keyword, "object")
+        if keywords.get("additionalProperties", True) not in (True, {}):
+            yield self._impossible(schema, "additionalProperties", "object")
+        yield from self._denied_dependencies(schema)
+
+    def _denied_dependencies(self, schema: Schema) -> Iterator[Option]:
+        for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
+            for name, value in schema.keywords.get(keyword, {}).items():
+                if isinstance(value, list):
+                    for other in value:
+                        yield [self._has(name), self._lacks(other)]
+                else:
+                    denied = self._deny(schema.child(keyword, name), schema, keyword)
+                    yield [self._has(name), denied]
+
+    def _impossible(self, schema: Schema, keyword: str, type_name: str) -> Option:
+        """A way to disagree that cannot be described."""
+        by, denying = self._denied_by.get(schema, (schema, keyword))
+        error = by.unsupported(denying, f"what is not valid under {keyword} cannot be described exactly")
+
+        def demand(facts: Facts) -> None:
+            _only(facts, {type_name})
+            facts.unsupported.append((type_name, error))
+
+        return [demand]
+
+
+def _type_names(keywords: dict[str, object]) -> frozenset[str]:
+    stated = keywords["type"]
+    names = {stated} if isinstance(stated, str) else set(stated)  # type: ignore[call-overload]
+    return frozenset(names | {"null"} if keywords.get("nullable") is True else names)
+
+
+def _only(facts: Facts, types: frozenset[str] | set[str]) -> None:
+    facts.types &= types
+
+
+def _typed(facts: Facts, names: frozenset[str]) -> None:
+    types = set(names)
+    if "integer" in types:
+        types.discard("integer")
+        if "number" not in types:
+            types.add("number")
+            _set_integer(facts, is_integer=True)
+    _only(facts, types)
+
+
+def _set_integer(facts: Facts, *, is_integer: bool) -> None:
+    if facts.number.is_integer is (not is_integer):
+        facts.types -= {"number"}
+    facts.number.is_integer = is_integer
+
+
+def _other_types(names: frozenset[str]) -> Iterator[Option]:
+    others = JSON_TYPES - names - ({"number"} if "integer" in names else set())
+    yield [partial(_only, types=others)]
+    if "integer" in names and "number" not in names:
+        yield [partial(_only, types={"number"}), partial(_set_integer, is_integer=False)]
+
+
+def _one_of(facts: Facts, values: list[object]) -> None:
+    if facts.values is None:
+        unique: list[object] = []
+        scalars: set[object] = set()
+        for value in values:
+            if isinstance(value, str):
+                if value not in scalars:
+                    scalars.add(value)
+                    unique.append(value)
+            elif not any(same_value(value, other) for other in unique):
+                unique.append(value)
+        facts.values = unique
+    else:
+        texts = {value for value in values if isinstance(value, str)}
+        facts.values = [
+            value
+            for value in facts.values
+            if (value in texts if isinstance(value, str) else any(same_value(value, v) for v in values))
+        ]
+
+
+def _raise_to(counts: Counts, least: int) -> None:
+    counts.least = max(counts.least, least)
+
+
+def _number_demands(schema: Schema) -> Iterator[Demand]:
+    keywords = schema.keywords
+    for keyword, is_exclusive in (("minimum", False), ("exclusiveMinimum", True)):
+        if keyword in keywords:
+            low = exact(keywords[keyword])
+            yield partial(_at_least, value=low, is_exclusive=is_exclusive)
+    for keyword, is_exclusive in (("maximum", False), ("exclusiveMaximum", True)):
+        if keyword in keywords:
+            high = exact(keywords[keyword])
+            yield partial(_at_most, value=high, is_exclusive=is_exclusive)
+    if "multipleOf" in keywords:
+        step = exact(keywords["multipleOf"])
+        yield lambda facts: _multiple(facts, step)
+    limits = NUMBER_FORMATS.get(keywords.get("format", ""))
+    if limits is not None:
+        yield partial(_at_least, value=exact(limits[0]), is_exclusive=False)
+        yield partial(_at_most, value=exact(limits[1]), is_exclusive=False)
+
+
+def _at_least(facts: Facts, value: Fraction, *, is_exclusive: bool) -> None:
+    facts.number.at_least(value, is_exclusive=is_exclusive)
+
+
+def _at_most(facts: Facts, value: Fraction, *, is_exclusive: bool) -> None:
+    facts.number.at_most(value, is_exclusive=is_exclusive)
+
+
+def _multiple(facts: Facts, step: Fraction) -> None:
+    facts.number.multiples = (*facts.number.multiples, step)
+
+
+def _denied_number(schema: Schema) -> Iterator[Option]:
+    keywords = schema.keywords
+    is_number = partial(_only, types={"number"})
+    for keyword, is_exclusive in (("minimum", True), ("exclusiveMinimum", False)):
+        if keyword in keywords:
+            yield [is_number, partial(_at_most, value=exact(keywords[keyword]), is_exclusive=is_exclusive)]
+    for keyword, is_exclusive in (("maximum", True), ("exclusiveMaximum", False)):
+        if keyword in keywords:
+            yield [is_number, partial(_at_least, value=exact(keywords[keyword]), is_exclusive=is_exclusive)]
+    if "multipleOf" in keywords:
+        yield [is_number, lambda facts: facts.unsupported.append(("number", _no_multiple(schema)))]
+
+
+def _no_multiple(schema: Schema) -> ConstraintError:
+    return schema.unsupported("multipleOf", "what is no multiple cannot be described exactly")
+
+
+def _pattern(schema: Schema, keyword: str, pattern: str, *, widest: bool = False) -> Node:
+    try:
+        return found_text(pattern, widest=widest)
+    except ConstraintError as error:
+        raise schema.unsupported(keyword, str(error)) from None
+
+
+def _array_demands(schema: Schema) -> Iterator[Demand]:
+    keywords = schema.keywords
+    prefix = tuple(
+        (schema.child(_prefix_keyword(schema), i), True) for i in range(len(keywords.get("prefixItems", ())))
+    )
+    rest: Atom | None = None
+    if "items" in keywords:
+        rest = (schema.child("items"), True)
+    elif "additionalItems" in keywords and _prefix_keyword(schema) == "items" and prefix:
+        rest = (schema.child("additionalItems"), True)
+    if prefix or rest:
+        yield lambda facts: facts.elements.append(Elements(prefix, rest))
+    if "minItems" in keywords:
+        yield lambda facts: _raise_to(facts.element_count, keywords["minItems"])
+    if "maxItems" in keywords:
+        yield lambda facts: facts.element_count.at_most(keywords["maxItems"])
+    if keywords.get("uniqueItems"):
+        yield partial(_be_unique, schema=schema)
+    if "contains" in keywords:
+        contained = Contained(
+            (schema.child("contains"), True), keywords.get("minContains", 1), keywords.get("maxContains")
+        )
+        yield lambda facts: facts.contained.append(contained)
+
+
+def _prefix_keyword(schema: Schema) -> str:
+    is_old = isinstance(schema.value, dict) and isinstance(schema.value.get("items"), list)
+    return "items" if is_old else "prefixItems"
+
+
+def _be_unique(facts: Facts, schema: Schema) -> None:
+    facts.unique = schema
+
+
+def _object_demands(schema: Schema) -> Iterator[Demand]:
+    keywords = schema.keywords
+    if keywords.keys() & {"properties", "patternProperties", "additionalProperties"}:
+        members = Members(
+            {name: (schema.child("properties", name), True) for name in keywords.get("properties", {})},
+            tuple(
+                (pattern, (schema.child("patternProperties", pattern), True))
+                for pattern in keywords.get("patternProperties", {})
+            ),
+            (schema.child("additionalProperties"), True) if "additionalProperties" in keywords else None,
+        )
+        yield partial(_append_members, members=members)
+    if "required" in keywords:
+        yield lambda facts: facts.required.update(dict.fromkeys(keywords["required"]))
+    if "minProperties" in keywords:
+        yield lambda facts: _raise_to(facts.member_count, keywords["minProperties"])
+    if "maxProperties" in keywords:
+        yield lambda facts: facts.member_count.at_most(keywords["maxProperties"])
+    if "propertyNames" in keywords:
+        names = (schema.child("propertyNames"), True)
+        yield lambda facts: facts.names.append(names)
+
+
+def _append_members(facts: Facts, members: Members) -> None:
+    facts.members.append(members)

@@ -1,0 +1,1 @@
+"""Grammars as text: GBNF is read; Lark (llguidance) and EBNF (xgrammar) are written."""
