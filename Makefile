@@ -55,8 +55,9 @@ images:  ## Build the container images, run them and ask them a question; needs 
 readme: $(VENV)/.dev  ## Renew the table of settings in the README.
 	@$(BIN)/python -m tests.support.readme
 
-parameters: $(VENV)/.dev  ## Renew docs/parameters.md.
+parameters: $(VENV)/.dev  ## Renew docs/parameters.md and docs/structured-output.md.
 	@$(BIN)/python -m tests.support.parameters
+	@$(BIN)/python -m tests.support.structured_output
 
 lock:  ## Renew the lock files; needs uv.
 	requirements/compile.sh

@@ -190,9 +190,7 @@ def test_what_is_left_out_is_one_keyword_with_its_path(
     schema = {"properties": {"a": keywords}, "required": ["a"], "additionalProperties": False}
     text = grammar(tools=[Tool("log", "", schema)])
 
-    assert [
-        path.removeprefix("chat.tools[0].parameters.properties.a.") for path in text.ignored
-    ] == ignored
+    assert [path.removeprefix("chat.tools[0].parameters.properties.a.") for path in text.ignored] == ignored
     if not isinstance(keywords.get("oneOf"), list):
         assert matches(text, f'{{"name": "log", "arguments": {{"a":{kept}}}}}')
     assert refused is None or not matches(text, f'{{"name": "log", "arguments": {{"a":{refused}}}}}')

@@ -57,9 +57,7 @@ def call_grammar(
     if choice.mode is ToolMode.NONE or (choice.mode is ToolMode.AUTO and answer is None):
         return None
     wanted = [
-        CallableTool(
-            form.head(tool.name), tool.parameters, tool.strict, f"chat.tools[{index}].parameters"
-        )
+        CallableTool(form.head(tool.name), tool.parameters, tool.strict, f"chat.tools[{index}].parameters")
         for index, tool in enumerate(tools)
         if choice.mode is not ToolMode.NAMED or tool.name == choice.name
     ]
