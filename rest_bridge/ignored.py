@@ -64,7 +64,10 @@ WITHOUT_EFFECT = frozenset(
 _PLAIN = frozenset({bool, int, float, str, dict})
 HEADER = "x-ignored-parameters"
 _HEADER_LIMIT = 1000
-_NAME_LIMIT = 200
+_NAME_LIMIT = 64
+_PATH_LIMIT = 200
+"""Of the path of a schema's keyword."""
+_SCHEMAS = ("tools[", "response_format.", "guided_json")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
@@ -173,4 +176,5 @@ def _is_harmless(value: object, harmless: Harmless) -> bool:
 
 
 def _clean(name: str) -> str:
-    return _UNSAFE.sub("_", name[:_NAME_LIMIT]) or "_"
+    limit = _PATH_LIMIT if name.startswith(_SCHEMAS) else _NAME_LIMIT
+    return _UNSAFE.sub("_", name[:limit]) or "_"

@@ -73,7 +73,11 @@ class Names:
         while begin:
             if name := self.own.get(begin) or _FIELDS.get(begin):
                 return name, plain[len(begin) :]
-            begin = re.sub(r"(?:(?:^|\.)[^.\[\]]*|\[])$", "", begin)
+            shorter = re.sub(r"(?:(?:^|\.)[^.\[\]]*|\[])$", "", begin)
+            if shorter == begin:
+                # A name of the caller's in brackets: nothing before it is a field of the protocol.
+                break
+            begin = shorter
         return _GROUPS.sub("", plain, count=1), ""
 
     def in_text(self, text: str) -> str:

@@ -16,6 +16,7 @@ import inference_client
 from inference_client import InferenceError
 from rest_bridge import errors
 from rest_bridge.errors import ApiError, api_error, error_body, error_response
+from rest_bridge.names import Names
 from tests.bridge.bodies import CHAT, chat
 from tests.support.scripted import ScriptedService, delta, error_info, refuse, retry_info, started
 
@@ -228,3 +229,16 @@ def test_a_missing_key_says_how_to_send_one() -> None:
     reply = error_response(ApiError(errors.INVALID_API_KEY, "no"))
 
     assert reply.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_path_with_a_name_in_brackets_is_told_as_it_is() -> None:
+    """It once had the bridge search for ever."""
+    text = 'cannot be enforced (at `$.properties["é"].pattern`)'
+
+    assert Names().in_text(text) == text.replace("`", "")
+
+
+def test_the_path_of_a_schema_s_keyword_has_rest_s_name_before_it() -> None:
+    assert Names().of("chat.tools[2].parameters.properties.a.format") == (
+        "tools[2].function.parameters.properties.a.format"
+    )
