@@ -13,6 +13,10 @@ client pings every 30 s."""
 MAX_CONNECTION_IDLE_MS = 75_000
 """How long a connection without calls stays open; as for HTTP."""
 
+MAX_CONCURRENT_STREAMS = 100
+"""Calls of one connection that are open at once; more wait at their caller. The core drops calls of whomever,
+as CANCELLED, once about a thousand wait to be picked up: no single connection may bring that about."""
+
 
 def options(max_message_bytes: int, header_timeout: float, max_connections: int) -> Sequence[tuple[str, int]]:
     """The options of the gRPC server.
@@ -37,6 +41,7 @@ def options(max_message_bytes: int, header_timeout: float, max_connections: int)
         ("grpc.http2.settings_timeout", round(header_timeout * 1000)),
         ("grpc.max_connection_idle_ms", MAX_CONNECTION_IDLE_MS),
         ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
         # Two servers on one port would share its connections by chance.
         ("grpc.so_reuseport", 0),
     )
