@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message as ProtoMessage
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.message_factory import GetMessageClass
+from grpc import aio
+from grpc_health.v1 import health_pb2
 from lodestream.inference.v1 import (
     generate_service_pb2,
-    generate_service_pb2_grpc,
     model_service_pb2,
-    model_service_pb2_grpc,
 )
 
 from inference_client.async_stream import AsyncStream, is_being_cancelled
@@ -30,20 +30,22 @@ from inference_client.decode import (
     decode_validation,
 )
 from inference_client.environment import ClientOptions, key_from_environment, target_from_environment
-from inference_client.errors import ClosedError, InferenceError, NotFoundError
+from inference_client.errors import ClosedError, InferenceError, NotFoundError, ProtocolError
 from inference_client.generation import Generation
 from inference_client.grammar import StreamGrammar
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
 from inference_client.models import Model, TokenCount
 from inference_client.options import CountOptions, GenerateOptions
+from inference_client.pool import Pool
 from inference_client.request import build_count_request, build_request, build_validation, choice_count
 from inference_client.retry import RetryPolicy
 from inference_client.validation import Validation
 
 if TYPE_CHECKING:
-    from typing import Self, Unpack
+    from typing import Self, TypeAlias, Unpack
 
-    from grpc import aio
+    Method: TypeAlias = aio.UnaryStreamMultiCallable
+    """A method of one connection: takes a message, and gives a call to be read."""
 
 RequestT = TypeVar("RequestT", bound=ProtoMessage)
 ResponseT = TypeVar("ResponseT", bound=ProtoMessage)
@@ -51,7 +53,8 @@ ResultT = TypeVar("ResultT")
 
 
 class AsyncClient:
-    """Calls one inference service. Make one and share it: it holds one connection to each replica.
+    """Calls one inference service. Make one and share it: it holds a connection to each replica, and further
+    ones while many calls are open.
 
     It connects with the first call, on the loop that makes it, and stays on that loop. Use it as a
     context manager, or `close` it. Methods raise the errors of `inference_client.errors`, and
@@ -62,6 +65,7 @@ class AsyncClient:
         api_key: sent with each call that brings no key of its own.
         timeout: seconds that a call may take, retries included, if it does not say; None: without end.
         retries: attempts after the first for calls that are refused as UNAVAILABLE; see `retry`.
+        patience: seconds for which such a call is tried again however often: the service may be restarting.
         max_message_bytes: largest message to send and to take, in bytes.
         tls: how to encrypt; None: plain text, for a loopback or a private network.
 
@@ -74,13 +78,13 @@ class AsyncClient:
         api_key: str | None = None,
         timeout: float | None = None,
         retries: int = 2,
+        patience: float = 0.0,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         tls: TlsConfig | None = None,
     ) -> None:
         self._target = check_target(target)
-        self._tls = tls
-        self._defaults = CallDefaults(api_key, timeout, RetryPolicy(retries), max_message_bytes)
-        self._opened: _Stubs | None = None
+        self._defaults = CallDefaults(api_key, timeout, RetryPolicy(retries, patience), max_message_bytes)
+        self._pool = Pool(lambda: _Stubs(open_async(self._target, max_message_bytes, tls)))
         self._closed = False
 
     @classmethod
@@ -108,8 +112,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections; calls that still run fail with `ClosedError`. Safe to call twice."""
         self._closed = True
-        if self._opened is not None:
-            await self._opened.channel.close(None)
+        await asyncio.gather(*(stubs.channel.close(None) for stubs in self._pool.opened))
 
     async def generate(
         self,
@@ -166,7 +169,7 @@ class AsyncClient:
         """The same as `generate`, for a message that is ready; the key overrides the client's own."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         decode = partial(decode_generation, choices=choice_count(request))
-        return await self._ask(self._stubs().generate.Generate, request, call, decode)
+        return await self._ask(lambda stubs: stubs.generate, request, call, decode)
 
     def stream_request(
         self,
@@ -186,8 +189,7 @@ class AsyncClient:
 
         def open_rpc() -> aio.UnaryStreamCall[Any, Any]:
             call.check_size(request)
-            method = self._stubs().generate.GenerateStream
-            return method(request, timeout=call.timeout(), metadata=call.metadata())
+            return self._start(lambda stubs: stubs.generate_stream, request, call)
 
         grammar = StreamGrammar(choice_count(request))
         return AsyncStream(open_rpc, call, grammar, lambda: self._closed)
@@ -204,7 +206,7 @@ class AsyncClient:
         """The same as `validate`, for a message that is ready; the key overrides the client's own."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         return await self._ask(
-            self._stubs().generate.Generate, build_validation(request), call, decode_validation
+            lambda stubs: stubs.generate, build_validation(request), call, decode_validation
         )
 
     async def list_models(
@@ -213,7 +215,7 @@ class AsyncClient:
         """Every served model."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = model_service_pb2.ListModelsRequest()
-        return await self._ask(self._stubs().models.ListModels, request, call, decode_models)
+        return await self._ask(lambda stubs: stubs.list_models, request, call, decode_models)
 
     async def get_model(
         self,
@@ -226,7 +228,7 @@ class AsyncClient:
         """One model, by id or alias; `NotFoundError` names what is served."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = model_service_pb2.GetModelRequest(model=model)
-        return await self._ask(self._stubs().models.GetModel, request, call, decode_model)
+        return await self._ask(lambda stubs: stubs.get_model, request, call, decode_model)
 
     async def count_tokens(
         self,
@@ -240,7 +242,7 @@ class AsyncClient:
         """The length of a prompt as `generate` would count it; `CountOptions` has its keywords."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = build_count_request(model, options)
-        return await self._ask(self._stubs().models.CountTokens, request, call, decode_token_count)
+        return await self._ask(lambda stubs: stubs.count_tokens, request, call, decode_token_count)
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> Health:
         """What the service says of itself, asked once; the empty name is the whole server.
@@ -250,9 +252,10 @@ class AsyncClient:
 
         """
         call = replace(self._defaults, retry=RetryPolicy(0)).call(timeout=timeout)
-        method = self._stubs().health_check
         try:
-            return await self._ask(method, health_request(service), call, decode_health)
+            return await self._ask(
+                lambda stubs: stubs.check_health, health_request(service), call, decode_health
+            )
         except NotFoundError:
             return Health.SERVICE_UNKNOWN
 
@@ -273,17 +276,9 @@ class AsyncClient:
                 return
             await asyncio.sleep(READY_POLL)
 
-    def _stubs(self) -> _Stubs:
-        if self._closed:
-            raise ClosedError("The client is closed.")
-        if self._opened is None:
-            channel = open_async(self._target, self._defaults.max_message_bytes, self._tls)
-            self._opened = _Stubs(channel)
-        return self._opened
-
     async def _ask(
         self,
-        method: aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        method: Callable[[_Stubs], Method[RequestT, ResponseT]],
         request: RequestT,
         call: Call,
         decode: Callable[[ResponseT], ResultT],
@@ -291,8 +286,7 @@ class AsyncClient:
         call.check_size(request)
         while True:
             try:
-                response = await method(request, timeout=call.timeout(), metadata=call.metadata())
-                return call.decoded(decode, response)
+                return call.decoded(decode, await _only_message(self._start(method, request, call)))
             except grpc.RpcError as error:
                 pause = call.pause_after(error)
             except asyncio.CancelledError:
@@ -301,17 +295,76 @@ class AsyncClient:
                     raise ClosedError("The client was closed.", request_id=call.request_id) from None
                 raise
             await asyncio.sleep(pause)
-            self._stubs()
+
+    def _start(
+        self, method: Callable[[_Stubs], Method[RequestT, ResponseT]], request: RequestT, call: Call
+    ) -> aio.UnaryStreamCall[RequestT, ResponseT]:
+        """Begin a call on the connection that has the fewest."""
+        if self._closed:
+            raise ClosedError("The client is closed.")
+        timeout, metadata = call.timeout(), call.metadata()
+        stubs = self._pool.begin()
+        rpc = method(stubs)(request, timeout=timeout, metadata=metadata)
+        rpc.add_done_callback(lambda _: self._pool.end(stubs))
+        return rpc
+
+
+async def _only_message(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
+    """The answer of a call that has one; cancels the call where the task that waits is cancelled.
+
+    grpc.aio loses more than a kilobyte with each cancelled task that waits in its core (grpc#43360). So the
+    waiting is left to a task that nobody cancels, which ends soon after its call was cancelled.
+    """
+    reading = asyncio.ensure_future(_read_all(rpc))
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        rpc.cancel()
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
+
+
+async def _read_all(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
+    message = await rpc.read()
+    if message is aio.EOF:
+        raise ProtocolError("The service ended the call well, and without an answer.")
+    # The status comes after the message, and may still be an error.
+    await rpc.read()
+    return cast("ResponseT", message)
 
 
 class _Stubs:
-    """The stubs of one channel."""
+    """The methods of the service on one connection, all as streams: one answer looks the same there."""
 
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
-        self.generate = generate_service_pb2_grpc.GenerateServiceStub(channel)
-        self.models = model_service_pb2_grpc.ModelServiceStub(channel)
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        self.health_check: aio.UnaryUnaryMultiCallable[
-            health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
-        ] = health.Check
+        self.open_calls = 0
+        generate = generate_service_pb2.DESCRIPTOR.services_by_name["GenerateService"]
+        models = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"]
+        self.generate: Method[generate_service_pb2.GenerateRequest, generate_service_pb2.GenerateResponse] = (
+            self._method(generate, "Generate")
+        )
+        self.generate_stream: Method[
+            generate_service_pb2.GenerateRequest, generate_service_pb2.GenerateStreamResponse
+        ] = self._method(generate, "GenerateStream")
+        self.list_models: Method[
+            model_service_pb2.ListModelsRequest, model_service_pb2.ListModelsResponse
+        ] = self._method(models, "ListModels")
+        self.get_model: Method[model_service_pb2.GetModelRequest, model_service_pb2.GetModelResponse] = (
+            self._method(models, "GetModel")
+        )
+        self.count_tokens: Method[
+            model_service_pb2.CountTokensRequest, model_service_pb2.CountTokensResponse
+        ] = self._method(models, "CountTokens")
+        self.check_health: Method[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse] = (
+            self._method(health, "Check")
+        )
+
+    def _method(self, service: Any, name: str) -> Any:
+        method = service.methods_by_name[name]
+        return self.channel.unary_stream(
+            f"/{service.full_name}/{name}",
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )

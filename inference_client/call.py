@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class CallDefaults:
 class Call:
     """The attempts of one call. All carry the same request id, and share one deadline."""
 
-    __slots__ = ("_api_key", "_deadline", "_defaults", "_failed", "_metadata", "request_id")
+    __slots__ = ("_api_key", "_began", "_deadline", "_defaults", "_failed", "_metadata", "request_id")
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Call:
         self._deadline = deadline
         self._defaults = defaults
         self._failed = 0
+        self._began = time.monotonic()
 
     def check_size(self, request: ProtoMessage) -> None:
         """Refuse a message that the channel, or the service, would refuse.
@@ -138,7 +140,8 @@ class Call:
         """
         self._failed += 1
         error = error_from_rpc(failure, self.request_id)
-        pause = self._defaults.retry.pause(self._failed, error, self._deadline.remaining())
+        elapsed = time.monotonic() - self._began
+        pause = self._defaults.retry.pause(self._failed, error, self._deadline.remaining(), elapsed)
         if pause is None:
             raise error from failure
         return pause

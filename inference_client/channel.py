@@ -12,10 +12,10 @@ from grpc import aio
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """The service's own default for a request."""
 
-KEEPALIVE_TIME_MS = 30_000
+KEEPALIVE_TIME_MS = 5_000
 """A ping after this much silence finds a peer that vanished without a word. The service permits one every
-10 s, with or without a call, so no prefill is so long that it earns `too_many_pings`."""
-KEEPALIVE_TIMEOUT_MS = 10_000
+2 s, with or without a call, so no prefill is so long that it earns `too_many_pings`."""
+KEEPALIVE_TIMEOUT_MS = 5_000
 """An unanswered ping ends the connection, and with it every call on it, after this long."""
 FIRST_RECONNECT_MS = 100
 """A restarted service is looked for at once ..."""
@@ -73,6 +73,8 @@ def channel_options(target: str, max_message_bytes: int, tls: TlsConfig | None) 
         ("grpc.http2.hpack_table_size.encoder", 0),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # The core waits for the answer to a ping for a minute of its own, whatever the line before says.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         # The core would let a stream that nobody reads fill megabytes, as fast connections could use.
         ("grpc.http2.bdp_probe", 0),

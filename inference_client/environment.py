@@ -18,6 +18,7 @@ class ClientOptions(TypedDict, total=False):
 
     timeout: float | None
     retries: int
+    patience: float
     max_message_bytes: int
     tls: TlsConfig | None
 

@@ -10,9 +10,9 @@ InferenceError
 ├── RateLimitError             the key spent its quota; `retry_after` says when to come back
 ├── QueueFullError             too many requests wait already; `retry_after` says when to come back
 ├── UnavailableError           not reachable, starting, draining, or gone in the middle of an answer
+│   └── CancelledByServerError the other side dropped the call
 ├── DeadlineError              the timeout passed
 ├── ReaderStalledError         this side left its stream unread for too long
-├── CancelledByServerError     the other side cancelled the call
 ├── InternalError              the service failed; its log has the request id
 ├── ProtocolError              the service broke the grammar of its own stream
 └── ClosedError                this side closed the client, or the stream, that the call belongs to
@@ -152,8 +152,8 @@ class ReaderStalledError(InferenceError):
     default_code = "reader_stalled"
 
 
-class CancelledByServerError(InferenceError):
-    """Unexpected: the service, or something on the way to it, cancelled the call."""
+class CancelledByServerError(UnavailableError):
+    """Unexpected: the service, or something on the way, dropped the call. It is tried again, too."""
 
     default_code = "cancelled"
 

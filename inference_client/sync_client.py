@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -35,6 +36,7 @@ from inference_client.grammar import StreamGrammar
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
 from inference_client.models import Model, TokenCount
 from inference_client.options import CountOptions, GenerateOptions
+from inference_client.pool import Pool
 from inference_client.request import build_count_request, build_request, build_validation, choice_count
 from inference_client.retry import RetryPolicy
 from inference_client.sync_stream import Rpc, Stream
@@ -49,7 +51,8 @@ ResultT = TypeVar("ResultT")
 
 
 class Client:
-    """Calls one inference service. Make one and share it: it holds one connection to each replica.
+    """Calls one inference service. Make one and share it: it holds a connection to each replica, and further
+    ones while many calls are open.
 
     It connects with the first call, and any number of threads may call it. Use it as a context manager,
     or `close` it. Methods raise the errors of `inference_client.errors`, and `ValueError` or `TypeError`
@@ -60,6 +63,7 @@ class Client:
         api_key: sent with each call that brings no key of its own.
         timeout: seconds that a call may take, retries included, if it does not say; None: without end.
         retries: attempts after the first for calls that are refused as UNAVAILABLE; see `retry`.
+        patience: seconds for which such a call is tried again however often: the service may be restarting.
         max_message_bytes: largest message to send and to take, in bytes.
         tls: how to encrypt; None: plain text, for a loopback or a private network.
 
@@ -72,11 +76,13 @@ class Client:
         api_key: str | None = None,
         timeout: float | None = None,
         retries: int = 2,
+        patience: float = 0.0,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         tls: TlsConfig | None = None,
     ) -> None:
-        self._defaults = CallDefaults(api_key, timeout, RetryPolicy(retries), max_message_bytes)
-        self._stubs = _Stubs(open_sync(check_target(target), max_message_bytes, tls))
+        self._defaults = CallDefaults(api_key, timeout, RetryPolicy(retries, patience), max_message_bytes)
+        check_target(target)
+        self._pool = Pool(lambda: _Stubs(open_sync(target, max_message_bytes, tls)))
         self._closed = threading.Event()
 
     @classmethod
@@ -104,7 +110,8 @@ class Client:
     def close(self) -> None:
         """Close the connections; calls that still run fail with `ClosedError`. Safe to call twice."""
         self._closed.set()
-        self._stubs.channel.close()
+        for stubs in self._pool.opened:
+            stubs.channel.close()
 
     def generate(
         self,
@@ -161,7 +168,7 @@ class Client:
         """The same as `generate`, for a message that is ready; the key overrides the client's own."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         decode = partial(decode_generation, choices=choice_count(request))
-        return self._ask(self._stubs.generate.Generate, request, call, decode)
+        return self._ask(lambda stubs: stubs.generate.Generate, request, call, decode)
 
     def stream_request(
         self,
@@ -181,7 +188,7 @@ class Client:
 
         def open_rpc() -> Rpc:
             call.check_size(request)
-            return self._start(self._stubs.generate.GenerateStream, request, call)
+            return self._stream(request, call)
 
         return Stream(open_rpc, call, StreamGrammar(choice_count(request)), self._closed)
 
@@ -196,7 +203,9 @@ class Client:
     ) -> Validation:
         """The same as `validate`, for a message that is ready; the key overrides the client's own."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        return self._ask(self._stubs.generate.Generate, build_validation(request), call, decode_validation)
+        return self._ask(
+            lambda stubs: stubs.generate.Generate, build_validation(request), call, decode_validation
+        )
 
     def list_models(
         self, *, timeout: float | None = None, request_id: str | None = None, api_key: str | None = None
@@ -204,7 +213,7 @@ class Client:
         """Every served model."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = model_service_pb2.ListModelsRequest()
-        return self._ask(self._stubs.models.ListModels, request, call, decode_models)
+        return self._ask(lambda stubs: stubs.models.ListModels, request, call, decode_models)
 
     def get_model(
         self,
@@ -217,7 +226,7 @@ class Client:
         """One model, by id or alias; `NotFoundError` names what is served."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = model_service_pb2.GetModelRequest(model=model)
-        return self._ask(self._stubs.models.GetModel, request, call, decode_model)
+        return self._ask(lambda stubs: stubs.models.GetModel, request, call, decode_model)
 
     def count_tokens(
         self,
@@ -231,7 +240,7 @@ class Client:
         """The length of a prompt as `generate` would count it; `CountOptions` has its keywords."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = build_count_request(model, options)
-        return self._ask(self._stubs.models.CountTokens, request, call, decode_token_count)
+        return self._ask(lambda stubs: stubs.models.CountTokens, request, call, decode_token_count)
 
     def health(self, service: str = "", *, timeout: float | None = None) -> Health:
         """What the service says of itself, asked once; the empty name is the whole server.
@@ -241,9 +250,8 @@ class Client:
 
         """
         call = replace(self._defaults, retry=RetryPolicy(0)).call(timeout=timeout)
-        method = self._stubs.health_check
         try:
-            return self._ask(method, health_request(service), call, decode_health)
+            return self._ask(lambda stubs: stubs.health_check, health_request(service), call, decode_health)
         except NotFoundError:
             return Health.SERVICE_UNKNOWN
 
@@ -266,7 +274,7 @@ class Client:
 
     def _ask(
         self,
-        method: grpc.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        method: Callable[[_Stubs], grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]],
         request: RequestT,
         call: Call,
         decode: Callable[[ResponseT], ResultT],
@@ -274,20 +282,40 @@ class Client:
         call.check_size(request)
         while True:
             try:
-                return call.decoded(decode, self._start(method, request, call))
+                return call.decoded(decode, self._answer(method, request, call))
             except grpc.RpcError as error:
                 self._check_open()
                 pause = call.pause_after(error)
             self._closed.wait(pause)
 
-    def _start(self, method: Callable[..., ResultT], request: ProtoMessage, call: Call) -> ResultT:
+    def _answer(
+        self, method: Callable[[_Stubs], Callable[..., ResultT]], request: ProtoMessage, call: Call
+    ) -> ResultT:
+        timeout, metadata = call.timeout(), call.metadata()
         self._check_open()
+        stubs = self._pool.begin()
         try:
-            return method(request, timeout=call.timeout(), metadata=call.metadata())
+            return method(stubs)(request, timeout=timeout, metadata=metadata)
         except ValueError:
             # gRPC's word for a channel that another thread has closed by now.
             self._check_open()
             raise
+        finally:
+            self._pool.end(stubs)
+
+    def _stream(self, request: generate_service_pb2.GenerateRequest, call: Call) -> Rpc:
+        timeout, metadata = call.timeout(), call.metadata()
+        self._check_open()
+        stubs = self._pool.begin()
+        try:
+            rpc: Any = stubs.generate.GenerateStream(request, timeout=timeout, metadata=metadata)
+        except ValueError:
+            self._pool.end(stubs)
+            self._check_open()
+            raise
+        # A callback of its own would hold the call, which ends when it is dropped.
+        weakref.finalize(rpc, self._pool.end, stubs).atexit = False
+        return rpc  # type: ignore[no-any-return]
 
     def _check_open(self) -> None:
         if self._closed.is_set():
@@ -299,6 +327,7 @@ class _Stubs:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
+        self.open_calls = 0
         self.generate = generate_service_pb2_grpc.GenerateServiceStub(channel)
         self.models = model_service_pb2_grpc.ModelServiceStub(channel)
         health: Any = health_pb2_grpc.HealthStub(channel)

@@ -24,7 +24,7 @@ from rest_bridge.openapi import DescribedApp
 from rest_bridge.routes import chat, completions, health, models
 
 _RETRIES = 2
-"""A restart of the service goes unnoticed by requests that have no output yet."""
+"""Beside those that the setting `patience` allows for."""
 
 _FILES_INTERVAL = 0.5
 """Seconds between two looks at the key file."""
@@ -47,7 +47,9 @@ def create_app(config: BridgeConfig) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The same limit holds for answers, which a small one for requests must not cut.
         limit = max(config.max_body_bytes, DEFAULT_MAX_MESSAGE_BYTES)
-        async with AsyncClient(target, retries=_RETRIES, max_message_bytes=limit) as client:
+        async with AsyncClient(
+            target, retries=_RETRIES, patience=config.patience, max_message_bytes=limit
+        ) as client:
             app.state.bridge = Bridge(config, client, keyring)
             watching = asyncio.create_task(_watch(keyring), name="watched-keys")
             yield

@@ -37,6 +37,13 @@ class BridgeConfig(CommonConfig):
         description="Seconds of silence after which a stream sends a comment line, so that no proxy cuts it; "
         "before the first output the status 200 with it, and from then on a failure is an event.",
     )
+    patience: float = Field(
+        default=2.0,
+        ge=0,
+        le=60,
+        description="Seconds for which a request without output waits for a service that is gone, as while "
+        "it restarts; 0: it is tried three times.",
+    )
     request_timeout: float | None = Field(
         default=None,
         gt=0,

@@ -1,4 +1,4 @@
-"""HTTP/2 by hand, for peers that no library would be: frames as RFC 9113 and header blocks as RFC 7541 have them."""
+"""HTTP/2 by hand, for peers that no library would be: frames of RFC 9113, header blocks of RFC 7541."""
 
 from __future__ import annotations
 
