@@ -83,8 +83,9 @@ def channel_options(target: str, max_message_bytes: int, tls: TlsConfig | None) 
         ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
         ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
         ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
-        # `retry.py` decides, and counts.
-        ("grpc.enable_retries", 0),
+        # Only for calls that the service surely never saw, as those it refused because too many were open, or
+        # that met the end of an idle connection. `retry.py` decides about the others, and counts.
+        ("grpc.enable_retries", 1),
         # Every address behind a name is used, so that replicas share the load.
         ("grpc.service_config", _SERVICE_CONFIG),
         # Replicas that come and go are noticed with the reconnect, not half a minute later.

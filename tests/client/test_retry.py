@@ -56,6 +56,36 @@ async def test_unavailable_is_tried_again(door: Door, service: ScriptedService) 
     assert [seen.metadata["x-request-id"] for seen in service.seen] == ["r1"] * 3
 
 
+async def test_what_the_other_side_cancelled_is_tried_again(door: Door, service: ScriptedService) -> None:
+    """Nobody here cancelled it: gRPC's core drops calls where too many wait."""
+    failing(service, 2, code=StatusCode.CANCELLED)
+
+    assert (await door.call("generate", model="m", prompt="p")).text == "Hello"
+    service.seen.clear()
+    assert len(await door.events(model="m", prompt="p")) == len(HELLO)
+
+
+async def test_patience_outlasts_the_retries(doors: Doors, running: Running) -> None:
+    failing(running.service, 8)
+    door = doors(running.target, retries=0, patience=60.0)
+
+    assert (await door.call("generate", model="m", prompt="p")).text == "Hello"
+    running.service.seen.clear()
+    assert len(await door.events(model="m", prompt="p")) == len(HELLO)
+
+
+async def test_patience_ends(doors: Doors, running: Running) -> None:
+    failing(running.service, 10_000)
+    door = doors(running.target, retries=0, patience=0.5)
+    began = time.monotonic()
+
+    with pytest.raises(UnavailableError):
+        await door.call("generate", model="m", prompt="p")
+
+    assert 0.5 <= time.monotonic() - began < 10
+    assert len(running.service.seen) > 2
+
+
 async def test_a_stream_that_did_not_begin_is_tried_again(door: Door, service: ScriptedService) -> None:
     failing(service, 2)
     events = await door.events(model="m", prompt="p")
@@ -114,7 +144,6 @@ async def test_nothing_after_a_delta_is_tried_again(door: Door, service: Scripte
         StatusCode.INTERNAL,
         StatusCode.INVALID_ARGUMENT,
         StatusCode.DEADLINE_EXCEEDED,
-        StatusCode.CANCELLED,
         StatusCode.UNKNOWN,
     ],
 )

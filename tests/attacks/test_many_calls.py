@@ -1,0 +1,46 @@
+"""More calls of one client than one connection may have open."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from inference_client import AsyncClient, Client, Started
+from inference_client.pool import MAX_CONNECTIONS
+from tests.support.calls import WAIT
+from tests.support.service import MODEL_ID, running_service
+
+CALLS = 400
+
+
+async def test_many_open_streams_need_no_turns() -> None:
+    """All of them are open at once, and a question gets its answer beside them."""
+    async with (
+        running_service(max_concurrency=CALLS) as service,
+        AsyncClient(service.address) as client,
+        AsyncExitStack() as stack,
+    ):
+        streams = [client.stream(model=MODEL_ID, prompt="@sim(stall_at=1) a") for _ in range(CALLS)]
+        for stream in streams:
+            await stack.enter_async_context(stream)
+        firsts = await asyncio.wait_for(asyncio.gather(*map(anext, streams)), WAIT)
+
+        assert all(isinstance(event, Started) for event in firsts)
+        assert (await client.list_models(timeout=WAIT))[0].id == MODEL_ID
+        assert 1 < len(client._pool.opened) < MAX_CONNECTIONS
+
+
+async def test_a_blocking_client_does_the_same() -> None:
+    async with running_service(max_concurrency=CALLS) as service:
+
+        def ask() -> str:
+            with Client(service.address) as client:
+                streams = [client.stream(model=MODEL_ID, prompt="@sim(stall_at=1) a") for _ in range(CALLS)]
+                firsts = [next(stream) for stream in streams]
+                assert all(isinstance(event, Started) for event in firsts)
+                found = client.list_models(timeout=WAIT)[0].id
+                for stream in streams:
+                    stream.close()
+                return found
+
+        assert await asyncio.wait_for(asyncio.to_thread(ask), WAIT) == MODEL_ID
