@@ -9,12 +9,14 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient
 from lodestream_common.address import parse_address
 from lodestream_common.errors import SettingError
 from lodestream_common.keys import Keyring
+from rest_bridge.browsers import Allowed, BrowserGuard
 from rest_bridge.call import Bridge
 from rest_bridge.config import BridgeConfig
 from rest_bridge.docs import add_docs
@@ -65,7 +67,18 @@ def create_app(config: BridgeConfig) -> FastAPI:
         redoc_url=None,
         exception_handlers={HTTPException: _on_http_exception},
     )
+    allowed = Allowed.of(config)
+    app.add_middleware(BrowserGuard, allowed=allowed, keyring=keyring)
     app.add_middleware(ExchangeMiddleware)
+    if allowed.origins:
+        # Outermost, so that pages may read refusals, too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(allowed.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
     for route in (chat, completions, models, health):
         app.include_router(route.router)
     add_docs(app)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 
-from inference_client import AsyncClient
+from inference_client import AsyncClient, InferenceError
 from lodestream_common.keys import Keyring, Level
 from rest_bridge.auth import bearer_token, check_key
 from rest_bridge.config import BridgeConfig
@@ -18,6 +21,27 @@ from rest_bridge.revocation import UntilRevoked
 
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
 _MOST_SECONDS = 3600
+_SECONDS_BETWEEN_QUESTIONS = 60.0
+_PATIENCE = 2.0
+"""Seconds that the service gets to tell about itself."""
+
+
+class EngineName:
+    """The name of an open service's engine. It is asked for now and then, not for every probe."""
+
+    def __init__(self) -> None:
+        self._name: str | None = None
+        self._asked_at = -math.inf
+
+    async def name(self, client: AsyncClient) -> str | None:
+        """The name, as it was at most a minute ago; None: the service does not say."""
+        now = time.monotonic()
+        if now - self._asked_at > _SECONDS_BETWEEN_QUESTIONS:
+            self._asked_at = now
+            with contextlib.suppress(InferenceError):
+                models = await client.list_models(timeout=_PATIENCE)
+                self._name = models[0].backend if models else None
+        return self._name
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +51,7 @@ class Bridge:
     config: BridgeConfig
     client: AsyncClient
     keyring: Keyring
+    engine: EngineName = field(default_factory=EngineName)
 
 
 @dataclass(frozen=True, slots=True)

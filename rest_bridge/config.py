@@ -44,6 +44,18 @@ class BridgeConfig(CommonConfig):
         description="Seconds for which a request without output waits for a service that is gone, as while "
         "it restarts; 0: it is tried three times.",
     )
+    allowed_hosts: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._:, -]*$",
+        description="Names that the Host header may have on a bridge without keys, beside those of loopback, "
+        "joined by commas: those of a proxy in front of it.",
+    )
+    allowed_origins: str = Field(
+        default="",
+        pattern=r"^(\s*([a-zA-Z][a-zA-Z0-9+.-]*://[^/\s,]+/?|null)\s*(,|$))*$",
+        description="Origins of web pages that may call the bridge from a browser (CORS), joined by commas, "
+        "as https://chat.example.org. Pages of other sites are refused where there are no keys.",
+    )
     request_timeout: float | None = Field(
         default=None,
         gt=0,

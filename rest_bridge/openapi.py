@@ -51,6 +51,7 @@ def _errors(**causes: str) -> Responses:
 
 _COMMON_ERRORS = _errors(
     _400="The request is malformed, or a parameter of it is wrong.",
+    _403="The key's level does not allow this; or, without keys, the host or the origin is not allowed.",
     _408="The request did not arrive in time.",
     _500="An internal error; it is logged under the reply's x-request-id.",
 )
@@ -68,7 +69,6 @@ GENERATION_ERRORS = {
     **MODEL_ERRORS,
     **_errors(
         _400="A parameter is wrong, or the prompt does not fit the model.",
-        _403="The key's level does not allow this.",
         _413="The body is too large.",
         _415="The body is coded in a way that is not taken; gzip and zstd are.",
     ),

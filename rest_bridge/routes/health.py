@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -11,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 from inference_client import AsyncClient, InferenceError
 from inference_client import Health as State
 from rest_bridge.answer import Json
-from rest_bridge.auth import bearer_token
 from rest_bridge.call import bridge_of
 from rest_bridge.errors import NOT_READY, ApiError
 from rest_bridge.openapi import PROBE_ERRORS, READY_ERRORS
@@ -26,11 +24,15 @@ _VERSION = version("lodestream")
 
 @router.get("", response_model=None, responses={200: {"model": Health}, **PROBE_ERRORS})
 async def health(request: Request) -> Response:
-    """Say how the node is, always with 200: probes ask `/health/live` and `/health/ready` instead."""
+    """Say how the node is, always with 200: probes ask `/health/live` and `/health/ready` instead.
+
+    It needs no key, spends no quota and is not logged. Where there are keys, it does not name the engine.
+    """
     bridge = bridge_of(request)
     healthy = await _is_serving(bridge.client)
-    token = bearer_token(request.headers.get("authorization"))
-    backend = await _backend_name(bridge.client, token) if healthy else None
+    # With keys the name is for those who have one, in /v1/models: asking in their name would spend quota.
+    tells_engine = healthy and not bridge.keyring.guarded
+    backend = await bridge.engine.name(bridge.client) if tells_engine else None
     return json_response(
         {
             "status": "healthy" if healthy else "unhealthy",
@@ -62,14 +64,6 @@ async def _is_serving(client: AsyncClient) -> bool:
         return await client.health(timeout=_PATIENCE) is State.SERVING
     except InferenceError:
         return False
-
-
-async def _backend_name(client: AsyncClient, token: str | None) -> str | None:
-    """The engine's name; only callers with a key may know it where there are keys."""
-    with contextlib.suppress(InferenceError):
-        models = await client.list_models(timeout=_PATIENCE, api_key=token)
-        return models[0].backend if models else None
-    return None
 
 
 def _info(backend: str | None) -> Json:

@@ -64,7 +64,7 @@ async def _drip(wire: Wire, piece: bytes, start: bytes) -> bytes:
     raise AssertionError("the connection stayed open")
 
 
-HEAD = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
+HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
 BODY = head("POST", CHAT, "content-length: 100000")
 
 

@@ -61,7 +61,7 @@ class Wire:
 
 def head(method: str, path: str, *headers: str) -> bytes:
     """The head of a request."""
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: x", *headers, "", ""]).encode("latin-1")
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: localhost", *headers, "", ""]).encode("latin-1")
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ async def leave_rest(doors: Doors, after: float, *, stream: bool) -> None:
     host, _, port = doors.url.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     body = json.dumps({**BODY, "stream": stream}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await _read_for(after, lambda: reader.read(4096))
     writer.close()
