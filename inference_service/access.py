@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from inference_service.errors import PermissionDenied, RateLimited, Unauthenticated
-from lodestream_common.keys import Keyring, Level
+from lodestream_common.keys import FailedKeys, Keyring, Level
+from lodestream_common.keys.failures import host_of_peer
 
 ANONYMOUS = "anonymous"
 """The key name of every caller of an open server."""
@@ -58,6 +59,17 @@ class Access:
     def __init__(self, keyring: Keyring, limiter: RateLimiter) -> None:
         self._keyring = keyring
         self._limiter = limiter
+        self._failed = FailedKeys()
+
+    def refusal_delay(self, metadata: Metadata, peer: str) -> float:
+        """Seconds that the refusal of a call waits whose key, if it carries any, does not count.
+
+        Args:
+            metadata: the call's.
+            peer: who calls, as gRPC writes it.
+
+        """
+        return self._failed.delay(host_of_peer(peer)) if _bearer(metadata) else 0.0
 
     def identify(self, metadata: Metadata) -> Caller | None:
         """Whose key a call carries, also where it was revoked; None: it carries none that is known."""

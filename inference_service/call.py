@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 import structlog
@@ -25,6 +25,7 @@ from inference_service.errors import (
     RequestTimeout,
     RequestTooLarge,
     ServiceError,
+    Unauthenticated,
 )
 from inference_service.generation.deadline import DeadlinePassed
 from inference_service.generation.fair_queue import Tenant
@@ -245,8 +246,18 @@ class Calls:
             _write_log_line(call, outcome)
         return None
 
+    async def _hold_refusal(self, call: Call) -> None:
+        """Wait as long as the refusal of a failed key has to, and not past the call's deadline."""
+        # Its end is decided: nobody may end it once more, as a key that was revoked would be reason to.
+        call.task = None
+        left = cast("float | None", call.context.time_remaining())
+        delay = self._access.refusal_delay(call.metadata, call.context.peer())
+        await asyncio.sleep(delay if left is None else min(delay, left / 2))
+
     async def _refuse(self, call: Call, error: Exception) -> str:
         """End a call with an error's status; the reason, for the log."""
+        if isinstance(error, Unauthenticated) and (call.caller is None or not call.caller.is_active):
+            await self._hold_refusal(call)
         if isinstance(error, ServiceError):
             reason, told = status.reason_of(error), status.status_of(error)
         else:

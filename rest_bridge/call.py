@@ -12,10 +12,10 @@ from typing import Any
 from starlette.requests import Request
 
 from inference_client import AsyncClient, InferenceError
-from lodestream_common.keys import Keyring, Level
+from lodestream_common.keys import FailedKeys, Keyring, Level
 from rest_bridge.auth import bearer_token, check_key
 from rest_bridge.config import BridgeConfig
-from rest_bridge.errors import invalid
+from rest_bridge.errors import INVALID_API_KEY, ApiError, invalid
 from rest_bridge.exchange import Exchange
 from rest_bridge.revocation import UntilRevoked
 
@@ -52,6 +52,7 @@ class Bridge:
     client: AsyncClient
     keyring: Keyring
     engine: EngineName = field(default_factory=EngineName)
+    failed_keys: FailedKeys = field(default_factory=FailedKeys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,13 @@ def admit(request: Request, needed: Level) -> Call:
     """
     bridge = bridge_of(request)
     token = bearer_token(request.headers.get("authorization"))
-    check_key(bridge.keyring, token, needed)
+    try:
+        check_key(bridge.keyring, token, needed)
+    except ApiError as error:
+        if token is not None and error.row is INVALID_API_KEY:
+            address = request.client.host if request.client else ""
+            request.state.exchange.refusal_delay = bridge.failed_keys.delay(address)
+        raise
     timeout = _timeout(request.headers.get("x-request-timeout"), bridge.config.request_timeout)
     exchange: Exchange = request.state.exchange
     exchange.until_revoked = UntilRevoked(bridge.keyring, token)

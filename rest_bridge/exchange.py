@@ -45,6 +45,8 @@ class Exchange:
     """Ends the block it wraps once the caller's key does not count any more."""
     names: Names = field(default_factory=Names)
     """What the service calls a parameter → what the caller does."""
+    refusal_delay: float = 0.0
+    """Seconds that a refusal waits: whoever tries keys is slowed down."""
     _began: float = field(default_factory=time.monotonic)
 
     @property
@@ -157,6 +159,8 @@ async def _refuse(
 ) -> None:
     failure = api_error(error, exchange.request_id, exchange.names)
     exchange.outcome = failure.code
+    if exchange.refusal_delay:
+        await asyncio.sleep(exchange.refusal_delay)
     # Of a reply that has begun nothing can be taken back: leaving it incomplete tells the caller.
     if exchange.status is None:
         await error_response(failure)(scope, receive, send)
