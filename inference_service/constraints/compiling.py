@@ -11,7 +11,7 @@ from inference_service.constraints.grammar import Grammar, GrammarBuilder, lexed
 from inference_service.constraints.json_schema.compiler import schema_node
 from inference_service.constraints.json_schema.document import read_schema
 from inference_service.constraints.json_text import JsonRules, Whitespace, marks
-from inference_service.constraints.limits import MAX_SOURCE_BYTES
+from inference_service.constraints.limits import MAX_SOURCE_BYTES, collections_paused
 from inference_service.constraints.nodes import terminal
 from inference_service.constraints.notations.gbnf import parse_gbnf
 from inference_service.constraints.regex import whole_text
@@ -58,6 +58,11 @@ def compile_constraint(
 
 @lru_cache(maxsize=_CACHED)
 def _compile(kind: ConstraintKind, source: str, whitespace: Whitespace) -> Grammar:
+    with collections_paused():
+        return _compiled(kind, source, whitespace)
+
+
+def _compiled(kind: ConstraintKind, source: str, whitespace: Whitespace) -> Grammar:
     builder = GrammarBuilder()
     try:
         match kind:

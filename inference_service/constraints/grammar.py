@@ -123,12 +123,15 @@ class GrammarBuilder:
     def build(self, root: Node) -> Grammar:
         """Check the rules whose texts are those of `root`, and drop what they do not need.
 
+        A rule that is built begins with a lexeme before it may come to itself.
+
         Raises:
             ConstraintError: no text satisfies it, or it is too large.
 
         """
         places = {"root": self._blamed, **self._places} if self._blamed else self._places
-        return make_grammar({**self._rules, "root": root}, places, tuple(self.ignored))
+        rules = {**self._rules, "root": root}
+        return make_grammar(rules, places, tuple(self.ignored), may_begin_with_itself=False)
 
     def _free_name(self, wish: str) -> str:
         stem = re.sub(r"[^A-Za-z0-9]+", "-", wish).strip("-").lower()[:_MAX_NAME]
@@ -140,13 +143,20 @@ class GrammarBuilder:
         return name
 
 
-def make_grammar(rules: Rules, places: Mapping[str, str], ignored: tuple[str, ...] = ()) -> Grammar:
+def make_grammar(
+    rules: Rules,
+    places: Mapping[str, str],
+    ignored: tuple[str, ...] = (),
+    *,
+    may_begin_with_itself: bool = True,
+) -> Grammar:
     """Check rules and drop alternatives that describe nothing.
 
     Args:
         rules: every reference in them has its rule; `root` among them.
         places: where rules come from, for errors; by name.
         ignored: see `Grammar`.
+        may_begin_with_itself: whether a rule of these could, so that it has to be found out.
 
     Raises:
         ConstraintError: they describe no text, are too large, or a rule begins with itself.
@@ -178,7 +188,8 @@ def make_grammar(rules: Rules, places: Mapping[str, str], ignored: tuple[str, ..
                     size += _size(part)
         if size > MAX_ELEMENTS:
             raise ConstraintError(f"it is too large: more than {MAX_ELEMENTS} elements")
-    _refuse_left_recursion(needed, places)
+    if may_begin_with_itself:
+        _refuse_left_recursion(needed, places)
     return Grammar(needed, ignored)
 
 

@@ -281,7 +281,7 @@ def transform(node: Node, change: Callable[[Node], Node]) -> Node:
 
 def strip_terminals(node: Node) -> Node:
     """The same texts, without marks of where a lexeme begins and ends."""
-    if not any(isinstance(part, Terminal) for part in walk(node)):
+    if not any(isinstance(part, Terminal) for part in parts_outside_terminals(node)):
         return node
     match node:
         case Terminal(item):

@@ -13,6 +13,7 @@ from inference_service.constraints.errors import ConstraintError
 from inference_service.constraints.grammar import Grammar, GrammarBuilder
 from inference_service.constraints.json_schema.compiler import schema_node, schema_node_without_unsupported
 from inference_service.constraints.json_text import JsonRules, Whitespace, marks
+from inference_service.constraints.limits import collections_paused
 from inference_service.constraints.nodes import Literal, Node, Terminal, either, repeat, seq
 
 
@@ -70,7 +71,8 @@ def calls_grammar(
         ]
     except RecursionError:
         raise ConstraintError("they are nested too deeply", "chat.tools") from None
-    return _compile(texts[0], texts[1], calls, whitespace)
+    with collections_paused():
+        return _compile(texts[0], texts[1], calls, whitespace)
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ from inference_service.constraints.compiling import ConstraintKind, compile_cons
 from inference_service.constraints.errors import ConstraintError
 from inference_service.constraints.grammar import Grammar
 from inference_service.constraints.nodes import (
+    PLAIN_CHAR,
     Chars,
     Literal,
     Node,
@@ -17,6 +18,7 @@ from inference_service.constraints.nodes import (
     char_set,
     either,
     is_plain,
+    overlap,
     repeat,
     seq,
 )
@@ -190,7 +192,7 @@ _CHARS = st.characters(exclude_categories=["Cs"]).filter(is_plain)
 _LITERALS = st.text(_CHARS, min_size=1, max_size=4).map(Literal)
 _SETS: st.SearchStrategy[Node] = (
     st.lists(st.tuples(_CHARS, _CHARS), min_size=1, max_size=4)
-    .map(lambda pairs: char_set((ord(min(pair)), ord(max(pair))) for pair in pairs))
+    .map(lambda pairs: overlap(PLAIN_CHAR, char_set((ord(min(pair)), ord(max(pair))) for pair in pairs)))
     .filter(lambda found: bool(found.ranges))
 )
 _NODES: st.SearchStrategy[Node] = st.recursive(

@@ -175,6 +175,8 @@ def test_keywords_that_cannot_be_enforced() -> None:
         ({"format": "float", "type": "number"}, [], "1.5", '"a"'),
         ({"format": "no-such-format", "type": "string"}, ["format"], '"a"', "1"),
         ({"type": "float"}, ["type"], '"a"', None),
+        ({"type": "array", "items": {"type": "string"}, "enum": ["x"]}, ["enum"], '["y"]', '"x"'),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, ["maximum"], "4", "1"),
         ({"oneOf": [{"type": "object"}, {"properties": {"a": {"pattern": "a"}}}], "x": 1}, ["x"], "{}", None),
         (
             {"type": "array", "uniqueItems": True, "items": {"type": "integer"}},

@@ -9,7 +9,7 @@ from typing import Any
 from inference_service.constraints.errors import ConstraintError, UnsupportedKeyword
 from inference_service.constraints.grammar import GrammarBuilder
 from inference_service.constraints.json_schema.arrays import array_node
-from inference_service.constraints.json_schema.document import Document, Schema
+from inference_service.constraints.json_schema.document import Document, Schema, identified
 from inference_service.constraints.json_schema.expansion import Expansion
 from inference_service.constraints.json_schema.facts import Facts, Goal, goal_of
 from inference_service.constraints.json_schema.numbers import number_node
@@ -78,11 +78,34 @@ def schema_node_without_unsupported(
         try:
             trial.build(schema_node(trial, schema, marks, path=path, dropped=dropped))
             break
-        except UnsupportedKeyword as error:
-            if (error.schema_path, error.keyword) in dropped or time.thread_time() > deadline:
+        except ConstraintError as error:
+            culprit = _culprit(error, schema, path, dropped)
+            if culprit is None or culprit in dropped or time.thread_time() > deadline:
                 raise
-            dropped |= {(error.schema_path, error.keyword)}
+            dropped |= {culprit}
     return schema_node(builder, schema, marks, path=path, dropped=dropped)
+
+
+def _culprit(
+    error: ConstraintError, schema: Mapping[str, Any] | bool, path: str, dropped: frozenset[tuple[str, str]]
+) -> tuple[str, str] | None:
+    """The keyword that an error is about, with the path of its schema."""
+    if isinstance(error, UnsupportedKeyword):
+        return error.schema_path, error.keyword
+    # Nothing satisfies the schema at this path: its keywords contradict each other.
+    found = (value for value, place, _ in identified(schema, path) if place == error.path)
+    keywords = next(found, {})
+    order = (name for name in _CONTRADICTING if name in keywords and (error.path, name) not in dropped)
+    keyword = next(order, None)
+    return None if keyword is None else (error.path, keyword)
+
+
+_CONTRADICTING = (
+    *("enum", "const", "not", "oneOf", "allOf", "anyOf", "if", "pattern", "format", "multipleOf"),
+    *("maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength", "minLength"),
+    *("maxItems", "minItems", "maxProperties", "minProperties", "propertyNames"),
+)
+"""Keywords that are left out, the first that is there, where nothing satisfies all of them."""
 
 
 class SchemaCompiler:

@@ -225,7 +225,7 @@ class Document:
     def _resources(self) -> dict[str, tuple[Any, str]]:
         """Schemas with an `$id` or an `$anchor`, by their absolute addresses."""
         found: dict[str, tuple[Any, str]] = {}
-        for value, path, base in _identified(self._root_value, self._path):
+        for value, path, base in identified(self._root_value, self._path):
             identifier = value.get("$id", value.get("id"))
             if isinstance(identifier, str):
                 address, fragment = urldefrag(urljoin(base, identifier))
@@ -237,7 +237,7 @@ class Document:
         return found
 
 
-def _identified(root: Any, root_path: str) -> Iterator[tuple[dict[str, Any], str, str]]:
+def identified(root: Any, root_path: str) -> Iterator[tuple[dict[str, Any], str, str]]:
     """Every object that may be a schema with a name, its path, and the base of its address."""
     waiting: list[tuple[Any, str, str]] = [(root, root_path, "")]
     while waiting:
