@@ -75,8 +75,8 @@ class Schema:
         self.path = path
         self.index = document.count
         """In the order in which schemas were met."""
-        own = value.get("$id", value.get("id")) if isinstance(value, dict) else None
-        self.base = urljoin(base, own) if isinstance(own, str) else base
+        own = _identifier(value, is_old=document.is_old) if isinstance(value, dict) else None
+        self.base = base if own is None else urljoin(base, own)
 
     @cached_property
     def keywords(self) -> dict[str, Any]:
@@ -225,27 +225,35 @@ class Document:
     def _resources(self) -> dict[str, tuple[Any, str]]:
         """Schemas with an `$id` or an `$anchor`, by their absolute addresses."""
         found: dict[str, tuple[Any, str]] = {}
-        for value, path, base in identified(self._root_value, self._path):
-            identifier = value.get("$id", value.get("id"))
-            if isinstance(identifier, str):
+        for value, path, base in identified(self._root_value, self._path, is_old=self.is_old):
+            identifier = _identifier(value, is_old=self.is_old)
+            if identifier is not None:
                 address, fragment = urldefrag(urljoin(base, identifier))
                 found.setdefault(f"{address}#{fragment}" if fragment else address, (value, path))
-            own = urljoin(base, identifier) if isinstance(identifier, str) else base
+            own = base if identifier is None else urljoin(base, identifier)
             for keyword in ("$anchor", "$dynamicAnchor"):
                 if isinstance(value.get(keyword), str):
                     found.setdefault(f"{urldefrag(own)[0]}#{value[keyword]}", (value, path))
         return found
 
 
-def identified(root: Any, root_path: str) -> Iterator[tuple[dict[str, Any], str, str]]:
+def _identifier(value: dict[str, Any], *, is_old: bool) -> str | None:
+    """The `$id` of a schema. In old drafts one beside a `$ref` does not count."""
+    found = value.get("$id", value.get("id"))
+    return found if isinstance(found, str) and not (is_old and "$ref" in value) else None
+
+
+def identified(
+    root: Any, root_path: str, *, is_old: bool = False
+) -> Iterator[tuple[dict[str, Any], str, str]]:
     """Every object that may be a schema with a name, its path, and the base of its address."""
     waiting: list[tuple[Any, str, str]] = [(root, root_path, "")]
     while waiting:
         value, path, base = waiting.pop()
         if isinstance(value, dict):
             yield value, path, base
-            identifier = value.get("$id", value.get("id"))
-            inner = urljoin(base, identifier) if isinstance(identifier, str) else base
+            identifier = _identifier(value, is_old=is_old)
+            inner = base if identifier is None else urljoin(base, identifier)
             waiting += [
                 (item, inside(path, name), inner) for name, item in value.items() if name not in _DATA
             ]
