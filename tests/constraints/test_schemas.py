@@ -129,3 +129,18 @@ def test_annotations_change_nothing() -> None:
     }
     assert compiled(noted).rules == compiled(plain).rules
     assert compiled(noted).ignored == ("$.x-order",)
+
+
+def test_members_come_in_either_order_that_the_schema_suggests() -> None:
+    grammar = compiled(
+        {
+            "type": "object",
+            "properties": {"a": {"type": "null"}, "b": {"type": "null"}, "c": {"type": "null"}},
+            "required": ["c", "a"],
+            "additionalProperties": False,
+        }
+    )
+    assert matches(grammar, '{"a":null,"b":null,"c":null}')
+    assert matches(grammar, '{"c":null,"a":null,"b":null}')
+    assert not matches(grammar, '{"b":null,"a":null,"c":null}')
+    assert not matches(grammar, '{"c":null,"b":null,"a":null}')

@@ -26,7 +26,7 @@ Every answer that ends by itself complies. One that ends with `length` is a begi
   elements that a schema says nothing of are allowed: say `"additionalProperties": false` where there
   shall be none.
 - **Order.** Members come in the order of `properties`, then names that only `required` has, then further
-  ones.
+  ones; or those of `required` come first, in its order.
 - **White space.** Compact: at most one space, behind a colon or a comma.
 - **Numbers** have at most 18 digits before the point, 20 behind it, and exponents of two digits. Integers
   have no point.

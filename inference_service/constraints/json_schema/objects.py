@@ -39,6 +39,7 @@ _ANY_TEXT = repeat(ANY_CHAR, 0)
 class _Member:
     """A member that is known by its name."""
 
+    name: str
     node: Node
     is_required: bool
 
@@ -112,12 +113,25 @@ class _ObjectWriter:
             if self._others == NOTHING:
                 return seq(self._marks.begin_object, self._marks.end_object) if self._least == 0 else NOTHING
             return self._compiler.json.members(self._others, self._least, self._most)
-        return seq(self._marks.begin_object, self._tail(0, 0), self._marks.end_object)
+        body = self._tail(0, 0)
+        by_required = self._by_required()
+        if by_required is not None:
+            self._members = by_required
+            self._tails = {}
+            body = either(body, self._tail(0, 0))
+        return seq(self._marks.begin_object, body, self._marks.end_object)
+
+    def _by_required(self) -> list[_Member] | None:
+        """The members with those of `required` first, in its order; None if that is the same order."""
+        named = {member.name: member for member in self._members}
+        order = [name for name in self._facts.required if name in named]
+        order += [name for name in named if name not in self._facts.required]
+        return None if order == [*named] else [named[name] for name in order]
 
     def _member(self, name: str) -> _Member | None:
         is_required = name in self._facts.required
         if name in self._facts.absent or not holds_all(self._facts.names, name):
-            return _Member(NOTHING, is_required=True) if is_required else None
+            return _Member(name, NOTHING, is_required=True) if is_required else None
         try:
             text = dumps(name)
         except ValueError:
@@ -126,7 +140,7 @@ class _ObjectWriter:
         value = self._compiler.node_of(goal)
         if value == NOTHING and not is_required:
             return None
-        return _Member(seq(terminal(seq(text, self._marks.colon)), value), is_required)
+        return _Member(name, seq(terminal(seq(text, self._marks.colon)), value), is_required)
 
     def _tail(self, index: int, count: int) -> Node:
         """What may follow from a member on, once `count` members are written; counted up to the cap."""
