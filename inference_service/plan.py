@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 from inference_service.backends.types import EngineRequest, Sampling
 from inference_service.constraints.grammar import Grammar
 from inference_service.enforce import GrammarCheck, grammar_of, unenforced
-from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.deadline import Deadline
 from inference_service.generation.events import Report
 from inference_service.generation.filter import ContentPolicy
 from inference_service.generation.generator import GenerationRequest
+from inference_service.generation.pipeline import ChoicePipeline, Stages
 from inference_service.generation.run import ChoicePlan
 from inference_service.generation.seeds import choice_seed
-from inference_service.generation.stages import Stages, Tools
+from inference_service.generation.tool_calls import ToolCallParser
 from inference_service.generation.tools.constraint import most_calls
 from inference_service.generation.tools.ids import call_ids
-from inference_service.generation.tools.parser import ToolCallParser
 from inference_service.generation.tools.types import ToolMode
 from inference_service.generation.turns import Ending
 from inference_service.parse import BatchPrompt, ChatPrompt, ParsedRequest, Prompt, TextPrompt, prompt_fields
@@ -130,7 +129,7 @@ class _Work:
             logprobs=self.parsed.output.logprobs,
             grammar=self.grammar,
         )
-        stream = ChoiceStream(self.model.tokenizer, self._stages(prompt, sampling, index), index)
+        stream = ChoicePipeline(self.model.tokenizer, self._stages(prompt, sampling, index), index)
         return ChoicePlan(index, engine, stream, prompt.opening, repeats_prompt=k > 0)
 
     def _sampling(self, k: int) -> Sampling:
@@ -150,7 +149,7 @@ class _Work:
         )
 
 
-def _tools(prompt: EncodedPrompt, sampling: Sampling, index: int) -> Tools | None:
+def _tools(prompt: EncodedPrompt, sampling: Sampling, index: int) -> ToolCallParser | None:
     chat = prompt.prompt
     if not isinstance(chat, ChatPrompt) or chat.tool_choice.mode is ToolMode.NONE:
         return None

@@ -10,9 +10,9 @@ from inference_service.backends.base import Backend
 from inference_service.backends.errors import EngineRequestError
 from inference_service.backends.types import EngineRequest, EngineStep
 from inference_service.generation.admission import Permit
-from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.deadline import Deadline, DeadlinePassed
 from inference_service.generation.events import ChoiceEvent, Delta, StopCause
+from inference_service.generation.pipeline import ChoicePipeline
 from inference_service.generation.watch import Stopwatch
 
 
@@ -22,7 +22,7 @@ class ChoicePlan:
 
     index: int
     engine: EngineRequest
-    stream: ChoiceStream
+    stream: ChoicePipeline
     opening: str = ""
     """Text before the generated one."""
     repeats_prompt: bool = False

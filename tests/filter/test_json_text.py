@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_service.generation.filter.rules import Action, Rule
-from inference_service.generation.text import Piece
-from tests.support.filtering import rule, start
+from inference_service.generation.token_buffer import Release
+from tests.support.filtering import Filtered, rule, start
 from tests.support.texts import THOROUGH, cuts
 
 BIRD = rule("birds", phrases=("project heron", "😀 egret"))
@@ -24,7 +24,8 @@ DIGITS = rule("digits", action=Action.REDACT, patterns=("[0-9]{4,8}",), replacem
 def filtered(parts: list[str] | str, *rules: Rule) -> tuple[str, str | None]:
     """What leaves, and the rule that blocked."""
     screen = start(*rules)
-    left = "".join(screen.feed(Piece(part)).text for part in parts) + screen.flush().text
+    filtered = Filtered(screen)
+    left = "".join(filtered.feed(Release(part)).text for part in parts) + filtered.flush().text
     return left, screen.blocked.rule if screen.blocked else None
 
 
@@ -158,3 +159,37 @@ def strings(told: Any, value: Any) -> list[str]:
 def test_long_strings_take_time_in_proportion() -> None:
     text = '{"a": "' + "\\u0061" * 50_000 + '"}'
     assert filtered(list(text), rule("x", action=Action.REDACT, phrases=("aab",)))[0] == text
+
+
+WORDS = (
+    "hello ",
+    "{",
+    '"n',
+    "ame",
+    '": "',
+    '", ',
+    "}",
+    "[1",
+    "2",
+    "tru",
+    "e",
+    "bad",
+    " ",
+    "\n",
+    "\\u00",
+    "61",
+    "漢",
+)
+
+
+@THOROUGH
+@given(data=st.data(), text=st.lists(st.sampled_from(WORDS), max_size=14).map("".join))
+def test_cuts_change_nothing_where_a_match_begins_outside_of_json(data: st.DataObject, text: str) -> None:
+    """Also where what looks like JSON turns out to be none behind the match."""
+    rules = [
+        rule("across", action=Action.REDACT, patterns=("o {1,3}.{0,3}", "[a-z]{2,4}[^a-z]{1,4}"), order=0),
+        rule("phrases", action=Action.REDACT, phrases=("ame", "2tru", "1", 'a"'), order=1),
+        rule("bad", phrases=("bad e", "}{"), order=2),
+    ][data.draw(st.integers(0, 2)) :]
+
+    assert filtered(data.draw(cuts(text)), *rules) == filtered([text], *rules)

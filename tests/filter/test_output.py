@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_service.generation.filter.rules import Action, Rule
-from inference_service.generation.text import Piece
-from tests.support.filtering import LETTERS, expected, rule, rule_sets, start, tokens
+from inference_service.generation.token_buffer import Release
+from tests.support.filtering import LETTERS, Filtered, expected, joined, rule, rule_sets, start, tokens
 from tests.support.texts import THOROUGH, cuts, hard_texts
 
 REDACT = Action.REDACT
@@ -19,13 +19,11 @@ TEXTS = st.one_of(
 )
 
 
-def run(parts: list[str], rules: list[Rule]) -> tuple[Piece, str | None, frozenset[str]]:
+def run(parts: list[str], rules: list[Rule]) -> tuple[Release, str | None, frozenset[str]]:
     """All that leaves, joined; the rule that blocked; the rules that hid something."""
     screen = start(*rules)
-    left = Piece("")
-    for piece in tokens(parts):
-        left = left + screen.feed(piece)
-    left = left + screen.flush()
+    filtered = Filtered(screen)
+    left = joined([*map(filtered.feed, tokens(parts)), filtered.flush()])
     return left, screen.blocked.rule if screen.blocked else None, screen.redacted
 
 
@@ -68,14 +66,14 @@ def test_a_token_leaves_with_the_last_of_its_text(data: st.DataObject, text: str
     """At every moment the tokens that left are those whose text left or was hidden."""
     rules = data.draw(rule_sets(text, [REDACT]))
     parts = data.draw(cuts(text))
-    screen = start(*rules)
+    screen = Filtered(start(*rules))
     counted, fed = 0, ""
 
     for piece in tokens(parts):
         fed += piece.text
         counted += screen.feed(piece).token_count
         ends = [len("".join(parts[: n + 1])) for n in range(len(parts))]
-        decided = len(fed) - screen.held
+        decided = len(fed) - screen.filter.held
         assert sum(end < decided for end in ends) <= counted <= sum(end <= decided for end in ends)
 
 
@@ -84,33 +82,33 @@ def test_a_token_leaves_with_the_last_of_its_text(data: st.DataObject, text: str
 def test_no_more_is_held_back_than_may_become_a_match(data: st.DataObject, text: str) -> None:
     """What is held begins with the beginning of a phrase, and then is no whole one."""
     phrases = data.draw(st.lists(st.text(alphabet="ab漢😀", min_size=1, max_size=6), min_size=1, max_size=4))
-    screen = start(rule(phrases=tuple(phrases), action=REDACT))
+    screen = Filtered(start(rule(phrases=tuple(phrases), action=REDACT)))
 
     for end, char in enumerate(text, 1):
-        screen.feed(Piece(char))
+        screen.feed(Release(char))
         tails = [text[at:end] for at in range(end)]
         open_tails = [t for t in tails if any(p.startswith(t) and p != t for p in phrases)]
-        assert screen.held == max(map(len, open_tails), default=0)
+        assert screen.filter.held == max(map(len, open_tails), default=0)
 
 
 def test_a_match_across_tokens_never_shows() -> None:
-    screen = start(rule("secret", phrases=("project heron",)))
+    screen = Filtered(start(rule("secret", phrases=("project heron",))))
 
     shown = [screen.feed(piece).text for piece in tokens(["A", " pro", "ject ", "her", "on", " flies"])]
 
     assert shown == ["A", " ", "", "", "", ""]
-    assert screen.blocked is not None
-    assert screen.blocked.rule == "secret"
+    assert screen.filter.blocked is not None
+    assert screen.filter.blocked.rule == "secret"
     assert not screen.flush()
 
 
 def test_what_only_looks_like_a_match_is_shown_in_the_end() -> None:
-    screen = start(rule(phrases=("project heron",), patterns=("[0-9]{4}",)))
+    screen = Filtered(start(rule(phrases=("project heron",), patterns=("[0-9]{4}",))))
 
-    assert screen.feed(Piece("the project her", [1], 1)) == Piece("the ", [], 0, [])
-    assert screen.feed(Piece("b 123", [2], 1)) == Piece("project herb ", [1], 1, [])
-    assert screen.flush() == Piece("123", [2], 1, [])
-    assert screen.blocked is None
+    assert screen.feed(Release("the project her", [1], 1)) == Release("the ", [], 0, [])
+    assert screen.feed(Release("b 123", [2], 1)) == Release("project herb ", [1], 1, [])
+    assert screen.flush() == Release("123", [2], 1, [])
+    assert screen.filter.blocked is None
 
 
 @pytest.mark.parametrize(
@@ -211,10 +209,10 @@ def test_tokens_of_a_blocked_match_do_not_leave() -> None:
 
 
 def test_after_a_block_nothing_leaves() -> None:
-    screen = start(rule(phrases=("bad",)))
-    screen.feed(Piece("bad", [1], 1))
+    screen = Filtered(start(rule(phrases=("bad",))))
+    screen.feed(Release("bad", [1], 1))
 
-    assert not screen.feed(Piece("good", [2], 1))
+    assert not screen.feed(Release("good", [2], 1))
     assert not screen.flush()
 
 

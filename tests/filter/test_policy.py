@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 
 from inference_service.generation.filter import ContentPolicy, OutputFilter
 from inference_service.generation.filter.file import FilePolicy
-from inference_service.generation.text import Piece
+from inference_service.generation.token_buffer import Release
 from lodestream_common.errors import OperatorError
-from tests.support.filtering import write
+from tests.support.filtering import Filtered, write
 
 HERON = ("[[rules]]", "name = 'heron'", "phrases = ['heron']", "action = 'block'")
 EGRET = ("[[rules]]", "name = 'egret'", "phrases = ['egret']", "action = 'redact'")
@@ -31,7 +31,10 @@ def path(tmp_path: Path) -> Path:
 def output(policy: ContentPolicy, text: str, key_name: str = "alice") -> str:
     """What leaves of an output."""
     screen = policy.output_filter(key_name)
-    return text if screen is None else screen.feed(Piece(text)).text + screen.flush().text
+    if screen is None:
+        return text
+    filtered = Filtered(screen)
+    return filtered.feed(Release(text)).text + filtered.flush().text
 
 
 def soon(question: Callable[[], bool]) -> bool:
@@ -128,7 +131,7 @@ def test_a_running_answer_keeps_its_rules(path: Path) -> None:
     write(path, *EGRET)
     assert soon(lambda: output(policy, "a heron") == "a heron")
 
-    assert screen.feed(Piece("an egret, a heron")).text == "an egret, a "
+    assert Filtered(screen).feed(Release("an egret, a heron")).text == "an egret, a "
 
 
 @pytest.mark.parametrize("how", ["broken", "gone", "unreadable"])
@@ -178,7 +181,7 @@ def test_a_server_does_not_start_without_its_rules(path: Path) -> None:
 def test_where_nothing_is_filtered_nothing_is_imported() -> None:
     """The package that the rest of the service knows brings none of the libraries along."""
     code = (
-        "import sys, inference_service.generation.filter as f, inference_service.generation.choice;"
+        "import sys, inference_service.generation.filter as f, inference_service.generation.pipeline;"
         "sys.exit(bool({'re2', 'ahocorasick_rs'} & set(sys.modules)))"
     )
 

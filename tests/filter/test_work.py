@@ -11,8 +11,8 @@ from inference_service.generation.filter.output import OutputFilter
 from inference_service.generation.filter.regex import WIDEST
 from inference_service.generation.filter.rules import Action, Rule, Span
 from inference_service.generation.filter.scanner import Scanner
-from inference_service.generation.text import Piece
-from tests.support.filtering import rule, start
+from inference_service.generation.token_buffer import Release
+from tests.support.filtering import Filtered, rule, start
 
 AWKWARD = {
     "phrase": rule(phrases=("a" * WIDEST + "b",)),
@@ -43,10 +43,10 @@ def watched(awkward: Rule, text: str, size: int) -> Counting:
     """The finder, after it was shown a text in pieces of one size."""
     [(finder, folding)] = finders([awkward])
     counting = Counting(finder)
-    screen = OutputFilter([Scanner(counting, folding)])
+    screen = Filtered(OutputFilter([Scanner(counting, folding)]))
     for at in range(0, len(text), size):
-        screen.feed(Piece(text[at : at + size]))
-        assert screen.held <= WIDEST + 1
+        screen.feed(Release(text[at : at + size]))
+        assert screen.filter.held <= WIDEST + 1
     screen.flush()
     return counting
 
@@ -78,7 +78,7 @@ def test_a_long_text_in_one_piece_is_read_little_more_than_once(name: str) -> No
 
 def test_plain_text_is_hardly_held_back() -> None:
     """Where nothing looks like the beginning of a match, all leaves at once."""
-    screen = start(rule(phrases=("bad",), patterns=("[0-9]{4}-[0-9]{4}",), action=Action.REDACT))
+    screen = Filtered(start(rule(phrases=("bad",), patterns=("[0-9]{4}-[0-9]{4}",), action=Action.REDACT)))
 
     for piece in ("Yes", ", ", "of", " course", "."):
-        assert screen.feed(Piece(piece)).text == piece
+        assert screen.feed(Release(piece)).text == piece

@@ -23,7 +23,6 @@ from inference_service.backends.types import (
 )
 from inference_service.constraints.grammar import Grammar
 from inference_service.generation.admission import Admission
-from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.deadline import Deadline, DeadlinePassed
 from inference_service.generation.events import (
     Delta,
@@ -36,8 +35,8 @@ from inference_service.generation.events import (
     Usage,
 )
 from inference_service.generation.generator import Generation, GenerationRequest
+from inference_service.generation.pipeline import ChoicePipeline, Stages
 from inference_service.generation.run import ChoicePlan
-from inference_service.generation.stages import Stages
 from inference_service.generation.tokenizer import Tokenizer
 from inference_service.generation.watch import Stopwatch
 from tests.support.permits import permit
@@ -120,7 +119,7 @@ def work(
 ) -> GenerationRequest:
     engine = EngineRequest("req-1", [1, 2, 3], GREEDY, max_tokens=50, ignore_eos=False)
     plans = [
-        ChoicePlan(index, engine, ChoiceStream(Letters(), Stages(tuple(stops)), index), opening, index > 0)
+        ChoicePlan(index, engine, ChoicePipeline(Letters(), Stages(tuple(stops)), index), opening, index > 0)
         for index in range(choices)
     ]
     return GenerationRequest("req-1", "m", 3, plans, deadline, Report(GREEDY, {}, 50))

@@ -14,7 +14,7 @@ from inference_service.generation.filter import OutputFilter
 from inference_service.generation.filter.file import RuleBook
 from inference_service.generation.filter.folding import FOLDINGS, is_word
 from inference_service.generation.filter.rules import Action, Place, Rule, Span
-from inference_service.generation.text import Piece
+from inference_service.generation.token_buffer import Release, TokenBuffer
 
 LETTERS = "ab漢😀 "
 PATTERNS = ("a{2,4}", "a[^b]", "(?:ab|ba){1,2}", "b?a?漢", "😀.{0,3}b", "a.a", "(a|aa|aaa){1,3}b")
@@ -44,9 +44,41 @@ def start(*rules: Rule) -> OutputFilter:
     return started
 
 
-def tokens(parts: Sequence[str]) -> list[Piece]:
+class Filtered:
+    """A filter with the buffer it examines: text and tokens in, what may leave out."""
+
+    def __init__(self, screen: OutputFilter) -> None:
+        self.filter = screen
+        self._buffer = TokenBuffer()
+
+    def feed(self, piece: Release) -> Release:
+        """Take the next piece in; return what may leave."""
+        self._buffer.add(piece.text, piece.token_ids, piece.token_count, piece.logprobs)
+        return self._release()
+
+    def flush(self) -> Release:
+        """End the text here; return all that was held back and may leave."""
+        return self._release(final=True)
+
+    def _release(self, *, final: bool = False) -> Release:
+        self.filter.examine(self._buffer, self._buffer.total, final=final)
+        self._buffer.settle(self.filter.safe)
+        return self._buffer.release()
+
+
+def joined(parts: Sequence[Release]) -> Release:
+    """All that left."""
+    return Release(
+        "".join(part.text for part in parts),
+        [token_id for part in parts for token_id in part.token_ids],
+        sum(part.token_count for part in parts),
+        [entry for part in parts for entry in part.logprobs],
+    )
+
+
+def tokens(parts: Sequence[str]) -> list[Release]:
     """One token for each part, numbered, with a log probability."""
-    return [Piece(part, [n], 1, [TokenLogprob(n, -float(n))]) for n, part in enumerate(parts)]
+    return [Release(part, [n], 1, [TokenLogprob(n, -float(n))]) for n, part in enumerate(parts)]
 
 
 @dataclass(frozen=True)

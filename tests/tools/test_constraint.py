@@ -10,11 +10,12 @@ import pytest
 
 from inference_service.constraints.errors import ConstraintError
 from inference_service.constraints.grammar import Grammar
+from inference_service.generation.tool_calls import ToolCallParser
 from inference_service.generation.tools.constraint import MOST_CALLS, call_grammar, most_calls
 from inference_service.generation.tools.formats import BARE, PLAIN, TAGGED, ToolFormat
-from inference_service.generation.tools.parser import ToolCallParser
 from inference_service.generation.tools.types import Tool, ToolChoice, ToolMode
 from tests.constraints.derivation import Sampler, matches
+from tests.support.tool_calls import Reader
 
 AUTO, REQUIRED, NONE = (ToolChoice(mode) for mode in (ToolMode.AUTO, ToolMode.REQUIRED, ToolMode.NONE))
 SCHEMA = {
@@ -49,7 +50,8 @@ def grammar(
 
 def calls_of(text: str) -> list[tuple[str, Mapping[str, Any]]]:
     parser = ToolCallParser([tool.name for tool in TOOLS], "call_{}".format)
-    fed, rest = parser.feed(text), parser.finish()
+    reader = Reader(parser)
+    fed, rest = reader.feed(text), reader.finish()
     assert parser.called, text
     assert not fed.content + rest.content, text
     deltas = [*fed.deltas, *rest.deltas]

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference_service.generation.tool_calls import ToolCallParser
 from inference_service.generation.tools import formats
-from inference_service.generation.tools.parser import ToolCallParser
 from inference_service.generation.tools.types import ToolCall
 from tests.support.texts import THOROUGH, cuts
+from tests.support.tool_calls import Reader
 
 NAMES = ("get_weather", "get_time", "f")
 
@@ -39,8 +40,9 @@ def heard(
     pieces: Sequence[str], max_calls: int | None = None, *, enforced: bool = False, cut: bool = False
 ) -> Heard:
     parser = ToolCallParser(NAMES, "call_{}".format, max_calls, enforced=enforced)
+    reader = Reader(parser)
     result = Heard()
-    for output in [*map(parser.feed, pieces), parser.finish(cut=cut)]:
+    for output in [*map(reader.feed, pieces), reader.finish(cut=cut)]:
         result.content += output.content
         for delta in output.deltas:
             if delta.id is not None:
@@ -192,18 +194,19 @@ def test_a_call_that_follows_something_else_on_a_line_of_its_own() -> None:
 
 def test_nothing_more_is_held_back_than_must_be() -> None:
     parser = ToolCallParser(NAMES, "call_{}".format)
+    reader = Reader(parser)
 
-    assert parser.feed("Hello\n").content == "Hello\n"
-    assert parser.feed('{"na').content == ""
-    assert parser.feed("g").content == '{"nag'
-    assert parser.feed('\n{"name": "f", "arguments":').content == "\n"
-    (opening, first) = parser.feed(' {"a').deltas
+    assert reader.feed("Hello\n").content == "Hello\n"
+    assert reader.feed('{"na').content == ""
+    assert reader.feed("g").content == '{"nag'
+    assert reader.feed('\n{"name": "f", "arguments":').content == "\n"
+    (opening, first) = reader.feed(' {"a').deltas
     assert (opening.id, opening.name) == ("call_0", "f")
     assert first.arguments == '{"a'
-    assert [delta.arguments for delta in parser.feed('": 1').deltas] == ['": 1']
+    assert [delta.arguments for delta in reader.feed('": 1').deltas] == ['": 1']
     assert not parser.called
-    assert [delta.arguments for delta in parser.feed("}").deltas] == ["}"]
-    assert not parser.feed("}")
+    assert [delta.arguments for delta in reader.feed("}").deltas] == ["}"]
+    assert not reader.feed("}")
     assert parser.called
 
 
@@ -261,9 +264,9 @@ def test_what_may_be_anything_is_content_where_it_is_cut(text: str) -> None:
 
 @pytest.mark.parametrize(("before", "is_call"), [("", True), ("I say:\n", True), ("I say: ", False)])
 def test_a_call_begins_where_a_line_does_in_a_message_that_is_continued(before: str, is_call: bool) -> None:
-    parser = ToolCallParser(NAMES, "call_{}".format, before=before)
+    reader = Reader(ToolCallParser(NAMES, "call_{}".format, before=before))
 
-    assert bool(parser.feed(CALL).deltas) is is_call
+    assert bool(reader.feed(CALL).deltas) is is_call
 
 
 def test_a_second_call_that_is_cut_off_spoils_the_answer() -> None:
@@ -324,6 +327,15 @@ def test_the_last_call_that_is_allowed_ends_the_text() -> None:
     assert len(heard([text], max_calls=2).calls) == 2
     assert heard([text], max_calls=2).content == ""
     assert not heard([CALL], max_calls=2).complete
+
+
+@pytest.mark.parametrize("behind", ["oops", " oops", "\n\nx", ', "extra": 1}'])
+def test_nothing_behind_the_last_call_is_content_also_where_its_last_brace_is_missing(behind: str) -> None:
+    for cut in (True, False):
+        result = heard(list(f'{{"name": "f", "arguments": {{}}{behind}'), max_calls=1, cut=cut)
+
+        assert result.calls == [("f", "{}")]
+        assert (result.content, result.called, result.complete, result.cut) == ("", True, True, False)
 
 
 PIECES = [

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from inference_service.generation.prompt import ChatTemplate, ChatTurn, Ending, PromptError
 from inference_service.generation.tokenizer import Tokenizer
+from inference_service.generation.tool_calls import ToolCallParser
 from inference_service.generation.tools import formats
 from inference_service.generation.tools.ids import call_ids
-from inference_service.generation.tools.parser import ToolCallParser
 from inference_service.generation.tools.types import Tool, ToolCall
 from inference_service.models.loader import LoadedModel, load
 from inference_service.models.store import ModelFile
 from tests.support.tensorrt import make_engine
+from tests.support.tool_calls import Reader
 from tests.tools import templates
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -293,7 +294,7 @@ def test_calls_in_a_prompt_are_read_as_the_calls_they_were(plain: ChatTemplate, 
     text = formats.PLAIN.write(CALLS)
     parser = ToolCallParser(["get_weather", "get_time"], call_ids(1, [2, 3]))
 
-    deltas = parser.feed(text).deltas
+    deltas = Reader(parser).feed(text).deltas
 
     assert "".join(delta.arguments for delta in deltas if delta.index == 0) == CALLS[0].arguments
     assert [delta.name for delta in deltas if delta.name] == ["get_weather", "get_time"]

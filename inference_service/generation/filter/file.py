@@ -18,7 +18,7 @@ from inference_service.generation.filter.policy import PromptVerdict
 from inference_service.generation.filter.regex import PatternError
 from inference_service.generation.filter.rules import Place, Rule
 from inference_service.generation.filter.scanner import Scanner
-from inference_service.generation.text import Piece
+from inference_service.generation.token_buffer import TokenBuffer
 from lodestream_common.errors import OperatorError
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -85,7 +85,7 @@ class FilePolicy:
             screen = self._book.start(Place.PROMPT, key_name)
             if screen is None:
                 return PromptVerdict(tuple(texts))
-            judged.append(screen.feed(Piece(text)).text + screen.flush().text)
+            judged.append(_filtered(text, screen))
             redacted |= screen.redacted
             if screen.blocked:
                 return PromptVerdict((), screen.blocked)
@@ -123,6 +123,13 @@ class FilePolicy:
         except OSError:
             return None
         return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _filtered(text: str, screen: OutputFilter) -> str:
+    buffer = TokenBuffer()
+    buffer.add(text)
+    screen.examine(buffer, len(text), final=True)
+    return buffer.settle(screen.safe)
 
 
 def read_book(path: Path) -> RuleBook:

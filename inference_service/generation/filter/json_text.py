@@ -8,8 +8,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from inference_service.generation.filter.rules import Action, Rule, Span, Watcher
+from inference_service.generation.filter.rules import Action, Rule, Span
+
+if TYPE_CHECKING:  # Scanners bring the libraries that match along, wanted only where there are rules.
+    from inference_service.generation.filter.scanner import Scanner
 
 _SPACE = " \t\n\r"
 _WORDS = ("true", "false", "null")
@@ -33,6 +37,10 @@ class _Stretch:
     def holds(self, span: Span) -> bool:
         return self.start <= span.start and (self.end is None or span.end <= self.end)
 
+    def breaks_before(self, place: int) -> bool:
+        """Whether the text before a place tells that it is no JSON; what follows makes no difference."""
+        return self.is_broken and self.end is not None and self.end < place
+
     def meets(self, span: Span) -> bool:
         return self.start < span.end and (self.end is None or span.start < self.end)
 
@@ -40,8 +48,8 @@ class _Stretch:
 class _Decoded:
     """The text of one string, with the place in the JSON that each character comes from."""
 
-    def __init__(self, watchers: Sequence[Watcher]) -> None:
-        self._watchers = watchers
+    def __init__(self, scanners: Sequence[Scanner]) -> None:
+        self._scanners = scanners
         self._new = ""
         self._starts: list[int] = []
         self._ends: list[int] = []
@@ -54,7 +62,7 @@ class _Decoded:
     def look(self, *, final: bool) -> list[Span]:
         """The matches that are new, at their places in the JSON."""
         text, self._new = self._new, ""
-        found = [span for watcher in self._watchers for span in watcher.feed(text, final=final)]
+        found = [span for scanner in self._scanners for span in scanner.feed(text, final=final)]
         return [
             Span(self._starts[span.start], self._ends[span.end - 1], within_string(span.rule))
             for span in found
@@ -62,7 +70,7 @@ class _Decoded:
 
     def safe(self, total: int) -> int:
         """Where in the JSON the first match may begin that is not known yet; `total` if in none of it."""
-        safe = min((watcher.safe for watcher in self._watchers), default=len(self._starts))
+        safe = min((scanner.safe for scanner in self._scanners), default=len(self._starts))
         return self._starts[safe] if safe < len(self._starts) else total
 
 
@@ -74,11 +82,11 @@ class JsonText:
     between words.
 
     Args:
-        start: makes the watchers for one string.
+        start: makes the scanners for one string.
 
     """
 
-    def __init__(self, start: Callable[[], Sequence[Watcher]]) -> None:
+    def __init__(self, start: Callable[[], Sequence[Scanner]]) -> None:
         self._start = start
         self._at = 0
         self._state: Callable[[str], None] = self._prose
@@ -129,7 +137,7 @@ class JsonText:
         scalar = next((scalar for scalar in self._scalars if scalar.holds(span)), None)
         if scalar is not None and scalar.end is not None:
             return Span(scalar.start, scalar.end, _as_string(span.rule))
-        if any(region.meets(span) and not region.is_broken for region in self._regions):
+        if any(region.meets(span) and not region.breaks_before(span.end) for region in self._regions):
             return replace(span, rule=replace(span.rule, action=Action.BLOCK))
         return span
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 
 class Action(Enum):
@@ -63,12 +62,3 @@ class Span:
     def rank(self) -> tuple[int, bool, int]:
         """What sorts spans: the one that begins first, blocks before redactions, then as in the file."""
         return self.start, self.rule.action is not Action.BLOCK, self.rule.order
-
-
-class Watcher(Protocol):
-    """Reports matches in a growing text."""
-
-    safe: int
-    """Length of the text about which all is known."""
-
-    def feed(self, text: str, *, final: bool = False) -> list[Span]: ...

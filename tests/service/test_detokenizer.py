@@ -1,4 +1,4 @@
-"""Tokens to text: whole characters at every cut of the bytes, and each token once."""
+"""Tokens to text: whole characters at every cut of the bytes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_service.generation.text import HoldBuffer, IncrementalDecoder, Piece
+from inference_service.generation.detokenizer import Detokenizer
 from tests.support.texts import HARD_PIECES, THOROUGH, Slices, cuts, hard_texts, slices
 
 
 def decoded(parts: Sequence[bytes]) -> list[str]:
-    decoder = IncrementalDecoder(Slices(parts))
+    decoder = Detokenizer(Slices(parts))
     return [decoder.feed(token_id) for token_id in range(len(parts))]
 
 
@@ -66,44 +66,8 @@ def test_a_truly_invalid_byte_is_one_replacement_character() -> None:
     assert decoded(["😀".encode()[:2], b"b"]) == ["", "\ufffdb"]
 
 
-@THOROUGH
-@given(data=st.data())
-def test_tokens_leave_once_in_order_and_with_the_last_of_their_text(data: st.DataObject) -> None:
-    texts = data.draw(st.lists(st.text(max_size=4), max_size=12))
-    whole = "".join(texts)
-    marks = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
-    buffer = HoldBuffer()
-    for number, text in enumerate(texts):
-        buffer.add(Piece(text, [number], 1))
-
-    left: list[int] = []
-    said = ""
-    for mark in marks:
-        release = buffer.release(mark)
-        said += release.text
-        left += release.token_ids
-        assert said == whole[:mark]
-        assert left == [n for n in range(len(texts)) if len("".join(texts[: n + 1])) <= mark][: len(left)]
-        assert release.token_count == len(release.token_ids)
-    rest = buffer.release_all()
-
-    assert said + rest.text == whole
-    assert [*left, *rest.token_ids] == list(range(len(texts)))
-
-
-def test_an_empty_release_is_false() -> None:
-    buffer = HoldBuffer()
-    buffer.add(Piece("ab", [7], 1))
-
-    assert not buffer.release(0)
-    assert buffer.release(1)
-    assert buffer.release(2).token_ids == [7]
-
-
-def test_tokens_without_names_are_counted() -> None:
-    buffer = HoldBuffer()
-    buffer.add(Piece("😀", [9], 3))
-
-    release = buffer.release_all()
-
-    assert (release.token_ids, release.token_count) == ([9], 3)
+def test_the_bytes_of_a_surrogate_are_no_unfinished_character() -> None:
+    """No third byte makes them one, so they do not wait for it, and are not dropped at the end."""
+    assert decoded([b"\xed", b"\xa0"]) == ["", "\ufffd\ufffd"]
+    assert decoded([b"\xed\xa0", b"\x80a"]) == ["\ufffd\ufffd", "\ufffda"]
+    assert decoded([b"\xed", b"\x9f", b"\xbf"]) == ["", "", "\ud7ff"]

@@ -11,16 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
-from inference_service.generation.choice import ChoiceStream
 from inference_service.generation.events import Delta, Finished, FinishReason, StopCause
 from inference_service.generation.filter.rules import Action, Rule
+from inference_service.generation.pipeline import ChoicePipeline, Stages
 from inference_service.generation.scores import ScoredToken
-from inference_service.generation.stages import Stages
-from inference_service.generation.text import Piece
+from inference_service.generation.tool_calls import ToolCallParser
 from inference_service.generation.tools.ids import call_ids
-from inference_service.generation.tools.parser import ToolCallParser
 from tests.support import filtering
 from tests.support.texts import THOROUGH, Slices, cuts, slices, until_stop
+from tests.support.tool_calls import Reader
 
 EOS = EngineFinish.END_OF_SEQUENCE
 MAX = EngineFinish.MAX_TOKENS
@@ -91,7 +90,7 @@ class Told:
                 self.calls[piece.index] = (call_id, name, arguments + piece.arguments)
 
 
-def tell(choice: ChoiceStream, steps: Iterable[EngineStep]) -> Told:
+def tell(choice: ChoicePipeline, steps: Iterable[EngineStep]) -> Told:
     told = Told()
     for step in steps:
         for event in choice.on_step(step):
@@ -122,7 +121,7 @@ def steps_of(parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish 
 
 
 def run(setting: Setting, parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish = MAX) -> Told:
-    choice = ChoiceStream(Slices([*parts, b"never shown"]), setting.stages())
+    choice = ChoicePipeline(Slices([*parts, b"never shown"]), setting.stages())
     return tell(choice, steps_of(parts, marks, finish))
 
 
@@ -157,7 +156,8 @@ def test_text_and_calls_do_not_depend_on_the_tokens(data: st.DataObject, text: s
     if setting.tools:
         parser = setting.stages().tools
         assert isinstance(parser, ToolCallParser)
-        outputs = [parser.feed(shown), parser.finish(cut=True)]
+        reader = Reader(parser)
+        outputs = [reader.feed(shown), reader.finish(cut=True)]
         shown = "".join(output.content for output in outputs)
         for piece in (piece for output in outputs for piece in output.deltas):
             if piece.name is not None:
@@ -259,7 +259,7 @@ def test_a_call_that_its_model_ends_in_the_middle_ends_with_stop() -> None:
 
 
 def test_a_deadline_within_a_call_ends_with_length() -> None:
-    choice = ChoiceStream(Slices([CALL[:-4].encode()]), Setting(stops=(), rules=()).stages())
+    choice = ChoicePipeline(Slices([CALL[:-4].encode()]), Setting(stops=(), rules=()).stages())
     (opened,) = choice.on_step(EngineStep([0], 1, None))
 
     assert isinstance(opened, Delta)
@@ -300,6 +300,21 @@ def test_tokens_that_were_redacted_are_counted_and_not_named() -> None:
     assert [score.token_id for score in told.logprobs] == [0, 3]
 
 
+@THOROUGH
+@given(
+    data=st.data(), words=st.lists(st.sampled_from(("secret", "sec", " ", "}", "漢😀", "ST")), max_size=10)
+)
+def test_exactly_the_tokens_with_redacted_text_are_not_named(data: st.DataObject, words: list[str]) -> None:
+    """Also those that were held back together, as a stop sequence was possible."""
+    parts: list[str] = data.draw(cuts("".join(words)))
+    setting = Setting(stops=("STOP", "}}}!", "secret}!"), tools=False)
+
+    told = one_by_one(setting, [part.encode() for part in parts])
+
+    wanted = filtering.expected(parts, RULES)
+    assert (told.text, told.token_ids, told.token_count) == (wanted.text, wanted.named, wanted.count)
+
+
 def test_a_stop_sequence_that_is_kept_is_filtered_too() -> None:
     setting = Setting(stops=("secret",), include_stop=True, tools=False)
 
@@ -312,7 +327,7 @@ def test_a_stop_sequence_that_is_kept_is_filtered_too() -> None:
 def test_pieces_of_one_call_leave_together() -> None:
     """A step of many tokens is one event, and in it a call has one piece."""
     parts = [bytes([byte]) for byte in (CALL + "\n" + CALL).encode()]
-    choice = ChoiceStream(Slices(parts), Setting(rules=(), stops=()).stages())
+    choice = ChoicePipeline(Slices(parts), Setting(rules=(), stops=()).stages())
 
     delta, finished = choice.on_step(EngineStep(list(range(len(parts))), len(parts), None, MAX))
 
@@ -324,5 +339,9 @@ def test_pieces_of_one_call_leave_together() -> None:
     assert isinstance(finished, Finished)
 
 
-def test_pieces_are_added_like_texts() -> None:
-    assert Piece("a", [1], 2) + Piece("b", [2], 1) == Piece("ab", [1, 2], 3, [])
+def test_a_token_with_redacted_text_is_not_named_also_where_it_begins_a_character() -> None:
+    parts = slices("secret😀!".encode(), [8])
+
+    told = one_by_one(Setting(tools=False), parts)
+
+    assert (told.text, told.token_ids, told.token_count) == ("[gone]😀!", [1], 2)

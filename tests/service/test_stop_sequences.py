@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_service.generation.stops import StopMatcher
+from inference_service.generation.stop_sequences import StopSequences
 from tests.support.texts import THOROUGH, cuts, hard_texts, repetitive_texts, stop_sets, until_stop
 
 
-def shown(pieces: Sequence[str], stops: Sequence[str]) -> Iterator[tuple[str, StopMatcher]]:
+def shown(pieces: Sequence[str], stops: Sequence[str]) -> Iterator[tuple[str, StopSequences]]:
     """All the text that may be shown after each piece."""
-    matcher = StopMatcher(stops)
+    matcher = StopSequences(stops)
     text = ""
     for piece in pieces:
         text += piece
@@ -90,7 +90,7 @@ def test_without_stops_everything_is_shown_at_once() -> None:
 
 def test_a_long_repetitive_text_takes_linear_time() -> None:
     """A stop sequence that nearly matches everywhere costs as much as any other."""
-    matcher = StopMatcher(["a" * 1023 + "b", "a" * 1024 + "c"])
+    matcher = StopSequences(["a" * 1023 + "b", "a" * 1024 + "c"])
 
     matcher.feed("a" * 200_000)
 

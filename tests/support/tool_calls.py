@@ -1,0 +1,54 @@
+"""A parser of tool calls with the text that it divides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inference_service.generation.tool_calls import ContentSpan, ToolCallParser
+from inference_service.generation.tools.types import ToolCallDelta
+
+
+@dataclass(frozen=True)
+class Divided:
+    """What became of a piece of text: content, and what is new of the calls."""
+
+    content: str
+    deltas: Sequence[ToolCallDelta] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.content or self.deltas)
+
+
+class Reader:
+    """Feeds a parser, and reads in the text what it reports."""
+
+    def __init__(self, parser: ToolCallParser) -> None:
+        self.parser = parser
+        self._text = ""
+        self._reported = 0
+
+    def feed(self, text: str) -> Divided:
+        """Take the next piece of text in; return what may leave."""
+        self._text += text
+        self.parser.feed(text)
+        return self._take()
+
+    def finish(self, *, cut: bool = False) -> Divided:
+        """End the text; return what was held back."""
+        self.parser.finish(cut=cut)
+        return self._take()
+
+    def _take(self) -> Divided:
+        content, deltas = "", []
+        for span in self.parser.take():
+            # What was released before is not in the buffer any more.
+            assert self._reported <= span.start <= span.end <= len(self._text)
+            text = self._text[span.start : span.end]
+            if isinstance(span, ContentSpan):
+                content += text
+            else:
+                deltas.append(ToolCallDelta(span.index, span.id, span.name, text))
+        assert self._reported <= self.parser.safe <= len(self._text)
+        self._reported = self.parser.safe
+        return Divided(content, deltas)
