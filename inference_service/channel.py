@@ -14,8 +14,10 @@ MAX_CONNECTION_IDLE_MS = 75_000
 """How long a connection without calls stays open; as for HTTP."""
 
 MAX_CONCURRENT_STREAMS = 100
-"""Calls of one connection that are open at once; more wait at their caller. The core drops calls of whomever,
-as CANCELLED, once about a thousand wait to be picked up: no single connection may bring that about."""
+"""Calls of one connection that are open at once; more wait at their caller."""
+MAX_PENDING_CALLS = 10_000
+"""Calls that wait to be picked up, of all connections. The core drops further ones, whoever made them, as
+CANCELLED, and by default from a thousand on: a burst of a few good callers is more."""
 
 
 def options(max_message_bytes: int, header_timeout: float, max_connections: int) -> Sequence[tuple[str, int]]:
@@ -44,6 +46,8 @@ def options(max_message_bytes: int, header_timeout: float, max_connections: int)
         ("grpc.max_connection_idle_ms", MAX_CONNECTION_IDLE_MS),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
         # Two servers on one port would share its connections by chance.
         ("grpc.so_reuseport", 0),
     )

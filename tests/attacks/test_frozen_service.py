@@ -1,4 +1,4 @@
-"""A service that is stopped, not ended: its connections stay open, and nothing answers."""
+"""A peer that is stopped, not ended: its connections stay open, and nothing answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from inference_client import AsyncClient, AsyncStream, UnavailableError
+from tests.support import http2
+from tests.support.calls import endless, eventually, is_free
 from tests.support.processes import server_process
-from tests.support.service import MODEL_ID
+from tests.support.service import MODEL_ID, running_service
 
+METHOD = "/lodestream.inference.v1.GenerateService/GenerateStream"
 LIMIT = 15.0
 """Seconds within which either side notices that the other one is frozen."""
 
@@ -39,6 +42,24 @@ async def test_callers_notice_a_frozen_service(tmp_path: Path) -> None:
 
     print(f"a frozen service was noticed after {delays[0]:.1f} s and {delays[1]:.1f} s")
     assert max(delays) < LIMIT + 2
+
+
+async def test_the_service_notices_a_frozen_caller() -> None:
+    """It never answers a ping, and reads nothing; its slot is free again."""
+    async with running_service(max_concurrency=1, stall_timeout=120) as service:
+        host, _, port = service.address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        message = endless("@sim(stall_at=3) hello").SerializeToString()
+        writer.write(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0))
+        writer.write(http2.call(METHOD, 1, message))
+        await writer.drain()
+        await eventually(lambda: service.room.admission.running == 1)
+        frozen = time.monotonic()
+        await eventually(lambda: is_free(service), 80)
+        writer.close()
+
+    print(f"a frozen caller was noticed after {time.monotonic() - frozen:.1f} s")
+    assert time.monotonic() - frozen < LIMIT + 2
 
 
 async def _read(stream: AsyncStream) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from inference_client import AsyncClient, Client, Started
 from inference_client.pool import MAX_CONNECTIONS
 from tests.support.calls import WAIT
+from tests.support.processes import server_process
 from tests.support.service import MODEL_ID, running_service
 
 CALLS = 400
+BURST = 3000
 
 
 async def test_many_open_streams_need_no_turns() -> None:
@@ -28,6 +31,17 @@ async def test_many_open_streams_need_no_turns() -> None:
         assert all(isinstance(event, Started) for event in firsts)
         assert (await client.list_models(timeout=WAIT))[0].id == MODEL_ID
         assert 1 < len(client._pool.opened) < MAX_CONNECTIONS
+
+
+async def test_a_burst_of_one_caller_is_answered(tmp_path: Path) -> None:
+    """All at once: more than gRPC's core lets wait by default."""
+    async with (
+        server_process("serve", tmp_path, grpc_address="127.0.0.1:0", backend="simulated") as service,
+        AsyncClient(service.address, retries=0) as client,
+    ):
+        answers = await asyncio.wait_for(asyncio.gather(*[client.list_models() for _ in range(BURST)]), 60)
+
+    assert len(answers) == BURST
 
 
 async def test_a_blocking_client_does_the_same() -> None:

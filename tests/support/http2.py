@@ -43,6 +43,13 @@ def call_headers(method: str) -> bytes:
     )
 
 
+def call(method: str, stream: int, message: bytes) -> bytes:
+    """A whole gRPC call of one message, which has fewer than 16 KiB."""
+    data = b"\x00" + struct.pack(">I", len(message)) + message
+    head = frame(HEADERS, END_HEADERS, stream, call_headers(method))
+    return head + frame(DATA, END_STREAM, stream, data)
+
+
 def resets(method: str, first: int, count: int) -> bytes:
     """Calls that are taken back at once, on streams from `first` on, which is odd."""
     block = call_headers(method)
