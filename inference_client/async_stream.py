@@ -43,6 +43,8 @@ class AsyncStream:
         "_call",
         "_ended",
         "_grammar",
+        "_has_output",
+        "_has_started",
         "_is_client_closed",
         "_open",
         "_rpc",
@@ -63,6 +65,8 @@ class AsyncStream:
         self._is_client_closed = is_client_closed
         self._rpc: Rpc | None = None
         self._grammar = grammar
+        self._has_started = False
+        self._has_output = False
         self._ended = False
 
     async def __aenter__(self) -> Self:
@@ -133,25 +137,43 @@ class AsyncStream:
             self._cancel()
 
     async def _receive(self) -> Event:
+        """The next event that the caller does not have yet."""
         while True:
-            message = await (self._begin() if self._rpc is None else self._rpc.read())
+            if self._rpc is None:
+                self._rpc = self._open()
+            try:
+                message = await self._rpc.read()
+            except grpc.RpcError as error:
+                await self._begin_again(error)
+                continue
             if message is aio.EOF:
                 raise cut_short()
             event = decode_event(cast("generate_service_pb2.GenerateStreamResponse", message))
-            if event is not None:
-                self._grammar.check(event)
+            if event is None:
+                continue
+            self._grammar.check(event)
+            if not isinstance(event, Started):
+                self._has_output = True
+                return event
+            if not self._has_started:
+                self._has_started = True
                 return event
 
-    async def _begin(self) -> object:
-        while True:
-            self._rpc = rpc = self._open()
-            try:
-                return await rpc.read()
-            except grpc.RpcError as error:
-                pause = self._call.pause_after(error)
-            await asyncio.sleep(pause)
-            if self._ended:
-                raise ClosedError("The stream was closed.")
+    async def _begin_again(self, failure: grpc.RpcError) -> None:
+        """Prepare another attempt, where there is no output yet that it might contradict.
+
+        Raises:
+            grpc.RpcError, InferenceError: there is none.
+
+        """
+        if self._has_output or (self._has_started and not self._call.is_patient):
+            raise failure
+        pause = self._call.pause_after(failure)
+        self._rpc = None
+        self._grammar.restart()
+        await asyncio.sleep(pause)
+        if self._ended:
+            raise ClosedError("The stream was closed.")
 
     async def _finish(self, rpc: Rpc | None) -> None:
         """Read the status, so that a caller who leaves at the summary does not cancel a call that is over."""

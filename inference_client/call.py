@@ -80,6 +80,11 @@ class Call:
         self._failed = 0
         self._began = time.monotonic()
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether a service that goes away before its first output is waited for."""
+        return self._defaults.retry.patience > 0
+
     def check_size(self, request: ProtoMessage) -> None:
         """Refuse a message that the channel, or the service, would refuse.
 

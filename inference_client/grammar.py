@@ -31,6 +31,10 @@ class StreamGrammar:
         self._calls: dict[int, int] = {}
         """How many tool calls a choice has begun."""
 
+    def restart(self) -> None:
+        """Expect a stream from its beginning again; so far there was no more than that of another one."""
+        self._live = False
+
     def check(self, event: Event) -> None:
         """Take the next event.
 

@@ -49,6 +49,8 @@ class Stream:
         "_client_closed",
         "_ended",
         "_grammar",
+        "_has_output",
+        "_has_started",
         "_open",
         "_rpc",
         "request_id",
@@ -68,6 +70,8 @@ class Stream:
         self._client_closed = client_closed
         self._rpc: Rpc | None = None
         self._grammar = grammar
+        self._has_started = False
+        self._has_output = False
         self._ended = False
 
     def __enter__(self) -> Self:
@@ -132,25 +136,43 @@ class Stream:
             self._rpc.cancel()
 
     def _receive(self) -> Event:
+        """The next event that the caller does not have yet."""
         while True:
-            message = self._begin() if self._rpc is None else next(self._rpc, None)
+            if self._rpc is None:
+                self._rpc = self._open()
+            try:
+                message = next(self._rpc, None)
+            except grpc.RpcError as error:
+                self._begin_again(error)
+                continue
             if message is None:
                 raise cut_short()
             event = decode_event(message)
-            if event is not None:
-                self._grammar.check(event)
+            if event is None:
+                continue
+            self._grammar.check(event)
+            if not isinstance(event, Started):
+                self._has_output = True
+                return event
+            if not self._has_started:
+                self._has_started = True
                 return event
 
-    def _begin(self) -> generate_service_pb2.GenerateStreamResponse | None:
-        while True:
-            self._rpc = rpc = self._open()
-            try:
-                return next(rpc, None)
-            except grpc.RpcError as error:
-                self._raise_if_closed()
-                pause = self._call.pause_after(error)
-            self._client_closed.wait(pause)
-            self._raise_if_closed()
+    def _begin_again(self, failure: grpc.RpcError) -> None:
+        """Prepare another attempt, where there is no output yet that it might contradict.
+
+        Raises:
+            grpc.RpcError, InferenceError: there is none.
+
+        """
+        self._raise_if_closed()
+        if self._has_output or (self._has_started and not self._call.is_patient):
+            raise failure
+        pause = self._call.pause_after(failure)
+        self._rpc = None
+        self._grammar.restart()
+        self._client_closed.wait(pause)
+        self._raise_if_closed()
 
     def _finish(self, rpc: Rpc | None) -> None:
         """Read the status, so that a caller who leaves at the summary does not cancel a call that is over."""

@@ -74,6 +74,24 @@ async def test_patience_outlasts_the_retries(doors: Doors, running: Running) -> 
     assert len(await door.events(model="m", prompt="p")) == len(HELLO)
 
 
+async def test_with_patience_a_stream_without_output_begins_again(doors: Doors, running: Running) -> None:
+    """Its caller sees one beginning, whichever attempt the output is of."""
+    service = running.service
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
+        if len(service.seen) <= 2:
+            yield started()
+            await refuse(context, UNAVAILABLE, "Draining.", error_info("NOT_READY"))
+        for event in HELLO:
+            yield event
+
+    service.stream = stream
+    events = await doors(running.target, patience=60.0).events(model="m", prompt="p")
+
+    assert len(service.seen) == 3
+    assert len(events) == len(HELLO)
+
+
 async def test_patience_ends(doors: Doors, running: Running) -> None:
     failing(running.service, 10_000)
     door = doors(running.target, retries=0, patience=0.5)
