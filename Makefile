@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: serve test check format lint types arrows proto proto-check unit node bench gpu-smoke images readme parameters lock clean
+.PHONY: serve test check format lint types arrows proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean
 
 serve: $(VENV)/.serve  ## Set up, fetch the model, start both servers. ARGS="--help" says what else it takes.
 	@$(BIN)/lodestream up $(ARGS)
@@ -40,6 +40,9 @@ unit: $(VENV)/.dev
 
 node: $(VENV)/.dev  ## Try the npm packages that callers use; needs Node 20.11 or newer, and npm.
 	@tests/node/run.sh
+
+openai-python: $(VENV)/.dev  ## Run openai-python's own tests against both servers; fetches their source.
+	@$(BIN)/python -m tests.openai_python
 
 bench: $(VENV)/.dev  ## Measure speed and memory; takes minutes, gates nothing.
 	@$(BIN)/python -m benchmarks $(ARGS)
