@@ -5,14 +5,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: serve test check format lint types arrows proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean
+.PHONY: help serve test check quick format lint types imports proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean unit-newest stats soak hooks
+
+.DEFAULT_GOAL := help
+
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serve  ## Set up, fetch the model, start both servers. ARGS="--help" says what else it takes.
 	@$(BIN)/lodestream up $(ARGS)
 
-test: check unit  ## Set up and run everything that CI runs.
+test: check unit  ## Set up, check the code and run every test.
 
-check: lint types arrows proto-check
+check: $(VENV)/.dev  ## Lint, types, import rules and the protocol: under a minute.
+	@$(MAKE) --no-print-directory -j2 --output-sync lint types imports proto-check
+
+quick: $(VENV)/.dev  ## The tests that need no model: under two minutes.
+	$(BIN)/pytest -q -m "not model" $(ARGS)
 
 format: $(VENV)/.dev  ## Format the code.
 	@$(BIN)/ruff format .
@@ -26,7 +35,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-arrows: $(VENV)/.dev
+imports: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
 
 proto: $(VENV)/.dev  ## Generate the protocol modules.
@@ -35,8 +44,15 @@ proto: $(VENV)/.dev  ## Generate the protocol modules.
 proto-check: $(VENV)/.dev
 	proto/check.sh
 
-unit: $(VENV)/.dev
+unit: $(VENV)/.dev  ## Every test; ARGS="tests/engines -k plan" runs some.
 	$(BIN)/pytest $(ARGS)
+
+# Prints which interpreter it takes, or that there is none newer.
+unit-newest: $(VENV)/.dev  ## The tests that need no model, on the newest Python that the machine has.
+	@tests/newest_python.sh $(BIN)/python
+
+stats: $(VENV)/.dev  ## The structure of the code in figures: modules, functions, one request's way.
+	@$(BIN)/python -m benchmarks.structure $(ARGS)
 
 node: $(VENV)/.dev  ## Try the npm packages that callers use; needs Node 20.11 or newer, and npm.
 	@tests/node/run.sh
@@ -46,6 +62,9 @@ openai-python: $(VENV)/.dev  ## Run openai-python's own tests against both serve
 
 bench: $(VENV)/.dev  ## Measure speed and memory; takes minutes, gates nothing.
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.dev  ## A mixed load for 20 minutes: does what the servers hold stay flat?
+	@$(BIN)/python -m benchmarks soak $(ARGS)
 
 gpu-smoke:  ## Where a GPU and TensorRT-LLM are: try everything on them, and write gpu-smoke.md to send back.
 	@$(PYTHON) -m benchmarks.gpu_smoke --can-run
@@ -62,11 +81,14 @@ parameters: $(VENV)/.dev  ## Renew docs/parameters.md and docs/structured-output
 	@$(BIN)/python -m tests.support.parameters
 	@$(BIN)/python -m tests.support.structured_output
 
+hooks: $(VENV)/.dev  ## Let git run the checks before each commit; needs pre-commit.
+	@pre-commit install
+
 lock:  ## Renew the lock files; needs uv.
 	requirements/compile.sh
 
 clean:  ## Remove what the targets above made inside the clone.
-	rm -rf $(VENV) .venv-gpu tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .venv-gpu .venv-newest tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -19,8 +19,8 @@ import grpc
 import uvloop
 
 from benchmarks.engine import EngineArguments, Result, child, load_engine, request
-from inference_service.backends.llama_cpp.doorbell import Doorbell
-from lodestream.bridge import GRPC_EXPERIMENTS
+from inference_service.backends.llama_cpp.loop_waker import LoopWaker
+from lodestream.servers import GRPC_EXPERIMENTS
 
 _METHOD = "/bare.Bare/Stream"
 _MESSAGE = b'{"text":"about as long as a message of ours"}\n'
@@ -88,7 +88,7 @@ def _process(*words: str) -> Iterator[int]:
 
 async def _service(arguments: EngineArguments) -> None:
     engine = load_engine(arguments)
-    bell = Doorbell()
+    bell = LoopWaker()
 
     async def stream(body: bytes, _: Any) -> AsyncIterator[bytes]:
         made: asyncio.Queue[bool] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""How soon the engine's slot is free after its caller left: embedded engine, both doors, engine busy."""
+"""How soon the engine's slot is free after its caller left: embedded engine, both transports, engine busy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from lodestream_common import logs
-from tests.support.doors import Doors, grpc_request, running_doors
+from tests.support.transports import Transports, grpc_request, running_transports
 
 MODEL = "smollm2-135m-instruct"
 NEIGHBOURS = 3
@@ -35,53 +35,53 @@ async def _measure(callers: int) -> None:
         "context_length": CONTEXT,
         "max_concurrency": NEIGHBOURS + 1,
     }
-    async with running_doors(**settings) as doors:
+    async with running_transports(**settings) as transports:
         for name, door in (("gRPC", by_grpc), ("REST, streamed", by_sse), ("REST, plain", by_plain)):
-            freed = sorted([await _leave(doors, door) for _ in range(callers)])
+            freed = sorted([await _leave(transports, door) for _ in range(callers)])
             late = freed[int(0.95 * callers)]
             share = sum(seconds <= 0.1 for seconds in freed) / callers
             row = [f"{1e3 * seconds:.0f}" for seconds in (median(freed), late, freed[-1])]
             print(f"| {name} | {callers} | {' | '.join(row)} | {share:.0%} |", flush=True)
 
 
-Ask = Callable[[Doors, dict[str, Any]], Coroutine[Any, Any, None]]
+Ask = Callable[[Transports, dict[str, Any]], Coroutine[Any, Any, None]]
 
 
-async def by_grpc(doors: Doors, body: dict[str, Any]) -> None:
+async def by_grpc(transports: Transports, body: dict[str, Any]) -> None:
     """Stream over gRPC."""
-    async with doors.client.stream_request(grpc_request(body)) as stream:
+    async with transports.client.stream_request(grpc_request(body)) as stream:
         async for _ in stream:
             pass
 
 
-async def by_sse(doors: Doors, body: dict[str, Any]) -> None:
+async def by_sse(transports: Transports, body: dict[str, Any]) -> None:
     """Stream over REST."""
-    async with doors.http.stream("POST", "/v1/completions", json={**body, "stream": True}) as reply:
+    async with transports.http.stream("POST", "/v1/completions", json={**body, "stream": True}) as reply:
         async for _ in reply.aiter_bytes():
             pass
 
 
-async def by_plain(doors: Doors, body: dict[str, Any]) -> None:
+async def by_plain(transports: Transports, body: dict[str, Any]) -> None:
     """Ask over REST for the whole answer."""
-    await doors.http.post("/v1/completions", json=body)
+    await transports.http.post("/v1/completions", json=body)
 
 
-async def _leave(doors: Doors, door: Ask) -> float:
+async def _leave(transports: Transports, door: Ask) -> float:
     """One caller comes, stays for a while, and leaves: seconds until its slot is free."""
-    async with _neighbours(doors):
-        caller = asyncio.create_task(door(doors, _body(PROMPT_TOKENS)))
-        await _until(doors, NEIGHBOURS + 1)
+    async with _neighbours(transports):
+        caller = asyncio.create_task(door(transports, _body(PROMPT_TOKENS)))
+        await _until(transports, NEIGHBOURS + 1)
         await asyncio.sleep(random.uniform(0, LONGEST_STAY))
         began = time.perf_counter()
         caller.cancel()
-        await _until(doors, NEIGHBOURS)
+        await _until(transports, NEIGHBOURS)
         return time.perf_counter() - began
 
 
 @asynccontextmanager
-async def _neighbours(doors: Doors) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(by_grpc(doors, _body(4))) for _ in range(NEIGHBOURS)]
-    await _until(doors, NEIGHBOURS)
+async def _neighbours(transports: Transports) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(by_grpc(transports, _body(4))) for _ in range(NEIGHBOURS)]
+    await _until(transports, NEIGHBOURS)
     try:
         yield
     finally:
@@ -89,11 +89,11 @@ async def _neighbours(doors: Doors) -> AsyncIterator[None]:
             task.cancel()
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*tasks)
-        await _until(doors, 0)
+        await _until(transports, 0)
 
 
-async def _until(doors: Doors, running: int) -> None:
-    while doors.service.room.backend.stats().running != running:  # noqa: ASYNC110  an engine has no events
+async def _until(transports: Transports, running: int) -> None:
+    while transports.service.room.backend.stats().running != running:  # noqa: ASYNC110  an engine has no events
         await asyncio.sleep(0.001)
 
 

@@ -17,7 +17,7 @@ from benchmarks.inprocess import Yardstick, yardstick
 from benchmarks.rest_load import run
 from benchmarks.servers import Pair, pair
 from inference_service.config import ServiceConfig, cache_home
-from inference_service.models import store
+from inference_service.models import loader
 
 CONTEXT = 512
 _PREFILL_CHUNK: int = ServiceConfig.model_fields["prefill_chunk"].default
@@ -44,7 +44,7 @@ def measure(concurrencies: list[int], rounds: int, threads: int) -> None:
         threads: of each engine; 0 is one for each core, which leaves none to the servers.
 
     """
-    model = store.resolve("smollm2-135m-instruct", cache_home(), show_progress=True)
+    model = loader.resolve("smollm2-135m-instruct", cache_home(), show_progress=True)
     print("| streams | in-process tok/s | bare gRPC | ratio | REST | ratio | added TTFT ms |")
     print("|---|---|---|---|---|---|---|")
     for streams in concurrencies:

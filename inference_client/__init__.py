@@ -4,6 +4,16 @@ from inference_client.async_client import AsyncClient
 from inference_client.async_stream import AsyncStream
 from inference_client.channel import DEFAULT_MAX_MESSAGE_BYTES, TlsConfig
 from inference_client.constraint import Constraint, Grammar, JsonObject, JsonSchema, Regex
+from inference_client.conversation import (
+    Message,
+    Messages,
+    Role,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
+    ToolChoiceMode,
+)
 from inference_client.errors import (
     AuthenticationError,
     CancelledByServerError,
@@ -25,27 +35,25 @@ from inference_client.errors import (
 )
 from inference_client.events import (
     Delta,
+    EffectiveSampling,
     Event,
     Finished,
     FinishReason,
+    Report,
     Started,
     StopCause,
     Summary,
     Timings,
+    TokenLogprob,
     Usage,
 )
 from inference_client.generation import Choice, Generation
 from inference_client.health import Health
-from inference_client.logprobs import TokenLogprob
-from inference_client.messages import Message, Messages, Role
-from inference_client.models import Model, TokenCount
+from inference_client.models import Model, TokenCount, Validation
 from inference_client.options import CountOptions, GenerateOptions
-from inference_client.report import EffectiveSampling, Report
 from inference_client.request import build_request
 from inference_client.sync_client import Client
 from inference_client.sync_stream import Stream
-from inference_client.tools import Tool, ToolCall, ToolCallDelta, ToolChoice, ToolChoiceMode
-from inference_client.validation import Validation
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",

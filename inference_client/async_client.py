@@ -20,8 +20,16 @@ from lodestream.inference.v1 import (
 )
 
 from inference_client.async_stream import AsyncStream, is_being_cancelled
-from inference_client.call import Call, CallDefaults, Metadata
-from inference_client.channel import DEFAULT_MAX_MESSAGE_BYTES, TlsConfig, check_target, open_async
+from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolicy
+from inference_client.channel import (
+    DEFAULT_MAX_MESSAGE_BYTES,
+    ClientOptions,
+    TlsConfig,
+    check_target,
+    key_from_environment,
+    open_async,
+    target_from_environment,
+)
 from inference_client.decode import (
     decode_generation,
     decode_model,
@@ -29,17 +37,14 @@ from inference_client.decode import (
     decode_token_count,
     decode_validation,
 )
-from inference_client.environment import ClientOptions, key_from_environment, target_from_environment
 from inference_client.errors import ClosedError, InferenceError, NotFoundError, ProtocolError
 from inference_client.generation import Generation
-from inference_client.grammar import StreamGrammar
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
-from inference_client.models import Model, TokenCount
+from inference_client.models import Model, TokenCount, Validation
 from inference_client.options import CountOptions, GenerateOptions
 from inference_client.pool import Pool
 from inference_client.request import build_count_request, build_request, build_validation, choice_count
-from inference_client.retry import RetryPolicy
-from inference_client.validation import Validation
+from inference_client.stream_protocol import StreamProtocolChecker
 
 if TYPE_CHECKING:
     from typing import Self, TypeAlias, Unpack
@@ -191,7 +196,7 @@ class AsyncClient:
             call.check_size(request)
             return self._start(lambda stubs: stubs.generate_stream, request, call)
 
-        grammar = StreamGrammar(choice_count(request))
+        grammar = StreamProtocolChecker(choice_count(request))
         return AsyncStream(open_rpc, call, grammar, lambda: self._closed)
 
     async def validate_request(
@@ -280,7 +285,7 @@ class AsyncClient:
         self,
         method: Callable[[_Stubs], Method[RequestT, ResponseT]],
         request: RequestT,
-        call: Call,
+        call: ClientCall,
         decode: Callable[[ResponseT], ResultT],
     ) -> ResultT:
         call.check_size(request)
@@ -297,7 +302,7 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     def _start(
-        self, method: Callable[[_Stubs], Method[RequestT, ResponseT]], request: RequestT, call: Call
+        self, method: Callable[[_Stubs], Method[RequestT, ResponseT]], request: RequestT, call: ClientCall
     ) -> aio.UnaryStreamCall[RequestT, ResponseT]:
         """Begin a call on the connection that has the fewest."""
         if self._closed:

@@ -12,13 +12,13 @@ import grpc
 from grpc import aio
 from lodestream.inference.v1 import generate_service_pb2
 
-from inference_client.call import Call
+from inference_client.call import ClientCall
 from inference_client.decode import decode_event
 from inference_client.errors import ClosedError, InferenceError
 from inference_client.events import Delta, Event, Started, Summary
 from inference_client.generation import Generation, GenerationFold
-from inference_client.grammar import StreamGrammar, cut_short
 from inference_client.status import error_from_rpc
+from inference_client.stream_protocol import StreamProtocolChecker, cut_short
 
 if TYPE_CHECKING:
     from typing import Self
@@ -54,8 +54,8 @@ class AsyncStream:
     def __init__(
         self,
         open_rpc: Callable[[], Rpc],
-        call: Call,
-        grammar: StreamGrammar,
+        call: ClientCall,
+        grammar: StreamProtocolChecker,
         is_client_closed: Callable[[], bool],
     ) -> None:
         self.request_id = call.request_id

@@ -1,7 +1,15 @@
-"""One call, before and between its attempts: what is sent beside the message, for how long, how often."""
+"""One call before and between its attempts: metadata, deadline and retries.
+
+Only UNAVAILABLE, and CANCELLED by the other side, and only before the first output: the service refused the
+request, or the connection broke before anything was known to have happened. A spent quota and a full queue
+are not tried again, since a retry makes the load worse that it was refused for; they reach the caller with
+`retry_after`.
+"""
 
 from __future__ import annotations
 
+import math
+import random
 import re
 import time
 import uuid
@@ -12,9 +20,13 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import Message as ProtoMessage
 
-from inference_client.deadline import Deadline, rounded_for_the_wire
-from inference_client.errors import AuthenticationError, DeadlineError, ProtocolError
-from inference_client.retry import RetryPolicy
+from inference_client.errors import (
+    AuthenticationError,
+    DeadlineError,
+    InferenceError,
+    ProtocolError,
+    UnavailableError,
+)
 from inference_client.status import REQUEST_ID_KEY, error_from_rpc, request_too_large
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -42,7 +54,7 @@ class CallDefaults:
         request_id: str | None = None,
         timeout: float | None = None,
         metadata: Metadata = (),
-    ) -> Call:
+    ) -> ClientCall:
         """A call that is about to begin; its time runs from here.
 
         Raises:
@@ -50,16 +62,16 @@ class CallDefaults:
 
         """
         request_id = _checked_request_id(request_id) if request_id is not None else uuid.uuid4().hex
-        return Call(
+        return ClientCall(
             request_id=request_id,
             api_key=api_key if api_key is not None else self.api_key,
             metadata=((REQUEST_ID_KEY, request_id), *_checked_metadata(metadata)),
-            deadline=Deadline.after(timeout if timeout is not None else self.timeout),
+            deadline=CallDeadline.after(timeout if timeout is not None else self.timeout),
             defaults=self,
         )
 
 
-class Call:
+class ClientCall:
     """The attempts of one call. All carry the same request id, and share one deadline."""
 
     __slots__ = ("_api_key", "_began", "_deadline", "_defaults", "_failed", "_metadata", "request_id")
@@ -69,7 +81,7 @@ class Call:
         request_id: str,
         api_key: str | None,
         metadata: tuple[tuple[str, str | bytes], ...],
-        deadline: Deadline,
+        deadline: CallDeadline,
         defaults: CallDefaults,
     ) -> None:
         self.request_id = request_id
@@ -169,3 +181,106 @@ def _checked_metadata(metadata: Metadata) -> Metadata:
         if not fits:
             raise ValueError(f"metadata {key} must be printable ASCII, or bytes where the key ends in -bin.")
     return metadata
+
+
+_FARTHEST = 365 * 24 * 3600.0
+"""Seconds; the gRPC core takes a timeout that overflows its clock for one that has passed."""
+
+
+_CLOCK_ERROR = 0.005
+"""Seconds by which the core may take a deadline for later than it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallDeadline:
+    """The moment by which a call, retries included, has to be over."""
+
+    at: float | None
+    """On the monotonic clock, seconds; None: never."""
+
+    @classmethod
+    def after(cls, timeout: float | None) -> CallDeadline:
+        """The moment `timeout` seconds from now; None: never.
+
+        Raises:
+            ValueError: the timeout is not a number.
+
+        """
+        if timeout is None:
+            return cls(None)
+        if math.isnan(timeout):
+            raise ValueError("timeout must be a number of seconds.")
+        return cls(time.monotonic() + min(timeout, _FARTHEST))
+
+    def remaining(self) -> float | None:
+        """Seconds left, 0 or less once it has passed; None: without end."""
+        return None if self.at is None else self.at - time.monotonic()
+
+
+def rounded_for_the_wire(timeout: float) -> float:
+    """The timeout to give to gRPC, at most 1 % longer: what its header can say, and not a moment more.
+
+    The header has three digits, rounded up: of 120.001 s the service hears 121 s, and its answer, made a
+    little before that, would find the caller gone. So both sides go by the three digits.
+
+    Args:
+        timeout: seconds, above 0; beyond a day the header has fewer digits.
+
+    """
+    if timeout < 0.99:
+        return timeout  # told in whole milliseconds
+    step = 10.0 ** (math.floor(math.log10(timeout)) - 2)
+    return math.ceil(timeout / step) * step - _CLOCK_ERROR
+
+
+_FIRST_PAUSE = 0.1
+"""Seconds; doubled for each further attempt. A restarted service is connected to again within about 1 s."""
+_PATIENT_PAUSE = 0.1
+"""Seconds between attempts while patience lasts; a service that asks for more is about to be replaced."""
+_LONGEST_PAUSE = 2.0
+"""Seconds. A longer wait, if the service asks for one, is the caller's to decide on."""
+_SPREAD = 0.25
+"""Share by which a pause is drawn out at random, so that callers refused together do not return together."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a call is tried again."""
+
+    retries: int
+    """Attempts after the first one, 0 or more."""
+    patience: float = 0.0
+    """Seconds after the first attempt for which there are further ones, however many there were: long enough
+    for a service that restarts. 0 or more."""
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise ValueError("retries must be 0 or more.")
+        if not self.patience >= 0:
+            raise ValueError("patience must be 0 or more.")
+
+    def pause(
+        self, failed: int, error: InferenceError, remaining: float | None, elapsed: float = math.inf
+    ) -> float | None:
+        """Seconds to wait before the next attempt; None: there is none.
+
+        Args:
+            failed: attempts that failed so far, 1 or more.
+            error: what the last one failed with.
+            remaining: seconds until the deadline; None: without end.
+            elapsed: seconds since the first attempt.
+
+        """
+        if not isinstance(error, UnavailableError):
+            return None
+        if elapsed < self.patience:
+            pause = _PATIENT_PAUSE * (1 + random.uniform(0, _SPREAD))  # noqa: S311 - not a secret
+            return pause if remaining is None or pause < remaining else None
+        if failed > self.retries:
+            return None
+        # The service's own wish is a lower bound; no wish leaves it to the usual doubling.
+        pause = _FIRST_PAUSE * 2 ** (failed - 1) if error.retry_after is None else error.retry_after
+        if pause > _LONGEST_PAUSE:
+            return None
+        pause *= 1 + random.uniform(0, _SPREAD)  # noqa: S311 - not a secret
+        return pause if remaining is None or pause < remaining else None

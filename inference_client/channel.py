@@ -1,13 +1,41 @@
-"""How the client connects: the numbers of its channels, each with its reason."""
+"""How the client connects: targets, keys from the environment, and the numbers of its channels."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
+from typing import TypedDict
 
 import grpc
 from grpc import aio
+
+TARGET = "LODESTREAM_TARGET"
+API_KEY = "LODESTREAM_API_KEY"
+DEFAULT_TARGET = "127.0.0.1:50051"
+"""Where `lodestream serve` listens unless it is told otherwise."""
+
+
+class ClientOptions(TypedDict, total=False):
+    """What both clients take beside target and key, as they describe it."""
+
+    timeout: float | None
+    retries: int
+    patience: float
+    max_message_bytes: int
+    tls: TlsConfig | None
+
+
+def target_from_environment() -> str:
+    """The target in LODESTREAM_TARGET; the service's default address where there is none."""
+    return os.environ.get(TARGET) or DEFAULT_TARGET
+
+
+def key_from_environment() -> str | None:
+    """The key in LODESTREAM_API_KEY; None where there is none."""
+    return os.environ.get(API_KEY) or None
+
 
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """The service's own default for a request."""

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from lodestream.inference.v1 import generation_pb2
 
-from inference_client.fields import set_field
-from inference_client.schema import JsonSchemaSource, schema_text
+from inference_client.fields import JsonSchemaSource, schema_text, set_field
 
 
 @dataclass(frozen=True, slots=True)

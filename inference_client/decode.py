@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from lodestream.inference.v1 import generate_service_pb2, generation_pb2, model_service_pb2
 
+from inference_client.conversation import ToolCall, ToolCallDelta
 from inference_client.errors import ProtocolError
 from inference_client.events import (
     Delta,
+    EffectiveSampling,
     Event,
     Finished,
     FinishReason,
+    Report,
     Started,
     StopCause,
     Summary,
     Timings,
+    TokenLogprob,
     Usage,
 )
 from inference_client.generation import Choice, Generation
-from inference_client.logprobs import TokenLogprob
-from inference_client.models import Model, TokenCount
-from inference_client.report import EffectiveSampling, Report
-from inference_client.tools import ToolCall, ToolCallDelta
-from inference_client.validation import Validation
+from inference_client.models import Model, TokenCount, Validation
 
 _REASONS = {
     generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,

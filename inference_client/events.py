@@ -1,14 +1,70 @@
-"""What a stream yields: `Started`, then any number of `Delta` and `Finished`, then one `Summary`."""
+"""What a stream yields: started, then deltas and finished choices, then one summary."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from inference_client.logprobs import TokenLogprob
-from inference_client.report import Report
-from inference_client.tools import ToolCallDelta
+from inference_client.conversation import ToolCallDelta
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was by the model itself: before bias, penalties, temperature and constraint."""
+
+    token_id: int
+    """The token."""
+    token: str
+    """Its text; U+FFFD stands for bytes that are part of a character."""
+    bytes: bytes
+    """Its exact bytes; empty for control tokens."""
+    logprob: float
+    """Natural logarithm of its probability, 0 or less."""
+    top: tuple[TokenLogprob, ...] = ()
+    """The likeliest tokens at this place, likeliest first, as many as were asked for; theirs is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveSampling:
+    """The sampling options in effect, defaults included; `GenerateOptions` has their ranges."""
+
+    temperature: float = 0.0
+    """0: decoded greedily."""
+    top_p: float = 0.0
+    """Nucleus mass."""
+    top_k: int = 0
+    """0 or less: off."""
+    min_p: float = 0.0
+    """0: off."""
+    frequency_penalty: float = 0.0
+    """0: off."""
+    presence_penalty: float = 0.0
+    """0: off."""
+    repetition_penalty: float = 0.0
+    """1: off."""
+    seed: int = 0
+    """The request's, or the random one that was drawn for it. Further choices derive theirs from it."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    """What was added to the logits, by token id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a request's parameters. A service that is older than reports sends one of zeroes."""
+
+    ignored_parameters: tuple[str, ...] = ()
+    """What the request held to no effect, by its path in the protocol: `stopping.include_stop`; a field that
+    the service does not know as `sampling.field 99`."""
+    sampling: EffectiveSampling = field(default_factory=EffectiveSampling)
+    """The sampling options in effect."""
+    max_tokens: int = 0
+    """The token limit in effect, for each choice; 1 or more."""
+    batch_size: int = 0
+    """Generations that ran in the engine when this one entered it, itself included; 0: it never did."""
+    queue_estimate_ms: float = 0.0
+    """How long a request would wait now, in milliseconds; of a validation only."""
 
 
 class FinishReason(StrEnum):

@@ -1,13 +1,35 @@
-"""Values → fields of request messages; what fits no field is named as the caller knows it."""
+"""Values to fields of request messages; what fits no field is named as the caller knows it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from google.protobuf.message import Message as ProtoMessage
+
+
+JsonSchemaSource = Mapping[str, Any] | str
+"""A JSON Schema: its JSON text, or what that says."""
+
+
+def schema_text(schema: JsonSchemaSource, name: str) -> str:
+    """The JSON text of a schema; text is taken as it is, for the service to check.
+
+    Raises:
+        TypeError: it holds what JSON has no form for.
+        ValueError: it holds itself, or a number that is not finite.
+
+    """
+    if isinstance(schema, str):
+        return schema
+    try:
+        return json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} is not JSON: {error}") from None
 
 
 def set_field(message: ProtoMessage, field: str, value: Any, name: str | None = None) -> None:

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from inference_client.conversation import Message, ToolCall, ToolCallDelta
 from inference_client.errors import ProtocolError
 from inference_client.events import (
     Delta,
     Event,
     Finished,
     FinishReason,
+    Report,
     Started,
     Summary,
     Timings,
+    TokenLogprob,
     Usage,
 )
-from inference_client.logprobs import TokenLogprob
-from inference_client.messages import Message
-from inference_client.report import Report
-from inference_client.tools import ToolCall, ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from grpc_health.v1 import health_pb2
 
-from inference_client.deadline import Deadline
+from inference_client.call import CallDeadline
 from inference_client.errors import DeadlineError, InferenceError, UnavailableError
 
 
@@ -53,7 +53,7 @@ class ReadyWait:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._deadline = Deadline.after(timeout)
+        self._deadline = CallDeadline.after(timeout)
 
     def next_timeout(self) -> float:
         """Seconds that the next look may take."""

@@ -1,8 +1,10 @@
-"""What the service tells about its models and about prompts."""
+"""What the service says about its models, about prompts, and about a request that it only checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from inference_client.events import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,17 @@ class TokenCount:
     """The ids themselves."""
     ignored_parameters: tuple[str, ...] = ()
     """What the request held to no effect, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A request that the service would take, explained."""
+
+    request_id: str
+    """The id under which the service knows the request."""
+    model: str
+    """The served model id, also when the request used an alias."""
+    prompt_tokens: int
+    """Length of the prompt, of all prompts together, in tokens."""
+    report: Report
+    """What would become of the request's parameters."""

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from inference_client.constraint import Constraint
-from inference_client.messages import Messages
-from inference_client.tools import Tool, ToolChoice, ToolChoiceMode
+from inference_client.conversation import Messages, Tool, ToolChoice, ToolChoiceMode
 
 if TYPE_CHECKING:
     from typing import Required

@@ -1,4 +1,4 @@
-"""Keyword arguments → request messages. Pure; sets only what was given, so that 0 and unset differ.
+"""Keyword arguments to request messages: only what was given is set, so 0 and unset differ.
 
 Ranges are the service's to check: it has the one table, and answers with the parameter's name and range.
 """
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from lodestream.inference.v1 import generate_service_pb2, model_service_pb2
 
 from inference_client.constraint import write_constraint
+from inference_client.conversation import write_messages, write_tools
 from inference_client.fields import extend_field, set_field, set_fields, update_field
-from inference_client.messages import write_messages
 from inference_client.options import CountOptions, GenerateOptions
-from inference_client.tools import write_tools
 
 if TYPE_CHECKING:
     from typing import Unpack

@@ -20,8 +20,16 @@ from lodestream.inference.v1 import (
     model_service_pb2_grpc,
 )
 
-from inference_client.call import Call, CallDefaults, Metadata
-from inference_client.channel import DEFAULT_MAX_MESSAGE_BYTES, TlsConfig, check_target, open_sync
+from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolicy
+from inference_client.channel import (
+    DEFAULT_MAX_MESSAGE_BYTES,
+    ClientOptions,
+    TlsConfig,
+    check_target,
+    key_from_environment,
+    open_sync,
+    target_from_environment,
+)
 from inference_client.decode import (
     decode_generation,
     decode_model,
@@ -29,18 +37,15 @@ from inference_client.decode import (
     decode_token_count,
     decode_validation,
 )
-from inference_client.environment import ClientOptions, key_from_environment, target_from_environment
 from inference_client.errors import ClosedError, InferenceError, NotFoundError
 from inference_client.generation import Generation
-from inference_client.grammar import StreamGrammar
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
-from inference_client.models import Model, TokenCount
+from inference_client.models import Model, TokenCount, Validation
 from inference_client.options import CountOptions, GenerateOptions
 from inference_client.pool import Pool
 from inference_client.request import build_count_request, build_request, build_validation, choice_count
-from inference_client.retry import RetryPolicy
+from inference_client.stream_protocol import StreamProtocolChecker
 from inference_client.sync_stream import Rpc, Stream
-from inference_client.validation import Validation
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
@@ -190,7 +195,7 @@ class Client:
             call.check_size(request)
             return self._stream(request, call)
 
-        return Stream(open_rpc, call, StreamGrammar(choice_count(request)), self._closed)
+        return Stream(open_rpc, call, StreamProtocolChecker(choice_count(request)), self._closed)
 
     def validate_request(
         self,
@@ -276,7 +281,7 @@ class Client:
         self,
         method: Callable[[_Stubs], grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]],
         request: RequestT,
-        call: Call,
+        call: ClientCall,
         decode: Callable[[ResponseT], ResultT],
     ) -> ResultT:
         call.check_size(request)
@@ -289,7 +294,7 @@ class Client:
             self._closed.wait(pause)
 
     def _answer(
-        self, method: Callable[[_Stubs], Callable[..., ResultT]], request: ProtoMessage, call: Call
+        self, method: Callable[[_Stubs], Callable[..., ResultT]], request: ProtoMessage, call: ClientCall
     ) -> ResultT:
         timeout, metadata = call.timeout(), call.metadata()
         self._check_open()
@@ -303,7 +308,7 @@ class Client:
         finally:
             self._pool.end(stubs)
 
-    def _stream(self, request: generate_service_pb2.GenerateRequest, call: Call) -> Rpc:
+    def _stream(self, request: generate_service_pb2.GenerateRequest, call: ClientCall) -> Rpc:
         timeout, metadata = call.timeout(), call.metadata()
         self._check_open()
         stubs = self._pool.begin()

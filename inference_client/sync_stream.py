@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 import grpc
 from lodestream.inference.v1 import generate_service_pb2
 
-from inference_client.call import Call
+from inference_client.call import ClientCall
 from inference_client.decode import decode_event
 from inference_client.errors import ClosedError, InferenceError
 from inference_client.events import Delta, Event, Started, Summary
 from inference_client.generation import Generation, GenerationFold
-from inference_client.grammar import StreamGrammar, cut_short
 from inference_client.status import error_from_rpc
+from inference_client.stream_protocol import StreamProtocolChecker, cut_short
 
 if TYPE_CHECKING:
     from typing import Self
@@ -59,8 +59,8 @@ class Stream:
     def __init__(
         self,
         open_rpc: Callable[[], Rpc],
-        call: Call,
-        grammar: StreamGrammar,
+        call: ClientCall,
+        grammar: StreamProtocolChecker,
         client_closed: threading.Event,
     ) -> None:
         self.request_id = call.request_id

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import grpc
@@ -16,17 +16,16 @@ from grpc_reflection.v1alpha import reflection
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
 
-from inference_service import channel, engine_room
-from inference_service.access import Access, RateLimiter
-from inference_service.call import Calls
 from inference_service.config import ServiceConfig
-from inference_service.engine_room import EngineDoor
 from inference_service.errors import NotReady, ReaderStalled, Unauthenticated
-from inference_service.generation.fair_pool import FairPool
-from inference_service.guard import Guard
-from inference_service.health import HealthMonitor, State
-from inference_service.model_servicer import ModelServicer
-from inference_service.servicer import GenerateServicer
+from inference_service.rpc.auth import Access, RateLimiter
+from inference_service.rpc.call import AuthInterceptor, RunningCalls
+from inference_service.rpc.generate import GenerateServicer
+from inference_service.rpc.health import HealthMonitor, State
+from inference_service.rpc.models import ModelServicer
+from inference_service.scheduling import loaded_engine
+from inference_service.scheduling.fair_pool import FairPool
+from inference_service.scheduling.loaded_engine import EngineSlot
 from lodestream_common.address import Address, cannot_listen, check_free, check_open_address, parse_address
 from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
@@ -68,11 +67,11 @@ class Server:
             _log.warning("open", reason="no key exists: anybody on this machine may call")
         self._keyring = keyring
         self._access = Access(keyring, RateLimiter(config.requests_per_minute))
-        self._door = EngineDoor()
+        self._door = EngineSlot()
         threads, most_bytes = usable_cores(), _WAITING_MESSAGES * config.max_message_bytes
         self._workers = FairPool(threads, "lodestream-worker", most_bytes)
         self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
-        self.calls = Calls(self._access, config.max_message_bytes, config.body_timeout)
+        self.calls = RunningCalls(self._access, config.max_message_bytes, config.body_timeout)
         self.health = HealthMonitor(SERVICES, self._door.stats, config.stall_timeout, self._on_state)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = self._assemble()
@@ -87,7 +86,7 @@ class Server:
         """
         self.address = self._bind()
         await self._grpc.start()
-        self._door.open(await engine_room.build(self.config, self._workers, self._compilers))
+        self._door.open(await loaded_engine.build(self.config, self._workers, self._compilers))
         self.health.enter(State.READY)
         self._tasks = [
             asyncio.create_task(self.health.watch(), name="health"),
@@ -129,8 +128,8 @@ class Server:
 
     def _assemble(self) -> grpc.aio.Server:
         config = self.config
-        options = channel.options(config.max_message_bytes, config.header_timeout, config.max_connections)
-        server = grpc.aio.server(options=options, interceptors=[Guard(self._access, self.calls)])
+        options = channel_options(config.max_message_bytes, config.header_timeout, config.max_connections)
+        server = grpc.aio.server(options=options, interceptors=[AuthInterceptor(self._access, self.calls)])
         server.add_generic_rpc_handlers(
             (
                 GenerateServicer(self._door).handlers(self.calls),
@@ -243,3 +242,54 @@ async def _finishes_before(event: asyncio.Event, work: Coroutine[Any, Any, objec
     finally:
         working.cancel()
         waiting.cancel()
+
+
+KEEPALIVE_TIME_MS = 5_000
+"""How often the server pings a silent connection, to notice callers that vanished."""
+KEEPALIVE_TIMEOUT_MS = 5_000
+MIN_CLIENT_PING_INTERVAL_MS = 2_000
+"""Clients may ping this often, with or without running calls, and never earn `too_many_pings`: our own
+client pings every 5 s."""
+MAX_CONNECTION_IDLE_MS = 75_000
+"""How long a connection without calls stays open; as for HTTP."""
+
+MAX_CONCURRENT_STREAMS = 100
+"""Calls of one connection that are open at once; more wait at their caller."""
+MAX_PENDING_CALLS = 10_000
+"""Calls that wait to be picked up, of all connections. The core drops further ones, whoever made them, as
+CANCELLED, and by default from a thousand on: a burst of a few good callers is more."""
+
+
+def channel_options(
+    max_message_bytes: int, header_timeout: float, max_connections: int
+) -> Sequence[tuple[str, int]]:
+    """The options of the gRPC server.
+
+    Args:
+        max_message_bytes: largest request that is taken.
+        header_timeout: seconds that a connection may take until HTTP/2 is agreed on.
+        max_connections: connections that are open at once; the core closes one more without a word.
+
+    The hard limit on what is received is twice the documented one, so that a request moderately over
+    it is refused by us, with the numbers, and only a far larger one by the transport.
+    """
+    return (
+        ("grpc.max_receive_message_length", 2 * max_message_bytes),
+        ("grpc.max_send_message_length", 64 * 1024 * 1024),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # The core waits for the answer to a ping for a minute of its own, whatever the line before says.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_INTERVAL_MS),
+        ("grpc.server_handshake_timeout_ms", round(header_timeout * 1000)),
+        ("grpc.http2.settings_timeout", round(header_timeout * 1000)),
+        ("grpc.max_connection_idle_ms", MAX_CONNECTION_IDLE_MS),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
+        # Two servers on one port would share its connections by chance.
+        ("grpc.so_reuseport", 0),
+    )

@@ -1,18 +1,20 @@
-"""The command `lodestream`: finds the subcommand, loads it alone, and puts expected errors in one line."""
+"""The command `lodestream`: finds the subcommand, loads it alone, and prints expected errors in a line."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import platform
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 from lodestream_common.errors import OperatorError, SettingError
 from lodestream_common.ready import PARENT_PIPE, announce_failure
 
-OUR_ROOMS = frozenset(
+OUR_PACKAGES = frozenset(
     {"engines", "inference_client", "inference_service", "lodestream", "lodestream_common", "rest_bridge"}
 )
 
@@ -34,8 +36,8 @@ class Command:
 
 COMMANDS = (
     Command("up", "Fetch the model, then run both servers until Ctrl-C.", "lodestream.up"),
-    Command("serve", "Run the gRPC service.", "lodestream.serve"),
-    Command("bridge", "Run the REST bridge in front of a service.", "lodestream.bridge"),
+    Command("serve", "Run the gRPC service.", "lodestream.servers", "serve"),
+    Command("bridge", "Run the REST bridge in front of a service.", "lodestream.servers", "bridge"),
     Command("keys create", "Make an API key and print it, this once.", "lodestream.keys", "create"),
     Command("keys list", "List the API keys, without the keys themselves.", "lodestream.keys", "show"),
     Command("keys revoke", "End an API key; running servers notice.", "lodestream.keys", "revoke"),
@@ -43,7 +45,7 @@ COMMANDS = (
     Command("model fetch", "Fetch a model and verify it.", "lodestream.models", "fetch"),
     Command("model path", "Print where a model's file is.", "lodestream.models", "path"),
     Command("engine plan", "Plan a TensorRT-LLM engine for a GPU; needs none.", "lodestream.engine", "plan"),
-    Command("engine build", "Build an engine, on the GPU's machine.", "lodestream.engine_build", "build"),
+    Command("engine build", "Build an engine, on the GPU's machine.", "lodestream.engine", "build"),
     Command("engine verify", "Check an engine directory.", "lodestream.engine_directory", "verify"),
     Command(
         "engine inspect", "Tell what an engine directory holds.", "lodestream.engine_directory", "inspect"
@@ -51,7 +53,9 @@ COMMANDS = (
     Command("engine adopt", "Write a manifest for an engine.", "lodestream.engine_directory", "adopt"),
     Command("filter check", "Check a file of rules for the content filter.", "lodestream.filter", "check"),
     Command("health", "Ask a server whether it serves; the exit status is the answer.", "lodestream.health"),
-    Command("version", "Print the versions of lodestream and what it runs on.", "lodestream.version"),
+    Command(
+        "version", "Print the versions of lodestream and what it runs on.", "lodestream.cli", "print_versions"
+    ),
 )
 
 _HEAD = """\
@@ -139,7 +143,7 @@ def _unknown_command(name: str) -> SettingError:
 
 
 def _is_ours(error: ModuleNotFoundError) -> bool:
-    return (error.name or "").split(".")[0] in OUR_ROOMS
+    return (error.name or "").split(".")[0] in OUR_PACKAGES
 
 
 def _fail(error: OperatorError) -> int:
@@ -159,3 +163,27 @@ def _complain(message: str, status: int, details: Sequence[str] = ()) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+_SHOWN = ("grpcio", "protobuf", "fastapi", "tokenizers", "xllamacpp")
+
+
+def print_versions(arguments: Sequence[str]) -> int:
+    """Print the versions, one `name version` a line."""
+    if arguments in (["-h"], ["--help"]):
+        print("usage: lodestream version\n\nPrints the versions of lodestream and of what it runs on.")
+        return 0
+    if arguments:
+        raise SettingError(f"{arguments[0]}: version takes no arguments")
+    print("lodestream", version("lodestream"))
+    print("python", platform.python_version())
+    for name in _SHOWN:
+        print(name, _version_of(name))
+    return 0
+
+
+def _version_of(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lodestream.parser import CommandParser
 
 if TYPE_CHECKING:
-    from inference_service.generation.filter.rules import Rule
+    from inference_service.output.content_filter.rules import Rule
 
 
 def check(arguments: Sequence[str]) -> int:
@@ -29,7 +29,7 @@ def check(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the rules, TOML or .json")
     parsed = parser.parse(arguments)
-    from inference_service.generation.filter.file import read_book
+    from inference_service.output.content_filter.rules_file import read_book
 
     rules = read_book(parsed.file).rules
     for rule in rules:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from lodestream import settings
-from lodestream.groups import only
 from lodestream.parser import CommandParser
+from lodestream.settings import only
 from lodestream_common.config import CommonConfig
 from lodestream_common.errors import SettingError
 from lodestream_common.keys import ApiKey, KeyFile, Level

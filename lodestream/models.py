@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from inference_service.config import ServiceConfig
 from lodestream import settings
-from lodestream.groups import only
 from lodestream.parser import CommandParser
+from lodestream.settings import only
 from lodestream_common.errors import OperatorError
 
 
@@ -36,9 +36,9 @@ def fetch(arguments: Sequence[str]) -> int:
         "Fetches a model into the cache, verifies it and prints its path. Fetches nothing that is there.",
     )
     config = _config(parser, arguments)
-    from inference_service.models import catalog, store
+    from inference_service.models import catalog, loader
 
-    print(store.resolve(config.model or catalog.DEFAULT_ID, config.cache_dir, show_progress=True).path)
+    print(loader.resolve(config.model or catalog.DEFAULT_ID, config.cache_dir, show_progress=True).path)
     return 0
 
 
@@ -48,13 +48,13 @@ def path(arguments: Sequence[str]) -> int:
     config = _config(parser, arguments)
     # The library of the hub reads this when it is loaded, and then looks into its cache only.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from inference_service.models import catalog, store
+    from inference_service.models import catalog, loader
 
     reference = config.model or catalog.DEFAULT_ID
     model = catalog.find(reference)
     if model and not (config.cache_dir / model.file_name).is_file():
         raise OperatorError(f"{model.id} is not fetched; see: lodestream model fetch {model.id}")
-    print(store.resolve(reference, config.cache_dir, show_progress=False).path)
+    print(loader.resolve(reference, config.cache_dir, show_progress=False).path)
     return 0
 
 

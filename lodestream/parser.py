@@ -7,9 +7,8 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace, RawDescri
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from lodestream.setting import Setting
 from lodestream.settings import ALL
-from lodestream.sources import suggestion
+from lodestream.sources import Setting, suggestion
 from lodestream_common.errors import SettingError
 
 _SOURCES = """\

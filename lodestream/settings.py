@@ -15,10 +15,35 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from inference_service.config import ServiceConfig
-from lodestream.setting import Setting, settings_of
-from lodestream.sources import CONFIG, Given, from_environment, from_file, from_flags, malformed
+from lodestream.sources import (
+    CONFIG,
+    ProvidedValues,
+    Setting,
+    from_environment,
+    from_file,
+    from_flags,
+    malformed,
+    settings_of,
+)
+from lodestream_common.config import CommonConfig
 from lodestream_common.errors import SettingError
 from rest_bridge.config import BridgeConfig
+
+_SHARED = settings_of(CommonConfig)
+
+COMMON = {"settings of both servers": tuple(_SHARED.values())}
+SERVICE = {
+    "settings of the service": tuple(s for n, s in settings_of(ServiceConfig).items() if n not in _SHARED)
+}
+BRIDGE = {
+    "settings of the bridge": tuple(s for n, s in settings_of(BridgeConfig).items() if n not in _SHARED)
+}
+
+
+def only(*names: str) -> dict[str, tuple[Setting, ...]]:
+    """Pick single settings for a command that needs no more."""
+    return {"settings": tuple(ALL[name] for name in names)}
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -26,7 +51,7 @@ ALL = settings_of(ServiceConfig, BridgeConfig)
 """Every setting that any command knows; variables and files may hold all of them."""
 
 
-def collect(arguments: Namespace) -> dict[str, Given]:
+def collect(arguments: Namespace) -> dict[str, ProvidedValues]:
     """Gather what is set anywhere: a flag beats a variable, and a variable beats the file.
 
     Raises:
@@ -40,7 +65,7 @@ def collect(arguments: Namespace) -> dict[str, Given]:
     return {**file, **variables, **flags}
 
 
-def build(model: type[Model], given: Mapping[str, Given]) -> Model:
+def build(model: type[Model], given: Mapping[str, ProvidedValues]) -> Model:
     """Make a settings model of what is given, leaving out what belongs to other models.
 
     Raises:
@@ -82,7 +107,7 @@ def _ready(setting: Setting, value: Any) -> Any:
     return Path(value).expanduser() if setting.type is Path and isinstance(value, str) else value
 
 
-def _explain(error: ValidationError, given: Mapping[str, Given]) -> SettingError:
+def _explain(error: ValidationError, given: Mapping[str, ProvidedValues]) -> SettingError:
     first = error.errors(include_url=False)[0]
     place: Sequence[Any] = first["loc"]
     if not place or place[0] not in given:

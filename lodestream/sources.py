@@ -1,18 +1,136 @@
-"""Where the values of settings come from: flags, environment variables, a TOML file."""
+"""One setting, and where its values come from: flags, environment variables, a TOML file."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import tomllib
+import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
-from lodestream.setting import PREFIX, Setting
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
 from lodestream_common.errors import SettingError
 from lodestream_common.ready import PARENT_PIPE, READY_FILE
+
+PREFIX = "LODESTREAM_"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A field of a settings model. Its forms, its type and its help all follow from the field."""
+
+    name: str
+    """The field's name, and the key in the settings file."""
+    field: FieldInfo
+
+    @property
+    def flag(self) -> str:
+        """As an argument: `--max-concurrency`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """As an environment variable: `LODESTREAM_MAX_CONCURRENCY`."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def type(self) -> Any:
+        """The type of a value that is set: `int` for a field of `int | None`."""
+        annotation = self.field.annotation
+        if get_origin(annotation) in (Union, types.UnionType):
+            return next(option for option in get_args(annotation) if option is not type(None))
+        return annotation
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is on or off: `--strict`, `--no-strict`."""
+        return self.type is bool
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it takes pairs of texts: `--alias NAME=ID`."""
+        return get_origin(self.type) is dict
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The only values there are; empty where there is no such list."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in the help."""
+        if self.choices:
+            return "{" + ",".join(self.choices) + "}"
+        if self.name.endswith("address"):
+            return "HOST:PORT"
+        return "NAME=ID" if self.is_mapping else {int: "N", float: "X", Path: "PATH"}.get(self.type, "TEXT")
+
+    @property
+    def default(self) -> Any:
+        """The value where nobody sets one."""
+        return self.field.get_default(call_default_factory=True)
+
+    @property
+    def range(self) -> str:
+        """The accepted numbers in words; empty where any will do."""
+        bounds: dict[str, Any] = {}
+        for rule in self.field.metadata:
+            bounds |= {kind: getattr(rule, kind) for kind in ("ge", "gt", "le", "lt") if hasattr(rule, kind)}
+        if "ge" in bounds and "le" in bounds:
+            return f"from {bounds['ge']} to {bounds['le']}"
+        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+        return ", ".join(f"{words[kind]} {bound}" for kind, bound in bounds.items())
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, to complete `... is not`."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.is_mapping:
+            return "NAME=ID"
+        for rule in self.field.metadata:
+            if pattern := getattr(rule, "pattern", None):
+                return f"text that matches {pattern}"
+        kinds = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+        return f"{kinds.get(self.type, 'text')} {self.range}".strip()
+
+    @property
+    def help(self) -> str:
+        """The description, with the accepted range and the default."""
+        facts = [self.range, f"default: {self.default_text}" if self.default_text else ""]
+        if self.is_mapping:
+            facts.append(
+                f'also as {self.variable}="NAME=ID,NAME=ID", or as a table [{self.name}] in the file'
+            )
+        facts_text = "; ".join(fact for fact in facts if fact)
+        return (
+            f"{self.field.description or ''} [{facts_text}]" if facts_text else self.field.description or ""
+        )
+
+    @property
+    def default_text(self) -> str:
+        """The default as a person would type it; empty where there is none."""
+        if self.is_switch:
+            return "on" if self.default else "off"
+        if self.default is None or self.default == {}:
+            return ""
+        text = f"{self.default:g}" if self.type is float else str(self.default)
+        return text.replace(str(Path.home()), "~", 1) if self.type is Path else text
+
+
+def settings_of(*models: type[BaseModel]) -> dict[str, Setting]:
+    """Every setting of some models by name, each once, in order."""
+    found: dict[str, Setting] = {}
+    for model in models:
+        for name, field in model.model_fields.items():
+            found.setdefault(name, Setting(name, field))
+    return found
+
 
 CONFIG = PREFIX + "CONFIG"
 CALLER_KEY, CALLER_URL, CALLER_TARGET = PREFIX + "API_KEY", PREFIX + "URL", PREFIX + "TARGET"
@@ -21,7 +139,7 @@ _OWN_VARIABLES = frozenset({CONFIG, PARENT_PIPE, READY_FILE, CALLER_KEY, CALLER_
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ProvidedValues:
     """A value that somebody set, and where."""
 
     value: Any
@@ -29,7 +147,7 @@ class Given:
     """`--threads`, `LODESTREAM_THREADS`, or `lodestream.toml: threads`."""
 
 
-def from_flags(flags: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, Given]:
+def from_flags(flags: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, ProvidedValues]:
     """Take the settings out of parsed arguments, where those that nobody gave are None.
 
     Raises:
@@ -43,7 +161,9 @@ def from_flags(flags: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[s
     }
 
 
-def from_environment(environment: Mapping[str, str], known: Mapping[str, Setting]) -> dict[str, Given]:
+def from_environment(
+    environment: Mapping[str, str], known: Mapping[str, Setting]
+) -> dict[str, ProvidedValues]:
     """Read every variable that begins with LODESTREAM_; an empty one counts as unset.
 
     Raises:
@@ -64,7 +184,7 @@ def from_environment(environment: Mapping[str, str], known: Mapping[str, Setting
     return found
 
 
-def from_file(path: Path, known: Mapping[str, Setting]) -> dict[str, Given]:
+def from_file(path: Path, known: Mapping[str, Setting]) -> dict[str, ProvidedValues]:
     """Read a TOML file whose keys are the names of settings.
 
     Raises:
@@ -76,8 +196,8 @@ def from_file(path: Path, known: Mapping[str, Setting]) -> dict[str, Given]:
         if key not in known:
             raise unknown(key, f"key in {path}", known)
         if isinstance(value, bool) and not known[key].is_switch:
-            raise malformed(known[key], Given(value, f"{path}: {key}"))
-        found[key] = Given(value, f"{path}: {key}")
+            raise malformed(known[key], ProvidedValues(value, f"{path}: {key}"))
+        found[key] = ProvidedValues(value, f"{path}: {key}")
     return found
 
 
@@ -107,7 +227,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {plain[near[0]]}?" if near else ""
 
 
-def malformed(setting: Setting, given: Given) -> SettingError:
+def malformed(setting: Setting, given: ProvidedValues) -> SettingError:
     """Make the error of a value that the setting does not accept."""
     shown = repr(given.value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
@@ -118,8 +238,8 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "_").strip("_")
 
 
-def _given(setting: Setting, value: Any, source: str) -> Given:
-    return Given(_pairs(setting, value, source) if setting.is_mapping else value, source)
+def _given(setting: Setting, value: Any, source: str) -> ProvidedValues:
+    return ProvidedValues(_pairs(setting, value, source) if setting.is_mapping else value, source)
 
 
 def _pairs(setting: Setting, texts: Iterable[str], source: str) -> dict[str, str]:
@@ -127,7 +247,7 @@ def _pairs(setting: Setting, texts: Iterable[str], source: str) -> dict[str, str
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            raise malformed(setting, Given(text, source))
+            raise malformed(setting, ProvidedValues(text, source))
         pairs[name] = value
     return pairs
 

@@ -1,32 +1,36 @@
-"""`lodestream up`: the model fetched, both servers running, one Ctrl-C to end them."""
+"""`lodestream up`: fetches the model, runs both servers, and ends them on one Ctrl-C."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from inference_service.config import ServiceConfig
-from lodestream import probe, settings
-from lodestream.banner import banner
-from lodestream.child import Child, describe_exit
-from lodestream.groups import BRIDGE, COMMON, SERVICE
+from lodestream import health, settings
 from lodestream.parser import CommandParser
+from lodestream.settings import BRIDGE, COMMON, SERVICE
+from lodestream.sources import PREFIX
 from lodestream_common.address import check_free, check_open_address, parse_address
 from lodestream_common.config import CommonConfig
 from lodestream_common.errors import OperatorError
 from lodestream_common.keys import Keyring
+from lodestream_common.ready import PARENT_PIPE, READY_FILE, read_failure, read_ready
 from rest_bridge.config import BridgeConfig
 
 if TYPE_CHECKING:
-    from inference_service.models.store import ModelFile
+    from inference_service.models.loader import ModelFile
+
 
 API_PAGES_MODEL = "llama-3.1-8b"
 """The name in the API page's examples, so that they run unchanged."""
@@ -57,9 +61,9 @@ def run(arguments: Sequence[str]) -> int:
     _hear_signals()
     service, bridge = settings.build(ServiceConfig, given), settings.build(BridgeConfig, given)
     guarded = _check_doors(service, bridge)
-    from inference_service.models import store
+    from inference_service.models import loader
 
-    model = store.configured(service, show_progress=True)
+    model = loader.configured(service, show_progress=True)
     try:
         return asyncio.run(Supervisor(_settled(service, model.id), bridge, model, guarded).run())
     except OperatorError:
@@ -147,8 +151,8 @@ class Supervisor:
         bridge = await start("bridge", "bridge", await self._bridge_settings(service))
         grpc = _reachable(await self._wait_for(lambda: service.address))
         http = _reachable(await self._wait_for(lambda: bridge.address))
-        await self._wait_for(lambda: probe.ask(grpc, 1.0) == probe.SERVING)
-        await self._wait_for(lambda: probe.ask(f"http://{http}", 1.0) == probe.SERVING)
+        await self._wait_for(lambda: health.ask(grpc, 1.0) == health.SERVING)
+        await self._wait_for(lambda: health.ask(f"http://{http}", 1.0) == health.SERVING)
         names = [self._model.id, *self._service.alias]
         said = banner(http=http, grpc=grpc, names=names, note=self._model.stands_in, guarded=self._guarded)
         print(said, flush=True)
@@ -224,3 +228,153 @@ def _parent_pipe() -> Iterator[int]:
 
 def _reachable(address: str) -> str:
     return str(parse_address(address).reachable)
+
+
+_KILL_GRACE_SECONDS = 10.0
+"""What a server gets between being asked to hurry and being killed. It aborts what runs, tells its callers,
+and closes its engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A running server, in a session of its own: Ctrl-C on the terminal does not reach it."""
+
+    name: str
+    """`service` or `bridge`."""
+    process: asyncio.subprocess.Process
+    ready_file: Path
+    exit: asyncio.Task[int]
+    """Done once the process has ended, with its return code."""
+
+    @classmethod
+    async def start(cls, name: str, command: Sequence[str], directory: Path, parent_pipe: int) -> Child:
+        """Start `lodestream <command>`, with no other settings than those in `command`.
+
+        Args:
+            name: what people call it.
+            command: the subcommand and its flags.
+            directory: where it announces that it is ready.
+            parent_pipe: the reading end of a pipe that this process holds open as long as it lives.
+
+        """
+        ready_file = directory / f"{name}.json"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+        environment |= {READY_FILE: str(ready_file), PARENT_PIPE: str(parent_pipe)}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "lodestream.cli",
+            *command,
+            env=environment,
+            pass_fds=(parent_pipe,),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=sys.stderr,
+            start_new_session=True,
+        )
+        return cls(name, process, ready_file, asyncio.create_task(process.wait()))
+
+    @property
+    def address(self) -> str | None:
+        """Where it serves; None as long as it does not."""
+        return read_ready(self.ready_file)
+
+    @property
+    def failure(self) -> OperatorError:
+        """Why it ended, once it has ended by itself: its own words, where it had any."""
+        told = read_failure(self.ready_file)
+        if told is None:
+            return OperatorError(f"the {self.name} {describe_exit(self.exit.result())}; see its log above")
+        return OperatorError(f"the {self.name} cannot serve: {told[0]}", told[1])
+
+    async def end(self, hurry: asyncio.Event, patience: float) -> int:
+        """Ask it to end; once `hurry` is set or `patience` seconds are over, ask again; then kill it.
+
+        Returns:
+            The return code; at most `patience` and a few seconds later.
+
+        """
+        hurried = asyncio.create_task(hurry.wait())
+        self._signal(signal.SIGTERM)
+        await asyncio.wait({self.exit, hurried}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not self.exit.done():
+            # Of two equal signals that wait together the system delivers one; to servers both mean the same.
+            self._signal(signal.SIGINT)
+            await asyncio.wait({self.exit}, timeout=_KILL_GRACE_SECONDS)
+        if not self.exit.done():
+            # The whole session: whatever the server has started goes with it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        return await self.exit
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+
+def describe_exit(code: int) -> str:
+    """Put a return code into words."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
+_REQUEST = {
+    "messages": [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "What is the capital of France?"},
+    ],
+    "max_tokens": 100,
+    "temperature": 0,
+}
+
+_BANNER = """
+lodestream is ready; Ctrl-C ends it.
+
+  REST    http://{http}
+  gRPC    {grpc}
+  model   {model}{aliases}
+{note}
+{transports}
+
+Try it:
+
+{curl}
+"""
+
+_OPEN = """\
+No API key exists, so the servers are open: anybody on this machine may call them. They listen on loopback
+only. To close them: lodestream keys create --name NAME"""
+
+_GUARDED = """\
+Callers need an API key. A new one: KEY=$(lodestream keys create --name NAME)"""
+
+
+def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, guarded: bool) -> str:
+    """Write the addresses, the model id, who may call, and a curl line to paste.
+
+    Args:
+        http: `host:port` of the bridge, as callers on this machine reach it.
+        grpc: `host:port` of the service, likewise.
+        names: what requests may call the model: its id, then its aliases.
+        note: what else there is to say about the model.
+        guarded: whether callers need a key; the line then takes it out of $KEY.
+
+    """
+    model, *aliases = names
+    return _BANNER.format(
+        http=http,
+        grpc=grpc,
+        model=model,
+        aliases=f" (also {', '.join(aliases)})" if aliases else "",
+        note=f"\n{textwrap.fill(note, 100)}\n" if note else "",
+        transports=_GUARDED if guarded else _OPEN,
+        curl=curl(http, model, guarded),
+    )
+
+
+def curl(http: str, model: str, guarded: bool) -> str:
+    """Write a chat request for a POSIX shell."""
+    body = json.dumps({"model": model, **_REQUEST}).replace("'", "'\\''")
+    lines = [f"curl http://{http}/v1/chat/completions", "-H 'Content-Type: application/json'"]
+    if guarded:
+        lines.append('-H "Authorization: Bearer $KEY"')
+    return " \\\n  ".join([*lines, f"-d '{body}'"])

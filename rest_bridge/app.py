@@ -16,14 +16,13 @@ from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient
 from lodestream_common.address import parse_address
 from lodestream_common.errors import SettingError
 from lodestream_common.keys import Keyring
-from rest_bridge.browsers import Allowed, BrowserGuard
 from rest_bridge.call import Bridge
 from rest_bridge.config import BridgeConfig
-from rest_bridge.docs import add_docs
 from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError
-from rest_bridge.exchange import ExchangeMiddleware
-from rest_bridge.openapi import DescribedApp
+from rest_bridge.middleware import RequestContextMiddleware
+from rest_bridge.openapi import DescribedApp, add_docs
 from rest_bridge.routes import chat, completions, health, models
+from rest_bridge.security import Allowed, BrowserGuard
 
 _RETRIES = 2
 """Beside those that the setting `patience` allows for."""
@@ -69,7 +68,7 @@ def create_app(config: BridgeConfig) -> FastAPI:
     )
     allowed = Allowed.of(config)
     app.add_middleware(BrowserGuard, allowed=allowed, keyring=keyring)
-    app.add_middleware(ExchangeMiddleware)
+    app.add_middleware(RequestContextMiddleware)
     if allowed.origins:
         # Outermost, so that pages may read refusals, too.
         app.add_middleware(

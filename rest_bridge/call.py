@@ -13,14 +13,13 @@ from starlette.requests import Request
 
 from inference_client import AsyncClient, InferenceError
 from lodestream_common.keys import FailedKeys, Keyring, Level
-from rest_bridge.auth import bearer_token, check_key
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_API_KEY, ApiError, invalid
-from rest_bridge.exchange import Exchange
-from rest_bridge.revocation import UntilRevoked
+from rest_bridge.middleware import RequestContext
+from rest_bridge.security import UntilRevoked, bearer_token, check_key
 
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
-_MOST_SECONDS = 3600
+_MAX_SECONDS = 3600
 _SECONDS_BETWEEN_QUESTIONS = 60.0
 _PATIENCE = 2.0
 """Seconds that the service gets to tell about itself."""
@@ -56,11 +55,11 @@ class Bridge:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class AdmittedRequest:
     """One request that was let in, as the service will see it."""
 
     bridge: Bridge
-    exchange: Exchange
+    exchange: RequestContext
     api_key: str | None
     """The caller's key; the service checks it, too."""
     timeout: float | None
@@ -82,7 +81,7 @@ def bridge_of(request: Request) -> Bridge:
     return bridge
 
 
-def admit(request: Request, needed: Level) -> Call:
+def admit(request: Request, needed: Level) -> AdmittedRequest:
     """Let a request in, before anything of its body is read.
 
     Raises:
@@ -99,17 +98,17 @@ def admit(request: Request, needed: Level) -> Call:
             request.state.exchange.refusal_delay = bridge.failed_keys.delay(address)
         raise
     timeout = _timeout(request.headers.get("x-request-timeout"), bridge.config.request_timeout)
-    exchange: Exchange = request.state.exchange
+    exchange: RequestContext = request.state.exchange
     exchange.until_revoked = UntilRevoked(bridge.keyring, token)
-    return Call(bridge, exchange, token, timeout)
+    return AdmittedRequest(bridge, exchange, token, timeout)
 
 
 def _timeout(header: str | None, default: float | None) -> float | None:
     if header is None:
         return default
     seconds = float(header) if _SECONDS.fullmatch(header) else 0.0
-    if not 0 < seconds <= _MOST_SECONDS:
+    if not 0 < seconds <= _MAX_SECONDS:
         raise invalid(
-            "x-request-timeout", f"x-request-timeout must be a number of seconds in (0, {_MOST_SECONDS}]."
+            "x-request-timeout", f"x-request-timeout must be a number of seconds in (0, {_MAX_SECONDS}]."
         )
     return seconds

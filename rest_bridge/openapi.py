@@ -1,4 +1,4 @@
-"""The API's description of itself. Bodies are read by hand, so their schemas are added by hand."""
+"""The API's description of itself, and the page that shows it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
 
-from rest_bridge.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
-from rest_bridge.schemas.completions import CompletionChunk, CompletionRequest
-from rest_bridge.schemas.replies import ErrorReply, Validation
+from rest_bridge.openai.requests import (
+    ChatCompletionChunk,
+    ChatCompletionRequest,
+    CompletionChunk,
+    CompletionRequest,
+)
+from rest_bridge.openai.responses import ErrorReply, Validation
 
 Extra = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
@@ -173,3 +181,25 @@ def _schemas() -> dict[str, Any]:
     _, found = models_json_schema(wanted, ref_template=_PREFIX + "{model}")  # type: ignore[arg-type]
     definitions: dict[str, Any] = found["$defs"]
     return definitions
+
+
+_PAGE = "/docs"
+_ASSETS = "/docs/assets"
+
+
+def add_docs(app: FastAPI) -> None:
+    """Add `/docs`, and the scripts and styles that it loads, to an app."""
+    app.mount(_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+
+    @app.get(_PAGE, include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "").rstrip("/")
+        return get_swagger_ui_html(
+            openapi_url=f"{root}{app.openapi_url}",
+            title=app.title,
+            swagger_js_url=f"{root}{_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{_ASSETS}/favicon-32x32.png",
+            # The badge of the page's default validator is an image of another host.
+            swagger_ui_parameters={"validatorUrl": None},
+        )

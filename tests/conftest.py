@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
 
 from inference_service.config import cache_home
-from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models import catalog
-from inference_service.models.errors import ModelError
-from inference_service.models.loader import LoadedModel, load
-from inference_service.models.store import ModelFile, resolve
+from inference_service.models.files import ModelError
+from inference_service.models.loader import LoadedModel, ModelFile, load, resolve
+from inference_service.prompt.tokenizer import Tokenizer
 from tests.support import llama31
 from tests.support.tensorrt import double_on_path
 
 # A shell starts background jobs with SIGINT ignored, and processes pass that on to those they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_SERVERS = frozenset({"tests.support.service", "tests.support.transports", "tests.support.processes"})
+_FIXTURES = frozenset({"model_file", "default_model_file", "llama31_files"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a model file, or a server that loads one."""
+    for item in items:
+        if isinstance(item, pytest.Function) and _needs_a_model(item):
+            item.add_marker("model")
+
+
+def _needs_a_model(item: pytest.Function) -> bool:
+    fixtures = item._fixtureinfo.name2fixturedefs
+    if _FIXTURES & fixtures.keys():
+        return True
+    spaces = [vars(item.module), *(found[-1].func.__globals__ for found in fixtures.values() if found)]
+    return any(_starts_servers(space) for space in spaces)
+
+
+def _starts_servers(space: Mapping[str, Any]) -> bool:
+    """Whether a module has a function of one of the helpers that start servers."""
+    return any(isinstance(value, FunctionType) and value.__module__ in _SERVERS for value in space.values())
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ building.py      engines out of it, by `lodestream engine build`
 live.py          how an engine behaves, asked without our servers; a process of its own
 dead_worker.py   who notices that the engine's worker process is gone; a process of its own
 expected.py      how the double of our tests behaves
-doors.py         both servers before the engine, asked alike
-load.py          tokens a second through both doors
+transports.py         both servers before the engine, asked alike
+load.py          tokens a second through both transports
 suite.py         the contract of all backends, for pytest
 steps.py         one step after the other; one that fails stops no other
 report.py        the file to send back

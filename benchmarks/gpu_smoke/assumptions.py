@@ -9,10 +9,10 @@ from typing import Any
 from engines.facts import toolchain as tools
 from engines.facts.engine_directory import BuildLimits, EngineConfig, Plugins, Quantization, Shape, Split
 from engines.facts.formats import FORMATS
-from inference_service.backends.tensorrt_llm import library, loading, options
+from inference_service.backends.tensorrt_llm import library, loading
+from inference_service.backends.tensorrt_llm import library as options
 from inference_service.backends.tensorrt_llm.engine import Completion, Output
-from inference_service.backends.tensorrt_llm.guided import GuidedDecoding
-from inference_service.backends.tensorrt_llm.sampling import sampling_fields
+from inference_service.backends.tensorrt_llm.sampling import GuidedDecoding, sampling_fields
 from inference_service.backends.types import EngineRequest, Sampling
 from inference_service.constraints.grammar import Grammar
 from inference_service.constraints.nodes import Literal

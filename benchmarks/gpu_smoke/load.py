@@ -1,4 +1,4 @@
-"""Tokens a second and time to first token, through both doors."""
+"""Tokens a second and time to first token, through both transports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks import rest_load
 from benchmarks.servers import Pair
 from inference_client import AsyncClient, Delta, Summary
-from tests.support.doors import grpc_request
+from tests.support.transports import grpc_request
 
 PROMPT_TOKENS = 64
 _ROUND_SECONDS = 900.0

@@ -78,7 +78,7 @@ def report(steps: Steps) -> str:
         _table(("step", "outcome", "seconds"), [(s.name, s.status, s.seconds) for s in steps.done]),
         *_differences(steps.results.get("differences", [])),
         *_behaviour(steps.results.get("behaviour", {})),
-        *_checks(steps.results.get("doors", {})),
+        *_checks(steps.results.get("transports", {})),
         *_suite(steps.results.get("contract suite", [])),
         *_load(steps.results.get("benchmark", [])),
         *_errors(steps),
@@ -124,7 +124,7 @@ def _behaviour(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _checks(checks: Mapping[str, str]) -> Iterator[str]:
-    yield "## Both doors"
+    yield "## Both transports"
     rows = [(name, outcome.strip().splitlines()[-1]) for name, outcome in checks.items()]
     yield _table(("check", "outcome"), rows)
 

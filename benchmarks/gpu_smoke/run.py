@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_smoke import assumptions, building, doors, load
+from benchmarks.gpu_smoke import assumptions, building, load, transports
 from benchmarks.gpu_smoke.checkpoint import write_checkpoint
 from benchmarks.gpu_smoke.differences import Difference, compare
 from benchmarks.gpu_smoke.expected import unexpected
@@ -58,7 +58,7 @@ def run(runtime: Runtime, options: Options) -> Steps:
     steps.run("machine", lambda: machine(runtime))
     _look(steps, options)
     engine = options.engine or _build(steps, runtime, options)
-    names = ("behaviour", "dead worker", "doors", "contract suite", "benchmark")
+    names = ("behaviour", "dead worker", "transports", "contract suite", "benchmark")
     if engine is None:
         for name in names:
             steps.skip(name, "no engine was built")
@@ -67,9 +67,9 @@ def run(runtime: Runtime, options: Options) -> Steps:
     if answers is not None and (others := unexpected(answers["answers"])):
         steps.fail("behaviour", "\n".join(f"{n}: {a!r}, expected {e!r}" for n, (a, e) in others.items()))
     steps.run("dead worker", lambda: _dead_worker(engine))
-    checks = steps.run("doors", lambda: _doors(engine, options))
+    checks = steps.run("transports", lambda: _doors(engine, options))
     if checks is not None and any(not outcome.startswith("ok") for outcome in checks.values()):
-        steps.fail("doors", "\n".join(f"{n}: {o}" for n, o in checks.items() if not o.startswith("ok")))
+        steps.fail("transports", "\n".join(f"{n}: {o}" for n, o in checks.items() if not o.startswith("ok")))
     steps.run("contract suite", lambda: _suite(engine, is_trained=options.engine is not None))
     steps.run("benchmark", lambda: _benchmark(engine, options))
     steps.results["logs"] = {str(p.relative_to(options.work)): _tail(p) for p in options.work.rglob("*.log")}
@@ -172,9 +172,9 @@ def _dead_worker(engine: Path) -> dict[str, Any]:
 
 
 def _doors(engine: Path, options: Options) -> dict[str, str]:
-    few = {"max_concurrency": str(doors.SLOTS), "queue_limit": "0"}
-    with doors.serving(engine, options.work / "doors", **few) as pair:
-        return asyncio.run(doors.check_all(pair))
+    few = {"max_concurrency": str(transports.SLOTS), "queue_limit": "0"}
+    with transports.serving(engine, options.work / "transports", **few) as pair:
+        return asyncio.run(transports.check_all(pair))
 
 
 def _suite(engine: Path, *, is_trained: bool) -> list[str]:
@@ -197,7 +197,7 @@ def _suite(engine: Path, *, is_trained: bool) -> list[str]:
 
 
 def _benchmark(engine: Path, options: Options) -> list[load.Row]:
-    with doors.serving(engine, options.work / "benchmark") as pair:
+    with transports.serving(engine, options.work / "benchmark") as pair:
         return load.measure(pair, options.streams, options.tokens)
 
 

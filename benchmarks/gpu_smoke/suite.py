@@ -13,12 +13,12 @@ import pytest
 import pytest_asyncio
 
 from inference_service.backends.base import Backend
-from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
+from inference_service.backends.tensorrt_llm.backend import TensorRtLlmBackend
 from inference_service.backends.types import BackendDescription
-from inference_service.generation.tokenizer import Tokenizer
 from inference_service.models.engine_directory import read_engine_model
-from tests.backends.contract import CONTEXT_LENGTH, BackendContract, FreshBackend
-from tests.backends.contract_options import OptionsContract
+from inference_service.prompt.tokenizer import Tokenizer
+from tests.inference_service.backends.contract import CONTEXT_LENGTH, BackendContract, FreshBackend
+from tests.inference_service.backends.contract_options import OptionsContract
 
 ENGINE = "LODESTREAM_SMOKE_ENGINE"
 

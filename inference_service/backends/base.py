@@ -1,17 +1,20 @@
-"""The seam: what an engine must be able to do to be served."""
+"""The interface of a backend: what an engine must do to be served, and how it fails.
+
+BackendError
+├── BackendStartError    the engine cannot be loaded
+├── EngineRequestError   one request failed
+│   └── EngineGrammarError   its grammar is none that the engine can follow
+└── EngineDeadError      the engine is gone
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 
-from inference_service.backends.types import (
-    BackendDescription,
-    BackendStats,
-    EngineRequest,
-    EngineStep,
-)
+from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
 from inference_service.constraints.grammar import Grammar
+from lodestream_common.errors import OperatorError
 
 
 class Backend(ABC):
@@ -64,3 +67,23 @@ class Backend(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Abort what runs and free the engine. Safe to call twice, and before `start`."""
+
+
+class BackendError(Exception):
+    """Anything an engine raises on purpose."""
+
+
+class BackendStartError(BackendError, OperatorError):
+    """Expected: the engine cannot be loaded. The message is one line for the operator."""
+
+
+class EngineRequestError(BackendError):
+    """Unexpected: one request failed inside the engine, which goes on serving others."""
+
+
+class EngineGrammarError(EngineRequestError):
+    """Expected: the engine cannot follow a grammar. The message says why and is safe to send."""
+
+
+class EngineDeadError(BackendError):
+    """Unexpected: the engine is gone and every later request fails too."""

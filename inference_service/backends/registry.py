@@ -51,7 +51,7 @@ def create(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, shape: 
 
 
 def _llama_cpp(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, shape: Shape) -> Backend:
-    from inference_service.backends.llama_cpp import LlamaCppBackend
+    from inference_service.backends.llama_cpp.backend import LlamaCppBackend
 
     return LlamaCppBackend(
         path,
@@ -64,7 +64,7 @@ def _llama_cpp(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, sha
 
 
 def _simulated(config: ServiceConfig, _: Path, tokenizer: ModelTokenizer, shape: Shape) -> Backend:
-    from inference_service.backends.simulated import SimulatedBackend
+    from inference_service.backends.simulated.backend import SimulatedBackend
 
     return SimulatedBackend(
         tokenizer,
@@ -77,7 +77,7 @@ def _simulated(config: ServiceConfig, _: Path, tokenizer: ModelTokenizer, shape:
 
 
 def _tensorrt_llm(config: ServiceConfig, path: Path, tokenizer: ModelTokenizer, shape: Shape) -> Backend:
-    from inference_service.backends.tensorrt_llm import TensorRtLlmBackend
+    from inference_service.backends.tensorrt_llm.backend import TensorRtLlmBackend
 
     return TensorRtLlmBackend(
         path, tokenizer, context_length=shape.context_length, max_concurrency=shape.slots

@@ -10,11 +10,11 @@ from typing import Any
 
 from engines.facts.engine_directory import EngineConfig, UnreadableConfigError, read_engine_config
 from engines.facts.tokenizer_files import TOKENIZER_FILE, TokenizerFiles, TokenizerUnreadableError
-from inference_service.backends.tensorrt_llm.preflight import longest_request
-from inference_service.generation.tokenizer import Tokenizer
-from inference_service.models.errors import ModelError
-from inference_service.models.tokenizer_json import TokenizerJson
+from inference_service.backends.tensorrt_llm.loading import longest_request
+from inference_service.models.files import ModelError
+from inference_service.models.tokenizer_files import TokenizerJson
 from inference_service.models.vocabulary import END_TEXTS
+from inference_service.prompt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

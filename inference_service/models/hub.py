@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_service.models.errors import ModelError
-from inference_service.models.files import writing_to
-from inference_service.models.progress import Progress
+from inference_service.models.files import ModelError, Progress, writing_to
 from lodestream_common.installing import install_command
 
 SCHEME = "hf://"
 SECONDS_TO_ANSWER = 4.0
 """A hub that has not answered by then is given up where there is another source."""
 
-_MOST_REASON = 200
+_MAX_REASON = 200
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 
@@ -166,7 +164,7 @@ def _advice(error: Exception) -> str:
     for kind, advice in rows:
         if isinstance(error, kind):
             return advice
-    reason = str(error).strip().partition("\n")[0][:_MOST_REASON] or type(error).__name__
+    reason = str(error).strip().partition("\n")[0][:_MAX_REASON] or type(error).__name__
     return f"the download broke off ({reason}); nothing of it was kept, try again."
 
 

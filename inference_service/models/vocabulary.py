@@ -12,7 +12,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from inference_service.models.errors import ModelError
+from inference_service.models.files import ModelError
 
 _PREFIX = "tokenizer.ggml."
 

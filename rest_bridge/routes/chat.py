@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from rest_bridge.choice_frames import CHAT
-from rest_bridge.convert import chat_request
+from rest_bridge.openai.convert import chat_request
+from rest_bridge.openai.replies import CHAT_REPLY
+from rest_bridge.openai.requests import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from rest_bridge.openapi import GENERATION_ERRORS, event_stream, takes
-from rest_bridge.replies import CHAT_REPLY
 from rest_bridge.routes.generate import Endpoint
-from rest_bridge.schemas.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
+from rest_bridge.streaming.chunks import CHAT
 
 _EXAMPLE = {
     "model": "llama-3.1-8b",

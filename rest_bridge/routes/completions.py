@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from rest_bridge.choice_frames import COMPLETION
-from rest_bridge.convert import completion_request
+from rest_bridge.openai.convert import completion_request
+from rest_bridge.openai.replies import COMPLETION_REPLY
+from rest_bridge.openai.requests import Completion, CompletionChunk, CompletionRequest
 from rest_bridge.openapi import GENERATION_ERRORS, event_stream, takes
-from rest_bridge.replies import COMPLETION_REPLY
 from rest_bridge.routes.generate import Endpoint
-from rest_bridge.schemas.completions import Completion, CompletionChunk, CompletionRequest
+from rest_bridge.streaming.chunks import COMPLETION
 
 _EXAMPLE = {"model": "llama-3.1-8b", "prompt": "The capital of France is", "max_tokens": 16}
 

@@ -14,20 +14,16 @@ from starlette.responses import Response
 
 from inference_client import Started
 from lodestream_common.keys import Level
-from rest_bridge import ignored
-from rest_bridge.account import Account
-from rest_bridge.answer import Json
-from rest_bridge.body import read_body
-from rest_bridge.call import Call, admit
-from rest_bridge.choice_frames import Shape
-from rest_bridge.convert import names_in
-from rest_bridge.disconnect import UntilDisconnect
-from rest_bridge.frames import Frames
-from rest_bridge.parse import parse_body
-from rest_bridge.replies import Reply
-from rest_bridge.schemas.generation import GenerationRequest
-from rest_bridge.sse import EventStream
-from rest_bridge.wanted import wanted_by
+from rest_bridge.call import AdmittedRequest, admit
+from rest_bridge.middleware import UntilDisconnect
+from rest_bridge.openai import policy
+from rest_bridge.openai.convert import names_in
+from rest_bridge.openai.metadata import Json, ResponseMetadata, reply_options
+from rest_bridge.openai.replies import Reply
+from rest_bridge.openai.requests import GenerationRequest
+from rest_bridge.request_body import parse_body, read_body
+from rest_bridge.streaming.chunks import Frames, Shape
+from rest_bridge.streaming.sse import EventStream
 
 Body = TypeVar("Body", bound=GenerationRequest)
 
@@ -55,16 +51,21 @@ class Endpoint(Generic[Body]):
         config = call.bridge.config
         body = parse_body(self.schema, await read_body(request, config.max_body_bytes))
         streams = (always_stream or bool(body.stream)) and not body.validate_only
-        names = ignored.ignored_parameters(body, streams=streams, strict=config.strict)
+        names = policy.ignored_parameters(body, streams=streams, strict=config.strict)
         message = self.to_request(body)
         call.exchange.names = names_in(body)
-        account = Account(call.exchange, config.region, names)
+        account = ResponseMetadata(call.exchange, config.region, names)
         if streams:
             return self._stream(call, body, message, account)
         return await self._whole(request, call, body, message, account)
 
     async def _whole(
-        self, request: Request, call: Call, body: Body, message: GenerateRequest, account: Account
+        self,
+        request: Request,
+        call: AdmittedRequest,
+        body: Body,
+        message: GenerateRequest,
+        account: ResponseMetadata,
     ) -> Response:
         with call.exchange.until_revoked:
             async with UntilDisconnect(request.receive):
@@ -72,16 +73,18 @@ class Endpoint(Generic[Body]):
         names = account.ignored_by_all(generation.report)
         if body.validate_only:
             reply = self.reply.validation(generation, body.model, account)
-            return json_response(reply, ignored.header(names))
-        reply = self.reply.render(generation, body.model, wanted_by(body, message), account)
-        return json_response(reply, {**account.headers(generation), **ignored.header(names)})
+            return json_response(reply, policy.header(names))
+        reply = self.reply.render(generation, body.model, reply_options(body, message), account)
+        return json_response(reply, {**account.headers(generation), **policy.header(names)})
 
-    def _stream(self, call: Call, body: Body, message: GenerateRequest, account: Account) -> EventStream:
-        frames = partial(Frames, self.shape, body.model, wanted_by(body, message), account)
+    def _stream(
+        self, call: AdmittedRequest, body: Body, message: GenerateRequest, account: ResponseMetadata
+    ) -> EventStream:
+        frames = partial(Frames, self.shape, body.model, reply_options(body, message), account)
         stream = call.bridge.client.stream_request(message, **call.options)
 
         def headers(started: Started | None) -> dict[str, str]:
-            return ignored.header(account.ignored_by_all(started) if started else account.ignored)
+            return policy.header(account.ignored_by_all(started) if started else account.ignored)
 
         return EventStream(stream, frames, call.exchange, call.bridge.config.sse_keepalive, headers)
 

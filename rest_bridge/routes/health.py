@@ -4,17 +4,64 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
 
 from inference_client import AsyncClient, InferenceError
 from inference_client import Health as State
-from rest_bridge.answer import Json
 from rest_bridge.call import bridge_of
 from rest_bridge.errors import NOT_READY, ApiError
+from rest_bridge.openai.metadata import Json
 from rest_bridge.openapi import PROBE_ERRORS, READY_ERRORS
 from rest_bridge.routes.generate import json_response
-from rest_bridge.schemas.health import Health, Live, Ready
+
+
+class Features(BaseModel):
+    """What this node can do beyond answering."""
+
+    dynamic_loading: bool
+    huggingface_support: bool
+
+
+class BackendInfo(BaseModel):
+    """The engine behind the service."""
+
+    name: str | None = Field(description="Null where the service did not say.")
+    version: str | None
+    extensions: list[str]
+
+
+class Backend(BaseModel):
+    """Whether the service behind the bridge serves."""
+
+    healthy: bool
+    info: BackendInfo
+
+
+class Health(BaseModel):
+    """The state of the bridge and of the service behind it."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    node: str
+    runtime: str
+    timestamp: str = Field(description="ISO 8601, UTC.")
+    features: Features
+    backend: Backend
+
+
+class Live(BaseModel):
+    """The bridge's process answers."""
+
+    status: Literal["ok"]
+
+
+class Ready(BaseModel):
+    """The service behind the bridge takes requests."""
+
+    status: Literal["ready"]
+
 
 router = APIRouter(prefix="/health", tags=["health"])
 _PATIENCE = 2.0

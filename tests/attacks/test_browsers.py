@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from lodestream_common.keys import KeyFile, Level
-from tests.bridge.bodies import CHAT, chat
-from tests.bridge.running import RunningBridge, running_bridge
+from tests.rest_bridge.bodies import CHAT, chat
+from tests.rest_bridge.running import RunningBridge, running_bridge
 from tests.support.scripted import ScriptedService, serve
 
 SITE = "https://chat.example.org"

@@ -19,9 +19,9 @@ import httpx
 import pytest
 import structlog
 
-from tests.bridge.bodies import CHAT, chat
-from tests.bridge.running import RunningBridge, running_bridge
-from tests.bridge.wire import Wire, connect, head
+from tests.rest_bridge.bodies import CHAT, chat
+from tests.rest_bridge.running import RunningBridge, running_bridge
+from tests.rest_bridge.wire import Wire, connect, head
 from tests.support.scripted import ScriptedService, eventually, serve, whole_answer
 
 TIMEOUT = 1.0
@@ -199,7 +199,7 @@ def test_there_are_never_more_connections_than_files(files: int, connections: in
     program = (
         "import resource\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (200, {files}))\n"
-        "from rest_bridge.serve import _affordable\n"
+        "from rest_bridge.server import _affordable\n"
         "print(_affordable(2000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support.doors import Doors, running_doors
 from tests.support.service import MODEL_ID
+from tests.support.transports import Transports, running_transports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,12 +20,12 @@ BYSTANDER_SECONDS = 20.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def doors() -> AsyncIterator[Doors]:
-    async with running_doors(backend="llama_cpp", threads=1, max_concurrency=2) as both:
+async def transports() -> AsyncIterator[Transports]:
+    async with running_transports(backend="llama_cpp", threads=1, max_concurrency=2) as both:
         yield both
 
 
-async def test_nested_bounded_repetition_does_not_delay_others(doors: Doors) -> None:
+async def test_nested_bounded_repetition_does_not_delay_others(transports: Transports) -> None:
     """Issue: `guided_regex` three repetitions deep kept the engine busy for 95 seconds."""
     hostile = {
         "model": MODEL_ID,
@@ -34,11 +34,11 @@ async def test_nested_bounded_repetition_does_not_delay_others(doors: Doors) -> 
         "max_tokens": 300,
         "temperature": 1.5,
     }
-    attack = asyncio.create_task(doors.by_stream(hostile))
+    attack = asyncio.create_task(transports.by_stream(hostile))
     await asyncio.sleep(1.0)
     began = time.monotonic()
 
-    reply = await doors.by_rest({"model": MODEL_ID, "prompt": "One, two,", "max_tokens": 4})
+    reply = await transports.by_rest({"model": MODEL_ID, "prompt": "One, two,", "max_tokens": 4})
 
     assert reply.error is None, reply.message
     assert time.monotonic() - began < BYSTANDER_SECONDS

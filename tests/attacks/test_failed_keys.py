@@ -17,7 +17,7 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 from lodestream.inference.v1 import model_service_pb2_grpc as model_grpc
 
 from lodestream_common.keys import KeyFile, Level
-from tests.support.doors import running_doors
+from tests.support.transports import running_transports
 
 WRONG = "pg_" + "x" * 40
 Ask = Callable[[str | None], Coroutine[Any, Any, bool]]
@@ -40,9 +40,9 @@ async def asked(tmp_path: Path) -> AsyncIterator[Asked]:
     keys.revoke("mallory")
     settings: dict[str, Any] = {"keys_file": tmp_path / "keys.json", "requests_per_minute": 0}
     async with (
-        running_doors(backend="simulated", **settings) as doors,
-        grpc.aio.insecure_channel(doors.service.address) as channel,
-        httpx.AsyncClient(base_url=doors.url, timeout=30) as http,
+        running_transports(backend="simulated", **settings) as transports,
+        grpc.aio.insecure_channel(transports.service.address) as channel,
+        httpx.AsyncClient(base_url=transports.url, timeout=30) as http,
     ):
         stub = model_grpc.ModelServiceStub(channel)
 

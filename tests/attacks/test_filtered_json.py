@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.doors.asked import chat, completion, named, strict_object, tool
 from tests.support.answers import Answer, check_alike
-from tests.support.doors import Doors, running_doors
 from tests.support.filtering import write
+from tests.support.transports import Transports, running_transports
+from tests.transports.asked import chat, completion, named, strict_object, tool
 
 RULES = """
 [[rules]]
@@ -36,17 +36,17 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["simulated", "llama_cpp"])
-async def doors(
+async def transports(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Doors]:
+) -> AsyncIterator[Transports]:
     rules = write(tmp_path_factory.mktemp("filtered") / "rules.toml", RULES)
-    async with running_doors(content_filter_file=rules, backend=request.param, threads=1) as both:
+    async with running_transports(content_filter_file=rules, backend=request.param, threads=1) as both:
         yield both
 
 
-async def ask_all(doors: Doors, body: dict[str, Any]) -> Answer:
+async def ask_all(transports: Transports, body: dict[str, Any]) -> Answer:
     """What every way of asking answers: whole and streamed, over gRPC and REST."""
-    first, *others = [await ask(body) for ask in doors.ways]
+    first, *others = [await ask(body) for ask in transports.ways]
     assert first.error is None, first.message
     for other in others:
         check_alike(first, other, tolerance=0.01)
@@ -66,49 +66,49 @@ def saying(text: str, **more: Any) -> dict[str, Any]:
         (f'{{"{ESCAPED}": 1}}', '{"'),
     ],
 )
-async def test_escapes_hide_nothing_in_an_answer(doors: Doors, text: str, left: str) -> None:
-    choice = (await ask_all(doors, saying(text))).choices[0]
+async def test_escapes_hide_nothing_in_an_answer(transports: Transports, text: str, left: str) -> None:
+    choice = (await ask_all(transports, saying(text))).choices[0]
 
     assert choice.text == left
     assert choice.ending == ("content_filter", None, "birds")
 
 
-async def test_redaction_within_an_answer_keeps_it_json(doors: Doors) -> None:
+async def test_redaction_within_an_answer_keeps_it_json(transports: Transports) -> None:
     text = r'{"key": "\u0073k-abcd1234", "card": 4111111111111, "n": 1}'
 
-    choice = (await ask_all(doors, saying(text))).choices[0]
+    choice = (await ask_all(transports, saying(text))).choices[0]
 
     assert json.loads(choice.text or "") == {"key": 'a "secret"', "card": 'a "secret"', "n": 1}
     assert choice.finish_reason == "stop"
 
 
-async def test_a_completion_is_filtered_alike(doors: Doors) -> None:
+async def test_a_completion_is_filtered_alike(transports: Transports) -> None:
     text = re.escape(f'{{"bird": "{ESCAPED}"}}').replace(r"\ ", " ")
 
-    choice = (await ask_all(doors, completion("x", guided_regex=text, max_tokens=60))).choices[0]
+    choice = (await ask_all(transports, completion("x", guided_regex=text, max_tokens=60))).choices[0]
 
     assert (choice.text, choice.finish_reason) == ('{"bird": "', "content_filter")
 
 
 @pytest.mark.parametrize("choice_of_tool", ["auto", named("look")], ids=["auto", "named"])
-async def test_escapes_hide_nothing_in_a_call(doors: Doors, choice_of_tool: Any) -> None:
-    if doors.service.server.config.backend != "simulated":
+async def test_escapes_hide_nothing_in_a_call(transports: Transports, choice_of_tool: Any) -> None:
+    if transports.service.server.config.backend != "simulated":
         pytest.skip("a model does not say what it is told to")
     call = f'{{"name": "look", "arguments": {{"bird": "{ESCAPED}"}}}}'
     asked = chat(f"@say<<{call}>>", tools=[LOOK], tool_choice=choice_of_tool, max_tokens=90)
 
-    choice = (await ask_all(doors, asked)).choices[0]
+    choice = (await ask_all(transports, asked)).choices[0]
 
     assert choice.ending == ("content_filter", None, "birds")
     assert [arguments for _, _, arguments in choice.tool_calls] == ['{"bird": "']
 
 
-async def test_redaction_within_a_call_keeps_it_json(doors: Doors) -> None:
-    if doors.service.server.config.backend != "simulated":
+async def test_redaction_within_a_call_keeps_it_json(transports: Transports) -> None:
+    if transports.service.server.config.backend != "simulated":
         pytest.skip("a model does not say what it is told to")
     call = r'{"name": "look", "arguments": {"bird": "my \u0073k-abcd1234 \"key\""}}'
 
-    choice = (await ask_all(doors, chat(f"@say<<{call}>>", tools=[LOOK], max_tokens=90))).choices[0]
+    choice = (await ask_all(transports, chat(f"@say<<{call}>>", tools=[LOOK], max_tokens=90))).choices[0]
 
     assert choice.finish_reason == "tool_calls"
     (_, name, arguments), *_ = choice.tool_calls

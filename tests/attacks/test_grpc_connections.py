@@ -17,8 +17,8 @@ from lodestream.inference.v1 import generate_service_pb2 as pb
 from lodestream.inference.v1.generate_service_pb2_grpc import GenerateServiceStub
 
 from inference_client import AsyncClient
-from inference_service import channel
-from tests.bridge.wire import connect
+from inference_service import server
+from tests.rest_bridge.wire import connect
 from tests.support.service import MODEL_ID, running_service
 from tests.support.service import connect as connect_grpc
 from tests.support.statuses import read_status
@@ -36,7 +36,7 @@ ATTACKERS = 100
 @pytest.mark.parametrize("said", [b"", PREFACE[:5], PREFACE, HELLO, HELLO + OPEN_HEADERS])
 async def test_a_connection_without_a_call_is_ended(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 100 none stays, and meanwhile others are served."""
-    monkeypatch.setattr(channel, "MAX_CONNECTION_IDLE_MS", 2000)
+    monkeypatch.setattr(server, "MAX_CONNECTION_IDLE_MS", 2000)
     async with running_service(header_timeout=1.0) as service, AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(connect(service.address)) for _ in range(ATTACKERS)]
         for wire in wires:
@@ -90,7 +90,7 @@ async def test_an_idle_client_does_not_notice_that_its_connection_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its next call is made on a new one, also where both happen at the same moment."""
-    monkeypatch.setattr(channel, "MAX_CONNECTION_IDLE_MS", 200)
+    monkeypatch.setattr(server, "MAX_CONNECTION_IDLE_MS", 200)
     async with running_service() as service, AsyncClient(service.address, retries=0) as client:
         for pause in range(40):
             await asyncio.sleep(0.19 + pause / 2000)

@@ -21,10 +21,10 @@ import pytest
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
 from inference_client import InferenceError
-from tests.doors.asked import completion
-from tests.support.doors import Callers
 from tests.support.keyed import keyed_doors
 from tests.support.messages import grpc_request
+from tests.support.transports import Callers
+from tests.transports.asked import completion
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from lodestream_common.keys import KeyFile
-from tests.support.doors import running_doors
 from tests.support.service import MODEL_ID
+from tests.support.transports import running_transports
 
 MANGLED = {
     "deep": b"[" * 200_000,
@@ -29,14 +29,14 @@ async def test_callers_notice_nothing_of_a_mangled_key_file(tmp_path: Path, kind
     path = tmp_path / "keys.json"
     _, token = KeyFile(path).create("alice")
     with capture_logs() as logs:
-        async with running_doors(keys_file=path) as doors:
+        async with running_transports(keys_file=path) as transports:
             path.write_bytes(MANGLED[kind])
             for _ in range(10):
                 await asyncio.sleep(0.1)
-                reply = await _ask(doors.http, token)
+                reply = await _ask(transports.http, token)
                 assert reply.status_code == 200, reply.text
-                assert (await _ask(doors.http, "pg_" + "a" * 40)).status_code == 401
-                await doors.client.list_models(api_key=token)
+                assert (await _ask(transports.http, "pg_" + "a" * 40)).status_code == 401
+                await transports.client.list_models(api_key=token)
 
     errors = [line for line in logs if line["log_level"] == "error"]
     assert [line["event"] for line in errors] == ["keys file unusable; the keys known so far still count"] * 2

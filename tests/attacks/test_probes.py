@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.support.doors import Callers, running_doors
 from tests.support.keyed import keyed_doors
+from tests.support.transports import Callers, running_transports
 
 PROBES = 50
 QUOTA = 5
@@ -44,7 +44,7 @@ async def test_probes_are_silent_and_spend_nothing(key: bool, tmp_path: Path) ->
 async def test_a_prober_sees_the_state_and_no_engine(tmp_path: Path) -> None:
     """With keys the engine's name is in `/v1/models`, for those who have one."""
     async with keyed_doors(tmp_path, "alice") as keyed:
-        told = (await keyed.doors.http.get("/health")).json()
+        told = (await keyed.transports.http.get("/health")).json()
 
     assert (told["status"], told["backend"]["healthy"]) == ("healthy", True)
     assert told["backend"]["info"]["name"] is None
@@ -52,9 +52,9 @@ async def test_a_prober_sees_the_state_and_no_engine(tmp_path: Path) -> None:
 
 
 async def test_an_open_pair_tells_its_engine_and_asks_for_it_once() -> None:
-    async with running_doors() as doors:
+    async with running_transports() as transports:
         with structlog.testing.capture_logs() as lines:
-            told = [(await doors.http.get("/health")).json() for _ in range(PROBES)]
+            told = [(await transports.http.get("/health")).json() for _ in range(PROBES)]
 
     assert {reply["backend"]["info"]["name"] for reply in told} == {"simulated"}
     assert rpcs(lines).count("rpc") == 1

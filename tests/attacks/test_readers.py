@@ -19,9 +19,9 @@ import psutil
 import pytest
 import structlog
 
-from tests.bridge.bodies import COMPLETIONS, completion
-from tests.bridge.running import running_bridge
-from tests.bridge.wire import head
+from tests.rest_bridge.bodies import COMPLETIONS, completion
+from tests.rest_bridge.running import running_bridge
+from tests.rest_bridge.wire import head
 from tests.support.processes import server_process
 from tests.support.scripted import (
     ScriptedService,

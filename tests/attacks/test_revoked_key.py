@@ -13,14 +13,14 @@ import httpx
 import pytest
 
 from inference_client import AuthenticationError
-from lodestream_common.keys.file import KeyFile
+from lodestream_common.keys import KeyFile
 from rest_bridge.config import BridgeConfig
-from tests.doors.asked import completion
 from tests.support.answers import Answer
-from tests.support.doors import Callers, serving_bridge
 from tests.support.keyed import KeyedDoors, keyed_doors
 from tests.support.messages import grpc_request
 from tests.support.service import running_service
+from tests.support.transports import Callers, serving_bridge
+from tests.transports.asked import completion
 
 LONG = completion(max_tokens=4000, ignore_eos=True)
 SLOW: dict[str, Any] = {"simulated_decode_tps": 100}
@@ -42,7 +42,7 @@ async def _revoke(served: KeyedDoors, task: asyncio.Task[Any]) -> float:
 async def test_a_grpc_stream_ends_as_unauthenticated(tmp_path: Path) -> None:
     async with keyed_doors(tmp_path, "caller", "other", **SLOW) as served:
         caller, other = served.callers["caller"], served.callers["other"]
-        stream = served.doors.client.stream_request(grpc_request(LONG), api_key=caller.key)
+        stream = served.transports.client.stream_request(grpc_request(LONG), api_key=caller.key)
         untouched = asyncio.create_task(other.by_grpc(completion(max_tokens=300, ignore_eos=True)))
         collecting = asyncio.create_task(stream.collect())
         await _revoke(served, collecting)
@@ -50,7 +50,7 @@ async def test_a_grpc_stream_ends_as_unauthenticated(tmp_path: Path) -> None:
         with pytest.raises(AuthenticationError) as ended:
             await collecting
         assert (await untouched).error is None
-        assert served.doors.service.room.backend.stats().running == 0
+        assert served.transports.service.room.backend.stats().running == 0
     assert isinstance(ended.value.__cause__, grpc.RpcError)
     assert ended.value.code == "invalid_api_key"
 

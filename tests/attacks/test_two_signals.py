@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from inference_client import Client, Delta, UnavailableError
-from inference_service.models.store import ModelFile
+from inference_service.models.loader import ModelFile
 from tests.support.up import FREE_PORTS, PATIENCE, Start, Up, all_gone, starting, stream
 
 LONG: dict[str, Any] = {"max_tokens": 4000, "ignore_eos": True}

@@ -1,4 +1,4 @@
-"""Asking both doors for what the text of a REST body says, whatever it says."""
+"""Asking both transports for what the text of a REST body says, whatever it says."""
 
 from __future__ import annotations
 
@@ -12,15 +12,9 @@ import httpx
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
 from inference_client import InferenceError
-from tests.support.answers import (
-    join_chunks,
-    read_error,
-    read_generation,
-    read_refusal,
-    read_reply,
-)
-from tests.support.doors import Doors
+from tests.support.answers import join_chunks, read_error, read_generation, read_refusal, read_reply
 from tests.support.told import Answer
+from tests.support.transports import Transports
 
 PATIENCE = 30.0
 """Seconds after which a request counts as hanging."""
@@ -62,19 +56,19 @@ async def post(http: httpx.AsyncClient, path: str, text: str | bytes) -> Reply:
     return Reply(reply.status_code, reply.headers, reply.text)
 
 
-async def call(doors: Doors, message: GenerateRequest, request: Body) -> Answer:
+async def call(transports: Transports, message: GenerateRequest, request: Body) -> Answer:
     """Ask over gRPC, for the whole answer at once."""
     try:
-        generation = await asyncio.wait_for(doors.client.generate_request(message), PATIENCE)
+        generation = await asyncio.wait_for(transports.client.generate_request(message), PATIENCE)
     except InferenceError as error:
         return read_error(error)
     return read_generation(generation, request)
 
 
-async def call_stream(doors: Doors, message: GenerateRequest, request: Body) -> Answer:
+async def call_stream(transports: Transports, message: GenerateRequest, request: Body) -> Answer:
     """The same for a stream, joined."""
     try:
-        generation = await asyncio.wait_for(doors.client.stream_request(message).collect(), PATIENCE)
+        generation = await asyncio.wait_for(transports.client.stream_request(message).collect(), PATIENCE)
     except InferenceError as error:
         return read_error(error)
     return read_generation(generation, request)

@@ -10,11 +10,11 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from inference_service.backends.types import TokenLogprob
-from inference_service.generation.filter import OutputFilter
-from inference_service.generation.filter.file import RuleBook
-from inference_service.generation.filter.folding import FOLDINGS, is_word
-from inference_service.generation.filter.rules import Action, Place, Rule, Span
-from inference_service.generation.token_buffer import Release, TokenBuffer
+from inference_service.output.content_filter.matching import FOLDINGS, is_word
+from inference_service.output.content_filter.output import OutputFilter
+from inference_service.output.content_filter.rules import Action, Place, Rule, Span
+from inference_service.output.content_filter.rules_file import RuleBook
+from inference_service.output.token_buffer import Release, TokenBuffer
 
 LETTERS = "ab漢😀 "
 PATTERNS = ("a{2,4}", "a[^b]", "(?:ab|ba){1,2}", "b?a?漢", "😀.{0,3}b", "a.a", "(a|aa|aaa){1,3}b")

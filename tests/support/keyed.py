@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lodestream_common.keys.file import KeyFile
-from tests.support.doors import Callers, Doors, running_doors
+from lodestream_common.keys import KeyFile
+from tests.support.transports import Callers, Transports, running_transports
 
 
 @dataclass(frozen=True, slots=True)
 class KeyedDoors:
     """A service and a bridge that ask for keys."""
 
-    doors: Doors
+    transports: Transports
     keys: KeyFile
     callers: Mapping[str, Callers]
     """By the names of their keys."""
@@ -31,6 +31,8 @@ async def keyed_doors(directory: Path, *names: str, **service: Any) -> AsyncIter
     keys = KeyFile(directory / "keys.json")
     tokens = {name: keys.create(name)[1] for name in names}
     service = {"requests_per_minute": 0, "keys_file": keys.path, **service}
-    async with running_doors(**service) as doors:
-        callers = {name: Callers(doors.client, doors.http, key=token) for name, token in tokens.items()}
-        yield KeyedDoors(doors, keys, callers)
+    async with running_transports(**service) as transports:
+        callers = {
+            name: Callers(transports.client, transports.http, key=token) for name, token in tokens.items()
+        }
+        yield KeyedDoors(transports, keys, callers)

@@ -14,8 +14,8 @@ from typing import Any
 
 from inference_service.config import cache_home
 from inference_service.models.catalog import CatalogModel, WheelMember, WheelParts
-from inference_service.models.fetch import cached_model
-from inference_service.models.progress import Progress
+from inference_service.models.download import cached_model
+from inference_service.models.files import Progress
 
 BEGIN_OF_TEXT, END_OF_TEXT = 128000, 128001
 START_HEADER, END_HEADER = 128006, 128007

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from rest_bridge import ignored
+from rest_bridge.openai import policy
 from tests.support.body_schema import CHAT, COMPLETION, components
 
 Place = tuple[Any, Any]
@@ -20,9 +20,9 @@ _NAMES = sorted(
     {
         *components()[CHAT]["properties"],
         *components()[COMPLETION]["properties"],
-        *ignored.REFUSED_IN_CHAT,
-        *ignored.REFUSED_IN_COMPLETIONS,
-        *ignored.WITHOUT_EFFECT,
+        *policy.REFUSED_IN_CHAT,
+        *policy.REFUSED_IN_COMPLETIONS,
+        *policy.WITHOUT_EFFECT,
         *("$ref", "additionalProperties", "enum", "not", "pattern", "properties", "type", "uniqueItems"),
         *("", "nobody_knows_this", "naïve 名", "a.b[0]", "__proto__", "x" * 200),
     }

@@ -10,8 +10,8 @@ from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.errors import InvalidRequest
-from inference_service.parse import ChatPrompt, parse_generate
-from inference_service.parse.ineffective import ineffective_fields
+from inference_service.request.generate import ineffective_fields, parse_generate
+from inference_service.request.prompt import ChatPrompt
 
 USER = pb.ChatMessage(role=pb.ROLE_USER, content="u")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
-from tests.constraints.schemas import SCHEMAS
+from tests.inference_service.constraints.schemas import SCHEMAS
 from tests.support.body_schema import CHAT, COMPLETION, Schema, components, resolved
 from tests.support.reconcile import reconcile
 from tests.support.service import MODEL_ID

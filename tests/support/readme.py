@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from inference_service.config import ServiceConfig
-from lodestream.setting import Setting, settings_of
+from lodestream.sources import Setting, settings_of
 from lodestream_common.config import CommonConfig
 from rest_bridge.config import BridgeConfig
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-_MOST_CHOICES = 32
+_MAX_CHOICES = 32
 _CONSTRAINTS = ("response_format", "guided_json", "guided_regex", "guided_grammar")
 _CALL = 'Go! @say<<{"name": "%s", "arguments": {}}>>'
 
@@ -127,7 +127,7 @@ def _is_no_schema(body: dict[str, Any]) -> bool:
 def _count_choices(body: dict[str, Any]) -> None:
     prompt = body.get("prompt")
     prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
-    if (body.get("n") or 1) * prompts > _MOST_CHOICES:
-        body["n"] = _MOST_CHOICES // prompts
+    if (body.get("n") or 1) * prompts > _MAX_CHOICES:
+        body["n"] = _MAX_CHOICES // prompts
     if body.get("best_of") is not None:
         body["best_of"] = body.get("n") or 1

@@ -15,7 +15,7 @@ from lodestream.inference.v1 import generate_service_pb2_grpc as generate_grpc
 from lodestream.inference.v1 import model_service_pb2_grpc as model_grpc
 
 from inference_service.config import ServiceConfig
-from inference_service.engine_room import EngineRoom
+from inference_service.scheduling.loaded_engine import LoadedEngine
 from inference_service.server import Server
 
 MODEL_ID = "smollm2-135m-instruct"
@@ -36,7 +36,7 @@ class Running:
     model_stub: model_grpc.ModelServiceAsyncStub
 
     @property
-    def room(self) -> EngineRoom:
+    def room(self) -> LoadedEngine:
         """What stands behind the door: the engine, its model, its permits."""
         return self.server._door.enter()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from inference_service.generation.tool_calls import ContentSpan, ToolCallParser
-from inference_service.generation.tools.types import ToolCallDelta
+from inference_service.output.tool_calls import ContentSpan, ToolCallParser
+from inference_service.prompt.conversation import ToolCallDelta
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from inference_service.models.store import ModelFile
+from inference_service.models.loader import ModelFile
 
 PATIENCE = 60.0
 FREE_PORTS = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.json_format import ParseError
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
-from rest_bridge import ignored
+from rest_bridge.openai import policy
 from tests.support.asking import Reply
 from tests.support.body_schema import CHAT, COMPLETION, components, is_valid, plain, undeclared
 from tests.support.messages import grpc_request
@@ -28,7 +28,7 @@ CODES = frozenset(
     }
 )
 """All that may be wrong with a request."""
-_REFUSED = {CHAT: ignored.REFUSED_IN_CHAT, COMPLETION: ignored.REFUSED_IN_COMPLETIONS}
+_REFUSED = {CHAT: policy.REFUSED_IN_CHAT, COMPLETION: policy.REFUSED_IN_COMPLETIONS}
 _CONSTRAINTS = ("guided_json", "guided_regex", "guided_grammar")
 _DESCRIPTION = "response_format.json_schema.description"
 _ONLY_REST = re.compile(rf"{re.escape(_DESCRIPTION)}|messages\[\d+\]\.refusal")
@@ -65,7 +65,7 @@ def check_reply(reply: Reply, value: Any, name: str) -> None:
     if value is UNREADABLE:
         return
     assert is_valid(value, name), "answered, though it is not as described"
-    told = [part for part in reply.headers.get(ignored.HEADER, "").split(",") if part]
+    told = [part for part in reply.headers.get(policy.HEADER, "").split(",") if part]
     expected = list(_without_effect(value, name, is_streamed=reply.is_stream))
     if told[-1:] == ["..."]:
         assert set(told[:-1]) <= set(expected)
@@ -201,7 +201,7 @@ def _is_only_rest(request: Mapping[str, Any]) -> bool:
 
 
 def spelled(param: str | None, request: Mapping[str, Any]) -> str | None:
-    """What the service calls a parameter, for a name that one of the doors gave it."""
+    """What the service calls a parameter, for a name that one of the transports gave it."""
     if param is None:
         return None
     wanted = request.get("response_format", {}).get("type")

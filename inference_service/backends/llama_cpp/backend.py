@@ -10,17 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from inference_service.backends.base import Backend
-from inference_service.backends.errors import BackendStartError, EngineDeadError
-from inference_service.backends.llama_cpp.call import Engine, EngineCall, Pulse
-from inference_service.backends.llama_cpp.doorbell import Doorbell
-from inference_service.backends.llama_cpp.gate import PrefillGate
+from inference_service.backends.base import Backend, BackendStartError, EngineDeadError
 from inference_service.backends.llama_cpp.grammar import AnswerReader, GrammarChecker
 from inference_service.backends.llama_cpp.loading import EngineSettings, load_engine
 from inference_service.backends.llama_cpp.lookup import Lookup
+from inference_service.backends.llama_cpp.loop_waker import LoopWaker
+from inference_service.backends.llama_cpp.request import (
+    Engine,
+    EngineProgress,
+    LlamaCppRequest,
+    PrefillScheduler,
+)
 from inference_service.backends.llama_cpp.sampling import completion_body
-from inference_service.backends.llama_cpp.spelling import ModelTokenizer, Speller
-from inference_service.backends.llama_cpp.steps import StepBuffer
+from inference_service.backends.llama_cpp.steps import ModelTokenizer, Speller, StepBuffer
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
 from inference_service.constraints.grammar import Grammar
 
@@ -62,11 +64,11 @@ class LlamaCppBackend(Backend):
         self._tokenizer = tokenizer
         self._speller = Speller(tokenizer)
         self._grammars = GrammarChecker()
-        self._gate: PrefillGate[EngineCall] = PrefillGate(
+        self._gate: PrefillScheduler[LlamaCppRequest] = PrefillScheduler(
             slots=max_concurrency, batch_tokens=self._settings.batch_tokens
         )
-        self._pulse = Pulse()
-        self._doorbell: Doorbell | None = None
+        self._pulse = EngineProgress()
+        self._doorbell: LoopWaker | None = None
         self._engine: list[Engine] = []
         """The engine while there is one."""
         self._closed = False
@@ -77,7 +79,7 @@ class LlamaCppBackend(Backend):
         engine = await _off_loop(load_engine, self._settings)
         if self._closed:
             raise BackendStartError("the engine was closed while it was loading")
-        self._doorbell = Doorbell()
+        self._doorbell = LoopWaker()
         self._engine.append(engine)
         return BackendDescription(
             name="llama_cpp",
@@ -130,10 +132,10 @@ class LlamaCppBackend(Backend):
         if self._doorbell is not None:
             self._doorbell.close()
 
-    def _call(self, request: EngineRequest) -> EngineCall:
+    def _call(self, request: EngineRequest) -> LlamaCppRequest:
         if self._closed or not self._engine or self._doorbell is None:
             raise EngineDeadError("the engine is not running")
-        return EngineCall(
+        return LlamaCppRequest(
             self._engine[0],
             self._pulse,
             self._doorbell,
@@ -149,14 +151,14 @@ class LlamaCppBackend(Backend):
             return None
         return Lookup(self.generate, self._tokenizer, request, request.logprobs)
 
-    def _on_change(self, call: EngineCall) -> None:
+    def _on_change(self, call: LlamaCppRequest) -> None:
         if call.is_inside:
             self._gate.advance()
         else:
             self._gate.leave(call)
 
 
-def _free(engine: list[Engine], inside: Set[EngineCall]) -> None:
+def _free(engine: list[Engine], inside: Set[LlamaCppRequest]) -> None:
     """Abort what runs, wait for it, and free the engine.
 
     A call that does not return in time keeps the engine alive by holding on to it.

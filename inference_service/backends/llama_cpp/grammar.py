@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from inference_service.backends.errors import EngineGrammarError, EngineRequestError
+from inference_service.backends.base import EngineGrammarError, EngineRequestError
 from inference_service.constraints.grammar import Grammar
 from inference_service.constraints.notations.lark import to_lark
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import psutil
 
-from inference_service.backends.errors import BackendStartError
+from inference_service.backends.base import BackendStartError
 from lodestream_common.installing import install_command
 from lodestream_common.machine import usable_cores, usable_memory
 
-MOST_SLOTS = 256
+MAX_SLOTS = 256
 """llama.cpp's own limit on sequences (LLAMA_MAX_SEQ)."""
 
 SPIN_COUNT = "1000"
@@ -76,8 +76,8 @@ def load_engine(settings: EngineSettings) -> Any:
 
 def _check(settings: EngineSettings) -> None:
     path = settings.model_path
-    if settings.slots > MOST_SLOTS:
-        raise BackendStartError(f"max_concurrency: llama_cpp runs at most {MOST_SLOTS} requests at once")
+    if settings.slots > MAX_SLOTS:
+        raise BackendStartError(f"max_concurrency: llama_cpp runs at most {MAX_SLOTS} requests at once")
     if not path.is_file():
         raise BackendStartError(f"model: there is no file {path}")
     with path.open("rb") as file:

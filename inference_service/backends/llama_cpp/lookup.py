@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from inference_service.backends.llama_cpp.spelling import TextEncoder
+from inference_service.backends.llama_cpp.steps import TextEncoder
 from inference_service.backends.types import EngineRequest, EngineStep, Sampling, TokenLogprob
 
 FEW = 64

@@ -14,7 +14,7 @@ FORBIDDEN = -10_000.0
 """What a bias of -100 becomes. No logit comes near it, and yet it is finite: where a grammar leaves nothing
 but forbidden tokens, the likeliest of those is still one that fits."""
 
-MOST_HELD = 3
+MAX_HELD = 3
 """Tokens that can pass without a whole character, each of at least a byte."""
 
 _RANDOM_SEED = 0xFFFFFFFF
@@ -90,7 +90,7 @@ def _choice(sampling: Sampling) -> dict[str, object]:
 
 def _most_tokens(request: EngineRequest) -> int:
     # Tokens of a character are named with the one that completes it, which may come after the last.
-    return request.max_tokens if request.logprobs is None else request.max_tokens + MOST_HELD
+    return request.max_tokens if request.logprobs is None else request.max_tokens + MAX_HELD
 
 
 def _extras(request: EngineRequest) -> dict[str, object]:

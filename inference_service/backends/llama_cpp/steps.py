@@ -1,13 +1,104 @@
-"""What the engine reports about a request, merged into steps."""
+"""What the engine reports about a request, merged into steps with the ids of every token.
+
+While a character is incomplete the engine holds its text back, and names only the token that completes it.
+"""
 
 from __future__ import annotations
 
+import codecs
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from inference_service.backends.llama_cpp.chunks import Chunk, End, Likelihood, Piece, Progress
-from inference_service.backends.llama_cpp.spelling import Speller
+import orjson
+
 from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
+
+LOWEST = -9999.0
+"""Stands for a probability too small for a 32-bit float, as in the public API."""
+
+_FINISHES = {"eos": EngineFinish.END_OF_SEQUENCE, "limit": EngineFinish.MAX_TOKENS}
+
+
+class EngineFault(Exception):
+    """Unexpected: the engine answered a request with an error. The message is the engine's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of the prompt is in the KV cache."""
+
+    total: int
+    processed: int
+    """Tokens, `cached` included."""
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Log probabilities at the place of a piece's last token, under the model itself."""
+
+    logprob: float
+    top: Sequence[tuple[int, float]]
+    """The likeliest ids, likeliest first; always at least one."""
+    data: bytes
+    """The bytes of the whole piece, also where they are no UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """Text that became whole characters, and the token that completed it."""
+
+    text: str
+    token_id: int
+    decoded: int
+    """Tokens decoded up to here, those without a piece of their own included."""
+    likelihood: Likelihood | None = None
+    """Where asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The engine is done with the request."""
+
+    finish: EngineFinish
+    decoded: int
+
+
+Chunk = Progress | TokenChunk | End
+
+
+def read_chunk(raw: bytes) -> Chunk:
+    """Parse what the engine's callback was given.
+
+    Raises:
+        EngineFault: it is an error.
+
+    """
+    chunk = orjson.loads(raw)
+    if "error" in chunk:
+        raise EngineFault(str(chunk["error"].get("message")))
+    progress = chunk.get("prompt_progress")
+    if progress is not None:
+        return Progress(progress["total"], progress["processed"], progress["cache"])
+    detail = chunk["__verbose"]
+    decoded = detail["tokens_predicted"]
+    if detail["stop"]:
+        return End(_FINISHES[detail["stop_type"]], decoded)
+    found = detail.get("completion_probabilities")
+    likelihood = _likelihood(found[0]) if found else None
+    return TokenChunk(detail["content"], detail["tokens"][0], decoded, likelihood)
+
+
+def _likelihood(found: Mapping[str, Any]) -> Likelihood:
+    top = [(other["id"], _floored(other["logprob"])) for other in found["top_logprobs"]]
+    return Likelihood(_floored(found["logprob"]), top, bytes(found["bytes"]))
+
+
+def _floored(logprob: float) -> float:
+    return max(LOWEST, min(0.0, logprob))
+
 
 UNTOLD = math.nan
 """Stands in a step for a log probability that the engine did not tell."""
@@ -30,7 +121,7 @@ class StepBuffer:
         self._decoded = 0
         """Tokens added so far, over all steps."""
         self._ended = False
-        self._held: Piece | None = None
+        self._held: TokenChunk | None = None
         self._cached: int | None = None
         self._cached_told = False
         self._clear()
@@ -74,7 +165,7 @@ class StepBuffer:
             held, self._held = self._held, None
             self._append(held)
 
-    def _append(self, piece: Piece) -> None:
+    def _append(self, piece: TokenChunk) -> None:
         if self._ended:
             return
         count = piece.decoded - self._decoded
@@ -118,3 +209,83 @@ class StepBuffer:
         if unreported and self._finish is EngineFinish.END_OF_SEQUENCE:
             # The end came inside a character and was not named; no other id may stand in its place.
             self._ids, self._logprobs = [], []
+
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class TextEncoder(Protocol):
+    """What the backend needs of the model's tokenizer."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    def encode_text(self, text: str) -> list[int]: ...
+
+    def token_bytes(self, token_id: int) -> bytes: ...
+
+
+class ModelTokenizer(TextEncoder, Protocol):
+    """A tokenizer that knows how its model ends."""
+
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+
+class Speller:
+    """Finds the ids of a text of which the number and the last one are known."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+        self._by_bytes: dict[bytes, int] = {}
+
+    def ids_of(self, text: str, data: bytes | None, count: int, last_id: int) -> Sequence[int]:
+        """All ids, or the last alone where the others cannot be known.
+
+        Args:
+            text: what was decoded; bytes that were no UTF-8 are U+FFFD.
+            data: its bytes, if the engine told them.
+            count: how many tokens it is made of, 1 or more.
+            last_id: the token that completed it.
+
+        """
+        if count == 1:
+            return [last_id]
+        if _REPLACEMENT not in text:
+            ids = self._encoder.encode_text(text)
+            if len(ids) == count and ids[-1] == last_id:
+                return ids
+            data = text.encode()
+        return self._spell(data, count, last_id) or [last_id]
+
+    def _spell(self, data: bytes | None, count: int, last_id: int) -> list[int] | None:
+        """Other tokens with the same bytes than those that the text encodes to; the longest first."""
+        last = self._encoder.token_bytes(last_id)
+        if not data or not last or not data.endswith(last):
+            return None
+        head = self._split(data[: -len(last)], 0, count - 1)
+        return None if head is None else [*head, last_id]
+
+    def _split(self, data: bytes, start: int, count: int) -> list[int] | None:
+        if count == 0:
+            return [] if start == len(data) else None
+        for end in range(len(data) - count + 1, start, -1):
+            token_id = self._token_of(data[start:end])
+            if token_id is not None and _ends_inside_a_character(data[:end]):
+                rest = self._split(data, end, count - 1)
+                if rest is not None:
+                    return [token_id, *rest]
+        return None
+
+    def _token_of(self, data: bytes) -> int | None:
+        if not self._by_bytes:
+            ids = range(self._encoder.vocabulary_size - 1, -1, -1)
+            self._by_bytes = {self._encoder.token_bytes(token_id): token_id for token_id in ids}
+        return self._by_bytes.get(data)
+
+
+def _ends_inside_a_character(data: bytes) -> bool:
+    """Else the engine would have shown what it had by then."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return decoder.getstate()[0] != b""

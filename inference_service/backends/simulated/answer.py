@@ -1,14 +1,15 @@
-"""What the simulated engine says to a request."""
+"""What the simulated engine answers, and its made-up log probabilities."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, cycle
 from typing import Protocol
 
-from inference_service.backends.types import EngineRequest, Sampling
+from inference_service.backends.types import EngineRequest, Sampling, TokenLogprob
 from inference_service.constraints.grammar import Grammar
 
 _SCRIPT = re.compile(r"@say<<(.*?)>>", re.DOTALL)
@@ -90,3 +91,18 @@ def _chosen(ids: Sequence[int], ends: frozenset[int]) -> Iterator[int]:
 
 def _any_but(ids: set[int] | frozenset[int]) -> int:
     return next(token_id for token_id in count() if token_id not in ids)
+
+
+_HALVED = math.log(0.5)
+
+
+def made_up_logprobs(ids: Sequence[int], alternatives: int, vocabulary_size: int) -> list[TokenLogprob]:
+    """For each token: itself with probability 1/2, then the ids that follow it with 1/4, 1/8, ..."""
+    return [
+        TokenLogprob(
+            token_id,
+            _HALVED,
+            [((token_id + rank) % vocabulary_size, _HALVED * (rank + 1)) for rank in range(alternatives)],
+        )
+        for token_id in ids
+    ]

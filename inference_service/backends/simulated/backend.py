@@ -1,19 +1,17 @@
-"""The simulated engine behind the seam."""
+"""The simulated engine: deterministic text at a set speed, with scripted faults."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
 
-from inference_service.backends.base import Backend
-from inference_service.backends.errors import BackendStartError, EngineDeadError, EngineRequestError
-from inference_service.backends.simulated.answer import TextCodec, answer
-from inference_service.backends.simulated.faults import Faults, directed_faults
-from inference_service.backends.simulated.logprobs import made_up_logprobs
+from inference_service.backends.base import Backend, BackendStartError, EngineDeadError, EngineRequestError
+from inference_service.backends.simulated.answer import TextCodec, answer, made_up_logprobs
 from inference_service.backends.types import (
     BackendDescription,
     BackendStats,
@@ -183,3 +181,51 @@ class SimulatedBackend(Backend):
         except ValueError as error:
             raise EngineRequestError(str(error)) from None
         return self._faults if found is None else found.or_else(self._faults)
+
+
+_DIRECTIVE = re.compile(r"@sim\(([a-z_=0-9, ]*)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong, and before which token."""
+
+    fail_at: int | None = None
+    stall_at: int | None = None
+    die_at: int | None = None
+    ignore_cancel: bool = False
+    crash_at_start: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Faults:
+        """Read `fail_at=3, ignore_cancel`.
+
+        Raises:
+            ValueError: naming the unknown or malformed fault.
+
+        """
+        found: dict[str, int | bool] = {}
+        for part in filter(None, (p.strip() for p in text.split(","))):
+            name, _, value = part.partition("=")
+            if name in ("ignore_cancel", "crash_at_start") and not value:
+                found[name] = True
+            elif name in ("fail_at", "stall_at", "die_at") and value.isdigit():
+                found[name] = int(value)
+            else:
+                raise ValueError(f"unknown fault {part!r}")
+        return cls(**found)  # type: ignore[arg-type]
+
+    def or_else(self, other: Faults) -> Faults:
+        """These faults, or the other ones where there are none."""
+        return other if self == Faults() else self
+
+
+def directed_faults(prompt: str) -> Faults | None:
+    """The faults that a prompt asks for, if it does.
+
+    Raises:
+        ValueError: naming the unknown or malformed fault.
+
+    """
+    found = _DIRECTIVE.search(prompt)
+    return None if found is None else Faults.parse(found.group(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inference_service.backends.errors import EngineGrammarError
+from inference_service.backends.base import EngineGrammarError
 from inference_service.constraints.errors import ConstraintError
 from inference_service.constraints.grammar import Grammar
 

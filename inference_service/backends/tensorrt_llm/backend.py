@@ -11,15 +11,12 @@ from typing import Protocol
 
 import structlog
 
-from inference_service.backends.base import Backend
-from inference_service.backends.errors import BackendStartError, EngineDeadError
-from inference_service.backends.tensorrt_llm import preflight
-from inference_service.backends.tensorrt_llm.call import EngineCall
-from inference_service.backends.tensorrt_llm.cursor import OutputCursor
-from inference_service.backends.tensorrt_llm.engine import Engine
+from inference_service.backends.base import Backend, BackendStartError, EngineDeadError
+from inference_service.backends.tensorrt_llm import loading
+from inference_service.backends.tensorrt_llm.engine import Engine, Reading
 from inference_service.backends.tensorrt_llm.loading import load_engine
 from inference_service.backends.tensorrt_llm.off_loop import off_loop
-from inference_service.backends.tensorrt_llm.readings import Reading
+from inference_service.backends.tensorrt_llm.request import OutputCursor, TensorRtLlmRequest
 from inference_service.backends.tensorrt_llm.sampling import MAX_TOP_K, first_end_id
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
 from inference_service.constraints.grammar import Grammar
@@ -73,7 +70,7 @@ class TensorRtLlmBackend(Backend):
         self._max_concurrency = max_concurrency
         self._engine: Engine | None = None
         self._closed = False
-        self._calls: set[EngineCall] = set()
+        self._calls: set[TensorRtLlmRequest] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._submitted = asyncio.Event()
         self._reading = Reading()
@@ -85,8 +82,8 @@ class TensorRtLlmBackend(Backend):
                 f"no token ends a generation of {self._directory}: put the model's generation_config.json "
                 "beside the engine"
             )
-        wanted = preflight.Wanted(self._context_length, self._max_concurrency)
-        config = await off_loop(lambda: preflight.check(self._directory, wanted))
+        wanted = loading.ExpectedEngine(self._context_length, self._max_concurrency)
+        config = await off_loop(lambda: loading.check(self._directory, wanted))
         engine = await off_loop(lambda: load_engine(self._directory, config, self._tokenizer.eos_ids))
         if self._closed:
             await _shut_down(engine)
@@ -143,12 +140,12 @@ class TensorRtLlmBackend(Backend):
         if self._engine is not None:
             await _shut_down(self._engine)
 
-    def _enter(self, request: EngineRequest) -> EngineCall:
+    def _enter(self, request: EngineRequest) -> TensorRtLlmRequest:
         if self._engine is None or not self._engine.is_alive:
             raise EngineDeadError("the engine is not running")
         end_ids = self._tokenizer.eos_ids
         output = self._engine.submit(request)
-        call = EngineCall(
+        call = TensorRtLlmRequest(
             request.request_id,
             output,
             OutputCursor(frozenset() if request.ignore_eos else end_ids, first_end_id(end_ids)),

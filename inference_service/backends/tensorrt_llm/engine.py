@@ -1,27 +1,50 @@
-"""The loaded engine: requests in, the library's errors turned into ours."""
+"""The loaded engine: requests in, and the library's errors turned into the service's."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
-from inference_service.backends.errors import (
+from inference_service.backends.base import (
     BackendError,
     EngineDeadError,
     EngineGrammarError,
     EngineRequestError,
 )
-from inference_service.backends.tensorrt_llm.bias import BiasTensors
-from inference_service.backends.tensorrt_llm.guided import GuidedDecoding
-from inference_service.backends.tensorrt_llm.library import Library
-from inference_service.backends.tensorrt_llm.options import LOGPROBS_SWITCH
-from inference_service.backends.tensorrt_llm.readings import Reading, read
-from inference_service.backends.tensorrt_llm.sampling import sampling_fields
+from inference_service.backends.tensorrt_llm.library import LOGPROBS_SWITCH, Library
+from inference_service.backends.tensorrt_llm.sampling import BiasTensors, GuidedDecoding, sampling_fields
 from inference_service.backends.types import EngineRequest
 from inference_service.constraints.grammar import Grammar
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The numbers of one engine step; None where this version does not tell."""
+
+    queued: int | None = None
+    """Requests that the engine has and does not work on."""
+    kv_blocks_used: int | None = None
+    kv_blocks_free: int | None = None
+
+
+def read(stats: Mapping[str, Any]) -> Reading:
+    """The numbers of one object, whose keys are those of the engine's C++ types."""
+    cache = stats.get("kvCacheStats")
+    cache = cache if isinstance(cache, Mapping) else {}
+    return Reading(
+        queued=_count(stats.get("numQueuedRequests")),
+        kv_blocks_used=_count(cache.get("usedNumBlocks")),
+        kv_blocks_free=_count(cache.get("freeNumBlocks")),
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
 
 _log = structlog.stdlib.get_logger(__name__)
 _SHUTTING_DOWN = "LLM is shutting down"

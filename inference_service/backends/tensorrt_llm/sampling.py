@@ -1,4 +1,4 @@
-"""A request in the words of TensorRT-LLM.
+"""A request in TensorRT-LLM's parameters: sampling, logit bias and guided decoding.
 
 Every field that decides a token is set, because the library's own defaults are others: greedy, seed 0
 for every request, 32 tokens. What differs from the contract's words:
@@ -12,13 +12,23 @@ for every request, 32 tokens. What differs from the contract's words:
   temperature and a grammar have shaped it, top_k, top_p and min_p have not. Without those they are the
   model's own.
 - Stop sequences are not sent; they are matched in the service.
+
+The engine adds it before temperature, and after a grammar has ruled tokens out. -100 forbids a token, as
+the contract says, whatever the model thinks of it; any other number is added as it is.
+
+An error inside an engine step fails every request of its batch, and reading a grammar is part of a step.
+So each one is read here first by the same library: one that cannot be read fails its own request only.
+Where that is not possible, grammars are refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from inference_service.backends.types import EngineRequest, Sampling
+from inference_service.constraints.grammar import Grammar
 
 MAX_TOP_K = 1024
 
@@ -88,3 +98,89 @@ def _output() -> dict[str, Any]:
         "add_special_tokens": False,
         "exclude_input_from_output": True,
     }
+
+
+FORBIDDEN = -30_000.0
+"""What -100 becomes. No logit makes up for it; and unlike infinity it leaves something to choose from
+where a grammar asks for a forbidden token. Half precision, which some engines' logits have, can hold it."""
+KEPT_TENSORS = 16
+
+_FORBIDS = -100.0
+
+
+class BiasTensors:
+    """Makes tensors, and keeps the last `KEPT`: the choices of a request share theirs.
+
+    One takes 4 bytes a token, 513 kB for Llama 3.1, for as long as its request runs, and crosses with it
+    to the worker process.
+
+    Args:
+        torch: PyTorch.
+        vocabulary_size: the engine's own, which may be larger than the tokenizer's.
+
+    """
+
+    def __init__(self, torch: Any, vocabulary_size: int) -> None:
+        self._torch = torch
+        self._vocabulary_size = vocabulary_size
+        self._kept = lru_cache(maxsize=KEPT_TENSORS)(self._make)
+
+    def tensor(self, bias: Mapping[int, float]) -> Any:
+        """FP32, one dimension of `vocabulary_size`; not to be changed.
+
+        Args:
+            bias: token id, within the vocabulary, → range [-100, 100]; at least one.
+
+        """
+        return self._kept(tuple(sorted(bias.items())))
+
+    def _make(self, entries: tuple[tuple[int, float], ...]) -> Any:
+        single = self._torch.float32
+        tensor = self._torch.zeros(self._vocabulary_size, dtype=single)
+        values = [FORBIDDEN if value <= _FORBIDS else float(value) for _, value in entries]
+        tensor[[token_id for token_id, _ in entries]] = self._torch.tensor(values, dtype=single)
+        return tensor
+
+
+KEPT_GRAMMARS = 64
+"""Grammars that are known to be readable."""
+MAX_TEXT = 2_000_000
+"""Characters of a grammar's text."""
+
+
+class GuidedDecoding:
+    """Makes the parameters of guided decoding.
+
+    Args:
+        params: the library's class of them.
+        read: xgrammar's reader of grammars, which raises what it cannot read.
+
+    """
+
+    def __init__(self, params: Callable[..., Any], read: Callable[[str], object]) -> None:
+        self._params = params
+        self._read = read
+        self._try = lru_cache(maxsize=KEPT_GRAMMARS)(self._read_once)
+
+    def check(self, grammar: Grammar) -> None:
+        """Print and read a grammar. Blocks, for long if it is large.
+
+        Raises:
+            Exception: it cannot be printed or read.
+
+        """
+        self._try(grammar)
+
+    def params(self, grammar: Grammar) -> Any:
+        """What goes with a request; `grammar` has passed the check."""
+        return self._params(grammar=self._try(grammar))
+
+    def _read_once(self, grammar: Grammar) -> str:
+        # Imported late: whoever never sends a grammar need not wait for it.
+        from inference_service.constraints.notations.ebnf import to_ebnf
+
+        text = to_ebnf(grammar)
+        if len(text) > MAX_TEXT:
+            raise ValueError("the grammar is too large")
+        self._read(text)
+        return text

@@ -17,15 +17,7 @@ from inference_service.constraints.json_schema.objects import goal_of_member, ob
 from inference_service.constraints.json_schema.strings import string_node, text_language
 from inference_service.constraints.json_text import BOOLEAN, NULL, JsonRules, Marks, dumps
 from inference_service.constraints.limits import MAX_SCHEMAS, MAX_SECONDS
-from inference_service.constraints.nodes import (
-    NOTHING,
-    Literal,
-    Node,
-    Ref,
-    either,
-    seq,
-    terminal,
-)
+from inference_service.constraints.nodes import NOTHING, Literal, Node, Ref, either, seq, terminal
 
 _VOID_DEPTH = 4
 _SCALARS = frozenset({"string", "number", "boolean", "null"})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
-from rest_bridge import ignored
-from rest_bridge.schemas.fields import RequestModel
-from rest_bridge.schemas.generation import GenerationRequest
+from rest_bridge.openai import policy as ignored
+from rest_bridge.openai.inputs import RequestModel
+from rest_bridge.openai.requests import GenerationRequest
 
 
 def declared_in(schema: type[GenerationRequest]) -> list[str]:

@@ -12,14 +12,13 @@ from google.protobuf.message import Message
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
 from inference_service.errors import InvalidRequest
-from inference_service.parse import parse_generate
-from inference_service.served import ServedModel
-from rest_bridge import ignored
-from rest_bridge.convert import chat_request, completion_request, names_in
+from inference_service.request.generate import parse_generate
+from inference_service.scheduling.served_model import ServedModel
 from rest_bridge.errors import ApiError
-from rest_bridge.parse import parse_body
-from rest_bridge.schemas.chat import ChatCompletionRequest
-from rest_bridge.schemas.completions import CompletionRequest
+from rest_bridge.openai import policy
+from rest_bridge.openai.convert import chat_request, completion_request, names_in
+from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
+from rest_bridge.request_body import parse_body
 from tests.support.parameters.engines import NAMES, Engines
 from tests.support.parameters.sample import Body, Sample, least_chat, least_completion
 
@@ -93,7 +92,7 @@ def _outcomes(path: str, endpoint: Endpoint, body: Body, engines: Engines) -> Ma
     try:
         parsed = endpoint.parse(body)
         streams = bool(parsed.stream) and not parsed.validate_only
-        ignored_here = ignored.ignored_parameters(parsed, streams=streams, strict=False)
+        ignored_here = policy.ignored_parameters(parsed, streams=streams, strict=False)
         message = endpoint.convert(parsed)
     except ApiError as error:
         if error.code != _UNSUPPORTED:

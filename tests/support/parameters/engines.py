@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from inference_service.backends.tensorrt_llm.guided import GuidedDecoding
-from inference_service.backends.tensorrt_llm.library import OPTIONAL_FIELDS, Library
-from inference_service.backends.tensorrt_llm.options import Options
-from inference_service.backends.tensorrt_llm.sampling import MAX_TOP_K
-from inference_service.served import ServedModel
+from inference_service.backends.tensorrt_llm.library import OPTIONAL_FIELDS, Library, Options
+from inference_service.backends.tensorrt_llm.sampling import MAX_TOP_K, GuidedDecoding
+from inference_service.scheduling.served_model import ServedModel
 from tests.support.parameters.sample import ALIAS
 from tests.support.service import MODEL_ID, running_service
 

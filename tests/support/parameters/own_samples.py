@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rest_bridge import other_servers
+from rest_bridge.openai import other_servers
 from tests.support.parameters.sample import Sample, sample
 
 _CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}

@@ -21,7 +21,7 @@ Made by `make parameters` from the schemas, the policy of the bridge and what th
 `make test` asks the real servers whether each cell is true.
 
 - **honoured**: it does what it says.
-- **refused**: a 400 with the code `unsupported_parameter` that names it, at both doors.
+- **refused**: a 400 with the code `unsupported_parameter` that names it, at both transports.
 - **no effect**: accepted, and named in the response header `x-ignored-parameters` and in
   `pg_metadata.ignored_parameters`; it does nothing here.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rest_bridge import other_servers
+from rest_bridge.openai import other_servers
 from tests.support.parameters.sample import ALIAS, Sample, sample
 
 _SCHEMA = {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}

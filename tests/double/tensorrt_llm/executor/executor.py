@@ -19,7 +19,7 @@ from .result import ErrorResponse, RequestOutput, Response
 from .sequence import Request, Sequence
 
 _LEAST_PAUSE = 0.0005
-MOST_STATS = 1000
+MAX_STATS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Executor:
         self._thread: threading.Thread | None = None
         self._completed = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stats: deque[str] = deque(maxlen=MOST_STATS)
+        self._stats: deque[str] = deque(maxlen=MAX_STATS)
         self._has_stats = threading.Condition()
 
     def is_shutdown(self) -> bool:

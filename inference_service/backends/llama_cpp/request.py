@@ -1,0 +1,257 @@
+"""One request inside the engine, and the scheduler that lets its prefill in."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from inference_service.backends.base import BackendError, EngineRequestError
+from inference_service.backends.llama_cpp.loop_waker import LoopWaker
+from inference_service.backends.llama_cpp.steps import End, Progress, StepBuffer, read_chunk
+from inference_service.backends.types import EngineStep
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Engine(Protocol):
+    """The part of `xllamacpp.Server` that runs requests."""
+
+    def handle_completions(self, body: bytes, callback: Callable[[bytes], bool]) -> None:
+        """Block until the request ends. The callback gets each chunk; True aborts."""
+        ...
+
+
+class EngineProgress:
+    """When the engine last gave a sign of life."""
+
+    def __init__(self) -> None:
+        self.beat()
+
+    def beat(self) -> None:
+        self._last = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self._last
+
+
+class LlamaCppRequest:
+    """Runs one request on a thread of its own and hands what it makes to the loop.
+
+    The thread that the engine calls back only hands the chunk over. The loop parses, whether or not anybody
+    waits for a step.
+
+    Args:
+        request_id: for the log.
+        body: the request in the engine's words.
+        steps: merges what the engine reports.
+        prefill_left: the length of the prompt, in tokens.
+        on_change: called in the loop when the prefill moved on or `is_inside` ended.
+
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        pulse: EngineProgress,
+        doorbell: LoopWaker,
+        *,
+        request_id: str,
+        body: bytes,
+        steps: StepBuffer,
+        prefill_left: int,
+        on_change: Callable[[LlamaCppRequest], None],
+    ) -> None:
+        self._engine = engine
+        self._pulse = pulse
+        self._doorbell = doorbell
+        self._request_id = request_id
+        self._body = body
+        self._on_change = on_change
+        self._steps = steps
+        self._changed = asyncio.Event()
+        self._error: BackendError | None = None
+        self._ended = False
+        self._abort = False
+        # A daemon: an engine that hangs must not keep the interpreter from exiting.
+        self._thread = threading.Thread(target=self._run, name=f"llama_cpp-{request_id}", daemon=True)
+        self.prefill_left = prefill_left
+        self.has_begun = False
+        self.is_inside = False
+
+    @property
+    def is_aborting(self) -> bool:
+        """Aborted, and still in the engine."""
+        return self._abort and self.is_inside
+
+    def start(self) -> None:
+        """Enter the engine."""
+        self._thread.start()
+        self.is_inside = True
+
+    def join(self, timeout: float) -> None:
+        """Wait, for so many seconds, until the engine has let go. Blocks."""
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, timeout))
+
+    async def next_step(self) -> EngineStep:
+        """Wait for tokens, and take all that are ready.
+
+        Raises:
+            BackendError: the request failed.
+
+        """
+        while not self._steps.is_ready:
+            if self._error is not None:
+                raise self._error
+            await self._changed.wait()
+            self._changed.clear()
+        return self._steps.take()
+
+    def abort(self) -> None:
+        """Have the engine let go, at the next sign it gives. Does nothing once the request has ended."""
+        self._abort = not self._ended
+
+    def fail(self, error: BackendError) -> None:
+        """End the request with this error, unless it has one already."""
+        self._error = self._error or error
+        self._changed.set()
+
+    def _run(self) -> None:
+        try:
+            self._engine.handle_completions(self._body, self._on_chunk)
+        except Exception as error:
+            self._log("engine_call_failed", error)
+        finally:
+            self._ring(self._on_returned)
+
+    def _on_chunk(self, chunk: bytes) -> bool:
+        """Called by the engine, in the worker thread."""
+        self._pulse.beat()
+        self._ring(lambda: self._read(chunk))
+        return self._abort
+
+    def _ring(self, callback: Callable[[], None]) -> None:
+        if not self._doorbell.ring(callback):
+            # Nobody is left to be told.
+            self._abort = True
+
+    def _read(self, chunk: bytes) -> None:
+        if self._abort or self._error is not None:
+            return
+        try:
+            self._take_in(chunk)
+        except Exception as error:
+            self._log("engine_request_failed", error)
+            self._error = EngineRequestError("the engine failed this request")
+        self._changed.set()
+
+    def _take_in(self, raw: bytes) -> None:
+        chunk = read_chunk(raw)
+        self._steps.add(chunk)
+        if isinstance(chunk, Progress):
+            self._set_prefill_left(chunk.total - chunk.processed)
+        elif isinstance(chunk, End):
+            self._ended = True
+
+    def _set_prefill_left(self, tokens: int) -> None:
+        self.prefill_left = tokens
+        self.has_begun = True
+        self._on_change(self)
+
+    def _log(self, event: str, error: Exception) -> None:
+        # Without its traceback, which could show a prompt.
+        _log.error(event, request_id=self._request_id, reason=f"{type(error).__name__}: {error}")
+
+    def _on_returned(self) -> None:
+        self.is_inside = False
+        if not self._ended:
+            self.fail(EngineRequestError("the engine dropped this request"))
+        self._on_change(self)
+
+
+class PrefillRequest(Protocol):
+    """A request, as the gate sees it."""
+
+    prefill_left: int
+    """Prompt tokens that the engine has yet to compute."""
+    has_begun: bool
+    """Whether the engine has said that it works on the prompt: it is part of the step that runs now."""
+
+
+PrefillRequestT = TypeVar("PrefillRequestT", bound=PrefillRequest)
+
+
+class PrefillScheduler(Generic[PrefillRequestT]):
+    """Lets requests into the engine, first come first served, once it begins them with the next step.
+
+    llama.cpp fills each step with the prompts of its slots in the order of the slots. A request behind a
+    long prompt is not touched, gives no sign, and so cannot be aborted until that prompt is read. The gate
+    keeps it outside, where leaving costs nothing, until there is room for it.
+
+    Args:
+        slots: requests that the engine runs at once; an aborted one counts until the engine let go.
+        batch_tokens: tokens of one step. Each request inside may take one of them, prompts the rest.
+
+    """
+
+    def __init__(self, *, slots: int, batch_tokens: int) -> None:
+        self._slots = slots
+        self._batch_tokens = batch_tokens
+        self._waiting: deque[tuple[PrefillRequestT, asyncio.Future[None]]] = deque()
+        self.inside: set[PrefillRequestT] = set()
+
+    async def enter(self, entrant: PrefillRequestT) -> None:
+        """Wait for the turn. Cancelling the wait leaves nothing behind."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((entrant, turn))
+        self.advance()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # The turn may have come in the same moment.
+            self.leave(entrant)
+            raise
+
+    def leave(self, entrant: PrefillRequestT) -> None:
+        """The engine has let go of this request."""
+        self.inside.discard(entrant)
+        self.advance()
+
+    def advance(self) -> None:
+        """Let in all that fit by now."""
+        while self._waiting:
+            entrant, turn = self._waiting[0]
+            if not turn.done():
+                if not self._has_room_for(entrant):
+                    return
+                self.inside.add(entrant)
+                turn.set_result(None)
+            self._waiting.popleft()
+
+    def refuse_all(self, error: Exception) -> None:
+        """Turn away everyone who waits."""
+        while self._waiting:
+            _, turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(error)
+
+    def _has_room_for(self, entrant: PrefillRequest) -> bool:
+        if len(self.inside) >= self._slots:
+            return False
+        room = self._batch_tokens - len(self.inside)
+        ahead = self._tokens_ahead(room)
+        return ahead == 0 or ahead + entrant.prefill_left <= room
+
+    def _tokens_ahead(self, room: int) -> int:
+        """Prompt tokens that will be left when the step that runs now is over."""
+        begun = sum(e.prefill_left for e in self.inside if e.has_begun)
+        waiting = sum(e.prefill_left for e in self.inside if not e.has_begun)
+        return max(0, begun - room) + waiting

@@ -1,0 +1,1 @@
+"""From engine steps to the events that callers see."""

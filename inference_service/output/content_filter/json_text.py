@@ -1,0 +1,306 @@
+"""JSON in a growing text, for the content filter: what its strings say counts, not how they are spelled."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from inference_service.output.content_filter.rules import Action, Rule, Span
+
+if TYPE_CHECKING:  # Scanners bring the libraries that match along, wanted only where there are rules.
+    from inference_service.output.content_filter.matching import Scanner
+
+_SPACE = " \t\n\r"
+_WORDS = ("true", "false", "null")
+_NUMBER_STARTS = "-0123456789"
+_NUMBER = f"{_NUMBER_STARTS}+.eE"
+_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_HEX = frozenset("0123456789abcdefABCDEF")
+_OPENER = re.compile(r"[{\[]")
+_HIGH, _LOW, _PLANES = 0xD800, 0xDC00, 0x10000
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """From a place in the text to another; the end is None as long as it goes on."""
+
+    start: int
+    end: int | None = None
+    is_broken: bool = False
+    """It turned out to be no JSON at its end."""
+
+    def holds(self, span: Span) -> bool:
+        return self.start <= span.start and (self.end is None or span.end <= self.end)
+
+    def breaks_before(self, place: int) -> bool:
+        """Whether the text before a place tells that it is no JSON; what follows makes no difference."""
+        return self.is_broken and self.end is not None and self.end < place
+
+    def meets(self, span: Span) -> bool:
+        return self.start < span.end and (self.end is None or span.start < self.end)
+
+
+class _Decoded:
+    """The text of one string, with the place in the JSON that each character comes from."""
+
+    def __init__(self, scanners: Sequence[Scanner]) -> None:
+        self._scanners = scanners
+        self._new = ""
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, char: str, start: int, end: int) -> None:
+        self._new += char
+        self._starts.append(start)
+        self._ends.append(end)
+
+    def look(self, *, final: bool) -> list[Span]:
+        """The matches that are new, at their places in the JSON."""
+        text, self._new = self._new, ""
+        found = [span for scanner in self._scanners for span in scanner.feed(text, final=final)]
+        return [
+            Span(self._starts[span.start], self._ends[span.end - 1], within_string(span.rule))
+            for span in found
+        ]
+
+    def safe(self, total: int) -> int:
+        """Where in the JSON the first match may begin that is not known yet; `total` if in none of it."""
+        safe = min((scanner.safe for scanner in self._scanners), default=len(self._starts))
+        return self._starts[safe] if safe < len(self._starts) else total
+
+
+class JsonText:
+    """Reports matches in the decoded strings of JSON, and judges those that others find in the text.
+
+    JSON begins at any opening bracket, or with a quotation mark at the very beginning, and is over at the
+    bracket's counterpart, or where no JSON goes on: so calls of tools are found, answers, and what stands
+    between words.
+
+    Args:
+        start: makes the scanners for one string.
+
+    """
+
+    def __init__(self, start: Callable[[], Sequence[Scanner]]) -> None:
+        self._start = start
+        self._at = 0
+        self._state: Callable[[str], None] = self._prose
+        self._is_blank = True
+        self._depth = 0
+        self._token = ""
+        self._escape_start = 0
+        self._high: tuple[int, int, int] | None = None
+        """The first half of a surrogate pair, and its place."""
+        self._string: _Decoded | None = None
+        self._regions: deque[_Stretch] = deque()
+        self._strings: deque[_Stretch] = deque()
+        self._scalars: deque[_Stretch] = deque()
+        self._found: list[Span] = []
+        self.safe = 0
+        """Length of the text about which all is known."""
+
+    def feed(self, text: str, *, final: bool = False) -> list[Span]:
+        """Take the next piece in; the matches in its strings. After a `final` one nothing more may come."""
+        place = 0
+        while place < len(text):
+            if self._state == self._prose and not self._is_blank:
+                opener = _OPENER.search(text, place)
+                skipped = (opener.start() if opener else len(text)) - place
+                place, self._at = place + skipped, self._at + skipped
+            if place < len(text):
+                self._state(text[place])
+                place, self._at = place + 1, self._at + 1
+        if final:
+            self._end_scalar()
+            self._end_string()
+        elif self._string is not None:
+            self._found += self._string.look(final=False)
+        self.safe = self._first_open()
+        found, self._found = self._found, []
+        return found
+
+    def judge(self, span: Span) -> Span | None:
+        """What a match in the text means for its JSON.
+
+        Within a string only its decoded text counts. A match within a number or word hides all of that. One
+        that spans more than a value cannot be hidden, as no JSON would be left: it blocks.
+        """
+        if span.rule.action is Action.BLOCK:
+            return span
+        if any(string.holds(span) for string in self._strings):
+            return None
+        scalar = next((scalar for scalar in self._scalars if scalar.holds(span)), None)
+        if scalar is not None and scalar.end is not None:
+            return Span(scalar.start, scalar.end, _as_string(span.rule))
+        if any(region.meets(span) and not region.breaks_before(span.end) for region in self._regions):
+            return replace(span, rule=replace(span.rule, action=Action.BLOCK))
+        return span
+
+    def clip(self, upto: int) -> int:
+        """The same place, or the beginning of the number or word that it is in: those leave as a whole."""
+        inside = (s.start for s in self._scalars if s.start < upto and (s.end is None or upto < s.end))
+        return next(inside, upto)
+
+    def forget(self, upto: int) -> None:
+        """Nothing before this place is asked about any more."""
+        for stretches in (self._regions, self._strings, self._scalars):
+            while stretches and (end := stretches[0].end) is not None and end <= upto:
+                stretches.popleft()
+
+    def _first_open(self) -> int:
+        if self._state == self._scalar:
+            return self._scalars[-1].start
+        if self._string is None:
+            return self._at
+        if self._high is not None:
+            return self._string.safe(self._high[1])
+        return self._string.safe(self._at if self._state == self._in_string else self._escape_start)
+
+    def _prose(self, char: str) -> None:
+        if char in "{[":
+            self._begin(depth=1)
+        elif char == '"' and self._is_blank:
+            self._begin(depth=0)
+            self._begin_string()
+        self._is_blank = self._is_blank and char in _SPACE
+
+    def _begin(self, depth: int) -> None:
+        self._depth = depth
+        self._regions.append(_Stretch(self._at))
+        self._state = self._structure
+
+    def _structure(self, char: str) -> None:
+        if char == '"':
+            self._begin_string()
+        elif char in "{[":
+            self._depth += 1
+        elif char in "}]":
+            self._depth -= 1
+            self._end_if_whole()
+        elif char in _NUMBER_STARTS or char in "tfn":
+            self._token = char
+            self._scalars.append(_Stretch(self._at))
+            self._state = self._scalar
+        elif char not in _SPACE and char not in ":,":
+            self._break(char)
+
+    def _end_if_whole(self) -> None:
+        if self._depth <= 0:
+            self._regions[-1].end = self._at + 1
+            self._is_blank = False
+            self._state = self._prose
+
+    def _break(self, char: str) -> None:
+        """No JSON goes on like this: what was held to be some is words."""
+        self._end_scalar()
+        self._end_string()
+        self._regions[-1].end, self._regions[-1].is_broken = self._at, True
+        self._is_blank = False
+        self._state = self._prose
+        self._prose(char)
+
+    def _scalar(self, char: str) -> None:
+        if self._token[0] in _NUMBER_STARTS:
+            goes_on = char in _NUMBER
+        else:
+            goes_on = any(word.startswith(self._token + char) for word in _WORDS)
+        if goes_on:
+            self._token += char
+        elif self._token[0] in "tfn" and self._token not in _WORDS:
+            self._break(char)
+        else:
+            self._end_scalar()
+            self._structure(char)
+
+    def _end_scalar(self) -> None:
+        if self._state == self._scalar:
+            self._scalars[-1].end = self._at
+            self._state = self._structure
+
+    def _begin_string(self) -> None:
+        self._string = _Decoded(self._start())
+        self._strings.append(_Stretch(self._at + 1))
+        self._state = self._in_string
+
+    def _end_string(self) -> None:
+        if self._string is not None:
+            self._emit_half()
+            self._found += self._string.look(final=True)
+            self._strings[-1].end = self._at
+            self._string = None
+            self._state = self._structure
+
+    def _in_string(self, char: str) -> None:
+        if char == '"':
+            self._end_string()
+            self._end_if_whole()
+        elif char == "\\":
+            self._escape_start = self._at
+            self._state = self._escape
+        elif char < " ":
+            self._break(char)
+        else:
+            self._emit(char, self._at)
+
+    def _escape(self, char: str) -> None:
+        if char == "u":
+            self._token = ""
+            self._state = self._code
+        elif char in _ESCAPES:
+            self._emit(_ESCAPES[char], self._escape_start)
+        else:
+            self._break(char)
+
+    def _code(self, char: str) -> None:
+        if char not in _HEX:
+            self._break(char)
+            return
+        self._token += char
+        if len(self._token) == len("0000"):
+            self._emit_unit(int(self._token, 16))
+
+    def _emit(self, char: str, start: int) -> None:
+        self._emit_half()
+        if self._string is not None:
+            self._string.add(char, start, self._at + 1)
+        self._state = self._in_string
+
+    def _emit_unit(self, unit: int) -> None:
+        """A UTF-16 code unit: a character, or half of one."""
+        if self._high is not None and _LOW <= unit < _LOW + 0x400:
+            high, start, _ = self._high
+            self._high = None
+            self._emit(chr(_PLANES + ((high - _HIGH) << 10) + unit - _LOW), start)
+        elif _HIGH <= unit < _LOW:
+            self._emit_half()
+            self._high = unit, self._escape_start, self._at + 1
+            self._state = self._in_string
+        else:
+            self._emit(chr(unit), self._escape_start)
+
+    def _emit_half(self) -> None:
+        if self._high is not None and self._string is not None:
+            _, start, end = self._high
+            self._string.add("\ufffd", start, end)
+        self._high = None
+
+
+@lru_cache(maxsize=4096)
+def within_string(rule: Rule) -> Rule:
+    """The rule for the text of a string: what takes the place of a match is spelled as JSON."""
+    return replace(rule, replacement=_spelled(rule)[1:-1])
+
+
+@lru_cache(maxsize=4096)
+def _as_string(rule: Rule) -> Rule:
+    """The rule for a number or word: a string takes its place."""
+    return replace(rule, replacement=_spelled(rule))
+
+
+def _spelled(rule: Rule) -> str:
+    return json.dumps(rule.replacement, ensure_ascii=False)

@@ -1,0 +1,188 @@
+"""One choice of a generation: engine steps in, events out.
+
+The detokenizer turns tokens into text, and the token buffer holds both. Stop sequences, then the content
+filter, report how much of the text is safe; the parser of tool calls divides what is safe into content and
+calls. What a request does not use is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
+from inference_service.output.content_filter.output import OutputFilter
+from inference_service.output.events import ChoiceEvent, Delta, Finished, StopCause
+from inference_service.output.logprobs import TokenNames, scored
+from inference_service.output.stop_sequences import StopSequences
+from inference_service.output.token_buffer import Detokenizer, TokenBuffer
+from inference_service.output.tool_calls import ContentSpan, ToolCallParser
+from inference_service.prompt.conversation import ToolCallDelta
+
+_CAUSES = {
+    EngineFinish.END_OF_SEQUENCE: StopCause.END_OF_SEQUENCE,
+    EngineFinish.MAX_TOKENS: StopCause.MAX_TOKENS,
+}
+_ENDS = frozenset({StopCause.END_OF_SEQUENCE, StopCause.TOOL_CALLS})
+"""The model is done; every other cause cuts what it was about to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What examines the text of a choice. Whatever is None costs nothing."""
+
+    stops: Sequence[str] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    include_stop: bool = False
+    filter: OutputFilter | None = None
+    tools: ToolCallParser | None = None
+
+
+class ChoicePipeline:
+    """Composes the stages for one choice. What it reports is the same however the tokens come in steps.
+
+    Args:
+        names: text and bytes of the tokens.
+        stages: what examines the text; each of them for this choice alone.
+        index: of the choice.
+
+    """
+
+    def __init__(self, names: TokenNames, stages: Stages, index: int = 0) -> None:
+        self._names = names
+        self._detokenizer = Detokenizer(names)
+        self._buffer = TokenBuffer()
+        self._stops = StopSequences(stages.stops, include=stages.include_stop) if stages.stops else None
+        self._stop_token_ids = stages.stop_token_ids
+        self._filter = stages.filter
+        self._tools = stages.tools
+        self._index = index
+        self._is_over = False
+        self.finished: Finished | None = None
+
+    def on_step(self, step: EngineStep) -> Iterator[ChoiceEvent]:
+        """Take one engine step in; yield what may leave."""
+        end_id = self._end_of_sequence_id(step)
+        ids = step.token_ids if end_id is None else step.token_ids[:-1]
+        count = step.token_count - (step.finish is EngineFinish.END_OF_SEQUENCE)
+        if len(ids) == count:
+            self._add_tokens(ids, step.logprobs)
+        else:
+            self._add_text(step.text or "", ids, count, step.logprobs[: len(ids)])
+        self._advance()
+        if self.finished is None and step.finish is not None:
+            self._finish(_CAUSES[step.finish], stop_token_id=end_id)
+            self._advance()
+        yield from self._events()
+
+    def cut(self, cause: StopCause) -> Iterator[ChoiceEvent]:
+        """End the choice here, for a cause that is not the engine's."""
+        self._finish(cause)
+        self._advance()
+        yield from self._events()
+
+    @staticmethod
+    def _end_of_sequence_id(step: EngineStep) -> int | None:
+        ended = step.finish is EngineFinish.END_OF_SEQUENCE
+        return step.token_ids[-1] if ended and step.token_ids else None
+
+    def _add_tokens(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
+        detokenizer, buffer = self._detokenizer, self._buffer
+        # Tokens after the last call that is allowed do not count, as if they had not been made yet.
+        ends_early = self._tools is not None and self._tools.max_calls is not None
+        for place, token_id in enumerate(token_ids):
+            if place and ends_early:
+                self._advance()
+                if self.finished is not None:
+                    return
+            if token_id in self._stop_token_ids:
+                self._finish(StopCause.STOP_TOKEN, stop_token_id=token_id)
+                return
+            text = detokenizer.feed(token_id)
+            scores = logprobs[place : place + 1] if logprobs else ()
+            buffer.add(text, (token_id,), 1, scores, ends_within_character=detokenizer.is_mid_character)
+            if self._stops is not None and self._is_stopped(text, self._stops):
+                return
+
+    def _add_text(
+        self, text: str, token_ids: Sequence[int], count: int, logprobs: Sequence[TokenLogprob]
+    ) -> None:
+        """Take a step in whose ids are not all known: its text cannot be divided among them."""
+        self._buffer.add(text, token_ids, count, logprobs)
+        if self._stops is not None and self._is_stopped(text, self._stops):
+            return
+        met = next((i for i in token_ids if i in self._stop_token_ids), None)
+        if met is not None:
+            self._finish(StopCause.STOP_TOKEN, stop_token_id=met)
+
+    def _is_stopped(self, text: str, stops: StopSequences) -> bool:
+        stops.feed(text)
+        if stops.match is None:
+            return False
+        self._finish(StopCause.STOP_SEQUENCE, stop_sequence=stops.match.sequence)
+        return True
+
+    def _finish(
+        self, cause: StopCause, *, stop_sequence: str | None = None, stop_token_id: int | None = None
+    ) -> None:
+        self.finished = Finished(self._index, cause, stop_sequence, stop_token_id)
+
+    def _advance(self) -> None:
+        """Settle the text that stop sequences and filter report as safe, and parse it."""
+        if self._is_over:
+            return
+        safe = self._safe_of_stops()
+        if self._filter is not None:
+            self._filter.examine(self._buffer, safe, final=self.finished is not None)
+            safe = self._filter.safe
+            if self._filter.blocked is not None:
+                rule = self._filter.blocked.rule
+                self.finished = Finished(self._index, StopCause.CONTENT_FILTER, filter_rule=rule)
+        text = self._buffer.settle(safe)
+        if self._tools is not None:
+            self._parse(text, self._tools)
+        self._is_over = self.finished is not None
+
+    def _safe_of_stops(self) -> int:
+        if self.finished is not None and self.finished.cause is not StopCause.STOP_SEQUENCE:
+            # No stop sequence and no character will be completed any more.
+            self._buffer.finish_tokens()
+        elif self._stops is not None:
+            return self._stops.safe
+        return self._buffer.total
+
+    def _parse(self, text: str, tools: ToolCallParser) -> None:
+        tools.feed(text)
+        if tools.is_complete and self.finished is None:
+            self._finish(StopCause.TOOL_CALLS)
+        if self.finished is not None:
+            tools.finish(cut=self.finished.cause not in _ENDS)
+            self.finished = replace(self.finished, calls_tools=tools.called, cuts_call=tools.is_cut)
+
+    def _events(self) -> Iterator[ChoiceEvent]:
+        if self._tools is None:
+            calls: Sequence[ToolCallDelta] = ()
+            release = self._buffer.release()
+            text = release.text
+        else:
+            text, calls = self._divide(self._tools)
+            release = self._buffer.release(self._tools.safe)
+        if text or release.token_count or calls:
+            scores = scored(self._names, release.logprobs) if release.logprobs else ()
+            yield Delta(self._index, text, release.token_ids, release.token_count, scores, calls)
+        if self.finished is not None:
+            yield self.finished
+
+    def _divide(self, tools: ToolCallParser) -> tuple[str, Sequence[ToolCallDelta]]:
+        """Divide the settled text into content and what is new of calls, one delta for each call."""
+        content = ""
+        calls: list[ToolCallDelta] = []
+        for part in tools.take():
+            text = self._buffer.settled_text(part.start, part.end)
+            if isinstance(part, ContentSpan):
+                content += text
+            elif calls and calls[-1].index == part.index:
+                calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + text)
+            else:
+                calls.append(ToolCallDelta(part.index, part.id, part.name, text))
+        return content, tuple(calls)

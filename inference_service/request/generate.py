@@ -1,0 +1,250 @@
+"""GenerateRequest in protobuf to a validated request, with the names of what has no effect.
+
+Both transports end here. Violations name fields by their paths in the protocol.
+
+violations.py  collecting what is wrong; and the checks against the table of parameters
+request.py     the whole of a GenerateRequest, and the smaller requests of the model service
+length.py      how many tokens a prompt has at least, before anything of it is read
+prompt.py      conversations, texts, token ids, batches
+tools.py       the functions a model may call, and the calls in a conversation
+sampling.py    how tokens are chosen
+stopping.py    when to end
+output.py      what the answer holds
+constraint.py  what the answer must be
+unknown.py     what a request holds and nobody here knows
+ineffective.py what it holds that has no effect together with the rest
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from lodestream.inference.v1 import generate_service_pb2 as generate_pb
+from lodestream.inference.v1 import generation_pb2 as pb
+from lodestream.inference.v1 import model_service_pb2 as model_pb
+
+from inference_service.backends.types import Sampling
+from inference_service.request.output import (
+    Constraint,
+    ConstraintKind,
+    Output,
+    check_scores,
+    constraint_field,
+    read_constraint,
+    read_output,
+)
+from inference_service.request.prompt import (
+    BatchPrompt,
+    ChatPrompt,
+    Prompt,
+    PromptMessage,
+    TextPrompt,
+    TokenPrompt,
+    least_tokens,
+    prompt_fields,
+    read_prompt,
+    read_prompts,
+    single_prompts,
+)
+from inference_service.request.sampling import (
+    Stopping,
+    TokenLimits,
+    read_logit_bias,
+    read_sampling,
+    read_stopping,
+)
+from inference_service.request.violations import Violations, check_token_ids
+from lodestream_common.parameters import PARAMETERS
+
+__all__ = [
+    "BatchPrompt",
+    "ChatPrompt",
+    "Constraint",
+    "ParsedRequest",
+    "Prompt",
+    "PromptMessage",
+    "TextPrompt",
+    "TokenPrompt",
+    "check_token_ids",
+    "least_tokens",
+    "parse_count",
+    "parse_generate",
+    "parse_model_name",
+    "prompt_fields",
+    "single_prompts",
+]
+
+
+USER = PARAMETERS["user"]
+_CONTRACT = TokenLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A generation request with every default filled in and every range checked."""
+
+    model: str
+    """As the caller named it."""
+    prompt: Prompt | BatchPrompt
+    sampling: Sampling
+    logit_bias: Mapping[int, float]
+    """Not yet checked against a vocabulary."""
+    stopping: Stopping
+    output: Output
+    constraint: Constraint | None
+    user: str | None
+    validate_only: bool
+    ignored: tuple[str, ...]
+    """What it holds and has no effect."""
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether its answer follows a grammar: that of a constraint, or of calls that are demanded."""
+        chat = self.prompt
+        return self.constraint is not None or (isinstance(chat, ChatPrompt) and chat.enforces_calls)
+
+
+def parse_generate(message: generate_pb.GenerateRequest, limits: TokenLimits = _CONTRACT) -> ParsedRequest:
+    """Read a GenerateRequest, with the operator's limits of tokens.
+
+    Raises:
+        InvalidRequest: with one violation per wrong field.
+
+    """
+    wrong = Violations()
+    prompt = read_prompts(message, wrong)
+    request = ParsedRequest(
+        model=_model(message.model, wrong),
+        prompt=prompt,
+        sampling=read_sampling(message.sampling, wrong),
+        logit_bias=read_logit_bias(message.sampling, wrong),
+        stopping=read_stopping(message.stopping, limits, wrong),
+        output=read_output(message.output, prompt, wrong),
+        constraint=read_constraint(message.constraint, wrong) if message.HasField("constraint") else None,
+        user=_user(message, wrong),
+        validate_only=message.validate_only,
+        ignored=(*unknown_fields(message), *ineffective_fields(message)),
+    )
+    most = request.stopping.max_tokens or limits.default
+    check_scores(request.output, len(single_prompts(prompt)), most, wrong)
+    if request.stopping.ignore_eos and request.is_constrained:
+        wrong.add("stopping.ignore_eos", "cannot be combined with a constraint, which has an end.")
+    wrong.raise_if_any()
+    return request
+
+
+def parse_count(message: model_pb.CountTokensRequest) -> tuple[str, Prompt, tuple[str, ...]]:
+    """Read a CountTokensRequest: the model as named, the prompt, and what it holds and has no effect.
+
+    Raises:
+        InvalidRequest: with one violation per wrong field.
+
+    """
+    wrong = Violations()
+    model, prompt = _model(message.model, wrong), read_prompt(message, wrong)
+    wrong.raise_if_any()
+    return model, prompt, (*unknown_fields(message), *ineffective_in_prompt(message))
+
+
+def parse_model_name(message: model_pb.GetModelRequest) -> str:
+    """Read a GetModelRequest.
+
+    Raises:
+        InvalidRequest: no model is named.
+
+    """
+    wrong = Violations()
+    model = _model(message.model, wrong)
+    wrong.raise_if_any()
+    return model
+
+
+def _model(name: str, wrong: Violations) -> str:
+    if not name:
+        wrong.missing("model")
+    return name
+
+
+def _user(message: generate_pb.GenerateRequest, wrong: Violations) -> str | None:
+    if not message.HasField("user"):
+        return None
+    wrong.check_length(USER.field, message.user, 0, USER.max_length)
+    return message.user
+
+
+MAX_NAMES = 32
+
+
+def unknown_fields(message: Message) -> tuple[str, ...]:
+    """Fields of a newer protocol or another one, by path and number: `sampling.field 99`."""
+    return tuple(name for _, name in zip(range(MAX_NAMES), _unknown(message, ""), strict=False))
+
+
+def _unknown(message: Message, path: str) -> Iterator[str]:
+    found = UnknownFieldSet(message)
+    for number in sorted({found[index].field_number for index in range(len(found))}):
+        yield f"{path}field {number}"
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        if field.is_repeated:
+            for index, element in enumerate(value):
+                yield from _unknown(element, f"{path}{field.name}[{index}].")
+        else:
+            yield from _unknown(value, f"{path}{field.name}.")
+
+
+_ENFORCED = (pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_NAMED)
+_JSON = ("json_object", "json_schema")
+
+
+def ineffective_fields(message: generate_pb.GenerateRequest) -> Iterator[str]:
+    """Known parameters of a valid request that change nothing, by their paths."""
+    if message.WhichOneof("input") == "chat":
+        yield from _of_chat(message.chat, message.constraint.WhichOneof("kind"))
+    yield from ineffective_in_prompt(message)
+    if _enforces_calls(message):
+        # Calls that are enforced end where their grammar does.
+        yield from (
+            f"stopping.{name}" for name in ("stop", "stop_token_ids") if getattr(message.stopping, name)
+        )
+    if message.stopping.include_stop and (not message.stopping.stop or _enforces_calls(message)):
+        yield "stopping.include_stop"
+
+
+def ineffective_in_prompt(message: PromptMessage) -> Iterator[str]:
+    """Those of them that are about how a prompt is read."""
+    if message.parse_special and not _has_text(message):
+        yield "parse_special"
+
+
+def _has_text(message: PromptMessage) -> bool:
+    """Whether a prompt is raw text."""
+    if isinstance(message, generate_pb.GenerateRequest) and message.WhichOneof("input") == "batch":
+        return any(prompt.WhichOneof("form") == "text" for prompt in message.batch.prompts)
+    return message.WhichOneof("input") == "prompt"
+
+
+def _enforces_calls(message: generate_pb.GenerateRequest) -> bool:
+    chat = message.chat
+    return bool(chat.tools) and chat.tool_choice.mode in _ENFORCED
+
+
+def _of_chat(chat: pb.ChatInput, constraint: ConstraintKind | None) -> Iterator[str]:
+    if not chat.tools:
+        yield from (f"chat.{name}" for name in ("tool_choice", "parallel_tool_calls") if chat.HasField(name))
+        return
+    mode = chat.tool_choice.mode
+    if chat.tool_choice.name and mode != pb.TOOL_CHOICE_MODE_NAMED:
+        yield "chat.tool_choice.name"
+    if mode in _ENFORCED:
+        if constraint is not None:
+            # The answer is calls, and nothing else.
+            yield constraint_field(constraint)
+    elif mode == pb.TOOL_CHOICE_MODE_NONE or constraint not in _JSON:
+        # Only calls that are enforced have to follow their schemas.
+        strict = (number for number, tool in enumerate(chat.tools) if tool.strict)
+        yield from (f"chat.tools[{number}].strict" for number in strict)

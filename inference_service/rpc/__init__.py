@@ -1,0 +1,1 @@
+"""The RPCs: authentication, life of a call, statuses, and the services' methods."""

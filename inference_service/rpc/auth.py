@@ -1,0 +1,107 @@
+"""Who calls, and whether they may."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from inference_service.errors import PermissionDenied, RateLimited, Unauthenticated
+from lodestream_common.keys import FailedKeys, Keyring, Level, host_of_peer
+
+ANONYMOUS = "anonymous"
+"""The key name of every caller of an open server."""
+
+Metadata = Iterable[tuple[str, "str | bytes"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a call is made for."""
+
+    key_id: str
+    key_name: str
+    level: Level
+    is_active: bool = True
+    """Whether the key counts: it was not revoked."""
+
+
+class RateLimiter:
+    """A token bucket for each key: `per_minute` requests at once, refilled evenly."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._buckets: dict[str, tuple[float, float]] = {}
+        """Key id → (requests left, when that was true on the monotonic clock)."""
+
+    def spend(self, key_id: str) -> None:
+        """Take one request from a key's bucket.
+
+        Raises:
+            RateLimited: it is empty; says when the next request will be there.
+
+        """
+        if not self._per_minute:
+            return
+        now = time.monotonic()
+        left, since = self._buckets.get(key_id, (float(self._per_minute), now))
+        left = min(float(self._per_minute), left + (now - since) * self._per_minute / 60)
+        if left < 1:
+            self._buckets[key_id] = (left, now)
+            raise RateLimited(self._per_minute, (1 - left) * 60 / self._per_minute)
+        self._buckets[key_id] = (left - 1, now)
+
+
+class Access:
+    """Checks a call's key, its level and its rate. Open servers let everybody in."""
+
+    def __init__(self, keyring: Keyring, limiter: RateLimiter) -> None:
+        self._keyring = keyring
+        self._limiter = limiter
+        self._failed = FailedKeys()
+
+    def refusal_delay(self, metadata: Metadata, peer: str) -> float:
+        """Seconds that the refusal of a call waits whose key, if it carries any, does not count.
+
+        Args:
+            metadata: the call's.
+            peer: who calls, as gRPC writes it.
+
+        """
+        return self._failed.delay(host_of_peer(peer)) if _bearer(metadata) else 0.0
+
+    def identify(self, metadata: Metadata) -> Caller | None:
+        """Whose key a call carries, also where it was revoked; None: it carries none that is known."""
+        if not self._keyring.guarded:
+            return Caller(ANONYMOUS, ANONYMOUS, Level.ADMIN)
+        key = self._keyring.find(_bearer(metadata))
+        return None if key is None else Caller(key.id, key.name, key.level, key.is_active)
+
+    def admit(self, caller: Caller | None, needed: Level) -> Caller:
+        """Let a caller through, and count the request.
+
+        Raises:
+            Unauthenticated: the key is unknown or revoked, or there is none.
+            PermissionDenied: the key's level is below `needed`.
+            RateLimited: the key spent its quota.
+
+        """
+        if caller is None or not caller.is_active:
+            raise Unauthenticated("A valid API key is required: authorization: Bearer pg_...")
+        if not caller.level.allows(needed):
+            raise PermissionDenied(f"The key's level is {caller.level.value}; this needs {needed.value}.")
+        if caller.key_id != ANONYMOUS:
+            self._limiter.spend(caller.key_id)
+        return caller
+
+    def still_counts(self, caller: Caller) -> bool:
+        """Whether the key of a caller who was let through is active still."""
+        return caller.key_id == ANONYMOUS or self._keyring.is_active(caller.key_id)
+
+
+def _bearer(metadata: Metadata) -> str:
+    for name, value in metadata:
+        if name == "authorization" and isinstance(value, str):
+            scheme, _, token = value.partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else ""
+    return ""

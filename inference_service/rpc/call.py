@@ -1,0 +1,336 @@
+"""The life of an RPC from its first byte to its log line, and the interceptor for other methods."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from inference_service.backends.base import EngineDeadError
+from inference_service.errors import (
+    DeadlineBeforeFirstToken,
+    InvalidRequest,
+    NotReady,
+    RequestTimeout,
+    RequestTooLarge,
+    ServiceError,
+    Unauthenticated,
+    UnknownMethod,
+)
+from inference_service.rpc import status
+from inference_service.rpc.auth import ANONYMOUS, Access, Caller, Metadata
+from inference_service.scheduling.deadline import DeadlinePassed
+from inference_service.scheduling.fair_queue import Tenant
+from lodestream_common.keys import Level
+
+_log = structlog.get_logger(__name__)
+_LEAST_RATE = 100_000
+"""Bytes a second that the largest message has to arrive with: gRPC tells only when all of one is there."""
+ABORT_GRACE_SECONDS = 1.0
+"""How long an error waits until its caller has read what was sent before. It arrives later, too, but
+nothing of ours waits for it any more."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+RequestT = TypeVar("RequestT", bound=Message)
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(slots=True, eq=False)
+class RpcCall:
+    """A running RPC."""
+
+    method: str
+    context: Context
+    task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
+    began: float = field(default_factory=time.monotonic)
+    caller: Caller | None = None
+    facts: dict[str, object] = field(default_factory=dict)
+    """What the log line says beside the common fields: counts and timings, never text."""
+    writing_since: float | None = None
+    """Since when a message has been waiting for the caller to read, on the monotonic clock."""
+    request_id: str = ""
+    """The caller's own, or one of ours."""
+    size: int = 0
+    """Bytes of the request's message; 0: it was not read yet."""
+    _verdict: ServiceError | None = None
+
+    def __post_init__(self) -> None:
+        self.request_id = _request_id(self.metadata)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the caller sent beside the message."""
+        return self.context.invocation_metadata() or ()
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose turns it takes where several wait."""
+        return None if self.caller is None or self.caller.key_id == ANONYMOUS else self.caller.key_id
+
+    @property
+    def verdict(self) -> ServiceError | None:
+        return self._verdict
+
+    async def read(self, kind: type[RequestT], limit: int, patience: float) -> RequestT:
+        """The request's message.
+
+        Args:
+            kind: what it has to be.
+            limit: most bytes of it.
+            patience: seconds that it may take to arrive, beside those that its size takes.
+
+        Read here, and not by gRPC: it would end the call with a bare UNKNOWN for bytes that are no message,
+        and leave a call without any message open for ever.
+
+        Raises:
+            RequestTimeout: it does not arrive.
+            RequestTooLarge: it has more than `limit` bytes.
+            InvalidRequest: there is none, or its bytes are not of this kind.
+
+        """
+        seconds = patience + limit / _LEAST_RATE
+        try:
+            async with asyncio.timeout(seconds):
+                data = await self.context.read()
+        except TimeoutError:
+            raise RequestTimeout(seconds) from None
+        if data is grpc.aio.EOF:
+            raise InvalidRequest.of("", "carries no message.", "missing_required_parameter")
+        self.size = len(data)
+        if self.size > limit:
+            raise RequestTooLarge(self.size, limit)
+        try:
+            return kind.FromString(data)
+        except DecodeError:
+            name = kind.DESCRIPTOR.name
+            raise InvalidRequest.of(
+                "",
+                f"is no {name}: its bytes are no protobuf message, or a string is no UTF-8.",
+            ) from None
+
+    async def write(self, message: Any) -> None:
+        """Send one message of the stream; waits while the caller does not read."""
+        self.writing_since = time.monotonic()
+        await self.context.write(message)
+        self.writing_since = None
+
+    def end_with(self, error: ServiceError) -> None:
+        """End the call from outside, with this error for its caller."""
+        if self._verdict is None and self.task is not None:
+            self._verdict = error
+            self.task.cancel()
+
+
+class RunningCalls:
+    """The RPCs that run now."""
+
+    def __init__(self, access: Access, max_message_bytes: int, body_timeout: float) -> None:
+        self._access = access
+        self._max_message_bytes = max_message_bytes
+        self._body_timeout = body_timeout
+        self._running: set[RpcCall] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[RpcCall]:
+        return iter(tuple(self._running))
+
+    async def wait_idle(self, seconds: float) -> bool:
+        """Wait until no call runs, at most `seconds`; True if none does."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def unary(
+        self,
+        name: str,
+        request: type[RequestT],
+        level: Level,
+        answer: Callable[[RpcCall, RequestT], Awaitable[Any]],
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler of an RPC with one answer.
+
+        Args:
+            name: of the method, for the log.
+            request: the kind of its message.
+            level: what its callers' keys must allow.
+            answer: does the work; its errors become the status of the call.
+
+        """
+
+        async def handle(_: Any, context: Context) -> Any:
+            return await self._run(
+                RpcCall(name, context), level, lambda call: self._answer(call, request, answer)
+            )
+
+        return grpc.stream_unary_rpc_method_handler(handle, None, _serialized)
+
+    def streamed(
+        self,
+        name: str,
+        request: type[RequestT],
+        level: Level,
+        answer: Callable[[RpcCall, RequestT], Awaitable[None]],
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """The same for an RPC that streams: `answer` writes to the call."""
+
+        async def handle(_: Any, context: Context) -> None:
+            await self._run(RpcCall(name, context), level, lambda call: self._answer(call, request, answer))
+
+        return grpc.stream_stream_rpc_method_handler(handle, None, _serialized)
+
+    def refused(self, name: str, error: ServiceError) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler of an RPC that is refused whatever it says."""
+
+        async def refuse(call: RpcCall) -> None:
+            raise error
+
+        async def handle(_: Any, context: Context) -> None:
+            await self._run(RpcCall(name, context), None, refuse)
+
+        return grpc.stream_stream_rpc_method_handler(handle, None, _serialized)
+
+    async def _answer(
+        self, call: RpcCall, kind: type[RequestT], answer: Callable[[RpcCall, RequestT], Awaitable[ResultT]]
+    ) -> ResultT:
+        message = await call.read(kind, self._max_message_bytes, self._body_timeout)
+        return await answer(call, message)
+
+    async def _run(
+        self, call: RpcCall, needed: Level | None, work: Callable[[RpcCall], Awaitable[ResultT]]
+    ) -> ResultT | None:
+        """Do the work of one RPC: check the caller, turn every exception into a status, log once.
+
+        Returns:
+            What the work does; None where the call was ended with a status.
+
+        """
+        self._running.add(call)
+        self._idle.clear()
+        outcome = "cancelled"
+        try:
+            await call.context.send_initial_metadata((("x-request-id", call.request_id),))
+            call.caller = self._access.identify(call.metadata)
+            if needed is not None:
+                self._access.admit(call.caller, needed)
+            result = await work(call)
+            outcome = "ok"
+            return result
+        except asyncio.CancelledError:
+            if call.verdict is None:
+                raise
+            outcome = await self._refuse(call, call.verdict)
+        except grpc.aio.InternalError:
+            # What was being sent found no caller any more: the cancellation is on its way.
+            raise asyncio.CancelledError from None
+        except Exception as error:
+            outcome = await self._refuse(call, _expected(error) or error)
+        finally:
+            self._running.discard(call)
+            if not self._running:
+                self._idle.set()
+            _write_log_line(call, outcome)
+        return None
+
+    async def _hold_refusal(self, call: RpcCall) -> None:
+        """Wait as long as the refusal of a failed key has to, and not past the call's deadline."""
+        # Its end is decided: nobody may end it once more, as a key that was revoked would be reason to.
+        call.task = None
+        left = cast("float | None", call.context.time_remaining())
+        delay = self._access.refusal_delay(call.metadata, call.context.peer())
+        await asyncio.sleep(delay if left is None else min(delay, left / 2))
+
+    async def _refuse(self, call: RpcCall, error: Exception) -> str:
+        """End a call with an error's status; the reason, for the log."""
+        if isinstance(error, Unauthenticated) and (call.caller is None or not call.caller.is_active):
+            await self._hold_refusal(call)
+        if isinstance(error, ServiceError):
+            reason, told = status.reason_of(error), status.status_of(error)
+        else:
+            _log.exception("rpc.failed", request_id=call.request_id, method=call.method)
+            reason, told = status.INTERNAL.reason, status.internal_status(call.request_id)
+        with suppress(grpc.aio.AbortError, grpc.aio.InternalError, asyncio.TimeoutError):
+            await asyncio.wait_for(call.context.abort_with_status(told), ABORT_GRACE_SECONDS)
+        return reason.lower()
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _expected(error: Exception) -> ServiceError | None:
+    """What an exception of the generation means to the caller, if anything."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, DeadlinePassed):
+        return DeadlineBeforeFirstToken()
+    if isinstance(error, EngineDeadError):
+        return NotReady("its engine is down", retry_after=5.0)
+    return None
+
+
+def _request_id(metadata: Metadata) -> str:
+    for name, value in metadata:
+        if name == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return f"req-{uuid.uuid4().hex}"
+
+
+def _write_log_line(call: RpcCall, outcome: str) -> None:
+    _log.info(
+        "rpc",
+        request_id=call.request_id,
+        method=call.method,
+        key=call.caller.key_name if call.caller else None,
+        key_id=call.caller.key_id if call.caller else None,
+        outcome=outcome,
+        total_ms=round((time.monotonic() - call.began) * 1e3, 1),
+        **call.facts,
+    )
+
+
+_OWN = "/lodestream.inference."
+"""Our own servicers check their callers themselves, with the level that each method needs."""
+_HEALTH = "/grpc.health.v1.Health/"
+"""Probes carry no key."""
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
+
+
+class AuthInterceptor(grpc.aio.ServerInterceptor):
+    """Asks for a key where the service itself does not, and answers unknown methods in our own form."""
+
+    def __init__(self, access: Access, calls: RunningCalls) -> None:
+        self._access = access
+        self._calls = calls
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        method = str(handler_call_details.method)
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            # The caller made up its name: it is no word for the log.
+            return self._calls.refused("unknown", UnknownMethod())
+        if not method.startswith((_OWN, _HEALTH)):
+            caller = self._access.identify(handler_call_details.invocation_metadata or ())
+            try:
+                self._access.admit(caller, Level.READ_ONLY)
+            except ServiceError as error:
+                return self._calls.refused(method.rpartition("/")[2], error)
+        return handler

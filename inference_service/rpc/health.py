@@ -1,0 +1,128 @@
+"""Health that tells the truth, by grpc.health.v1."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2 as pb
+from grpc_health.v1 import health_pb2_grpc as pb_grpc
+
+from inference_service.backends.types import BackendStats
+
+_log = structlog.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class State(Enum):
+    """What the service can do now."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STALLED = "stalled"
+    """Work is outstanding and the engine makes no progress."""
+    DRAINING = "draining"
+    DEAD = "dead"
+    """The engine is gone for good."""
+
+
+class HealthServicer(pb_grpc.HealthServicer):
+    """Shows one status for every service, by grpc.health.v1.
+
+    The asyncio servicer of grpcio-health-checking forgets everybody who watches a service when one of
+    them leaves, and waits for each watcher to read.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._services = frozenset(services)
+        self._serving = False
+        self._changed = asyncio.Event()
+
+    def show(self, *, serving: bool) -> None:
+        """Tell all who watch, if it is news."""
+        if serving is not self._serving:
+            self._serving = serving
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def Check(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:  # noqa: N802
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "No such service.")
+        return pb.HealthCheckResponse(status=self._status_of(request.service))
+
+    async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> None:  # noqa: N802
+        told = None
+        while True:
+            changed, status = self._changed, self._status_of(request.service)
+            if status != told:
+                await context.write(pb.HealthCheckResponse(status=status))
+                told = status
+            await changed.wait()
+
+    def _status_of(self, service: str) -> int:
+        if service not in self._services:
+            return pb.HealthCheckResponse.SERVICE_UNKNOWN
+        return pb.HealthCheckResponse.SERVING if self._serving else pb.HealthCheckResponse.NOT_SERVING
+
+
+class HealthMonitor:
+    """Derives the state from the engine's forward progress and publishes it for every service.
+
+    A busy engine is healthy for as long as its last step is younger than `stall_seconds`; no probe
+    ever queues behind requests.
+    """
+
+    PERIOD = 0.25
+    """Seconds between two looks at the engine."""
+
+    def __init__(
+        self,
+        services: Sequence[str],
+        read_stats: Callable[[], BackendStats],
+        stall_seconds: float,
+        on_change: Callable[[State], None] = lambda _: None,
+    ) -> None:
+        """Args: on_change: is told each new state."""
+        self.servicer = HealthServicer(("", *services))
+        self._read_stats = read_stats
+        self._stall_seconds = stall_seconds
+        self._on_change = on_change
+        self._lifecycle = State.STARTING
+        self.state = State.STARTING
+        self.died = asyncio.Event()
+
+    def enter(self, state: State) -> None:
+        """Move the life cycle on: STARTING, READY, DRAINING."""
+        self._lifecycle = state
+        self.refresh()
+
+    async def watch(self) -> None:
+        """Look at the engine until cancelled."""
+        while True:
+            self.refresh()
+            await asyncio.sleep(self.PERIOD)
+
+    def refresh(self) -> None:
+        state = self._judge()
+        if state is not self.state:
+            _log.info("health", state=state.value, before=self.state.value)
+            self.state = state
+            self._on_change(state)
+        if state is State.DEAD:
+            self.died.set()
+        self.servicer.show(serving=state is State.READY)
+
+    def _judge(self) -> State:
+        if self._lifecycle is State.STARTING:
+            return State.STARTING
+        stats = self._read_stats()
+        if not stats.alive:
+            return State.DEAD
+        if self._lifecycle is State.READY and stats.last_step_age > self._stall_seconds:
+            return State.STALLED
+        return self._lifecycle

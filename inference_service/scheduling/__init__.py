@@ -1,0 +1,1 @@
+"""From a validated request to a permit and a running generation."""

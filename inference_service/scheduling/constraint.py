@@ -1,0 +1,175 @@
+"""The grammar that a request's answer has to follow: its constraint, or the calls that it demands."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from inference_service.backends.base import EngineGrammarError
+from inference_service.constraints.compiling import ConstraintKind, compile_constraint
+from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.grammar import Grammar
+from inference_service.constraints.json_text import Whitespace
+from inference_service.constraints.tools import CallableTool, CallList, calls_grammar
+from inference_service.errors import InvalidRequest
+from inference_service.prompt.conversation import Tool, ToolChoice, ToolMode
+from inference_service.prompt.tool_formats import ToolFormat
+from inference_service.request.generate import ParsedRequest
+from inference_service.request.output import Constraint
+from inference_service.request.prompt import ChatPrompt
+from inference_service.scheduling.served_model import ServedModel
+
+GrammarCheck = Callable[[Grammar], None]
+"""Raises EngineGrammarError for a grammar that the engine cannot follow."""
+
+_MESSAGE_LIMIT = 500
+_MAX_UNENFORCED = 64
+"""Keywords that are named in the report of one request."""
+_TOOLS = "chat.tools"
+_TOOL_FIELD = re.compile(r"chat\.tools\[\d+\]\.parameters")
+
+
+def grammar_of(parsed: ParsedRequest, model: ServedModel, check: GrammarCheck) -> Grammar | None:
+    """The grammar of a request; None where nothing is enforced. May take a while.
+
+    Raises:
+        InvalidRequest: a constraint is invalid, too large, or cannot be enforced exactly.
+
+    """
+    constraint, chat = parsed.constraint, parsed.prompt
+    if isinstance(chat, ChatPrompt) and chat.tool_choice.mode is not ToolMode.NONE:
+        return _checked(_tool_grammar(constraint, chat, model), check, _TOOLS)
+    if constraint is None:
+        return None
+    return _checked(_compiled(constraint), check, constraint.field)
+
+
+def unenforced(grammar: Grammar | None, parsed: ParsedRequest) -> list[str]:
+    """Paths of the schema keywords in a request that its grammar does not enforce; the first of them."""
+    if grammar is None:
+        return []
+    field = "" if parsed.constraint is None else parsed.constraint.field
+    return [
+        path if not path.startswith("$") else f"{field}{path[1:]}"
+        for path in grammar.ignored[:_MAX_UNENFORCED]
+    ]
+
+
+def _checked(grammar: Grammar | None, check: GrammarCheck, field: str) -> Grammar | None:
+    try:
+        if grammar is not None:
+            check(grammar)
+    except EngineGrammarError as error:
+        raise _refusal(error, field) from None
+    return grammar
+
+
+def _compiled(constraint: Constraint) -> Grammar:
+    try:
+        return compile_constraint(ConstraintKind(constraint.kind), constraint.source)
+    except ConstraintError as error:
+        raise _refusal(error, constraint.field) from None
+
+
+def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: ServedModel) -> Grammar | None:
+    if model.template is None:
+        return None
+    if constraint is not None and constraint.kind in ("regex", "grammar"):
+        raise InvalidRequest.of(
+            constraint.field,
+            "cannot be combined with `chat.tools`, unless `chat.tool_choice` is `TOOL_CHOICE_MODE_NONE`.",
+            "unsupported_parameter",
+        )
+    if constraint is not None:
+        # On its own first: what is wrong with it is said the same way as without tools.
+        _compiled(constraint)
+    try:
+        return call_grammar(
+            chat.tools,
+            chat.tool_choice,
+            model.template.tool_format,
+            parallel=chat.parallel_tool_calls,
+            answer=_answer(constraint),
+        )
+    except ConstraintError as error:
+        raise _refusal(error, _field_of(error.path, constraint)) from None
+    except RecursionError:
+        raise InvalidRequest.of(_TOOLS, "are nested too deep.") from None
+
+
+def _answer(constraint: Constraint | None) -> Mapping[str, Any] | bool | None:
+    if constraint is None:
+        return None
+    schema: Mapping[str, Any] | bool = json.loads(constraint.source or '{"type": "object"}')
+    return schema
+
+
+def _field_of(path: str, constraint: Constraint | None) -> str:
+    """The field that a path of the grammar begins with, without the caller's own names in it."""
+    if constraint is not None and path.startswith("constraint"):
+        return constraint.field
+    found = _TOOL_FIELD.match(path)
+    return found.group() if found else _TOOLS
+
+
+def _refusal(error: EngineGrammarError | ConstraintError, field: str) -> InvalidRequest:
+    place = f" (at `{error.path}`)" if isinstance(error, ConstraintError) and error.path else ""
+    reason = error.message if isinstance(error, ConstraintError) else str(error)
+    return InvalidRequest.of(field, f"cannot be enforced: {reason[:_MESSAGE_LIMIT]}{place}")
+
+
+MAX_CALLS = 8
+"""Of one answer whose calls are enforced."""
+
+
+def most_calls(choice: ToolChoice, *, parallel: bool = True) -> int | None:
+    """How many calls an answer may make: the parser ends it there. None for any number."""
+    if not parallel or choice.mode is ToolMode.NAMED:
+        return 1
+    return MAX_CALLS if choice.mode is ToolMode.REQUIRED else None
+
+
+def call_grammar(
+    tools: Sequence[Tool],
+    choice: ToolChoice,
+    form: ToolFormat,
+    *,
+    parallel: bool = True,
+    answer: Mapping[str, Any] | bool | None = None,
+    whitespace: Whitespace = Whitespace.COMPACT,
+) -> Grammar | None:
+    """The grammar that an answer has to follow; None where nothing is enforced.
+
+    `required` takes one call or more of any tool, NAMED exactly one of the named tool. In `auto` the
+    model's own words have to stay possible everywhere, so no grammar can tell calls apart from them, and
+    nothing is enforced, not even for strict tools; unless the caller asks for JSON: then an answer is
+    either calls or that JSON.
+
+    Arguments follow the tool's schema. A keyword of it that cannot be enforced is an error for a strict
+    tool; for others it is left out, and named in the grammar's `ignored`.
+
+    Args:
+        tools: of distinct names.
+        choice: what the caller wants of them.
+        form: how the model writes calls.
+        parallel: whether it may make more than one; at most MAX_CALLS.
+        answer: the JSON schema of an answer without calls; `{"type": "object"}` for any object.
+        whitespace: what may stand between the parts of a JSON text.
+
+    Raises:
+        ConstraintError: a strict tool's schema or the answer's is invalid or cannot be enforced, or all of
+            it is too large. Its path begins with `chat.tools[<index>].parameters` or `constraint`.
+
+    """
+    if choice.mode is ToolMode.NONE or (choice.mode is ToolMode.AUTO and answer is None):
+        return None
+    wanted = [
+        CallableTool(form.head(tool.name), tool.parameters, tool.strict, f"chat.tools[{index}].parameters")
+        for index, tool in enumerate(tools)
+        if choice.mode is not ToolMode.NAMED or tool.name == choice.name
+    ]
+    calls = CallList(form.tail, form.separator, most_calls(choice, parallel=parallel) or MAX_CALLS)
+    asked = answer if choice.mode is ToolMode.AUTO else None
+    return calls_grammar(wanted, calls, answer=asked, whitespace=whitespace)

@@ -1,0 +1,1 @@
+"""OpenAI's request and reply shapes, and their conversion to the protocol."""

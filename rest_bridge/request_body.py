@@ -1,0 +1,223 @@
+"""Request bodies: read up to a limit, parsed, checked, and refused by the parameter's name."""
+
+from __future__ import annotations
+
+import re
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, from_json
+from starlette.requests import ClientDisconnect, Request
+
+from rest_bridge.errors import ApiError, ClientGone, invalid, too_large, unsupported_coding
+from rest_bridge.openai.inputs import RequestModel
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
+"""zlib's number for the gzip format with its largest window."""
+_ZSTD_WINDOW_LOG = 23
+"""8 MiB, what a decoder should support (RFC 8878, section 3.1.1.1.2); a frame may ask for 2 GiB."""
+_MAX_PARTS = 1024
+"""Members or frames of one body. Empty ones unpack to nothing, and each costs a new decompressor."""
+
+
+class _Decompressor(Protocol):
+    """What the libraries' decompressors have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _gzip_member() -> _Decompressor:
+    return zlib.decompressobj(_GZIP_WINDOW)
+
+
+def _zstd_frame() -> _Decompressor:
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
+    frame: _Decompressor = zstd.ZstdDecompressor(options=options)
+    return frame
+
+
+_CODINGS: dict[str, Callable[[], _Decompressor]] = {
+    "gzip": _gzip_member,
+    "x-gzip": _gzip_member,
+    "zstd": _zstd_frame,
+}
+
+
+class Decoder:
+    """Decodes one body.
+
+    Args:
+        coding: the header `content-encoding`.
+        limit: most bytes of the decoded body.
+
+    Raises:
+        ApiError: 415: it is neither `gzip` nor `zstd`.
+
+    """
+
+    def __init__(self, coding: str, limit: int) -> None:
+        make = _CODINGS.get(coding.strip().lower())
+        if make is None:
+            raise unsupported_coding()
+        self._make = make
+        self._limit = limit
+        self._size = 0
+        self._parts = 0
+        self._part: _Decompressor | None = None
+
+    def decode(self, data: bytes) -> bytes:
+        """What the next piece unpacks to.
+
+        Raises:
+            ApiError: 413 as soon as it is over the limit, and unpacked no further; 400 if it is malformed.
+
+        """
+        decoded = bytearray()
+        while data:
+            part = self._part or self._next_part()
+            try:
+                decoded += part.decompress(data, self._limit + 1 - self._size - len(decoded))
+            except (zlib.error, zstd.ZstdError) as error:
+                raise _malformed() from error
+            if self._size + len(decoded) > self._limit:
+                raise too_large(self._limit)
+            self._part, data = (None, part.unused_data) if part.eof else (part, b"")
+        self._size += len(decoded)
+        return bytes(decoded)
+
+    def finish(self) -> None:
+        """See that nothing is missing.
+
+        Raises:
+            ApiError: 400: the body ends too early.
+
+        """
+        if self._part is not None or not self._parts:
+            raise _malformed()
+
+    def _next_part(self) -> _Decompressor:
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise _malformed()
+        return self._make()
+
+
+def _malformed() -> ApiError:
+    return invalid("content-encoding", "The body is not what its Content-Encoding says, or it is incomplete.")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        ApiError: 413 as soon as it is known to be over `limit` bytes, as sent or as decoded; 415 if it is in
+            a coding other than gzip and zstd.
+        ClientGone: the caller left before it was complete.
+
+    """
+    _check_length(request, limit)
+    decoder = _decoder(request, limit)
+    body, arrived = bytearray(), 0
+    try:
+        async for chunk in request.stream():
+            arrived += len(chunk)
+            if arrived > limit:
+                raise too_large(limit)
+            body += decoder.decode(chunk) if decoder else chunk
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    if decoder:
+        decoder.finish()
+    return bytes(body)
+
+
+def _decoder(request: Request, limit: int) -> Decoder | None:
+    coding = ",".join(request.headers.getlist("content-encoding"))
+    return None if coding.strip().lower() in ("", "identity") else Decoder(coding, limit)
+
+
+def _check_length(request: Request, limit: int) -> None:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large(limit)
+
+
+Schema = TypeVar("Schema", bound=RequestModel)
+
+_MAX_PROBLEMS = 8
+_OWN_KINDS = frozenset({"invalid_value", "missing_required_parameter", "unsupported_parameter"})
+_PLACE = re.compile(r" at line (\d+) column (\d+)\Z")
+_PROBLEMS = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "int_type": "must be an integer",
+    "list_type": "must be an array",
+    "missing": "is required",
+    "model_type": "must be an object",
+    "string_type": "must be a string",
+}
+"""What pydantic calls a problem → what callers read."""
+
+
+def parse_body(schema: type[Schema], body: bytes) -> Schema:
+    """Read a request's body.
+
+    Raises:
+        ApiError: 400, with the first parameter that is wrong as `param`.
+
+    """
+    document = _parse_json(body)
+    if not isinstance(document, dict):
+        raise invalid(None, "The request body must be a JSON object.")
+    try:
+        return schema.model_validate(document)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+    raise _refusal(found)
+
+
+def _parse_json(body: bytes) -> object:
+    if not body.strip():
+        raise invalid(None, "The request body is empty; it must be a JSON object.")
+    try:
+        # A NaN or a lone surrogate is no JSON, whatever other parsers make of it.
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        place = _PLACE.search(str(error))
+    where = f" (line {place[1]}, column {place[2]})" if place else ""
+    raise invalid(None, f"The request body is not valid JSON{where}.")
+
+
+def _refusal(found: Sequence[ErrorDetails]) -> ApiError:
+    problems = [f"{_path(error['loc'])} {_problem(error)}." for error in found[:_MAX_PROBLEMS]]
+    return invalid(_path(found[0]["loc"]), " ".join(problems), _code(found[0]["type"]))
+
+
+def _problem(error: ErrorDetails) -> str:
+    return error["msg"] if error["type"] in _OWN_KINDS else _PROBLEMS.get(error["type"], "is malformed")
+
+
+def _code(kind: str) -> str:
+    if kind in _OWN_KINDS:
+        return kind
+    return "missing_required_parameter" if kind == "missing" else "invalid_value"
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    # Every name in it is one of ours: members that callers invent are never validated.
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc)
+    return path.removeprefix(".")

@@ -1,0 +1,1 @@
+"""Streams as server-sent events."""

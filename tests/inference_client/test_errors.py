@@ -1,0 +1,316 @@
+"""Every row of the error table, produced by a real status on both clients, and by both kinds of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc import StatusCode
+
+from inference_client import (
+    AuthenticationError,
+    CancelledByServerError,
+    ContextLengthError,
+    DeadlineError,
+    FieldViolation,
+    InferenceError,
+    InternalError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    QueueFullError,
+    RateLimitError,
+    ReaderStalledError,
+    RequestTooLargeError,
+    UnavailableError,
+)
+from inference_client.status import _BY_REASON, _BY_STATUS
+from tests.inference_client.conftest import Door, Transports
+from tests.support.scripted import Event, Response, Running, ScriptedService, error_info, refuse, retry_info
+
+REASONS: list[tuple[str, StatusCode, type[InferenceError]]] = [
+    ("INVALID_VALUE", StatusCode.INVALID_ARGUMENT, InvalidRequestError),
+    ("MISSING_REQUIRED_PARAMETER", StatusCode.INVALID_ARGUMENT, InvalidRequestError),
+    ("UNSUPPORTED_PARAMETER", StatusCode.INVALID_ARGUMENT, InvalidRequestError),
+    ("CONTEXT_LENGTH_EXCEEDED", StatusCode.INVALID_ARGUMENT, ContextLengthError),
+    ("REQUEST_TOO_LARGE", StatusCode.RESOURCE_EXHAUSTED, RequestTooLargeError),
+    ("INVALID_API_KEY", StatusCode.UNAUTHENTICATED, AuthenticationError),
+    ("INSUFFICIENT_SCOPE", StatusCode.PERMISSION_DENIED, PermissionDeniedError),
+    ("MODEL_NOT_FOUND", StatusCode.NOT_FOUND, NotFoundError),
+    ("RATE_LIMIT_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED, RateLimitError),
+    ("QUEUE_FULL", StatusCode.RESOURCE_EXHAUSTED, QueueFullError),
+    ("READER_STALLED", StatusCode.RESOURCE_EXHAUSTED, ReaderStalledError),
+    ("NOT_READY", StatusCode.UNAVAILABLE, UnavailableError),
+    ("DEADLINE_EXCEEDED", StatusCode.DEADLINE_EXCEEDED, DeadlineError),
+    ("INTERNAL_ERROR", StatusCode.INTERNAL, InternalError),
+    # A reason that is newer than the client is told by its status code.
+    ("CONTENT_REFUSED", StatusCode.INVALID_ARGUMENT, InvalidRequestError),
+]
+
+STATUSES: list[tuple[StatusCode, type[InferenceError], str]] = [
+    (StatusCode.INVALID_ARGUMENT, InvalidRequestError, "invalid_value"),
+    (StatusCode.UNAUTHENTICATED, AuthenticationError, "invalid_api_key"),
+    (StatusCode.PERMISSION_DENIED, PermissionDeniedError, "insufficient_scope"),
+    (StatusCode.NOT_FOUND, NotFoundError, "model_not_found"),
+    (StatusCode.RESOURCE_EXHAUSTED, QueueFullError, "queue_full"),
+    (StatusCode.UNAVAILABLE, UnavailableError, "not_ready"),
+    (StatusCode.DEADLINE_EXCEEDED, DeadlineError, "deadline_exceeded"),
+    (StatusCode.CANCELLED, CancelledByServerError, "cancelled"),
+    (StatusCode.UNIMPLEMENTED, InternalError, "internal_error"),
+    (StatusCode.INTERNAL, InternalError, "internal_error"),
+    (StatusCode.UNKNOWN, InternalError, "internal_error"),
+    (StatusCode.ABORTED, InternalError, "internal_error"),
+]
+
+
+def test_no_row_of_the_table_is_forgotten_here() -> None:
+    assert {reason for reason, _, _ in REASONS} >= set(_BY_REASON)
+    assert {status for status, _, _ in STATUSES} >= set(_BY_STATUS)
+
+
+def refusing(service: ScriptedService, code: StatusCode, message: str, *details: Any) -> None:
+    async def answer(request: Any, context: Any) -> Response:
+        await refuse(context, code, message, *details)
+        raise AssertionError("unreachable")
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
+        await refuse(context, code, message, *details)
+        yield Event()
+
+    service.answer, service.stream = answer, stream
+
+
+async def fail(door: Door, **kwargs: Any) -> tuple[InferenceError, InferenceError]:
+    """What `generate` and `stream` raise; no error of gRPC may be among it."""
+    with pytest.raises(InferenceError) as unary:
+        await door.call("generate", model="m", prompt="p", **kwargs)
+    with pytest.raises(InferenceError) as streamed:
+        await door.events(model="m", prompt="p", **kwargs)
+    return unary.value, streamed.value
+
+
+@pytest.mark.parametrize(("reason", "status", "kind"), REASONS)
+async def test_the_reason_decides(
+    transports: Transports, running: Running, reason: str, status: StatusCode, kind: type[InferenceError]
+) -> None:
+    refusing(running.service, status, "What went wrong.", error_info(reason))
+
+    for error in await fail(transports(running.target, retries=0), request_id="r1"):
+        assert type(error) is kind
+        assert (error.code, str(error), error.request_id) == (reason.lower(), "What went wrong.", "r1")
+
+
+@pytest.mark.parametrize(("status", "kind", "code"), STATUSES)
+async def test_without_a_reason_the_status_decides(
+    transports: Transports, running: Running, status: StatusCode, kind: type[InferenceError], code: str
+) -> None:
+    """Such a status is not the service's own; its text stays in the cause."""
+    refusing(running.service, status, "ipv4:10.0.0.1:50051 secret")
+
+    for error in await fail(transports(running.target, retries=0)):
+        assert (type(error), error.code) == (kind, code)
+        assert "10.0.0.1" not in str(error)
+        assert isinstance(error.__cause__, grpc.RpcError)
+
+
+async def test_another_domains_reason_is_not_ours(door: Door, service: ScriptedService) -> None:
+    foreign = error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="example.com")
+    refusing(service, StatusCode.PERMISSION_DENIED, "no", foreign)
+
+    for error in await fail(door):
+        assert type(error) is PermissionDeniedError
+
+
+async def test_every_violation_is_listed(door: Door, service: ScriptedService) -> None:
+    violations = [
+        error_details_pb2.BadRequest.FieldViolation(
+            field="top_p", description="0 to 1", reason="INVALID_VALUE"
+        ),
+        error_details_pb2.BadRequest.FieldViolation(
+            field="model", description="is required", reason="MISSING_REQUIRED_PARAMETER"
+        ),
+    ]
+    refusing(
+        service,
+        StatusCode.INVALID_ARGUMENT,
+        "Two are wrong.",
+        error_info("INVALID_VALUE"),
+        error_details_pb2.BadRequest(field_violations=violations),
+    )
+
+    for error in await fail(door):
+        assert isinstance(error, InvalidRequestError)
+        assert error.param == "top_p"
+        assert error.violations == (
+            FieldViolation("top_p", "0 to 1", "invalid_value"),
+            FieldViolation("model", "is required", "missing_required_parameter"),
+        )
+
+
+async def test_the_numbers_of_a_prompt_that_does_not_fit_are_told(
+    door: Door, service: ScriptedService
+) -> None:
+    info = error_info("CONTEXT_LENGTH_EXCEEDED", prompt_tokens="90", max_tokens="20", context_length="100")
+    refusing(service, StatusCode.INVALID_ARGUMENT, "Too long.", info)
+
+    for error in await fail(door):
+        assert isinstance(error, ContextLengthError)
+        assert isinstance(error, InvalidRequestError)
+        assert (error.prompt_tokens, error.max_tokens, error.context_length) == (90, 20, 100)
+
+
+async def test_a_number_that_is_none_is_none(door: Door, service: ScriptedService) -> None:
+    refusing(
+        service, StatusCode.INVALID_ARGUMENT, "x", error_info("CONTEXT_LENGTH_EXCEEDED", max_tokens="many")
+    )
+
+    for error in await fail(door):
+        assert isinstance(error, ContextLengthError)
+        assert (error.prompt_tokens, error.max_tokens) == (None, None)
+
+
+async def test_refusals_for_load_say_when_to_return(door: Door, service: ScriptedService) -> None:
+    """They are not retried: a retry makes the load worse."""
+    for reason in ("RATE_LIMIT_EXCEEDED", "QUEUE_FULL"):
+        service.seen.clear()
+        details = (error_info(reason, limit="100"), retry_info(1.5))
+        refusing(service, StatusCode.RESOURCE_EXHAUSTED, "Later.", *details)
+
+        for error in await fail(door):
+            assert error.retry_after == 1.5
+            if isinstance(error, RateLimitError):
+                assert error.limit == 100
+        assert len(service.seen) == 2
+
+
+async def test_an_unknown_model_names_what_is_served(door: Door) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        await door.call("get_model", "nobody")
+
+    assert caught.value.served == ("m", "other")
+
+
+async def test_the_id_of_the_reply_wins(door: Door, service: ScriptedService) -> None:
+    """The service replaces an id it does not like, and says so in the metadata."""
+
+    async def answer(request: Any, context: Any) -> Response:
+        await context.send_initial_metadata((("x-request-id", "theirs"),))
+        await refuse(context, StatusCode.INTERNAL, "Logged.", error_info("INTERNAL_ERROR"))
+        return Response()
+
+    service.answer = answer
+    with pytest.raises(InternalError) as caught:
+        await door.call("generate", model="m", prompt="p", request_id="ours")
+
+    assert caught.value.request_id == "theirs"
+
+
+async def test_an_exception_of_the_server_does_not_leak(door: Door, service: ScriptedService) -> None:
+    async def answer(request: Any, context: Any) -> Response:
+        raise KeyError("secret")
+
+    service.answer = answer
+    with pytest.raises(InternalError) as caught:
+        await door.call("generate", model="m", prompt="p")
+
+    assert "secret" not in str(caught.value)
+
+
+async def test_details_that_are_garbage_are_ignored(door: Door, service: ScriptedService) -> None:
+    async def answer(request: Any, context: Any) -> Response:
+        garbage = (("grpc-status-details-bin", b"\xff\xff\xff"),)
+        await context.abort(StatusCode.NOT_FOUND, "x", garbage)
+        return Response()
+
+    service.answer = answer
+    with pytest.raises(NotFoundError):
+        await door.call("generate", model="m", prompt="p")
+
+
+@pytest.mark.parametrize("key", ["pg_é", "pg_\n"])
+async def test_a_key_that_no_header_can_carry_is_no_key(
+    transports: Transports, running: Running, key: str
+) -> None:
+    for error in await fail(transports(running.target, api_key=key)):
+        assert type(error) is AuthenticationError
+        assert key not in str(error)
+    assert running.service.seen == []
+
+
+async def test_a_request_over_the_limit_is_not_sent(transports: Transports, running: Running) -> None:
+    door = transports(running.target, max_message_bytes=1000)
+    with pytest.raises(RequestTooLargeError) as unary:
+        await door.call("generate", model="m", prompt="x" * 995, request_id="r1")
+    with pytest.raises(RequestTooLargeError) as streamed:
+        await door.events(model="m", prompt="x" * 995, request_id="r1")
+
+    for caught in (unary, streamed):
+        assert (caught.value.size, caught.value.limit, caught.value.request_id) == (1001, 1000, "r1")
+        assert str(caught.value) == "The request is 1001 bytes; the limit is 1000 bytes."
+    assert running.service.seen == []
+
+
+async def test_a_request_at_the_limit_is_sent(transports: Transports, running: Running) -> None:
+    await transports(running.target, max_message_bytes=1000).call("generate", model="m", prompt="x" * 994)
+
+    assert running.service.seen[0].request.ByteSize() == 1000
+
+
+async def test_the_servers_limit_is_told_in_the_same_way(
+    transports: Transports, service: ScriptedService
+) -> None:
+    from tests.support.scripted import serve
+
+    async with serve(service, options=[("grpc.max_receive_message_length", 1000)]) as small:
+        for error in await fail(transports(small.target), user="x" * 2000):
+            assert isinstance(error, RequestTooLargeError)
+            assert error.size is not None
+            assert (error.limit, error.size > 2000) == (1000, True)
+
+
+async def test_an_answer_over_the_limit_is_not_the_requests_fault(
+    transports: Transports, running: Running
+) -> None:
+    from tests.support.scripted import whole_answer
+
+    async def answer(request: Any, context: Any) -> Response:
+        return whole_answer("x" * 2000)
+
+    running.service.answer = answer
+    with pytest.raises(InternalError) as caught:
+        await transports(running.target, max_message_bytes=1000).call("generate", model="m", prompt="p")
+
+    assert caught.value.code == "response_too_large"
+
+
+async def test_many_violations_fit(door: Door, service: ScriptedService) -> None:
+    """A refusal that names hundreds of fields is larger than gRPC's own limit on metadata."""
+    violation = error_details_pb2.BadRequest.FieldViolation(field="messages[0].role", description="x" * 100)
+    bad_request = error_details_pb2.BadRequest(field_violations=[violation] * 250)
+    refusing(service, StatusCode.INVALID_ARGUMENT, "x", error_info("INVALID_VALUE"), bad_request)
+
+    for error in await fail(door):
+        assert isinstance(error, InvalidRequestError)
+        assert len(error.violations) == 250
+
+
+def test_errors_survive_pickling() -> None:
+    """A worker process may hand them on."""
+    error = QueueFullError("Full.", request_id="r1", retry_after=2.0)
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert (type(copy), str(copy), vars(copy)) == (QueueFullError, "Full.", vars(error))
+
+
+async def test_nobody_listens(transports: Transports) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    for error in await fail(transports("127.0.0.1:1")):
+        assert (type(error), error.code) == (UnavailableError, "not_ready")
+    assert loop.time() - began < 10

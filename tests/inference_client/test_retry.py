@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from grpc import StatusCode
+
+from inference_client import ClosedError, DeadlineError, InferenceError, UnavailableError
+from inference_client.call import RetryPolicy
+from inference_client.errors import QueueFullError
+from tests.inference_client.conftest import Door, Transports
+from tests.support.scripted import (
+    HELLO,
+    Event,
+    Response,
+    Running,
+    ScriptedService,
+    delta,
+    error_info,
+    eventually,
+    refuse,
+    retry_info,
+    started,
+    whole_answer,
+)
+
+UNAVAILABLE = StatusCode.UNAVAILABLE
+
+
+def failing(service: ScriptedService, times: int, *details: Any, code: StatusCode = UNAVAILABLE) -> None:
+    """Refuse the first calls, then answer."""
+
+    async def answer(request: Any, context: Any) -> Response:
+        if len(service.seen) <= times:
+            await refuse(context, code, "Not now.", *details)
+        return whole_answer()
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
+        if len(service.seen) <= times:
+            await refuse(context, code, "Not now.", *details)
+        for event in HELLO:
+            yield event
+
+    service.answer, service.stream = answer, stream
+
+
+async def test_unavailable_is_tried_again(door: Door, service: ScriptedService) -> None:
+    """Every attempt carries the same request id."""
+    failing(service, 2)
+    generation = await door.call("generate", model="m", prompt="p", request_id="r1")
+
+    assert generation.text == "Hello"
+    assert [seen.metadata["x-request-id"] for seen in service.seen] == ["r1"] * 3
+
+
+async def test_what_the_other_side_cancelled_is_tried_again(door: Door, service: ScriptedService) -> None:
+    """Nobody here cancelled it: gRPC's core drops calls where too many wait."""
+    failing(service, 2, code=StatusCode.CANCELLED)
+
+    assert (await door.call("generate", model="m", prompt="p")).text == "Hello"
+    service.seen.clear()
+    assert len(await door.events(model="m", prompt="p")) == len(HELLO)
+
+
+async def test_patience_outlasts_the_retries(transports: Transports, running: Running) -> None:
+    failing(running.service, 8)
+    door = transports(running.target, retries=0, patience=60.0)
+
+    assert (await door.call("generate", model="m", prompt="p")).text == "Hello"
+    running.service.seen.clear()
+    assert len(await door.events(model="m", prompt="p")) == len(HELLO)
+
+
+async def test_with_patience_a_stream_without_output_begins_again(
+    transports: Transports, running: Running
+) -> None:
+    """Its caller sees one beginning, whichever attempt the output is of."""
+    service = running.service
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
+        if len(service.seen) <= 2:
+            yield started()
+            await refuse(context, UNAVAILABLE, "Draining.", error_info("NOT_READY"))
+        for event in HELLO:
+            yield event
+
+    service.stream = stream
+    events = await transports(running.target, patience=60.0).events(model="m", prompt="p")
+
+    assert len(service.seen) == 3
+    assert len(events) == len(HELLO)
+
+
+async def test_patience_ends(transports: Transports, running: Running) -> None:
+    failing(running.service, 10_000)
+    door = transports(running.target, retries=0, patience=0.5)
+    began = time.monotonic()
+
+    with pytest.raises(UnavailableError):
+        await door.call("generate", model="m", prompt="p")
+
+    assert 0.5 <= time.monotonic() - began < 10
+    assert len(running.service.seen) > 2
+
+
+async def test_a_stream_that_did_not_begin_is_tried_again(door: Door, service: ScriptedService) -> None:
+    failing(service, 2)
+    events = await door.events(model="m", prompt="p")
+
+    assert len(events) == len(HELLO)
+    assert len({seen.metadata["x-request-id"] for seen in service.seen}) == 1
+
+
+async def test_every_question_is_tried_again(door: Door, service: ScriptedService) -> None:
+    """Not just generations: here the service is not even there at first."""
+    failing(service, 1)
+    assert (await door.call("generate", model="m", prompt="p")).text == "Hello"
+    assert (await door.call("list_models"))[0].id == "m"
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+async def test_retries_are_counted(transports: Transports, running: Running, retries: int) -> None:
+    failing(running.service, 99)
+    with pytest.raises(UnavailableError):
+        await transports(running.target, retries=retries).call("generate", model="m", prompt="p")
+
+    assert len(running.service.seen) == retries + 1
+
+
+async def test_a_stream_that_began_is_not_tried_again(door: Door, service: ScriptedService) -> None:
+    """The first event counts: from there on a second attempt could answer twice."""
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
+        yield started()
+        await refuse(context, UNAVAILABLE, "Draining.", error_info("NOT_READY"))
+
+    service.stream = stream
+    with pytest.raises(UnavailableError):
+        await door.events(model="m", prompt="p")
+
+    assert len(service.seen) == 1
+
+
+async def test_nothing_after_a_delta_is_tried_again(door: Door, service: ScriptedService) -> None:
+    async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
+        yield started()
+        yield delta("a")
+        await refuse(context, UNAVAILABLE, "Draining.", error_info("NOT_READY"))
+
+    service.stream = stream
+    with pytest.raises(UnavailableError):
+        await door.events(model="m", prompt="p")
+
+    assert len(service.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        StatusCode.RESOURCE_EXHAUSTED,
+        StatusCode.INTERNAL,
+        StatusCode.INVALID_ARGUMENT,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.UNKNOWN,
+    ],
+)
+async def test_nothing_else_is_tried_again(door: Door, service: ScriptedService, code: StatusCode) -> None:
+    failing(service, 99, retry_info(0.01), code=code)
+    with pytest.raises(InferenceError):
+        await door.call("generate", model="m", prompt="p")
+    with pytest.raises(InferenceError):
+        await door.events(model="m", prompt="p")
+
+    assert len(service.seen) == 2
+
+
+async def test_the_services_own_pause_is_kept(door: Door, service: ScriptedService) -> None:
+    failing(service, 2, error_info("NOT_READY"), retry_info(0.4))
+    await door.call("generate", model="m", prompt="p")
+
+    first, second, third = (seen.at for seen in service.seen)
+    assert second - first >= 0.4
+    assert third - second >= 0.4
+
+
+async def test_a_pause_that_is_too_long_is_left_to_the_caller(door: Door, service: ScriptedService) -> None:
+    failing(service, 1, error_info("NOT_READY"), retry_info(60))
+    began = time.monotonic()
+    with pytest.raises(UnavailableError) as caught:
+        await door.call("generate", model="m", prompt="p")
+
+    assert caught.value.retry_after == 60
+    assert time.monotonic() - began < 10
+
+
+async def test_a_pause_beyond_the_deadline_is_not_begun(door: Door, service: ScriptedService) -> None:
+    """What is raised is why there is no answer, not that time ran out."""
+    failing(service, 99, error_info("NOT_READY"), retry_info(3))
+    began = time.monotonic()
+    with pytest.raises(UnavailableError):
+        await door.call("generate", model="m", prompt="p", timeout=2)
+
+    assert time.monotonic() - began < 2
+    assert len(service.seen) == 1
+
+
+async def test_the_deadline_is_one_for_all_attempts(door: Door, service: ScriptedService) -> None:
+    """Each attempt is told what is left."""
+    failing(service, 2, error_info("NOT_READY"), retry_info(0.5))
+    await door.call("generate", model="m", prompt="p", timeout=20)
+
+    left = [seen.time_remaining for seen in service.seen if seen.time_remaining is not None]
+    assert len(left) == 3
+    assert 19 < left[0] <= 20
+    assert 0.9 < left[0] - left[2] < 10
+
+
+async def test_closing_the_client_ends_the_pause(transports: Transports, running: Running) -> None:
+    failing(running.service, 99, error_info("NOT_READY"), retry_info(2))
+    door = transports(running.target)
+    call = asyncio.create_task(door.call("generate", model="m", prompt="p"))
+    await eventually(lambda: bool(running.service.seen))
+    await asyncio.sleep(0.1)
+    await door.close()
+
+    with pytest.raises(ClosedError):
+        await call
+    assert len(running.service.seen) == 1
+
+
+class TestPolicy:
+    """The pauses themselves."""
+
+    ERROR = UnavailableError("x")
+
+    def test_a_pause_doubles_and_is_spread(self) -> None:
+        pauses = [RetryPolicy(9).pause(failed, self.ERROR, None) for failed in (1, 2, 3, 4)]
+
+        for pause, least in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=True):
+            assert pause is not None
+            assert least <= pause <= least * 1.25
+
+    def test_the_services_wish_is_a_lower_bound(self) -> None:
+        wish = UnavailableError("x", retry_after=1.0)
+
+        pauses = {RetryPolicy(9).pause(1, wish, None) for _ in range(50)}
+        assert all(pause is not None and 1.0 <= pause <= 1.25 for pause in pauses)
+        assert len(pauses) > 1
+
+    def test_no_more_than_the_retries(self) -> None:
+        assert RetryPolicy(2).pause(2, self.ERROR, None) is not None
+        assert RetryPolicy(2).pause(3, self.ERROR, None) is None
+
+    def test_never_past_the_deadline(self) -> None:
+        assert RetryPolicy(2).pause(1, self.ERROR, 0.05) is None
+
+    @pytest.mark.parametrize("error", [QueueFullError("x", retry_after=0.1), DeadlineError("x")])
+    def test_only_what_is_unavailable(self, error: InferenceError) -> None:
+        assert RetryPolicy(2).pause(1, error, None) is None
+
+    def test_a_negative_number_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="retries must be 0 or more"):
+            RetryPolicy(-1)

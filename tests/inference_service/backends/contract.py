@@ -1,0 +1,338 @@
+"""What every backend must do, whatever engine is behind it.
+
+A test module subclasses `BackendContract` and provides two fixtures:
+
+`backend`        a started backend with 4 slots of `CONTEXT_LENGTH` tokens; may be shared by tests.
+`fresh_backend`  makes one that is not started, and closes it after the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from itertools import count
+
+import pytest
+
+from inference_service.backends.base import Backend, BackendError, EngineDeadError
+from inference_service.backends.types import EngineFinish, EngineRequest, EngineStep, Sampling
+from inference_service.constraints.compiling import ConstraintKind, compile_constraint
+from inference_service.prompt.tokenizer import Tokenizer
+
+CONTEXT_LENGTH = 4_096
+LONG_PROMPT_TOKENS = 3_500
+"""So many that reading them takes a real engine much longer than `RELEASE_SECONDS`."""
+RELEASE_SECONDS = 5.0
+STEP_SECONDS = 60.0
+
+_numbers = count()
+
+FreshBackend = Callable[[], Backend]
+
+
+def sampling(
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int = 1,
+    reproducible: bool = True,
+) -> Sampling:
+    """Greedy, unless told otherwise."""
+    return Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        reproducible=reproducible,
+    )
+
+
+def request(
+    prompt_ids: Sequence[int],
+    max_tokens: int = 16,
+    *,
+    ignore_eos: bool = True,
+    chosen_by: Sampling | None = None,
+    logit_bias: Mapping[int, float] | None = None,
+    logprobs: int | None = None,
+    grammar: str | None = None,
+) -> EngineRequest:
+    return EngineRequest(
+        f"contract-{next(_numbers)}",
+        prompt_ids,
+        chosen_by or sampling(),
+        max_tokens,
+        ignore_eos and grammar is None,
+        logit_bias or {},
+        logprobs,
+        None if grammar is None else compile_constraint(ConstraintKind.GRAMMAR, grammar),
+    )
+
+
+def chat_ids(tokenizer: Tokenizer, question: str) -> list[int]:
+    """A chat prompt as the model was trained on; engines answer it and end by themselves."""
+    text, control = tokenizer.encode_text, tokenizer.control_tokens
+    if "<|im_start|>" in control:
+        start, end = control["<|im_start|>"], control["<|im_end|>"]
+        return [start, *text(f"user\n{question}"), end, *text("\n"), start, *text("assistant\n")]
+    begin, head = control["<|begin_of_text|>"], control["<|start_header_id|>"]
+    tail, end = control["<|end_header_id|>"], control["<|eot_id|>"]
+    turn = [head, *text("user"), tail, *text(f"\n\n{question}"), end]
+    return [begin, *turn, head, *text("assistant"), tail, *text("\n\n")]
+
+
+async def collect(backend: Backend, wanted: EngineRequest) -> list[EngineStep]:
+    async with aclosing(backend.generate(wanted)) as steps:
+        return [step async for step in steps]
+
+
+def ids_of(steps: Sequence[EngineStep]) -> list[int]:
+    return [token_id for step in steps for token_id in step.token_ids]
+
+
+def text_of(steps: Sequence[EngineStep], tokenizer: Tokenizer) -> str:
+    """The engine's own text, or that of all ids together: a character may span steps."""
+    told = [s.text for s in steps if s.text is not None]
+    return "".join(told) if told else tokenizer.decode(ids_of(steps))
+
+
+async def released(backend: Backend) -> None:
+    """Wait until the engine has let go of everything; fail if it does not."""
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while backend.stats().running:
+        assert time.monotonic() < deadline, f"slots are still taken: {backend.stats()}"
+        await asyncio.sleep(0.005)
+
+
+async def next_step(steps: AsyncGenerator[EngineStep, None]) -> EngineStep:
+    return await asyncio.wait_for(steps.__anext__(), STEP_SECONDS)
+
+
+async def abandon(backend: Backend, wanted: EngineRequest, after: float) -> None:
+    """Read a generation and cancel the reader after so many seconds, wherever it is."""
+    reader = asyncio.create_task(collect(backend, wanted))
+    await asyncio.sleep(after)
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+
+
+class BackendContract:
+    """Subclass it as `Test…`."""
+
+    async def test_finish_is_said_once_and_last(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        steps = await collect(backend, request(tokenizer.encode_text("Once upon a time"), 12))
+
+        assert steps[-1].finish is not None
+        assert [s.finish for s in steps[:-1]] == [None] * (len(steps) - 1)
+
+    @pytest.mark.parametrize("max_tokens", [1, 2, 33])
+    async def test_max_tokens_is_exact(self, backend: Backend, tokenizer: Tokenizer, max_tokens: int) -> None:
+        steps = await collect(backend, request(tokenizer.encode_text("Once upon a time"), max_tokens))
+
+        assert sum(s.token_count for s in steps) == max_tokens
+        assert steps[-1].finish is EngineFinish.MAX_TOKENS
+        assert all(len(s.token_ids) <= s.token_count for s in steps)
+
+    async def test_natural_end_is_counted_and_is_the_last_id(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        wanted = request(chat_ids(tokenizer, "What is the capital of France?"), 200, ignore_eos=False)
+
+        steps = await collect(backend, wanted)
+
+        assert steps[-1].finish is EngineFinish.END_OF_SEQUENCE
+        assert steps[-1].token_ids[-1] in tokenizer.eos_ids
+        assert sum(s.token_count for s in steps) == len(ids_of(steps)) < 200
+        assert not tokenizer.eos_ids & set(ids_of(steps)[:-1])
+
+    async def test_end_of_sequence_can_be_ignored(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        steps = await collect(backend, request(chat_ids(tokenizer, "What is the capital of France?"), 60))
+
+        assert steps[-1].finish is EngineFinish.MAX_TOKENS
+        assert sum(s.token_count for s in steps) == 60
+
+    async def test_ids_and_text_say_the_same(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        steps = await collect(backend, request(chat_ids(tokenizer, "Name three rivers."), 60))
+
+        for step in steps:
+            if step.text is not None and len(step.token_ids) == step.token_count:
+                assert tokenizer.decode(step.token_ids) == step.text
+
+    async def test_cached_tokens_are_told_at_most_once(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        prompt = tokenizer.encode_text("Once upon a time")
+
+        steps = await collect(backend, request(prompt, 8))
+
+        told = [s.cached_tokens for s in steps if s.cached_tokens is not None]
+        assert len(told) <= 1
+        assert all(0 <= n <= len(prompt) for n in told)
+
+    async def test_slow_reader_loses_nothing(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        wanted = request(tokenizer.encode_text("Once upon a time"), 40)
+        eager = await collect(backend, wanted)
+        lazy = []
+
+        async with aclosing(backend.generate(request(wanted.prompt_ids, 40))) as steps:
+            async for step in steps:
+                lazy.append(step)
+                await asyncio.sleep(0.05)
+
+        assert text_of(lazy, tokenizer) == text_of(eager, tokenizer)
+        assert sum(s.token_count for s in lazy) == 40
+        assert len(lazy) <= len(eager)
+
+    async def test_greedy_is_deterministic(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        prompt = chat_ids(tokenizer, "Tell me about the sea.")
+
+        first = await collect(backend, request(prompt, 24))
+        second = await collect(backend, request(prompt, 24, chosen_by=sampling(seed=2)))
+
+        assert ids_of(first) == ids_of(second)
+
+    async def test_seed_decides_the_answer(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        prompt = chat_ids(tokenizer, "Tell me about the sea.")
+
+        def seeded(seed: int) -> EngineRequest:
+            return request(prompt, 24, chosen_by=sampling(temperature=1.5, seed=seed))
+
+        first, again, other = [ids_of(await collect(backend, seeded(seed))) for seed in (7, 7, 8)]
+
+        assert first == again
+        assert first != other
+
+    async def test_concurrent_requests_are_not_mixed_up(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        words = ["apple", "river", "seven", "green"]
+        prompts = [tokenizer.encode_text(f"{word}\n" * 40) for word in words]
+
+        answers = await asyncio.gather(*(collect(backend, request(p, 24)) for p in prompts))
+
+        for word, steps in zip(words, answers, strict=True):
+            text = text_of(steps, tokenizer)
+            assert sum(s.token_count for s in steps) == 24
+            assert {w for w in words if w in text} == {word}
+
+    async def test_closing_before_the_first_step_is_free(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        steps = backend.generate(request(tokenizer.encode_text("Once upon a time")))
+
+        await steps.aclose()
+
+        await released(backend)
+
+    async def test_cancelling_during_prefill_frees_the_slot(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        prompt = (tokenizer.encode_text("one two three ") * 2_000)[:LONG_PROMPT_TOKENS]
+
+        await abandon(backend, request(prompt, 500), after=0.3)
+
+        await released(backend)
+
+    async def test_cancelling_behind_a_long_prefill_frees_the_slot(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        prompt = (tokenizer.encode_text("one two three ") * 2_000)[:LONG_PROMPT_TOKENS]
+
+        await asyncio.gather(*(abandon(backend, request(prompt, 500), after=0.3) for _ in range(4)))
+
+        await released(backend)
+
+    async def test_closing_in_mid_stream_frees_the_slot(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        steps = backend.generate(request(tokenizer.encode_text("Once upon a time"), 3_000))
+        for _ in range(3):
+            await next_step(steps)
+
+        await steps.aclose()
+
+        await released(backend)
+
+    async def test_hundred_cancelled_requests_leave_nothing_behind(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        chance = random.Random(5)
+        prompt = tokenizer.encode_text("one two three ") * 20
+        expected = await collect(backend, request(prompt, 8))
+        await released(backend)
+        threads, tasks = threading.active_count(), len(asyncio.all_tasks())
+
+        async def abandon_many() -> None:
+            for _ in range(25):
+                cut = chance.randrange(1, len(prompt))
+                await abandon(backend, request(prompt[cut:], 2_000), after=chance.uniform(0.0, 0.3))
+
+        await asyncio.gather(*(abandon_many() for _ in range(4)))
+        await released(backend)
+
+        assert len(asyncio.all_tasks()) == tasks
+        await _at_most(threading.active_count, threads)
+        assert backend.stats().aborts_pending == 0
+        assert ids_of(await collect(backend, request(prompt, 8))) == ids_of(expected)
+
+    async def test_stats_tell_what_runs(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        await released(backend)
+        assert backend.stats().alive
+        assert backend.stats().last_step_age == 0.0
+
+        async with aclosing(backend.generate(request(tokenizer.encode_text("Once"), 3_000))) as steps:
+            await next_step(steps)
+            during = backend.stats()
+
+        assert during.running == 1
+        assert during.aborts_pending == 0
+        assert 0.0 <= during.last_step_age < STEP_SECONDS
+
+    async def test_closing_before_start_and_twice_is_fine(self, fresh_backend: FreshBackend) -> None:
+        await fresh_backend().close()
+        backend = fresh_backend()
+        await backend.start()
+
+        await backend.close()
+        await backend.close()
+
+        assert not backend.stats().alive
+
+    async def test_closed_engine_takes_no_requests(
+        self, fresh_backend: FreshBackend, tokenizer: Tokenizer
+    ) -> None:
+        backend = fresh_backend()
+        await backend.start()
+        await backend.close()
+
+        with pytest.raises(EngineDeadError):
+            await collect(backend, request(tokenizer.encode_text("Once upon a time")))
+
+    async def test_closing_ends_what_runs(self, fresh_backend: FreshBackend, tokenizer: Tokenizer) -> None:
+        backend = fresh_backend()
+        await backend.start()
+        prompt = tokenizer.encode_text("Once upon a time")
+        readers = [asyncio.create_task(collect(backend, request(prompt, 3_000))) for _ in range(4)]
+        await asyncio.sleep(0.3)
+
+        await backend.close()
+
+        for reader in readers:
+            with pytest.raises(BackendError):
+                await asyncio.wait_for(reader, RELEASE_SECONDS)
+        assert backend.stats().running == 0
+
+
+async def _at_most(reading: Callable[[], int], limit: int) -> None:
+    """Wait until a reading has come down; fail if it does not."""
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while reading() > limit:
+        assert time.monotonic() < deadline, f"{reading()} are more than {limit}"
+        await asyncio.sleep(0.01)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+
+from inference_service.backends.llama_cpp.request import PrefillScheduler
+
+
+@dataclass(eq=False)
+class Request:
+    prefill_left: int
+    has_begun: bool = False
+
+
+class Queue:
+    """Requests before a gate, each in a task of its own."""
+
+    def __init__(self, *, slots: int = 4, batch: int = 19) -> None:
+        self.gate: PrefillScheduler[Request] = PrefillScheduler(slots=slots, batch_tokens=batch)
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def add(self, *lengths: int) -> list[Request]:
+        requests = [Request(length) for length in lengths]
+        self.tasks += [asyncio.create_task(self.gate.enter(r)) for r in requests]
+        await asyncio.sleep(0)
+        return requests
+
+    def progress(self, request: Request, left: int) -> None:
+        request.prefill_left, request.has_begun = left, True
+        self.gate.advance()
+
+    def inside(self, *requests: Request) -> list[bool]:
+        return [r in self.gate.inside for r in requests]
+
+    async def end(self) -> None:
+        self.gate.refuse_all(RuntimeError("over"))
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def test_prompts_that_fit_one_step_enter_together() -> None:
+    queue = Queue()
+
+    entered = await queue.add(5, 5, 7, 1)
+
+    assert queue.inside(*entered) == [True, True, True, False], "19 a step, less one for each inside"
+    await queue.end()
+
+
+async def test_long_prompt_enters_alone_and_is_waited_for() -> None:
+    queue = Queue()
+    long, short = await queue.add(1_000, 2)
+    assert queue.inside(long, short) == [True, False]
+
+    queue.progress(long, 1_000)
+    queue.progress(long, 35)
+    assert queue.inside(short) == [False], "18 are read now, 17 with the next step: too many beside 2"
+
+    queue.progress(long, 34)
+    assert queue.inside(short) == [True]
+    await queue.end()
+
+
+async def test_long_prompt_does_not_join_one_that_the_engine_has_not_begun() -> None:
+    """In the engine it might be first, and starve the other."""
+    queue = Queue()
+
+    short, long = await queue.add(3, 1_000)
+    assert queue.inside(short, long) == [True, False]
+
+    queue.progress(short, 3)
+    assert queue.inside(long) == [True]
+    await queue.end()
+
+
+async def test_first_come_first_served() -> None:
+    queue = Queue()
+
+    long, second, third = await queue.add(17, 1_000, 1)
+    queue.progress(long, 0)
+
+    assert queue.inside(second, third) == [True, False]
+    await queue.end()
+
+
+async def test_slot_is_free_when_the_engine_lets_go() -> None:
+    queue = Queue(slots=1)
+    first, second = await queue.add(4, 4)
+    queue.progress(first, 0)
+    assert queue.inside(second) == [False]
+
+    queue.gate.leave(first)
+
+    assert queue.inside(first, second) == [False, True]
+    await queue.end()
+
+
+async def test_cancelled_wait_gives_its_place_to_the_next() -> None:
+    queue = Queue(slots=1)
+    first, second, third = await queue.add(4, 4, 4)
+
+    queue.tasks[1].cancel()
+    await asyncio.gather(queue.tasks[1], return_exceptions=True)
+    queue.gate.leave(first)
+
+    assert queue.inside(second, third) == [False, True]
+    await queue.end()
+
+
+async def test_turn_that_comes_with_the_cancellation_is_passed_on() -> None:
+    queue = Queue(slots=1)
+    first, second, third = await queue.add(4, 4, 4)
+
+    queue.gate.leave(first)
+    queue.tasks[1].cancel()
+    await asyncio.gather(queue.tasks[1], return_exceptions=True)
+
+    assert queue.inside(second, third) == [False, True]
+    await queue.end()
+
+
+async def test_refusal_reaches_all_who_wait() -> None:
+    queue = Queue(slots=1)
+    await queue.add(4, 4, 4)
+
+    queue.gate.refuse_all(RuntimeError("closed"))
+
+    await queue.tasks[0]
+    for task in queue.tasks[1:]:
+        with pytest.raises(RuntimeError, match="closed"):
+            await task

@@ -1,0 +1,140 @@
+"""The simulated engine: the contract of every backend, and what can be scripted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from inference_service.backends.base import Backend
+from inference_service.backends.simulated.backend import SimulatedBackend
+from inference_service.backends.types import EngineFinish
+from inference_service.prompt.tokenizer import Tokenizer
+from tests.inference_service.backends.contract import (
+    CONTEXT_LENGTH,
+    BackendContract,
+    FreshBackend,
+    collect,
+    ids_of,
+    request,
+    text_of,
+)
+from tests.inference_service.backends.contract_options import OptionsContract, logprobs_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LIST = 'root ::= "[" item ("," item)* "]"\nitem ::= "\\"" [a-z]+ "\\"" | root\n'
+
+
+@pytest.fixture(scope="module")
+def make_backend(tokenizer: Tokenizer) -> FreshBackend:
+    return lambda: SimulatedBackend(
+        tokenizer, context_length=CONTEXT_LENGTH, max_concurrency=4, prefill_tps=5_000, decode_tps=1_000
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def backend(make_backend: FreshBackend) -> AsyncIterator[Backend]:
+    backend = make_backend()
+    await backend.start()
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+def fresh_backend(make_backend: FreshBackend) -> FreshBackend:
+    return make_backend
+
+
+class TestSimulatedContract(BackendContract):
+    """The contract, kept by the simulated engine."""
+
+
+class TestSimulatedOptions(OptionsContract):
+    """What it does with the options; it refuses none."""
+
+
+class TestScript:
+    async def said(
+        self, backend: Backend, tokenizer: Tokenizer, prompt: str, grammar: str | None = None
+    ) -> str:
+        wanted = request(tokenizer.encode_text(prompt), 200, ignore_eos=False, grammar=grammar)
+        steps = await collect(backend, wanted)
+        assert steps[-1].finish is EngineFinish.END_OF_SEQUENCE
+        return text_of(steps, tokenizer)
+
+    @pytest.mark.parametrize(
+        "text", ['{"name": "f", "arguments": {"a": [1, 2], "b": "(x > y)\\n"}}', "", "two\nlines 😀", "@sim("]
+    )
+    async def test_scripted_answer_is_exact(self, backend: Backend, tokenizer: Tokenizer, text: str) -> None:
+        assert await self.said(backend, tokenizer, f"Please @say<<{text}>>. Thanks!") == text
+
+    async def test_last_script_counts(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        assert await self.said(backend, tokenizer, "@say<<one>> and then @say<<two>>") == "two"
+
+    async def test_script_without_an_end_is_ordinary_text(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        assert (await self.said(backend, tokenizer, "@say<<one")).endswith("] @say<<one")
+
+    async def test_script_and_fault_go_together(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        prompt = "@sim(ignore_cancel) @say<<fine>>"
+
+        assert await self.said(backend, tokenizer, prompt) == "fine"
+
+    @pytest.mark.parametrize("script", ['["a"]', '[[["a","bc"]],"d"]'])
+    async def test_script_that_the_grammar_generates_is_said(
+        self, backend: Backend, tokenizer: Tokenizer, script: str
+    ) -> None:
+        assert await self.said(backend, tokenizer, f"@say<<{script}>>", LIST) == script
+
+    @pytest.mark.parametrize("script", ["", '["a"', '["a"] ', "[1]", "[" * 2_000 + '"a"' + "]" * 2_000])
+    async def test_grammar_wins_over_any_other_script(
+        self, backend: Backend, tokenizer: Tokenizer, script: str
+    ) -> None:
+        assert await self.said(backend, tokenizer, f"@say<<{script}>>", LIST) == '["a"]'
+
+    @pytest.mark.parametrize(
+        ("count", "fits"), [("a", False), ("aa", True), ("aaa", True), ("aaaa", True), ("aaaaa", False)]
+    )
+    async def test_counted_repetitions_are_counted(
+        self, backend: Backend, tokenizer: Tokenizer, count: str, fits: bool
+    ) -> None:
+        said = await self.said(backend, tokenizer, f"@say<<{count}>>", 'root ::= "a"{2,4}\n')
+
+        assert said == (count if fits else "aa")
+
+
+class TestOptions:
+    async def test_several_chosen_tokens_take_turns(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        wanted = request(tokenizer.encode_text("Hello"), 5, logit_bias={40: 100.0, 30: 100.0, 50: 99.0})
+
+        assert ids_of(await collect(backend, wanted)) == [30, 40, 30, 40, 30]
+
+    async def test_chosen_end_comes_in_its_turn(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        end = max(tokenizer.eos_ids)
+        wanted = request(
+            tokenizer.encode_text("Hello"), 9, ignore_eos=False, logit_bias={1_000: 100.0, end: 100.0}
+        )
+
+        assert ids_of(await collect(backend, wanted)) == [end]
+
+    async def test_answer_of_forbidden_tokens_alone_goes_on_without_them(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        wanted = request(tokenizer.encode_text("@say<<aa>>"), 5, ignore_eos=False)
+        said = ids_of(await collect(backend, wanted))
+        forbidden = dict.fromkeys([*said, *tokenizer.eos_ids], -100.0)
+
+        steps = await collect(backend, request(wanted.prompt_ids, 5, ignore_eos=False, logit_bias=forbidden))
+
+        assert len(ids_of(steps)) == 5
+        assert not set(ids_of(steps)) & set(forbidden)
+
+    async def test_log_probabilities_are_halves(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        told = logprobs_of(await collect(backend, request(tokenizer.encode_text("Hello"), 1, logprobs=3)))[0]
+
+        assert [math.exp(value) for _, value in told.top] == pytest.approx([1 / 2, 1 / 4, 1 / 8])
+        assert [i - told.token_id for i, _ in told.top] == [0, 1, 2]

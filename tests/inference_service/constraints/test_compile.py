@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference_service.constraints.compiling import ConstraintKind, compile_constraint
+from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.grammar import GrammarBuilder
+from inference_service.constraints.json_schema.compiler import schema_node
+from inference_service.constraints.json_schema.digits import decimals, whole_numbers
+from inference_service.constraints.json_text import JsonRules, Whitespace, dumps, marks
+from inference_service.constraints.nodes import chars, either, maybe, repeat, seq, terminal
+from inference_service.constraints.notations.ebnf import to_ebnf
+from tests.inference_service.constraints.derivation import Sampler, complaint, follows, matches
+from tests.inference_service.constraints.schemas import SCHEMAS
+
+COMPACT = marks(Whitespace.COMPACT)
+
+OBJECTS = ["{}", '{"a":1}', '{"a": [1, {"b": null}], "c": "\\"\\u00e9"}', '{"a":{"a":{"a":{}}}}']
+OTHERS = ["", "[]", "1", '{"a"}', '{"a":1,}', '{ "a":1}', '{"a":1}{}', '{"a":"\t"}', '{"a":1']
+
+
+@pytest.mark.parametrize("text", OBJECTS)
+def test_json_object_allows_any_object(text: str) -> None:
+    assert matches(compile_constraint(ConstraintKind.JSON_OBJECT), text)
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_json_object_allows_nothing_else(text: str) -> None:
+    assert not matches(compile_constraint(ConstraintKind.JSON_OBJECT), text)
+
+
+def test_every_json_object_that_is_generated_parses() -> None:
+    grammar = compile_constraint(ConstraintKind.JSON_OBJECT)
+    for seed in range(200):
+        assert isinstance(json.loads(Sampler(grammar, seed).sentence()), dict)
+
+
+def test_the_same_constraint_is_compiled_once_whatever_thread_asks() -> None:
+    source = json.dumps({"type": "object", "properties": {"once": {"type": "integer"}}})
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: compile_constraint(ConstraintKind.JSON_SCHEMA, source), range(50)))
+    assert len(set(found)) == 1
+    assert compile_constraint(ConstraintKind.JSON_SCHEMA, source) is found[-1]
+
+
+def test_a_source_means_something_else_in_each_kind() -> None:
+    assert to_ebnf(compile_constraint(ConstraintKind.REGEX, "true")) == 'root ::= "true"\n'
+    assert "json-value" in to_ebnf(compile_constraint(ConstraintKind.JSON_SCHEMA, "true"))
+    with pytest.raises(ConstraintError):
+        compile_constraint(ConstraintKind.GRAMMAR, "true")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ConstraintKind if kind is not ConstraintKind.JSON_OBJECT])
+def test_a_source_is_limited_in_bytes_and_must_be_text(kind: ConstraintKind) -> None:
+    with pytest.raises(ConstraintError, match="524288"):
+        compile_constraint(kind, "é" * 265_000)
+    with pytest.raises(ConstraintError, match="surrogate"):
+        compile_constraint(kind, "\ud800")
+
+
+def test_hostile_schemas_are_answered_in_time() -> None:
+    def chain(levels: int) -> dict[str, object]:
+        both = {"allOf": [{"$ref": "#/$defs/d{}"}, {"title": "x"}], "minProperties": 0}
+        return {
+            f"d{level}": {"properties": {"a": _to(both, level + 1), "b": _to(both, level + 1)}}
+            for level in range(levels)
+        } | {f"d{levels}": {"type": "null"}}
+
+    def _to(schema: dict[str, object], level: int) -> object:
+        return json.loads(json.dumps(schema).replace("d{}", f"d{level}"))
+
+    wide = {f"p{index}": {"enum": [f"{index}-{value}" for value in range(10)]} for index in range(300)}
+    hostile = [
+        {"$ref": "#/$defs/d0", "$defs": chain(40)},
+        {"type": "object", "properties": wide},
+        {"type": "array", "minItems": 60_000, "maxItems": 65_536, "items": {"maxLength": 65_536}},
+        {"enum": list(range(1_000))},
+        {"anyOf": [{"anyOf": [{"const": f"{i}-{j}"} for j in range(30)]} for i in range(30)]},
+        {"type": "string", "pattern": "^(" + "|".join(["[a-z]{0,9}x"] * 500) + ")$"},
+        {"oneOf": [{"type": "object", "properties": {"k": {"const": i}, **wide}} for i in range(9)]},
+    ]
+    begun = time.monotonic()
+    for schema in hostile:
+        assert len(complaint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))) < 1_000
+    assert time.monotonic() - begun < 30
+
+
+def test_several_schemas_go_into_one_grammar() -> None:
+    builder = GrammarBuilder()
+    schemas = {
+        "get weather": {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]},
+        "get_weather": {
+            "type": "object",
+            "properties": {"city": {"$ref": "#/$defs/d"}},
+            "$defs": {"d": {"const": 1}},
+        },
+        "root": {
+            "type": "object",
+            "properties": {"d": {"$ref": "#/$defs/d"}},
+            "$defs": {"d": {"type": "null"}},
+        },
+    }
+    calls = [
+        seq('{"name": ', dumps(name), ', "parameters": ', schema_node(builder, schema, COMPACT), "}")
+        for name, schema in schemas.items()
+    ]
+    grammar = builder.build(repeat(either(*calls), 1, 2))
+    assert matches(grammar, '{"name": "get weather", "parameters": {"city":"Rome"}}')
+    assert matches(grammar, '{"name": "get_weather", "parameters": {"city":1}}' * 2)
+    assert matches(grammar, '{"name": "root", "parameters": {"d":null}}')
+    assert not matches(grammar, '{"name": "root", "parameters": {"d":1}}')
+
+
+def test_a_schema_in_a_larger_document_says_where_it_stands_there() -> None:
+    with pytest.raises(ConstraintError) as caught:
+        schema_node(
+            GrammarBuilder(),
+            {"type": "object", "properties": {"a": {"pattern": "(?<=a)b"}}},
+            COMPACT,
+            path="$.tools[2].function.parameters",
+        )
+    assert caught.value.path == "$.tools[2].function.parameters.properties.a.pattern"
+
+
+def test_parts_can_be_put_together_freely() -> None:
+    builder = GrammarBuilder()
+    name = builder.rule("name", repeat(chars("az", "_"), 1, 8))
+    grammar = builder.build(seq("<", name, maybe(seq(" ", name)), ">", JsonRules(builder, COMPACT).object()))
+    assert matches(grammar, "<a_b c>{}")
+    assert grammar.shortest_text() == "<a>{}"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_what_is_compiled_is_itself_a_grammar_we_accept(name: str) -> None:
+    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMAS[name]))
+    again = compile_constraint(ConstraintKind.GRAMMAR, to_ebnf(grammar))
+    assert matches(again, Sampler(grammar, 1).sentence())
+    assert matches(grammar, Sampler(again, 2).sentence())
+
+
+def test_large_enumerations_are_all_there() -> None:
+    values = [f"value {number}" for number in range(5_000)]
+    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps({"enum": values}))
+    assert all(follows(grammar, f'"{value}"') for value in values[::977])
+    assert all(grammar.matches(f'"{value}"') for value in values[::97])
+    assert not grammar.matches('"value "')
+
+
+def test_values_that_begin_with_one_another_are_all_there() -> None:
+    values = ["a" * length for length in range(1, 60)]
+    grammar = compile_constraint(ConstraintKind.REGEX, "|".join(reversed(values)))
+    assert all(matches(grammar, value) for value in values)
+    assert not matches(grammar, "")
+    assert not matches(grammar, "a" * 60)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_a_range_of_integers_has_exactly_its_members(one: int, two: int, probe: int) -> None:
+    low, high = sorted((one, two))
+    grammar = GrammarBuilder().build(terminal(whole_numbers(low, high)))
+    for number in (low, high, low - 1, high + 1, probe):
+        assert number < 0 or matches(grammar, str(number)) == (low <= number <= high)
+    assert not matches(grammar, f"0{high}")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**5), st.integers(0, 10**5), st.integers(0, 10**5), st.integers(1, 3))
+def test_a_range_of_decimals_has_exactly_its_members(one: int, two: int, probe: int, places: int) -> None:
+    low, high = sorted((one, two))
+    grammar = GrammarBuilder().build(terminal(decimals(low, high, places)))
+    for number in (low, high, low - 1, high + 1, probe):
+        text = f"{number // 10**places}.{number % 10**places:0{places}}"
+        assert number < 0 or matches(grammar, text) == (low <= number <= high)
+
+
+_BOUNDS = st.integers(-(10**6), 10**6) | st.decimals(-1000, 1000, places=2).map(float)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_BOUNDS, _BOUNDS, st.booleans(), st.booleans(), st.integers(0, 2**16))
+def test_numbers_within_limits_are_within_them(
+    one: float, two: float, excludes_low: bool, excludes_high: bool, seed: int
+) -> None:
+    low, high = sorted((one, two))
+    schema = {
+        "type": "number",
+        "exclusiveMinimum" if excludes_low else "minimum": low,
+        "exclusiveMaximum" if excludes_high else "maximum": high,
+    }
+    try:
+        grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))
+    except ConstraintError:
+        assert low == high
+        return
+    number = json.loads(Sampler(grammar, seed).sentence())
+    assert low < number or (number == low and not excludes_low)
+    assert number < high or (number == high and not excludes_high)
+
+
+def _recursive_union(one: dict[str, object], other: dict[str, object]) -> str:
+    def branch(properties: dict[str, object]) -> dict[str, object]:
+        named = {**properties, "next": {"$ref": "#"}, "last": {"type": "null"}}
+        return {"type": "object", "properties": named, "required": [*named], "additionalProperties": False}
+
+    return json.dumps({"anyOf": [branch(one), branch(other), {"type": "null"}]})
+
+
+def test_a_recursive_union_whose_branches_are_alike_is_accepted() -> None:
+    same: dict[str, object] = {"a": {"type": "integer"}}
+    union = _recursive_union(same, {"a": {"type": "integer", "minimum": 0}})
+    assert complaint(ConstraintKind.JSON_SCHEMA, union) == ""
+
+
+def test_a_recursive_union_is_accepted_if_its_branches_can_be_told_apart() -> None:
+    kinds = _recursive_union({"kind": {"const": "add"}}, {"kind": {"const": "mul"}})
+    assert complaint(ConstraintKind.JSON_SCHEMA, kinds) == ""
+
+
+def test_a_recursive_object_of_many_optional_members_is_accepted() -> None:
+    properties = {f"p{index}": {"$ref": "#"} for index in range(300)}
+    assert (
+        complaint(ConstraintKind.JSON_SCHEMA, json.dumps({"type": "object", "properties": properties})) == ""
+    )

@@ -1,0 +1,133 @@
+"""The grammars in the real engine: it takes all of them, and what it writes keeps to them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+import pytest_asyncio
+from jsonschema import Draft202012Validator
+
+from inference_service.backends.base import Backend
+from inference_service.backends.llama_cpp.backend import LlamaCppBackend
+from inference_service.backends.types import EngineFinish, EngineRequest, Sampling
+from inference_service.constraints.compiling import ConstraintKind, compile_constraint
+from inference_service.constraints.grammar import Grammar
+from inference_service.models.loader import ModelFile
+from inference_service.prompt.tokenizer import Tokenizer
+from tests.inference_service.constraints.derivation import matches
+from tests.inference_service.constraints.schemas import SCHEMAS
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+
+MAX_TOKENS = 80
+SLOTS = 8
+QUESTION = "<|im_start|>user\nDescribe a cat in JSON.<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def backend(model_file: ModelFile, tokenizer: Tokenizer) -> AsyncIterator[Backend]:
+    started = LlamaCppBackend(
+        model_file.path, tokenizer, context_length=256, max_concurrency=SLOTS, threads=1, prefill_chunk=64
+    )
+    await started.start()
+    yield started
+    await started.close()
+
+
+def _request(
+    prompt: Sequence[int], grammar: Grammar, temperature: float, bias: dict[int, float]
+) -> EngineRequest:
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        frequency_penalty=0.0,
+        presence_penalty=0.0,
+        repetition_penalty=1.0,
+        seed=7,
+        reproducible=True,
+    )
+    return EngineRequest(
+        "grammar", prompt, sampling, MAX_TOKENS, ignore_eos=False, logit_bias=bias, grammar=grammar
+    )
+
+
+async def _answer(
+    backend: Backend,
+    tokenizer: Tokenizer,
+    grammar: Grammar,
+    temperature: float = 0.0,
+    bias: dict[int, float] | None = None,
+) -> tuple[str, EngineFinish | None]:
+    prompt = tokenizer.encode_text(QUESTION)
+    wanted = _request(prompt, grammar, temperature, bias or {})
+    steps = [step async for step in backend.generate(wanted)]
+    text = "".join(
+        step.text if step.text is not None else tokenizer.decode(list(step.token_ids)) for step in steps
+    )
+    return text, steps[-1].finish
+
+
+async def test_every_schema_is_kept_by_the_engine(backend: Backend, tokenizer: Tokenizer) -> None:
+    slots = asyncio.Semaphore(SLOTS)
+
+    async def ended(name: str) -> bool:
+        grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMAS[name]))
+        async with slots:
+            text, finish = await _answer(backend, tokenizer, grammar)
+        if finish is EngineFinish.END_OF_SEQUENCE:
+            Draft202012Validator(SCHEMAS[name]).validate(json.loads(text))
+            assert matches(grammar, text), name
+        return finish is EngineFinish.END_OF_SEQUENCE
+
+    endings = await asyncio.gather(*(ended(name) for name in SCHEMAS))
+    assert sum(endings) >= len(SCHEMAS) * 2 / 3
+
+
+@pytest.mark.parametrize("seed_schema", ["flat object", "oneOf by tag", "pattern with quotes", "uuid"])
+async def test_a_schema_is_kept_however_hot_the_sampling_is(
+    backend: Backend, tokenizer: Tokenizer, seed_schema: str
+) -> None:
+    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMAS[seed_schema]))
+    text, finish = await _answer(backend, tokenizer, grammar, temperature=2.0)
+    assert finish is EngineFinish.END_OF_SEQUENCE
+    Draft202012Validator(SCHEMAS[seed_schema]).validate(json.loads(text))
+
+
+async def test_the_end_comes_only_where_the_grammar_is_complete(
+    backend: Backend, tokenizer: Tokenizer
+) -> None:
+    grammar = compile_constraint(ConstraintKind.REGEX, "[a-z]{3}!")
+    end = tokenizer.control_tokens["<|im_end|>"]
+    text, finish = await _answer(backend, tokenizer, grammar, bias={end: 100.0})
+    assert matches(grammar, text)
+    assert finish is EngineFinish.END_OF_SEQUENCE
+
+
+async def test_a_control_token_is_no_text(backend: Backend, tokenizer: Tokenizer) -> None:
+    """To the engine a control token spells its name, which a set of characters may well allow."""
+    grammar = compile_constraint(ConstraintKind.REGEX, "<[a-z|_]{1,12}>?")
+    begin = tokenizer.control_tokens["<|im_start|>"]
+    text, _ = await _answer(backend, tokenizer, grammar, bias={begin: 100.0})
+    assert matches(grammar, text)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= "" | "a"',
+        "root ::= .{1,20}",
+        'root ::= "日本" [\u0900-\u097f] "😀"',
+        'root ::= [a-z]{300,700} "x"',
+        'root ::= ("ab" | "c"){2,} ","',
+        r'root ::= "\"\\\n\t[]^-" [\]\\^-]',
+    ],
+)
+async def test_a_caller_s_grammar_is_kept(backend: Backend, tokenizer: Tokenizer, grammar: str) -> None:
+    compiled = compile_constraint(ConstraintKind.GRAMMAR, grammar)
+    text, finish = await _answer(backend, tokenizer, compiled)
+    assert finish is EngineFinish.MAX_TOKENS or matches(compiled, text)

@@ -1,0 +1,275 @@
+"""The content filter of a choice: the same at every cut, and nothing of a match ever seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_service.output.content_filter.rules import Action, Rule
+from inference_service.output.token_buffer import Release
+from tests.support.filtering import LETTERS, Filtered, expected, joined, rule, rule_sets, start, tokens
+from tests.support.texts import THOROUGH, cuts, hard_texts
+
+REDACT = Action.REDACT
+TEXTS = st.one_of(
+    st.text(alphabet=LETTERS, max_size=30), hard_texts(5), st.text(alphabet="aAßẞſSİıiﬁf", max_size=12)
+)
+
+
+def run(parts: list[str], rules: list[Rule]) -> tuple[Release, str | None, frozenset[str]]:
+    """All that leaves, joined; the rule that blocked; the rules that hid something."""
+    screen = start(*rules)
+    filtered = Filtered(screen)
+    left = joined([*map(filtered.feed, tokens(parts)), filtered.flush()])
+    return left, screen.blocked.rule if screen.blocked else None, screen.redacted
+
+
+@THOROUGH
+@given(data=st.data(), text=TEXTS)
+def test_what_leaves_does_not_depend_on_the_cuts(data: st.DataObject, text: str) -> None:
+    """Text, tokens and verdict are those of the whole text, tried stretch by stretch."""
+    rules = data.draw(rule_sets(text))
+    parts = data.draw(cuts(text))
+
+    left, blocked, redacted = run(parts, rules)
+
+    wanted = expected(parts, rules)
+    assert left.text == wanted.text
+    assert blocked == wanted.rule
+    assert redacted == wanted.redacted
+    assert left.token_count == wanted.count
+    assert left.token_ids == wanted.named
+    assert [entry.token_id for entry in left.logprobs] == wanted.named
+
+
+@pytest.mark.parametrize("length", range(1, 12))
+def test_every_cut_of_one_text(length: int) -> None:
+    text = "xabaababcabcd ab"
+    rules = [
+        rule("one", phrases=("abab", "bc"), action=REDACT),
+        rule("two", patterns=("aa?b{1,2}a",), action=REDACT, order=1, replacement="?"),
+        rule("end", phrases=("d a",), order=2),
+    ]
+    parts = [text[at : at + length] for at in range(0, len(text), length)]
+
+    left, blocked, _ = run(parts, rules)
+
+    assert (left.text, blocked) == ("x?a[redacted]", "end")
+
+
+@THOROUGH
+@given(data=st.data(), text=TEXTS)
+def test_a_token_leaves_with_the_last_of_its_text(data: st.DataObject, text: str) -> None:
+    """At every moment the tokens that left are those whose text left or was hidden."""
+    rules = data.draw(rule_sets(text, [REDACT]))
+    parts = data.draw(cuts(text))
+    screen = Filtered(start(*rules))
+    counted, fed = 0, ""
+
+    for piece in tokens(parts):
+        fed += piece.text
+        counted += screen.feed(piece).token_count
+        ends = [len("".join(parts[: n + 1])) for n in range(len(parts))]
+        decided = len(fed) - screen.filter.held
+        assert sum(end < decided for end in ends) <= counted <= sum(end <= decided for end in ends)
+
+
+@THOROUGH
+@given(data=st.data(), text=st.text(alphabet="ab漢😀", max_size=24))
+def test_no_more_is_held_back_than_may_become_a_match(data: st.DataObject, text: str) -> None:
+    """What is held begins with the beginning of a phrase, and then is no whole one."""
+    phrases = data.draw(st.lists(st.text(alphabet="ab漢😀", min_size=1, max_size=6), min_size=1, max_size=4))
+    screen = Filtered(start(rule(phrases=tuple(phrases), action=REDACT)))
+
+    for end, char in enumerate(text, 1):
+        screen.feed(Release(char))
+        tails = [text[at:end] for at in range(end)]
+        open_tails = [t for t in tails if any(p.startswith(t) and p != t for p in phrases)]
+        assert screen.filter.held == max(map(len, open_tails), default=0)
+
+
+def test_a_match_across_tokens_never_shows() -> None:
+    screen = Filtered(start(rule("secret", phrases=("project heron",))))
+
+    shown = [screen.feed(piece).text for piece in tokens(["A", " pro", "ject ", "her", "on", " flies"])]
+
+    assert shown == ["A", " ", "", "", "", ""]
+    assert screen.filter.blocked is not None
+    assert screen.filter.blocked.rule == "secret"
+    assert not screen.flush()
+
+
+def test_what_only_looks_like_a_match_is_shown_in_the_end() -> None:
+    screen = Filtered(start(rule(phrases=("project heron",), patterns=("[0-9]{4}",))))
+
+    assert screen.feed(Release("the project her", [1], 1)) == Release("the ", [], 0, [])
+    assert screen.feed(Release("b 123", [2], 1)) == Release("project herb ", [1], 1, [])
+    assert screen.flush() == Release("123", [2], 1, [])
+    assert screen.filter.blocked is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("bad", ""), ("bad end", ""), ("a bad", "a "), ("badly bad", ""), ("", ""), ("ba", "ba")],
+)
+def test_blocked_output_is_cut_before_the_match(text: str, shown: str) -> None:
+    left, blocked, _ = run([text], [rule(phrases=("bad",))])
+
+    assert left.text == shown
+    assert blocked == ("rule" if "bad" in text else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("bad", "*"),
+        ("bad end", "* end"),
+        ("a bad", "a *"),
+        ("badbad", "*"),
+        ("bad bad", "* *"),
+        ("babad", "ba*"),
+        ("badger", "+"),
+        ("abadger", "+"),
+        ("abadgex", "a*gex"),
+    ],
+)
+def test_redacted_matches_give_way_to_the_replacement(text: str, shown: str) -> None:
+    """Overlapping and touching matches share the one of the match that begins first."""
+    rules = [
+        rule(phrases=("bad",), action=REDACT, replacement="*"),
+        rule(
+            "longer", phrases=("abadger",), patterns=("badge[rt]",), action=REDACT, replacement="+", order=-1
+        ),
+    ]
+
+    for parts in ([text], list(text)):
+        assert run(parts, rules)[0].text == shown
+
+
+@pytest.mark.parametrize(
+    ("block", "redact", "shown"),
+    [
+        ("cd", "bcde", "a*"),  # the block lies inside
+        ("abc", "cde", ""),  # it begins first
+        ("def", "bcde", "a*"),  # it begins later
+        ("bc", "bcdef", "a"),  # they begin together
+        ("bcdef", "bc", "a"),
+        ("gh", "bc", "a*def"),  # they have nothing in common
+    ],
+)
+def test_blocks_and_redactions_that_overlap(block: str, redact: str, shown: str) -> None:
+    rules = [
+        rule("redact", phrases=(redact,), action=REDACT, replacement="*"),
+        rule("block", phrases=(block,), order=1),
+    ]
+
+    for parts in (["abcdefgh"], list("abcdefgh"), ["abcd", "efgh"]):
+        left, blocked, _ = run(parts, rules)
+        assert (left.text, blocked) == (shown, "block")
+
+
+def test_tokens_of_hidden_text_are_counted_and_neither_named_nor_scored() -> None:
+    left, _, redacted = run(["a ", "b", "ad", "!", " end"], [rule(phrases=("bad!",), action=REDACT)])
+
+    assert left.text == "a [redacted] end"
+    assert left.token_count == 5
+    assert left.token_ids == [0, 4]
+    assert [entry.token_id for entry in left.logprobs] == [0, 4]
+    assert redacted == {"rule"}
+
+
+def test_a_token_that_is_hidden_in_part_is_not_named() -> None:
+    left, _, _ = run(["ab", "ad", " x", " y"], [rule(phrases=("bad ",), action=REDACT, replacement="")])
+
+    assert (left.text, left.token_ids, left.token_count) == ("ax y", [3], 4)
+
+
+def test_a_token_beside_hidden_text_is_named() -> None:
+    """Also where both were held back, and a token without text comes between."""
+    rules = [rule(phrases=("b", "abcd"), action=REDACT, replacement="*")]
+
+    left, _, _ = run(["a", "", "b", "", "c", "x"], rules)
+
+    assert (left.text, left.token_ids, left.token_count) == ("a*cx", [0, 1, 3, 4, 5], 6)
+
+
+def test_a_token_without_text_inside_hidden_text_is_not_named() -> None:
+    left, _, _ = run(["b", "", "b"], [rule(phrases=("bb",), action=REDACT)])
+
+    assert (left.token_ids, left.token_count) == ([], 3)
+
+
+def test_tokens_of_a_blocked_match_do_not_leave() -> None:
+    left, _, _ = run(["so ", "ba", "d"], [rule(phrases=("bad",))])
+
+    assert (left.text, left.token_ids, left.token_count) == ("so ", [0], 1)
+
+
+def test_after_a_block_nothing_leaves() -> None:
+    screen = Filtered(start(rule(phrases=("bad",))))
+    screen.feed(Release("bad", [1], 1))
+
+    assert not screen.feed(Release("good", [2], 1))
+    assert not screen.flush()
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text", "shown"),
+    [
+        ("straße", "Die STRASSE hier", "Die * hier"),
+        ("STRASSE", "Die straße, Straẞe", "Die *, *"),
+        ("istanbul", "in I\u0307stanbul", "in I\u0307stanbul"),
+        ("İstanbul", "in i\u0307stanbul, İSTANBUL", "in *, *"),
+        ("café", "CAFE\u0301 café", "* *"),
+        ("cafe\u0301", "Café!", "*!"),
+        ("file", "a ﬁle, a ｆｉｌｅ", "a *, a *"),
+        ("ile", "a ﬁle", "a *"),  # half of a ligature takes the whole
+        ("heron", "he\u200bro\u00adn he\ufe0fron", "* *"),
+        ("two words", "two\nwords two\u00a0words", "* *"),
+        ("👍", "so 👍🏽!", "so *🏽!"),
+        ("👩\u200d👧", "the 👩\u200d👧.", "the *."),
+        ("ΣΑΣ", "σας", "*"),
+    ],
+)
+def test_spellings_of_a_phrase(phrase: str, text: str, shown: str) -> None:
+    """Characters that fold to more or fewer of them keep their places."""
+    for parts in ([text], list(text)):
+        assert run(parts, [rule(phrases=(phrase,), action=REDACT, replacement="*")])[0].text == shown
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "shown"),
+    [
+        ({"phrases": ("Bad",), "ignore_case": False}, "bad Bad BAD", "bad * BAD"),
+        ({"patterns": ("B[a-z]d",), "ignore_case": False}, "bad Bad BAD", "bad * BAD"),
+        ({"patterns": ("b[A-Z]d",)}, "bad Bad BAD", "* * *"),
+        ({"phrases": ("ass", "ass hat"), "whole_word": True}, "class ass, ass hats", "class *, * hats"),
+        ({"phrases": ("öl",), "whole_word": True}, "Öl köl ölig öl\u0301", "* köl ölig öl\u0301"),
+        ({"patterns": (r"\d{3}",), "whole_word": True}, "123 1234 x123 (123)", "* 1234 x123 (*)"),
+        ({"patterns": (r"\d\w\s",)}, "٣ж\u2003.", "*."),
+        ({"patterns": ("aba",)}, "cababac", "c*c"),  # matches that overlap themselves
+        ({"patterns": ("(a )?b1",), "whole_word": True}, "xa b1.", "xa *."),
+    ],
+)
+def test_options_of_a_rule(options: dict[str, Any], text: str, shown: str) -> None:
+    for parts in ([text], list(text), [text[:4], text[4:]]):
+        assert run(parts, [rule(action=REDACT, replacement="*", **options)])[0].text == shown
+
+
+def test_text_that_is_no_utf8_is_no_trouble() -> None:
+    """A lone surrogate keeps its place and its own self."""
+    rules = [rule(phrases=("bad",), patterns=("x.y",), action=REDACT, replacement="*")]
+
+    assert run(["\ud800bad x\udfff", "y\udc00"], rules)[0].text == "\ud800* *\udc00"
+
+
+def test_a_long_text_in_one_piece_is_filtered_throughout() -> None:
+    """Also where a match lies across the blocks that it is looked at in."""
+    text = ("x" * 1021 + "bad") * 5 + "y" * 1000 + "bad"
+
+    left, _, _ = run([text], [rule(phrases=("bad",), action=REDACT, replacement="*")])
+
+    assert left.text == text.replace("bad", "*")

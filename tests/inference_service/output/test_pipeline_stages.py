@@ -1,0 +1,346 @@
+"""A choice whose text passes everything there is: stop sequences, content filter and parser of tool calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
+from inference_service.output.content_filter.rules import Action, Rule
+from inference_service.output.events import Delta, Finished, FinishReason, StopCause
+from inference_service.output.logprobs import ScoredToken
+from inference_service.output.pipeline import ChoicePipeline, Stages
+from inference_service.output.tool_calls import ToolCallParser, call_ids
+from tests.support import filtering
+from tests.support.texts import THOROUGH, Slices, cuts, slices, until_stop
+from tests.support.tool_calls import Reader
+
+EOS = EngineFinish.END_OF_SEQUENCE
+MAX = EngineFinish.MAX_TOKENS
+CALL = '{"name": "f", "arguments": {"a": "x"}}'
+STOPS = ("STOP", "}\n\n")
+RULES = (
+    filtering.rule("bad words", phrases=("bad word",)),
+    filtering.rule("secrets", action=Action.REDACT, phrases=("secret",), replacement="[gone]"),
+)
+WORDS = ("bad", " ", "word", "secret", "sec", "ST", "OP", "\n", "漢😀", "hello ", "}", '{"name": "f"', CALL)
+
+texts = st.lists(st.sampled_from((*WORDS, *WORDS[-1:] * 3)), max_size=10).map("".join)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Which stages there are."""
+
+    stops: Sequence[str] = STOPS
+    rules: Sequence[Rule] = RULES
+    tools: bool = True
+    most_calls: int | None = None
+    include_stop: bool = False
+
+    def stages(self) -> Stages:
+        return Stages(
+            stops=self.stops,
+            include_stop=self.include_stop,
+            filter=filtering.start(*self.rules) if self.rules else None,
+            tools=ToolCallParser({"f"}, call_ids(7, [1]), self.most_calls) if self.tools else None,
+        )
+
+
+settings = st.builds(
+    Setting,
+    st.sampled_from([(), STOPS]),
+    st.sampled_from([(), RULES]),
+    st.booleans(),
+    st.sampled_from([None, 1, 2]),
+    st.booleans(),
+)
+
+
+@dataclass
+class Told:
+    """All that a choice said."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    token_count: int = 0
+    logprobs: list[ScoredToken] = field(default_factory=list)
+    calls: list[tuple[str | None, str | None, str]] = field(default_factory=list)
+    finished: Finished | None = None
+
+    def add(self, delta: Delta) -> None:
+        assert delta.text or delta.token_count or delta.tool_calls
+        assert len(delta.logprobs) == len(delta.token_ids) <= delta.token_count
+        self.text += delta.text
+        self.token_ids += delta.token_ids
+        self.token_count += delta.token_count
+        self.logprobs += delta.logprobs
+        for piece in delta.tool_calls:
+            if piece.id is not None:
+                assert piece.index == len(self.calls)
+                self.calls.append((piece.id, piece.name, piece.arguments))
+            else:
+                call_id, name, arguments = self.calls[piece.index]
+                self.calls[piece.index] = (call_id, name, arguments + piece.arguments)
+
+
+def tell(choice: ChoicePipeline, steps: Iterable[EngineStep]) -> Told:
+    told = Told()
+    for step in steps:
+        for event in choice.on_step(step):
+            assert told.finished is None, "something follows the finish"
+            if isinstance(event, Delta):
+                told.add(event)
+            else:
+                told.finished = event
+        if choice.finished is not None:
+            break
+    return told
+
+
+def steps_of(parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish = MAX) -> list[EngineStep]:
+    """One token for each part with a log probability of its own, the steps cut at the marks."""
+    groups = slices(list(range(len(parts) + (finish is EOS))), marks)
+    last = len(groups) - 1
+    return [
+        EngineStep(
+            ids,
+            len(ids),
+            None,
+            finish if n == last else None,
+            logprobs=[TokenLogprob(i, -float(i), [(i, -float(i))]) for i in ids],
+        )
+        for n, ids in enumerate(groups)
+    ]
+
+
+def run(setting: Setting, parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish = MAX) -> Told:
+    choice = ChoicePipeline(Slices([*parts, b"never shown"]), setting.stages())
+    return tell(choice, steps_of(parts, marks, finish))
+
+
+def one_by_one(setting: Setting, parts: Sequence[bytes], finish: EngineFinish = MAX) -> Told:
+    return run(setting, parts, range(1, len(parts) + (finish is EOS)), finish)
+
+
+@THOROUGH
+@given(data=st.data(), text=texts, setting=settings, finish=st.sampled_from([EOS, MAX]))
+def test_what_is_said_does_not_depend_on_how_tokens_come_in_steps(
+    data: st.DataObject, text: str, setting: Setting, finish: EngineFinish
+) -> None:
+    """Text, ids, counts, log probabilities, calls and the end: all of it."""
+    parts: list[bytes] = data.draw(cuts(text.encode()))
+    marks = data.draw(st.lists(st.integers(0, len(parts)), max_size=6))
+
+    assert run(setting, parts, marks, finish) == one_by_one(setting, parts, finish)
+
+
+@THOROUGH
+@given(data=st.data(), text=texts, setting=settings)
+def test_text_and_calls_do_not_depend_on_the_tokens(data: st.DataObject, text: str, setting: Setting) -> None:
+    """They are what the stages make of the whole text, one after the other."""
+    parts: list[bytes] = data.draw(cuts(text.encode()))
+    told = one_by_one(setting, parts)
+
+    shown, stop = until_stop(text, setting.stops)
+    shown += stop if stop and setting.include_stop else ""
+    if setting.rules:
+        shown = filtering.expected([shown], setting.rules).text
+    calls: list[tuple[str, str]] = []
+    if setting.tools:
+        parser = setting.stages().tools
+        assert isinstance(parser, ToolCallParser)
+        reader = Reader(parser)
+        outputs = [reader.feed(shown), reader.finish(cut=True)]
+        shown = "".join(output.content for output in outputs)
+        for piece in (piece for output in outputs for piece in output.deltas):
+            if piece.name is not None:
+                calls.append((piece.name, ""))
+            calls[-1] = (calls[-1][0], calls[-1][1] + piece.arguments)
+    assert told.text == shown
+    assert [(name, arguments) for _, name, arguments in told.calls] == calls
+
+
+@THOROUGH
+@given(data=st.data(), text=texts, setting=settings, finish=st.sampled_from([EOS, MAX]))
+def test_log_probabilities_stay_with_their_tokens(
+    data: st.DataObject, text: str, setting: Setting, finish: EngineFinish
+) -> None:
+    parts: list[bytes] = data.draw(cuts(text.encode()))
+    marks = data.draw(st.lists(st.integers(0, len(parts)), max_size=6))
+
+    told = run(setting, parts, marks, finish)
+
+    assert [score.token_id for score in told.logprobs] == told.token_ids
+    for score in told.logprobs:
+        assert score.logprob == -float(score.token_id)
+        assert score.raw == parts[score.token_id]
+        assert [other.token_id for other in score.top] == [score.token_id]
+    assert told.token_ids == sorted(set(told.token_ids))
+
+
+@THOROUGH
+@given(data=st.data(), text=texts, setting=settings, finish=st.sampled_from([EOS, MAX]))
+def test_a_choice_that_says_it_called_tools_holds_whole_calls_only(
+    data: st.DataObject, text: str, setting: Setting, finish: EngineFinish
+) -> None:
+    parts: list[bytes] = data.draw(cuts(text.encode()))
+
+    told = run(setting, parts, data.draw(st.lists(st.integers(0, len(parts)), max_size=6)), finish)
+
+    assert told.finished is not None
+    if told.finished.reason is FinishReason.TOOL_CALLS:
+        assert told.calls
+        for _, _, arguments in told.calls:
+            assert json.loads(arguments) == {"a": "x"}
+    if setting.most_calls is not None:
+        assert len(told.calls) <= setting.most_calls
+
+
+@pytest.mark.parametrize("finish", [EOS, MAX])
+@pytest.mark.parametrize("marks", [[], [1], [2], [1, 2]])
+def test_the_last_call_that_is_allowed_ends_it_whatever_the_engine_says(
+    marks: list[int], finish: EngineFinish
+) -> None:
+    """Also where the engine's own end comes with the same step or the same token."""
+    parts = [CALL[:10].encode(), CALL[10:].encode()]
+
+    told = run(Setting(stops=(), rules=(), most_calls=1), parts, marks, finish)
+
+    assert told.finished == Finished(0, StopCause.TOOL_CALLS, calls_tools=True)
+    assert told.finished.reason is FinishReason.TOOL_CALLS
+    assert told.token_ids == [0, 1]
+
+
+@pytest.mark.parametrize("marks", [[], [1], [1, 2]])
+def test_nothing_behind_the_last_call_counts(marks: list[int]) -> None:
+    parts = [CALL.encode(), b" and more", b"STOP", CALL.encode()]
+
+    told = run(Setting(stops=("STOP",), most_calls=1), parts, marks)
+
+    assert (told.text, len(told.calls), told.token_ids) == ("", 1, [0])
+    assert told.finished == Finished(0, StopCause.TOOL_CALLS, calls_tools=True)
+
+
+@pytest.mark.parametrize("cut", range(1, len(CALL)))
+def test_a_call_that_is_cut_short_ends_with_length(cut: int) -> None:
+    told = one_by_one(Setting(stops=(), rules=()), [CALL[:cut].encode()])
+
+    assert told.finished is not None
+    is_whole = CALL[:cut].count("}") > 0
+    assert told.finished.reason is FinishReason.LENGTH
+    assert told.finished.calls_tools is is_whole
+    assert told.text == (CALL[:cut] if cut <= CALL.index('"f"') else "")
+
+
+@pytest.mark.parametrize("ends_at", ["ments", '"x', "}\n\n"])
+def test_a_call_that_a_stop_sequence_cuts_ends_with_length(ends_at: str) -> None:
+    """It is not whole, so it must not look like an answer that came to its end."""
+    told = one_by_one(Setting(stops=(ends_at,), rules=()), [CALL[:-1].encode(), b"}\n\n"])
+
+    is_whole = ends_at == "}\n\n"
+    assert told.finished is not None
+    assert told.finished.cause is StopCause.STOP_SEQUENCE
+    assert told.finished.reason is (FinishReason.TOOL_CALLS if is_whole else FinishReason.LENGTH)
+    assert told.text == ""
+
+
+def test_a_call_that_its_model_ends_in_the_middle_ends_with_stop() -> None:
+    told = one_by_one(Setting(stops=(), rules=()), [CALL[:-4].encode()], EOS)
+
+    assert told.finished is not None
+    assert told.finished.reason is FinishReason.STOP
+
+
+def test_a_deadline_within_a_call_ends_with_length() -> None:
+    choice = ChoicePipeline(Slices([CALL[:-4].encode()]), Setting(stops=(), rules=()).stages())
+    (opened,) = choice.on_step(EngineStep([0], 1, None))
+
+    assert isinstance(opened, Delta)
+    assert [piece.name for piece in opened.tool_calls] == ["f"]
+    assert [*choice.cut(StopCause.DEADLINE)] == [Finished(0, StopCause.DEADLINE, cuts_call=True)]
+
+
+def test_a_blocked_text_ends_before_the_match_and_names_the_rule() -> None:
+    told = one_by_one(Setting(), [b"some bad", b" wor", b"ds and", b" more"])
+
+    assert told.text == "some "
+    assert told.finished == Finished(0, StopCause.CONTENT_FILTER, filter_rule="bad words")
+    assert told.finished.reason is FinishReason.CONTENT_FILTER
+    assert told.token_ids == []
+
+
+@pytest.mark.parametrize("marks", [[], [1], [1, 2]])
+def test_whichever_comes_first_ends_it(marks: list[int]) -> None:
+    stopped = run(Setting(), [b"a STOP", b"bad word", b" "], marks)
+    blocked = run(Setting(), [b"a bad word ", b"STOP", b" "], marks)
+
+    assert stopped.finished == Finished(0, StopCause.STOP_SEQUENCE, stop_sequence="STOP")
+    assert blocked.finished == Finished(0, StopCause.CONTENT_FILTER, filter_rule="bad words")
+    assert (stopped.text, blocked.text) == ("a ", "a ")
+
+
+def test_a_call_is_filtered_like_any_text() -> None:
+    told = one_by_one(Setting(), [CALL.replace("x", "a secret").encode()])
+
+    assert [arguments for _, _, arguments in told.calls] == ['{"a": "a [gone]"}']
+
+
+def test_tokens_that_were_redacted_are_counted_and_not_named() -> None:
+    told = one_by_one(Setting(tools=False), [b"my ", b"sec", b"ret", b" is"])
+
+    assert told.text == "my [gone] is"
+    assert (told.token_ids, told.token_count) == ([0, 3], 4)
+    assert [score.token_id for score in told.logprobs] == [0, 3]
+
+
+@THOROUGH
+@given(
+    data=st.data(), words=st.lists(st.sampled_from(("secret", "sec", " ", "}", "漢😀", "ST")), max_size=10)
+)
+def test_exactly_the_tokens_with_redacted_text_are_not_named(data: st.DataObject, words: list[str]) -> None:
+    """Also those that were held back together, as a stop sequence was possible."""
+    parts: list[str] = data.draw(cuts("".join(words)))
+    setting = Setting(stops=("STOP", "}}}!", "secret}!"), tools=False)
+
+    told = one_by_one(setting, [part.encode() for part in parts])
+
+    wanted = filtering.expected(parts, RULES)
+    assert (told.text, told.token_ids, told.token_count) == (wanted.text, wanted.named, wanted.count)
+
+
+def test_a_stop_sequence_that_is_kept_is_filtered_too() -> None:
+    setting = Setting(stops=("secret",), include_stop=True, tools=False)
+
+    told = one_by_one(setting, [b"a secret", b" b"])
+
+    assert told.text == "a [gone]"
+    assert told.finished == Finished(0, StopCause.STOP_SEQUENCE, stop_sequence="secret")
+
+
+def test_pieces_of_one_call_leave_together() -> None:
+    """A step of many tokens is one event, and in it a call has one piece."""
+    parts = [bytes([byte]) for byte in (CALL + "\n" + CALL).encode()]
+    choice = ChoicePipeline(Slices(parts), Setting(rules=(), stops=()).stages())
+
+    delta, finished = choice.on_step(EngineStep(list(range(len(parts))), len(parts), None, MAX))
+
+    assert isinstance(delta, Delta)
+    assert [(piece.index, piece.name, piece.arguments) for piece in delta.tool_calls] == [
+        (0, "f", '{"a": "x"}'),
+        (1, "f", '{"a": "x"}'),
+    ]
+    assert isinstance(finished, Finished)
+
+
+def test_a_token_with_redacted_text_is_not_named_also_where_it_begins_a_character() -> None:
+    parts = slices("secret😀!".encode(), [8])
+
+    told = one_by_one(Setting(tools=False), parts)
+
+    assert (told.text, told.token_ids, told.token_count) == ("[gone]😀!", [1], 2)

@@ -1,0 +1,115 @@
+"""Tokens at offsets of one text: each leaves once, in order, and with the last of its text."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_service.backends.types import TokenLogprob
+from inference_service.output.token_buffer import Release, TokenBuffer
+from tests.support.texts import THOROUGH
+
+
+def release(buffer: TokenBuffer, upto: int) -> Release:
+    """Settle the text before an offset, and let it leave."""
+    buffer.settle(upto)
+    return buffer.release()
+
+
+@THOROUGH
+@given(data=st.data())
+def test_tokens_leave_once_in_order_and_with_the_last_of_their_text(data: st.DataObject) -> None:
+    texts = data.draw(st.lists(st.text(max_size=4), max_size=12))
+    whole = "".join(texts)
+    marks = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
+    buffer = TokenBuffer()
+    for number, text in enumerate(texts):
+        buffer.add(text, [number], 1)
+
+    left: list[int] = []
+    said = ""
+    for mark in marks:
+        left_now = release(buffer, mark)
+        said += left_now.text
+        left += left_now.token_ids
+        assert said == whole[:mark]
+        assert left == [n for n in range(len(texts)) if len("".join(texts[: n + 1])) <= mark][: len(left)]
+        assert left_now.token_count == len(left_now.token_ids)
+    rest = release(buffer, buffer.total)
+
+    assert said + rest.text == whole
+    assert [*left, *rest.token_ids] == list(range(len(texts)))
+
+
+def test_an_empty_release_is_false() -> None:
+    buffer = TokenBuffer()
+    buffer.add("ab", [7], 1)
+
+    assert not release(buffer, 0)
+    assert release(buffer, 1)
+    assert release(buffer, 2).token_ids == [7]
+
+
+def test_tokens_without_names_are_counted() -> None:
+    buffer = TokenBuffer()
+    buffer.add("😀", [9], 3)
+
+    left = release(buffer, buffer.total)
+
+    assert (left.token_ids, left.token_count) == ([9], 3)
+
+
+def test_what_is_settled_in_several_parts_leaves_together() -> None:
+    one, two = TokenLogprob(1, -1.0, []), TokenLogprob(2, -2.0, [])
+    buffer = TokenBuffer()
+    buffer.add("a", [1], 2, [one])
+    buffer.add("b", [2], 1, [two])
+    buffer.settle(1)
+    buffer.settle(2)
+
+    assert buffer.release() == Release("ab", [1, 2], 3, [one, two])
+    assert not buffer.release()
+
+
+def test_settled_text_may_leave_later_than_its_tokens() -> None:
+    """As with the beginning of a tool call, which may turn out to be content."""
+    buffer = TokenBuffer()
+    buffer.add("abc", [1], 1)
+
+    assert buffer.settle(3) == "abc"
+    assert buffer.release(1) == Release("a", [1], 1, [])
+    assert buffer.settled_text(1, 3) == "bc"
+    assert buffer.release() == Release("bc", [], 0, [])
+
+
+def test_offsets_of_settled_text_count_its_redactions() -> None:
+    buffer = TokenBuffer()
+    buffer.add("a bad b", [1], 1)
+    buffer.redact(2, 5, "[gone]")
+    buffer.settle(7)
+    buffer.add("c", [2], 1)
+    buffer.settle(8)
+
+    assert buffer.settled_text(8, 11) == " bc"
+    assert buffer.release() == Release("a [gone] bc", [2], 2, [])
+
+
+def test_a_token_is_hidden_with_any_of_its_text_also_that_before_an_unfinished_character() -> None:
+    """The first token holds the redacted text and the beginning of a character that the second completes."""
+    buffer = TokenBuffer()
+    buffer.add("bad", [1], 1, ends_within_character=True)
+    buffer.add("😀", [2], 1)
+    buffer.redact(0, 3, "*")
+
+    assert release(buffer, 4) == Release("*😀", [2], 2, [])
+
+
+def test_tokens_of_a_character_that_stays_unfinished_leave_without_text() -> None:
+    buffer = TokenBuffer()
+    buffer.add("a", [1], 1)
+    buffer.add("", [2], 1, ends_within_character=True)
+    assert release(buffer, 1) == Release("a", [1], 1, [])
+
+    buffer.finish_tokens()
+
+    assert release(buffer, 1) == Release("", [2], 1, [])

@@ -1,0 +1,426 @@
+"""Calls are found while they are written, at every cut, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_service.output.tool_calls import ToolCallParser
+from inference_service.prompt import tool_formats
+from inference_service.prompt.conversation import ToolCall
+from tests.support.texts import THOROUGH, cuts
+from tests.support.tool_calls import Reader
+
+NAMES = ("get_weather", "get_time", "f")
+
+
+@dataclass
+class Heard:
+    """What a caller puts together of the output."""
+
+    content: str = ""
+    names: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
+    called: bool = False
+    complete: bool = False
+    cut: bool = False
+
+    @property
+    def calls(self) -> list[tuple[str, str]]:
+        return list(zip(self.names, self.arguments, strict=True))
+
+
+def heard(
+    pieces: Sequence[str], max_calls: int | None = None, *, enforced: bool = False, cut: bool = False
+) -> Heard:
+    parser = ToolCallParser(NAMES, "call_{}".format, max_calls, enforced=enforced)
+    reader = Reader(parser)
+    result = Heard()
+    for output in [*map(reader.feed, pieces), reader.finish(cut=cut)]:
+        result.content += output.content
+        for delta in output.deltas:
+            if delta.id is not None:
+                assert delta.index == len(result.ids)
+                assert delta.name is not None
+                assert not delta.arguments
+                result.ids.append(delta.id)
+                result.names.append(delta.name)
+                result.arguments.append("")
+            else:
+                assert delta.name is None
+                assert delta.arguments
+                assert delta.index == len(result.ids) - 1
+                result.arguments[-1] += delta.arguments
+    result.called, result.complete = parser.called, parser.is_complete
+    result.cut = parser.is_cut
+    return result
+
+
+WEATHER = '{"city": "Paris"}'
+CALL = f'{{"name": "get_weather", "arguments": {WEATHER}}}'
+
+HARD_ARGUMENTS = [
+    "{}",
+    "{ }",
+    '{"a": {"b": [{}, [], [[{"c": null}]]]}}',
+    r'{"code": "if (x) { return \"}\"; }"}',
+    r'{"s": "\\"}',
+    r'{"s": "\\\"}{", "t": "\u00e9\ud83d\ude00\/\b\f\n\r\t"}',
+    '{"größe": "漢字 😀 👩\u200d👩\u200d👧"}',
+    '{"n": [0, -1, 1.5, 1e9, -0.0E-7, 10], "b": [true, false, null]}',
+    '{\n  "city" : "Paris",\r\n\t"days" : 3\n}',
+    '{"text": "{\\"name\\": \\"f\\", \\"arguments\\": {}}"}',
+    '{"": ""}',
+    "{" + '"a": {' * 200 + "}" * 201,
+]
+
+
+@pytest.mark.parametrize("arguments", HARD_ARGUMENTS)
+@pytest.mark.parametrize("key", ["arguments", "parameters"])
+def test_arguments_leave_as_the_model_wrote_them(arguments: str, key: str) -> None:
+    json.loads(arguments)
+    text = f'{{"name": "f", "{key}": {arguments}}}'
+
+    for pieces in ([text], list(text)):
+        result = heard(pieces)
+        assert result.calls == [("f", arguments)]
+        assert result.called
+        assert not result.content
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CALL,
+        f"  \n {CALL}\n",
+        f"<|python_tag|>{CALL}",
+        f"<tool_call>\n{CALL}\n</tool_call>",
+        f"[{CALL}]",
+        f"[\n  {CALL}\n]",
+        f'{{"type": "function", "name": "get_weather", "parameters": {WEATHER}}}',
+        f'{{"name": "get_weather", "parameters": {WEATHER}, "type": "function"}}',
+        f'{{"arguments": {WEATHER}, "name": "get_weather"}}',
+        f'{{ "name" :\n"get_weather" ,\t"arguments" : {WEATHER} }}',
+    ],
+)
+def test_ways_to_write_a_call(text: str) -> None:
+    for pieces in ([text], list(text)):
+        result = heard(pieces)
+        assert result.calls == [("get_weather", WEATHER)]
+        assert result.ids == ["call_0"]
+        assert result.called
+        assert not result.content
+
+
+@pytest.mark.parametrize(
+    "between", ["\n", "; ", ";", ", ", ",\n  ", "", "\n</tool_call>\n<tool_call>\n", "]\n["]
+)
+def test_several_calls(between: str) -> None:
+    other = '{"name": "f", "arguments": {}}'
+
+    for text in (CALL + between + other, f"[{CALL}{between}{other}]"):
+        result = heard(list(text))
+        assert result.calls == [("get_weather", WEATHER), ("f", "{}")]
+        assert result.ids == ["call_0", "call_1"]
+        assert result.called
+        assert not result.content
+
+
+def test_text_around_calls_is_content() -> None:
+    result = heard(list(f"Let me look.\n\n{CALL}\nThat is all; really."))
+
+    assert result.calls == [("get_weather", WEATHER)]
+    assert result.content == "Let me look.\n\n\nThat is all; really."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello",
+        "",
+        "  \n ",
+        "\n\nHello {world} [1] <b>x</b>",
+        '{"answer": 42}',
+        '{"name": "get_weathers", "arguments": {}}',
+        '{"name": "get_weath", "arguments": {}}',
+        '{"name": "get_weather", "arguments": "{}"}',
+        '{"name": "get_weather", "arguments": null}',
+        '{"name": "get_weather", "arguments": [1]}',
+        '{"name": "get_weather"}',
+        '{"arguments": {}}',
+        '{"arguments": {"a": 1}, "parameters": {}, "name": "f"}',
+        '{"name": "f", "name": "f", "arguments": {}}',
+        '{"arguments": {"name": "f"}, "other": 1}',
+        '{"arguments": {"a": tru}, "name": "f"}',
+        '{"name": f, "arguments": {}}',
+        '{name: "f", "arguments": {}}',
+        '{"name" "f"}',
+        '{"type": "tool", "name": "f", "arguments": {}}',
+        '{"name": "f", "arguments"',
+        '{"name": "get_w',
+        "<|python_tag|>print(1)",
+        "<|pyth",
+        "<tool_call>no",
+        "[1, 2, 3]",
+        "[[[{",
+        "{\n{\n",
+        f"Use {CALL} for that.",
+        f'{{"example": {CALL}}}',
+        "}{][;,",
+        "; {",
+    ],
+)
+def test_what_is_no_call_is_content_unchanged(text: str) -> None:
+    for pieces in ([text], list(text)):
+        result = heard(pieces)
+        assert result.content == text
+        assert not result.calls
+        assert not result.called
+
+
+def test_a_call_that_follows_something_else_on_a_line_of_its_own() -> None:
+    """Also what looked like a call until then."""
+    for before in ("{\n", '{"name":\n', "[x\n", "<\n"):
+        result = heard(list(f"{before}{CALL}"))
+        assert result.content == before
+        assert result.calls == [("get_weather", WEATHER)]
+
+
+def test_nothing_more_is_held_back_than_must_be() -> None:
+    parser = ToolCallParser(NAMES, "call_{}".format)
+    reader = Reader(parser)
+
+    assert reader.feed("Hello\n").content == "Hello\n"
+    assert reader.feed('{"na').content == ""
+    assert reader.feed("g").content == '{"nag'
+    assert reader.feed('\n{"name": "f", "arguments":').content == "\n"
+    (opening, first) = reader.feed(' {"a').deltas
+    assert (opening.id, opening.name) == ("call_0", "f")
+    assert first.arguments == '{"a'
+    assert [delta.arguments for delta in reader.feed('": 1').deltas] == ['": 1']
+    assert not parser.called
+    assert [delta.arguments for delta in reader.feed("}").deltas] == ["}"]
+    assert not reader.feed("}")
+    assert parser.called
+
+
+@pytest.mark.parametrize("cut", range(len(CALL)))
+def test_a_call_that_is_cut_off_never_pretends(cut: int) -> None:
+    """Only what the model wrote leaves; it is a call once its arguments are whole."""
+    result = heard(list(CALL[:cut]))
+    end = len(CALL) - 1
+
+    assert result.called == (cut == end)
+    if result.calls:
+        ((name, arguments),) = result.calls
+        assert name == "get_weather"
+        assert CALL[:cut].endswith(arguments)
+        assert WEATHER.startswith(arguments)
+        assert not result.content
+    else:
+        assert result.content == CALL[:cut]
+
+
+FORMS = [tool_formats.PLAIN, *tool_formats.BARE.values(), *tool_formats.TAGGED.values()]
+TWO_CALLS = (ToolCall("1", "get_weather", WEATHER), ToolCall("2", "f", '{"a": [1, "}"]}'))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_calls_that_are_enforced_are_never_content_wherever_they_are_cut(
+    form: tool_formats.ToolFormat,
+) -> None:
+    text = form.write(TWO_CALLS)
+    for end in range(len(text) + 1):
+        for pieces in ([text[:end]], list(text[:end])):
+            for cut in (True, False):
+                result = heard(pieces, enforced=True, cut=cut)
+                assert result.content == ""
+                assert result.names == ["get_weather", "f"][: len(result.names)]
+                for arguments, call in zip(result.arguments, TWO_CALLS, strict=False):
+                    assert call.arguments.startswith(arguments)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_call_that_is_known_is_no_content_where_it_is_cut(form: tool_formats.ToolFormat) -> None:
+    """It is known by the mark of its format, by the key of its name, or by the call before it."""
+    text = "Let me see.\n" + form.write(TWO_CALLS)
+    known = text.index('"get') if not form.opening else text.index(form.opening) + len(form.opening)
+    for end in range(known + 1, len(text) + 1):
+        for pieces in ([text[:end]], list(text[:end])):
+            result = heard(pieces, cut=True)
+            assert result.content == "Let me see.\n"
+            assert result.cut == (end < text.index(WEATHER) + len(WEATHER)) or len(result.names) > 0
+
+
+@pytest.mark.parametrize("text", ["{", '{"a', "[1, {", "<", "<t", "<b>", "[[[{", '{"name', "{\n{\n"])
+def test_what_may_be_anything_is_content_where_it_is_cut(text: str) -> None:
+    result = heard([text], cut=True)
+    assert (result.content, result.cut) == (text, False)
+
+
+@pytest.mark.parametrize(("before", "is_call"), [("", True), ("I say:\n", True), ("I say: ", False)])
+def test_a_call_begins_where_a_line_does_in_a_message_that_is_continued(before: str, is_call: bool) -> None:
+    reader = Reader(ToolCallParser(NAMES, "call_{}".format, before=before))
+
+    assert bool(reader.feed(CALL).deltas) is is_call
+
+
+def test_a_second_call_that_is_cut_off_spoils_the_answer() -> None:
+    assert not heard([f'{CALL}\n{{"name": "f", "arguments": {{"a"']).called
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{]",
+        "{,",
+        "{a",
+        '{"a" 1',
+        '{"a": }',
+        '{"a": 1,}',
+        '{"a": [1,]',
+        '{"a": [,',
+        '{"a": 01}',
+        '{"a": 1.}',
+        '{"a": -}',
+        '{"a": 1e}',
+        '{"a": NaN',
+        '{"a": nul}',
+        '{"a": trues',
+        '{"a": "line\nbreak',
+        r'{"a": "\x',
+        r'{"a": "\u12g',
+        '{"a": 1 2',
+        '{"a": [1}',
+        "{'a'",
+    ],
+)
+def test_arguments_that_stop_being_json(broken: str) -> None:
+    """Nothing is lost or content, nothing more is taken for a call, and the answer does not count as one."""
+    result = heard(list(f'{{"name": "f", "arguments": {broken}}}\n{CALL}'))
+
+    assert result.names == ["f"]
+    assert (result.arguments, result.content) == ([f"{broken}}}\n{CALL}"], "")
+    assert not result.called
+
+
+@pytest.mark.parametrize("behind", [" oops", ', "extra": 1}', "", "\n", "]}"])
+def test_a_call_counts_once_its_arguments_are_whole(behind: str) -> None:
+    """Models forget the last brace."""
+    result = heard(list(f'{{"name": "f", "arguments": {{}}{behind}'))
+
+    assert result.calls == [("f", "{}")]
+    assert result.called
+    assert result.content.strip() == behind.strip()
+
+
+def test_the_last_call_that_is_allowed_ends_the_text() -> None:
+    text = f'{CALL}\n{{"name": "f", "arguments": {{}}}} and more'
+    result = heard(list(text), max_calls=1)
+
+    assert result.calls == [("get_weather", WEATHER)]
+    assert (result.content, result.called, result.complete) == ("", True, True)
+    assert len(heard([text], max_calls=2).calls) == 2
+    assert heard([text], max_calls=2).content == ""
+    assert not heard([CALL], max_calls=2).complete
+
+
+@pytest.mark.parametrize("behind", ["oops", " oops", "\n\nx", ', "extra": 1}'])
+def test_nothing_behind_the_last_call_is_content_also_where_its_last_brace_is_missing(behind: str) -> None:
+    for cut in (True, False):
+        result = heard(list(f'{{"name": "f", "arguments": {{}}{behind}'), max_calls=1, cut=cut)
+
+        assert result.calls == [("f", "{}")]
+        assert (result.content, result.called, result.complete, result.cut) == ("", True, True, False)
+
+
+PIECES = [
+    CALL,
+    '{"name": "f", "arguments": {"a": "}{", "b": [1, {"c": "\\""}]}}',
+    '{"arguments": {"x": "y"}, "name": "get_time"}',
+    '{"name": "nobody", "arguments": {}}',
+    '{"name": "f", "arguments": {bad}}',
+    '{"name"',
+    ": ",
+    '"f"',
+    "arguments",
+    *("{", "}", "[", "]", "<", ";", ",", '"', "\\", "\n", " ", "x", "漢😀"),
+    "<|python_tag|>",
+    "<tool_call>",
+    "</tool_call>",
+    "Some words. ",
+]
+
+
+def outputs() -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
+
+
+@THOROUGH
+@given(data=st.data(), text=outputs())
+def test_cuts_change_nothing(data: st.DataObject, text: str) -> None:
+    assert heard(data.draw(cuts(text))) == heard([text])
+
+
+@THOROUGH
+@given(text=outputs())
+def test_nothing_is_lost_and_calls_are_json(text: str) -> None:
+    result = heard([text])
+
+    for name, arguments in result.calls:
+        assert name in NAMES
+        assert arguments in text
+        assert not result.called or isinstance(json.loads(arguments), dict)
+    if not result.calls:
+        assert result.content == text
+    assert sorted(significant(result.content, *result.arguments)) == sorted(significant(text))
+
+
+def significant(*texts: str) -> str:
+    """The characters that are no part of what stands around arguments."""
+    return "".join(char for text in texts for char in text if char in "x漢😀S1")
+
+
+@THOROUGH
+@given(
+    value=st.dictionaries(
+        st.text(max_size=5),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(max_size=8),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+            ),
+            max_leaves=8,
+        ),
+        max_size=4,
+    ),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+    key=st.sampled_from(["arguments", "parameters"]),
+)
+def test_any_object_that_can_be_written_is_read(
+    value: dict[str, object], indent: int | None, ascii_only: bool, key: str
+) -> None:
+    written = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+
+    result = heard([json.dumps({"name": "f"})[:-1] + f', "{key}": {written}}}'])
+
+    assert result.calls == [("f", written)]
+    assert result.called
+
+
+def test_a_million_brackets_are_no_trouble() -> None:
+    result = heard(['{"name": "f", "arguments": {"a": ' + "[" * 100_000])
+
+    assert result.names == ["f"]
+    assert not result.called

@@ -1,0 +1,151 @@
+"""Callers that leave: at any moment, everything they held is free again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from inference_service.backends.simulated.backend import SimulatedBackend
+from tests.support.calls import ask, endless, eventually, first, is_free, told
+from tests.support.service import SMALL_WINDOW, Running, connect, running_service
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BOUND = 5.0
+"""Seconds within which all must be free; on an idle machine it takes milliseconds."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service() -> AsyncIterator[Running]:
+    """A service whose every phase lasts long enough to be interrupted."""
+    async with running_service(
+        max_concurrency=40, simulated_prefill_tps=50, simulated_decode_tps=100
+    ) as running:
+        yield running
+
+
+async def test_in_the_queue() -> None:
+    async with running_service(max_concurrency=1) as busy:
+        holder = busy.generate_stub.GenerateStream(ask("@sim(stall_at=1)"))
+        await first(holder)
+        waiting = busy.generate_stub.GenerateStream(ask())
+        await eventually(lambda: busy.room.admission.waiting)
+
+        waiting.cancel()
+
+        await eventually(lambda: not busy.room.admission.waiting, BOUND)
+        assert busy.room.admission.running == 1
+        await eventually(lambda: len(busy.server.calls) == 1, BOUND)
+        holder.cancel()
+        await eventually(lambda: is_free(busy), BOUND)
+
+
+async def test_during_the_prefill(service: Running) -> None:
+    stream = service.generate_stub.GenerateStream(ask("many words " * 50))
+    (started,) = await first(stream)
+    assert started.WhichOneof("event") == "started"
+    await eventually(lambda: service.room.backend.stats().running)
+
+    stream.cancel()
+
+    await eventually(lambda: is_free(service), BOUND)
+
+
+async def test_in_the_middle_of_a_stream(service: Running) -> None:
+    stream = service.generate_stub.GenerateStream(endless())
+    await first(stream, 5)
+
+    stream.cancel()
+
+    await eventually(lambda: is_free(service), BOUND)
+
+
+async def test_a_caller_of_the_unary_method(service: Running) -> None:
+    call = service.generate_stub.Generate(endless())
+    waiting = asyncio.ensure_future(call)
+    await eventually(lambda: service.room.backend.stats().running)
+
+    call.cancel()
+
+    await eventually(lambda: is_free(service), BOUND)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_a_connection_that_is_closed(service: Running) -> None:
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        stub = type(service.generate_stub)(channel)
+        await asyncio.gather(*[first(stub.GenerateStream(endless())) for _ in range(5)])
+        assert service.room.admission.running == 5
+
+    await eventually(lambda: is_free(service), BOUND)
+
+
+async def test_the_engine_lets_go_before_the_permit_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the caller leaves between two steps of the engine, with messages unread."""
+    permits: list[int] = []
+    async with running_service() as busy, connect(busy.address, *SMALL_WINDOW) as channel:
+        leave = SimulatedBackend._leave
+
+        def recorded_leave(backend: SimulatedBackend, *, keep_slot: bool) -> None:
+            permits.append(busy.room.admission.running)
+            leave(backend, keep_slot=keep_slot)
+
+        monkeypatch.setattr(SimulatedBackend, "_leave", recorded_leave)
+        stream = type(busy.generate_stub)(channel).GenerateStream(endless("漢字 and more " * 400))
+        await eventually(lambda: any(call.writing_since for call in busy.server.calls))
+        await asyncio.sleep(0.2)
+
+        stream.cancel()
+
+        await eventually(lambda: is_free(busy), BOUND)
+        assert permits == [1]
+
+
+async def test_a_hundred_at_random_moments(service: Running) -> None:
+    """In the queue, during the prefill and in the middle: every slot, task and call is free soon."""
+    await told(service.generate_stub.GenerateStream(ask()))
+    await eventually(lambda: is_free(service))
+    tasks_before = len(asyncio.all_tasks())
+    moments = random.Random(20)
+
+    seconds = await asyncio.gather(*[_leave_after(service, 2 * moments.random()) for _ in range(100)])
+
+    p50, longest = statistics.median(seconds) * 1e3, max(seconds) * 1e3
+    print(f"freed after a cancel: p50 {p50:.1f} ms, max {longest:.1f} ms")
+    await eventually(lambda: is_free(service), BOUND)
+    await eventually(lambda: len(asyncio.all_tasks()) <= tasks_before, BOUND)
+    answer = await told(service.generate_stub.GenerateStream(ask("and now?")))
+    assert answer.text.endswith("] and now?")
+
+
+async def _leave_after(service: Running, seconds: float) -> float:
+    """Start a stream and leave it after some time; how long it took until nothing of it was left."""
+    request_id = f"leaving-{seconds}"
+    stream = service.generate_stub.GenerateStream(
+        endless("a few words " * 8), metadata=grpc.aio.Metadata(("x-request-id", request_id))
+    )
+    await asyncio.sleep(seconds)
+    stream.cancel()
+    return await eventually(
+        lambda: all(call.request_id != request_id for call in service.server.calls), BOUND
+    )
+
+
+async def test_an_engine_that_does_not_let_go_is_visible(service: Running) -> None:
+    stream = service.generate_stub.GenerateStream(endless("@sim(ignore_cancel)"))
+    await first(stream, 3)
+
+    stream.cancel()
+
+    await eventually(lambda: service.room.backend.stats().aborts_pending == 1, BOUND)
+    assert service.room.backend.stats().running == 1
+    assert service.room.admission.running == 0
+    await eventually(lambda: is_free(service), BOUND)
+    assert service.room.backend.stats().aborts_pending == 0

@@ -1,0 +1,97 @@
+"""Threads that tenants share: a flooder keeps nobody waiting, and holds no more than its share of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from inference_service.errors import QueueFull
+from inference_service.scheduling.fair_pool import FairPool
+
+WAIT = 10.0
+
+
+@asynccontextmanager
+async def pool(threads: int = 1, most_bytes: int = 1_000_000) -> AsyncIterator[FairPool]:
+    made = FairPool(threads, "test", most_bytes)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_results_and_errors_come_back() -> None:
+    def fail() -> None:
+        raise KeyError("k")
+
+    async with pool() as workers:
+        assert await workers.run("a", 1, divmod, 7, 2) == (3, 1)
+        with pytest.raises(KeyError):
+            await workers.run("a", 1, fail)
+
+
+async def test_a_flooder_leaves_a_thread_to_others() -> None:
+    release = threading.Event()
+    async with pool(threads=2) as workers:
+        flood = [asyncio.create_task(workers.run("flooder", 1000, release.wait, WAIT)) for _ in range(20)]
+        await settle()
+
+        assert await asyncio.wait_for(workers.run("quiet", 1000, int, "7"), WAIT) == 7
+        assert not any(task.done() for task in flood)
+        release.set()
+        await asyncio.wait_for(asyncio.gather(*flood), WAIT)
+
+
+async def test_tenants_take_turns() -> None:
+    release = threading.Event()
+    order: list[str] = []
+    async with pool(threads=1) as workers:
+        blockers = [asyncio.create_task(workers.run(name, 1, release.wait, WAIT)) for name in "xy"]
+        await settle()
+        names = ["a", "a", "a", "b", "b", "c"]
+        tasks = [asyncio.create_task(workers.run(name, 1, order.append, name)) for name in names]
+        await settle()
+        release.set()
+        await asyncio.wait_for(asyncio.gather(*blockers, *tasks), WAIT)
+
+    assert sorted(order) == names
+    assert set(order[:3]) == {"a", "b", "c"}
+
+
+async def test_who_leaves_is_not_worked_for() -> None:
+    release = threading.Event()
+    ran: list[int] = []
+    async with pool(threads=1) as workers:
+        first = asyncio.create_task(workers.run("a", 1, release.wait, WAIT))
+        second = asyncio.create_task(workers.run("a", 1, ran.append, 1))
+        await settle()
+        second.cancel()
+        await settle()
+        release.set()
+        await first
+        await workers.run("a", 1, ran.append, 2)
+
+    assert ran == [2]
+
+
+async def test_what_waits_is_bounded_for_each_tenant() -> None:
+    release = threading.Event()
+    async with pool(threads=1, most_bytes=100_000) as workers:
+        busy = [asyncio.create_task(workers.run("flooder", 10_000, release.wait, WAIT)) for _ in range(6)]
+        await settle()
+
+        with pytest.raises(QueueFull) as refused:
+            await workers.run("flooder", 10_000, int)
+        assert refused.value.retry_after is not None
+        assert await workers.run("quiet", 90_000, int, "7") == 7
+        release.set()
+        await asyncio.gather(*busy)

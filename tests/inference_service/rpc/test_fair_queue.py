@@ -1,0 +1,71 @@
+"""A queue that tenants share: turns, and places that are left for those who come later."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_service.scheduling.fair_queue import FairQueue, Tenant
+
+
+def filled(limit: int, *held: tuple[Tenant, int]) -> FairQueue[object]:
+    queue: FairQueue[object] = FairQueue(limit)
+    for tenant, count in held:
+        for _ in range(count):
+            queue.push(tenant, object())
+    return queue
+
+
+def test_nobody_takes_more_than_half_of_what_the_others_leave() -> None:
+    queue = filled(100)
+    while queue.has_space("first"):
+        queue.push("first", object())
+    while queue.has_space("second"):
+        queue.push("second", object())
+
+    assert queue.counts == {"first": 50, "second": 25}
+
+
+def test_who_has_nothing_waiting_always_has_a_place() -> None:
+    queue = filled(10, ("flooder", 5), ("another", 5))
+
+    assert not queue.has_space("flooder")
+    assert queue.has_space("quiet")
+    assert queue.has_space("quiet", weight=1000)
+    queue.push("quiet", object())
+    assert not queue.has_space("quiet")
+
+
+def test_where_there_are_no_keys_the_whole_queue_is_everybodys() -> None:
+    assert filled(10, (None, 9)).has_space(None)
+    assert not filled(10, (None, 10)).has_space(None)
+
+
+def test_where_nothing_may_wait_nothing_has_a_place() -> None:
+    assert not filled(0).has_space("quiet")
+
+
+def test_who_is_passed_over_keeps_the_place() -> None:
+    queue = filled(100, ("a", 2), ("b", 1))
+
+    assert [
+        popped[0] for popped in (queue.pop({"a"}), queue.pop({"a"}), queue.pop(), queue.pop()) if popped
+    ] == [*("b", "a", "a")]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5), st.booleans()), max_size=60))
+def test_weights_are_given_back(steps: list[tuple[str, int, bool]]) -> None:
+    """Whatever is pushed, popped and discarded: empty is empty."""
+    queue: FairQueue[object] = FairQueue(20)
+    pushed: list[tuple[str, object]] = []
+    for tenant, weight, is_push in steps:
+        if is_push and queue.has_space(tenant, weight):
+            pushed.append((tenant, object()))
+            queue.push(*pushed[-1], weight)
+        elif pushed and weight % 2:
+            queue.discard(*pushed.pop())
+        else:
+            queue.pop()
+    list(queue.drain())
+
+    assert (len(queue), queue.counts, queue._weight, queue._weights) == (0, {}, 0, {})

@@ -1,0 +1,135 @@
+"""What the content filter sees of a prompt, and what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_service.output.content_filter.rules_file import FilePolicy
+from inference_service.prompt.conversation import ChatTurn, Tool, ToolCall, ToolChoice
+from inference_service.prompt.tokenizer import Tokenizer
+from inference_service.request.prompt import BatchPrompt, ChatPrompt, TextPrompt, TokenPrompt
+from inference_service.scheduling.content_check import Screening, screened
+
+RULES = """\
+[[rules]]
+name = "bad"
+action = "block"
+phrases = ["bad word"]
+
+[[rules]]
+name = "secrets"
+action = "redact"
+replacement = "[gone]"
+phrases = ["secret"]
+
+[[rules]]
+name = "output"
+action = "block"
+applies_to = "output"
+phrases = ["elsewhere"]
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> FilePolicy:
+    path = tmp_path / "filter.toml"
+    path.write_text(RULES, encoding="utf-8")
+    return FilePolicy(path)
+
+
+@pytest.fixture
+def screen(policy: FilePolicy, tokenizer: Tokenizer) -> Any:
+    def look(prompt: Any) -> Screening:
+        return screened(policy, prompt, tokenizer, "anybody")
+
+    return look
+
+
+def chat(*contents: str, calls: tuple[ToolCall, ...] = (), tools: tuple[Tool, ...] = ()) -> ChatPrompt:
+    turns = [ChatTurn("assistant", content, calls) for content in contents]
+    return ChatPrompt(tuple(turns), tools, ToolChoice())
+
+
+def test_without_a_policy_nothing_is_looked_at(tokenizer: Tokenizer) -> None:
+    prompt = TextPrompt("bad word")
+
+    assert screened(None, prompt, tokenizer, "anybody") == Screening(prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt", [TextPrompt("elsewhere"), chat("a", "b"), BatchPrompt((TextPrompt("a"), TokenPrompt((1,))))]
+)
+def test_what_no_rule_is_about_stays_what_it_is(screen: Any, prompt: Any) -> None:
+    found = screen(prompt)
+
+    assert found == Screening(prompt)
+    assert found.prompt is prompt
+
+
+def test_a_text(screen: Any) -> None:
+    assert screen(TextPrompt("a bad word")).blocked_by == "bad"
+    assert screen(TextPrompt("my secret")) == Screening(TextPrompt("my [gone]"))
+
+
+def test_every_turn_of_a_conversation(screen: Any) -> None:
+    assert screen(chat("a", "a bad word")).blocked_by == "bad"
+    assert screen(chat("bad", "word")).blocked_by is None
+    assert screen(chat("a", "secret b", "c")) == Screening(chat("a", "[gone] b", "c"))
+
+
+def test_every_prompt_of_a_batch(screen: Any, tokenizer: Tokenizer) -> None:
+    ids = TokenPrompt(tuple(tokenizer.encode_text("harmless")))
+
+    assert screen(BatchPrompt((TextPrompt("a"), TextPrompt("bad word")))).blocked_by == "bad"
+    assert screen(BatchPrompt((TextPrompt("a secret"), ids, TextPrompt("b")))) == Screening(
+        BatchPrompt((TextPrompt("a [gone]"), ids, TextPrompt("b")))
+    )
+
+
+@pytest.mark.parametrize(("text", "rule"), [("a bad word", "bad"), ("a secret", "secrets"), ("a", None)])
+def test_token_ids_are_judged_by_their_text(
+    screen: Any, tokenizer: Tokenizer, text: str, rule: str | None
+) -> None:
+    """They cannot be redacted. Ids outside the vocabulary are refused later."""
+    prompt = TokenPrompt((*tokenizer.encode_text(text), 2**32 - 1))
+
+    assert screen(prompt) == Screening(prompt, rule)
+    assert screen(BatchPrompt((TextPrompt("a"), prompt))).blocked_by == rule
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        Tool("f", "a secret"),
+        Tool("secret"),
+        Tool("f", "", {"type": "object", "properties": {"secret": {}}}),
+        Tool("f", "", {"properties": {"a": {"description": "my secret", "enum": [1, None, ["x"]]}}}),
+        Tool("f", "", {"properties": {"a": {"enum": [1, {"b": ["a secret"]}]}}}),
+    ],
+)
+def test_the_texts_of_tools(screen: Any, tool: Tool) -> None:
+    assert screen(chat("a", tools=(Tool("g"), tool))).blocked_by == "secrets"
+    assert screen(chat("a", tools=(Tool("g", "harmless", {"type": "object"}),))).blocked_by is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ("", None),
+        (" ", None),
+        ('{"a": "x"}', None),
+        ('{"a": "a secret"}', "secrets"),
+        ('{"a": [{"b": "bad word"}]}', "bad"),
+        ('{"a": "\\u0073ecret"}', "secrets"),
+        ('{"bad word": 1}', "bad"),
+        ('{"a": "\\u0073ecret", "b": "un', "secrets"),
+        ('{"a": "x", "b": "my \\u0073ecret', "secrets"),
+        ('["\\u0062ad word"]', "bad"),
+    ],
+)
+def test_the_texts_of_earlier_calls(screen: Any, arguments: str, rule: str | None) -> None:
+    """As the model reads them, not as their JSON spells them."""
+    assert screen(chat("a", calls=(ToolCall("1", "f", arguments),))).blocked_by == rule

@@ -1,0 +1,69 @@
+"""Many streams at once: none lost, none mixed up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from inference_service.backends.simulated.answer import digest
+from inference_service.backends.types import Sampling
+from inference_service.prompt.tokenizer import Tokenizer
+from tests.support.calls import ask, collect, eventually, first, is_free, told
+from tests.support.service import running_service
+from tests.support.statuses import status_of_call
+
+STREAMS = 200
+GREEDY = Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, seed=0, reproducible=True)
+
+
+async def test_two_hundred_streams_each_prove_their_own_prompt(tokenizer: Tokenizer) -> None:
+    prompts = [
+        f"story number {number}: {'漢字 😀 ' * (number % 7)}end of {number}" for number in range(STREAMS)
+    ]
+    async with running_service(max_concurrency=32, queue_limit=STREAMS) as service:
+        streams = await asyncio.gather(
+            *[told(service.generate_stub.GenerateStream(ask(prompt))) for prompt in prompts]
+        )
+
+        for prompt, stream in zip(prompts, streams, strict=True):
+            mark = digest(tokenizer.encode_prompt(prompt), GREEDY)
+            assert stream.text == f"[{mark}] {prompt}"
+        assert len({stream.started.request_id for stream in streams}) == STREAMS
+        await eventually(lambda: is_free(service))
+
+
+async def test_two_hundred_run_at_once_on_an_engine_that_takes_them_all() -> None:
+    async with running_service(max_concurrency=STREAMS) as service:
+        streams = [service.generate_stub.GenerateStream(ask("@sim(stall_at=3)")) for _ in range(STREAMS)]
+        await asyncio.gather(*[first(stream, 4) for stream in streams])
+
+        assert service.room.backend.stats().running == STREAMS
+        assert (service.room.admission.running, service.room.admission.waiting) == (STREAMS, 0)
+        for stream in streams:
+            stream.cancel()
+        await eventually(lambda: is_free(service))
+
+
+async def test_beyond_the_queue_one_is_refused_at_once_and_the_others_are_served() -> None:
+    async with running_service(max_concurrency=2, queue_limit=10) as service:
+        holders = [service.generate_stub.GenerateStream(ask("@sim(stall_at=1)")) for _ in range(2)]
+        for holder in holders:
+            await first(holder)
+        calls = [
+            asyncio.create_task(collect(service.generate_stub.GenerateStream(ask(str(number)))))
+            for number in range(30)
+        ]
+        await eventually(lambda: sum(call.done() for call in calls) == 20)
+
+        for holder in holders:
+            holder.cancel()
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+
+        refused = [status_of_call(end) for end in ended if isinstance(end, grpc.aio.AioRpcError)]
+        served = [end for end in ended if isinstance(end, list)]
+        assert len(served) == 10
+        assert {status.reason for status in refused} == {"QUEUE_FULL"}
+        assert len(refused) == 20
+        assert all(events[-1].WhichOneof("event") == "summary" for events in served)
+        await eventually(lambda: is_free(service))

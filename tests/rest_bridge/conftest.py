@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+import structlog
+
+from tests.rest_bridge.running import RunningBridge, running_bridge
+from tests.support.scripted import Running, ScriptedService, serve
+
+
+@pytest.fixture(autouse=True)
+def _plain_logs() -> Iterator[None]:
+    """Short tracebacks: what structlog makes of them by default takes seconds."""
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()]
+    )
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def service() -> ScriptedService:
+    """What stands behind the bridge; it does what the test tells it to."""
+    return ScriptedService()
+
+
+@pytest.fixture
+async def running(service: ScriptedService) -> AsyncIterator[Running]:
+    async with serve(service) as running:
+        yield running
+
+
+@pytest.fixture
+async def bridge(running: Running) -> AsyncIterator[RunningBridge]:
+    async with running_bridge(running.target) as bridge:
+        yield bridge
+
+
+@pytest.fixture
+async def http(bridge: RunningBridge) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=bridge.url, timeout=30) as http:
+        yield http

@@ -1,0 +1,119 @@
+"""Bodies that are coded: unpacked within the limit of bodies, or refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import resource
+import sys
+import zlib
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from tests.rest_bridge.bodies import CHAT, chat
+from tests.rest_bridge.running import running_bridge
+from tests.support.scripted import Running, ScriptedService
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MIB = 1024 * 1024
+Pack = Callable[[bytes], bytes]
+PACKS: dict[str, Pack] = {"gzip": gzip.compress, "x-gzip": gzip.compress, "zstd": zstd.compress}
+
+
+async def post(http: httpx.AsyncClient, content: bytes, coding: str) -> httpx.Response:
+    headers = {"content-encoding": coding, "content-type": "application/json"}
+    return await http.post(CHAT, content=content, headers=headers)
+
+
+@pytest.mark.parametrize("coding", PACKS)
+async def test_a_coded_body_is_what_it_unpacks_to(
+    http: httpx.AsyncClient, service: ScriptedService, coding: str
+) -> None:
+    """In one part or in several, whatever the case of the name."""
+    body, pack = json.dumps(chat()).encode(), PACKS[coding]
+    for content in (pack(body), pack(body[:9]) + pack(body[9:]), pack(b"") + pack(body)):
+        assert (await post(http, content, coding.upper())).status_code == 200
+    plain = (await http.post(CHAT, content=body)).status_code
+    assert plain == 200
+    assert [seen.request for seen in service.seen] == [service.seen[-1].request] * 4
+
+
+async def test_no_coding_at_all_has_a_name_too(http: httpx.AsyncClient) -> None:
+    """`identity`."""
+    assert (await post(http, json.dumps(chat()).encode(), "identity")).status_code == 200
+
+
+@pytest.mark.parametrize("coding", ["br", "deflate", "compress", "gzip, zstd", "gzip;q=1", "none"])
+async def test_other_codings_are_refused(
+    http: httpx.AsyncClient, service: ScriptedService, coding: str
+) -> None:
+    """With the one error body, and with what would be taken."""
+    reply = await post(http, zlib.compress(json.dumps(chat()).encode()), coding)
+    error = reply.json()["error"]
+
+    assert (reply.status_code, error["code"], error["param"]) == (
+        415,
+        "unsupported_content_encoding",
+        "content-encoding",
+    )
+    assert reply.headers["accept-encoding"] == "gzip, zstd"
+    assert service.seen == []
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+async def test_what_is_not_so_coded_is_refused(http: httpx.AsyncClient, coding: str) -> None:
+    """Plain, broken, cut, nothing, with rubbish behind it, and parts without end."""
+    body, pack = json.dumps(chat()).encode(), PACKS[coding]
+    good = pack(body)
+    broken = b"????" + good[4:]
+    for content in (body, broken, good[:-3], b"", good + b"rubbish", pack(b"") * 2000 + good):
+        reply = await post(http, content, coding)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"], error["param"]) == (
+            400,
+            "invalid_value",
+            "content-encoding",
+        )
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+async def test_a_bomb_is_refused_before_it_is_unpacked(running: Running, coding: str) -> None:
+    """A GiB in a body below the limit costs no more memory than the limit."""
+    packed = _bomb(coding)
+    assert len(packed) < 2 * MIB
+    async with (
+        running_bridge(running.target, max_body_bytes=2 * MIB) as bridge,
+        httpx.AsyncClient(base_url=bridge.url, timeout=30) as http,
+    ):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        reply = await post(http, packed, coding)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
+    assert grown < 64 * 1024, f"{grown} KiB"
+
+
+def _bomb(coding: str) -> bytes:
+    """A GiB of zeros."""
+    piece = bytes(MIB)
+    packer = zlib.compressobj(wbits=31) if coding == "gzip" else zstd.ZstdCompressor()
+    packed = [packer.compress(piece) for _ in range(1024)]
+    return b"".join([*packed, packer.flush()])
+
+
+async def test_a_window_beyond_the_standards_is_refused(http: httpx.AsyncClient) -> None:
+    """A frame that asks for a GiB of memory gets none of it."""
+    options: dict[int, int] = {
+        zstd.CompressionParameter.window_log: 27,
+        zstd.CompressionParameter.content_size_flag: 0,
+    }
+    packer = zstd.ZstdCompressor(options=options)
+    packed = packer.compress(json.dumps(chat()).encode()) + packer.flush()
+
+    assert (await post(http, packed, "zstd")).status_code == 400

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rest_bridge.errors import ApiError
+from rest_bridge.openai.convert import names_in
+from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
+from rest_bridge.request_body import parse_body
+from tests.rest_bridge.bodies import chat, completion, sent
+
+SCHEMA = {"type": "object", "properties": {"é": {"type": "integer", "maximum": 10**30}, "a": {}}}
+TEXT = '{"type":"object","properties":{"é":{"type":"integer","maximum":1' + "0" * 30 + '},"a":{}}}'
+
+
+def schema_format(**more: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, **more}}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"response_format": {"type": "json_object"}}, {"json_object": True}),
+        ({"response_format": schema_format()}, {"json_schema": TEXT}),
+        ({"response_format": schema_format(strict=False, description="d")}, {"json_schema": TEXT}),
+        ({"response_format": {"type": "regex", "regex": "a+"}}, {"regex": "a+"}),
+        ({"response_format": {"type": "grammar", "grammar": "root ::= x"}}, {"grammar": "root ::= x"}),
+        ({"response_format": {"type": "ebnf", "ebnf": "root ::= x"}}, {"grammar": "root ::= x"}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            {"json_schema": "{}"},
+        ),
+        ({"guided_json": SCHEMA}, {"json_schema": TEXT}),
+        ({"guided_json": "{ }"}, {"json_schema": "{ }"}),
+        ({"guided_regex": ""}, {"regex": ""}),
+        ({"guided_grammar": "g", "response_format": {"type": "text"}}, {"grammar": "g"}),
+    ],
+    ids=str,
+)
+def test_a_constraint_has_many_names(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """All become the one of the protocol; schemas keep the order of their names, and their numbers."""
+    assert sent(chat(**given))["constraint"] == expected
+    assert sent(completion(**given))["constraint"] == expected
+
+
+@pytest.mark.parametrize("given", [{"response_format": {"type": "text"}}, {"response_format": None}])
+def test_text_is_no_constraint(given: dict[str, Any]) -> None:
+    """It is what there is anyway."""
+    assert sent(chat(**given)) == sent(chat())
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "code"),
+    [
+        ({"response_format": "json"}, "response_format", "invalid_value"),
+        ({"response_format": {}}, "response_format.type", "missing_required_parameter"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+            "missing_required_parameter",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
+            "response_format.json_schema.schema",
+            "missing_required_parameter",
+        ),
+        (
+            {"response_format": schema_format(schema=True)},
+            "response_format.json_schema.schema",
+            "invalid_value",
+        ),
+        ({"response_format": schema_format(strict=1)}, "response_format.json_schema.strict", "invalid_value"),
+        ({"response_format": {"type": "regex"}}, "response_format.regex", "missing_required_parameter"),
+        ({"response_format": {"type": "ebnf", "ebnf": 5}}, "response_format.ebnf", "invalid_value"),
+        ({"guided_json": []}, "guided_json", "invalid_value"),
+        ({"guided_regex": {}}, "guided_regex", "invalid_value"),
+        ({"guided_regex": "a", "guided_grammar": "b"}, "guided_grammar", "invalid_value"),
+        ({"response_format": {"type": "json_object"}, "guided_json": {}}, "guided_json", "invalid_value"),
+    ],
+    ids=str,
+)
+def test_a_malformed_constraint_is_refused_by_name(given: dict[str, Any], param: str, code: str) -> None:
+    """Also one too many."""
+    with pytest.raises(ApiError) as caught:
+        sent(chat(**given))
+
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, param, code)
+    assert caught.value.message.startswith(param)
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    """1e999 is infinite to whoever reads it, and no JSON any more when it is written again."""
+    raw = b'{"model":"m","messages":[{"role":"user","content":"x"}],"guided_json":{"const":1e999}}'
+    with pytest.raises(ApiError) as caught:
+        sent_raw(raw)
+
+    assert (caught.value.status, caught.value.param) == (400, "guided_json")
+
+
+def sent_raw(raw: bytes) -> None:
+    from rest_bridge.openai.convert import chat_request
+
+    chat_request(parse_body(ChatCompletionRequest, raw))
+
+
+@pytest.mark.parametrize(
+    ("body", "service", "rest"),
+    [
+        (chat(guided_json={}), "constraint.json_schema", "guided_json"),
+        (
+            chat(response_format=schema_format()),
+            "constraint.json_schema",
+            "response_format.json_schema.schema",
+        ),
+        (chat(response_format={"type": "regex", "regex": "a"}), "constraint.regex", "response_format.regex"),
+        (chat(response_format={"type": "ebnf", "ebnf": "a"}), "constraint.grammar", "response_format.ebnf"),
+        (chat(guided_regex="a"), "constraint.regex", "guided_regex"),
+        (chat(), "output.top_logprobs", "top_logprobs"),
+        (completion(logprobs=99), "output.top_logprobs", "logprobs"),
+        (completion(max_completion_tokens=0), "stopping.max_tokens", "max_completion_tokens"),
+        (chat(max_completion_tokens=0, max_tokens=0), "stopping.max_tokens", "max_tokens"),
+    ],
+    ids=str,
+)
+def test_refusals_name_what_the_caller_wrote(body: dict[str, Any], service: str, rest: str) -> None:
+    """The service has one name for each parameter; the body may have used another."""
+    schema = CompletionRequest if "prompt" in body else ChatCompletionRequest
+    names = names_in(parse_body(schema, json.dumps(body).encode()))
+
+    assert names.of(f"{service}.type[1]") == f"{rest}.type[1]"
+    assert names.in_text(f"is 99 at `{service}.type[1]`.") == f"is 99 at {rest}.type[1]."

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+
+import inference_client
+from inference_client import InferenceError
+from rest_bridge import errors
+from rest_bridge.errors import ApiError, api_error, error_body, error_response
+from rest_bridge.names import Names
+from tests.rest_bridge.bodies import CHAT, chat
+from tests.support.scripted import ScriptedService, delta, error_info, refuse, retry_info, started
+
+Code = grpc.StatusCode
+
+
+def _subclasses(kind: type[InferenceError]) -> Iterator[type[InferenceError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def test_every_error_of_the_client_has_a_row() -> None:
+    """Nothing that a call can raise is left to chance; what is broken is an internal error."""
+    internal = {inference_client.ProtocolError, inference_client.InternalError}
+
+    assert set(_subclasses(InferenceError)) - internal == set(errors.TABLE) - internal
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A refusal of the service and the reply it becomes."""
+
+    grpc_code: grpc.StatusCode
+    reason: str | None
+    http: int
+    kind: str
+    code: str
+    details: tuple[Message, ...] = ()
+    param: str | None = None
+    retry: tuple[str, str] | None = None
+    """`Retry-After` and `retry-after-ms`."""
+
+
+def violation(field: str, reason: str) -> Message:
+    item = error_details_pb2.BadRequest.FieldViolation(
+        field=field, description="is wrong, from the service.", reason=reason
+    )
+    found: Message = error_details_pb2.BadRequest(field_violations=[item])
+    return found
+
+
+INVALID = "invalid_request_error"
+CASES = [
+    Case(
+        Code.INVALID_ARGUMENT,
+        "INVALID_VALUE",
+        400,
+        INVALID,
+        "invalid_value",
+        (violation("chat.messages[2].role", "INVALID_VALUE"),),
+        "messages[2].role",
+    ),
+    Case(
+        Code.INVALID_ARGUMENT,
+        "MISSING_REQUIRED_PARAMETER",
+        400,
+        INVALID,
+        "missing_required_parameter",
+        (violation("model", "MISSING_REQUIRED_PARAMETER"),),
+        "model",
+    ),
+    Case(Code.INVALID_ARGUMENT, "UNSUPPORTED_PARAMETER", 400, INVALID, "unsupported_parameter"),
+    Case(Code.INVALID_ARGUMENT, "SOMETHING_NEW", 400, INVALID, "something_new"),
+    Case(Code.INVALID_ARGUMENT, None, 400, INVALID, "invalid_value"),
+    Case(
+        Code.INVALID_ARGUMENT,
+        "CONTEXT_LENGTH_EXCEEDED",
+        400,
+        INVALID,
+        "context_length_exceeded",
+        (violation("chat.messages", "CONTEXT_LENGTH_EXCEEDED"),),
+        "messages",
+    ),
+    Case(Code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", 413, INVALID, "request_too_large"),
+    Case(Code.UNAUTHENTICATED, "INVALID_API_KEY", 401, "authentication_error", "invalid_api_key"),
+    Case(Code.PERMISSION_DENIED, "INSUFFICIENT_SCOPE", 403, "permission_error", "insufficient_scope"),
+    Case(Code.NOT_FOUND, "MODEL_NOT_FOUND", 404, INVALID, "model_not_found"),
+    Case(
+        Code.RESOURCE_EXHAUSTED,
+        "RATE_LIMIT_EXCEEDED",
+        429,
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        (retry_info(1.2),),
+        retry=("2", "1200"),
+    ),
+    Case(
+        Code.RESOURCE_EXHAUSTED,
+        "QUEUE_FULL",
+        429,
+        "overloaded_error",
+        "queue_full",
+        (retry_info(0.25),),
+        retry=("1", "250"),
+    ),
+    Case(
+        Code.UNAVAILABLE,
+        "NOT_READY",
+        503,
+        "server_error",
+        "not_ready",
+        (retry_info(7),),
+        retry=("7", "7000"),
+    ),
+    Case(Code.UNAVAILABLE, None, 503, "server_error", "not_ready", retry=("1", "1000")),
+    Case(Code.CANCELLED, None, 503, "server_error", "not_ready", retry=("1", "1000")),
+    Case(Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 504, "timeout_error", "deadline_exceeded"),
+    Case(Code.INTERNAL, "INTERNAL_ERROR", 500, "server_error", "internal_error"),
+    Case(Code.UNKNOWN, None, 500, "server_error", "internal_error"),
+    Case(Code.DATA_LOSS, None, 500, "server_error", "internal_error"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.grpc_code.name}-{case.reason}")
+async def test_a_refusal_of_the_service_becomes_a_row_of_the_table(
+    case: Case, service: ScriptedService, http: httpx.AsyncClient
+) -> None:
+    """Streamed or not, a failure before the first token is a plain reply with its status."""
+    info = () if case.reason is None else (error_info(case.reason),)
+
+    async def fail(request: Any, context: Any) -> Any:
+        await refuse(context, case.grpc_code, "from the service", *info, *case.details)
+
+    async def fail_stream(request: Any, context: Any) -> Any:
+        yield started()
+        await fail(request, context)
+
+    service.answer, service.stream = fail, fail_stream
+    for stream in (False, True):
+        reply = await http.post(CHAT, json=chat(stream=stream), headers={"x-request-id": "my-id"})
+        error = reply.json()["error"]
+
+        assert (reply.status_code, error["type"], error["code"]) == (case.http, case.kind, case.code)
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["param"] == case.param
+        assert ("from the service" in error["message"]) is (case.reason is not None and case.http != 500)
+        assert reply.headers["x-request-id"] == "my-id"
+        found = reply.headers.get("retry-after"), reply.headers.get("retry-after-ms")
+        assert found == (case.retry or (None, None))
+        assert ("my-id" in error["message"]) is (case.http == 500)
+
+
+async def test_a_failure_after_the_first_token_is_an_event(
+    service: ScriptedService, http: httpx.AsyncClient
+) -> None:
+    """The stream ends with the error, and without [DONE]; what came before stands."""
+
+    async def fail_late(request: Any, context: Any) -> Any:
+        yield started()
+        yield delta("Hel")
+        await refuse(context, Code.UNAVAILABLE, "draining", error_info("NOT_READY"))
+
+    service.stream = fail_late
+    reply = await http.post(CHAT, json=chat(stream=True))
+    events = [line.removeprefix("data: ") for line in reply.text.split("\n\n") if line]
+
+    assert reply.status_code == 200
+    assert json.loads(events[1])["choices"][0]["delta"] == {"content": "Hel"}
+    assert json.loads(events[-1]) == {
+        "error": {"message": "draining", "type": "server_error", "param": None, "code": "not_ready"}
+    }
+    assert "[DONE]" not in reply.text
+
+
+async def test_a_stream_that_breaks_its_grammar_is_an_internal_error(
+    service: ScriptedService, http: httpx.AsyncClient
+) -> None:
+    """Before the first output as a 500, after it as an event."""
+
+    async def nothing(request: Any, context: Any) -> Any:
+        yield started()
+
+    async def no_end(request: Any, context: Any) -> Any:
+        yield started()
+        yield delta("x")
+
+    service.stream = nothing
+    reply = await http.post(CHAT, json=chat(stream=True))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
+    service.stream = no_end
+    reply = await http.post(CHAT, json=chat(stream=True))
+    assert reply.status_code == 200
+    assert json.loads(reply.text.rpartition("data: ")[2])["error"]["code"] == "internal_error"
+
+
+@pytest.mark.parametrize("error", [ValueError("secret prompt"), InferenceError("secret"), KeyError("secret")])
+def test_what_nobody_expected_is_a_fixed_sentence(error: Exception) -> None:
+    """The text of an exception never leaves; the request id does."""
+    answer = error_body(api_error(error, "id-1"))["error"]
+
+    assert answer["code"] == "internal_error"
+    assert answer["message"] == "An internal error occurred; it is logged under request id id-1."
+
+
+def test_a_request_that_shutdown_ends_may_be_tried_again() -> None:
+    """Being cancelled from above is no fault of the caller."""
+    assert api_error(asyncio.CancelledError(), "id").status == 503
+
+
+def test_a_message_is_at_most_a_kilobyte() -> None:
+    """However long the service's text; cut between characters."""
+    body = error_body(ApiError(errors.INVALID_VALUE, "é" * 5000))
+
+    assert len(body["error"]["message"].encode()) == 1000
+
+
+def test_a_missing_key_says_how_to_send_one() -> None:
+    """HTTP wants a challenge with every 401."""
+    reply = error_response(ApiError(errors.INVALID_API_KEY, "no"))
+
+    assert reply.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_path_with_a_name_in_brackets_is_told_as_it_is() -> None:
+    """It once had the bridge search for ever."""
+    text = 'cannot be enforced (at `$.properties["é"].pattern`)'
+
+    assert Names().in_text(text) == text.replace("`", "")
+
+
+def test_the_path_of_a_schema_s_keyword_has_rest_s_name_before_it() -> None:
+    assert Names().of("chat.tools[2].parameters.properties.a.format") == (
+        "tools[2].function.parameters.properties.a.format"
+    )

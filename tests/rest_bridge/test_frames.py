@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_client import Delta, Event, Finished, FinishReason, StopCause, ToolCallDelta
+from rest_bridge.openai.metadata import ReplyOptions
+from rest_bridge.openai.requests import ChatCompletionChunk, CompletionChunk
+from rest_bridge.streaming.chunks import CHAT, COMPLETION, Frames, Shape, error_frame
+from tests.rest_bridge.rendering import ENDED, SUMMARY, account, payloads, token
+
+OPENING = {"role": "assistant", "content": "", "refusal": None}
+SILENT_OPENING = {**OPENING, "content": None}
+
+
+def frames(shape: Shape = CHAT, **wanted: bool) -> Frames:
+    return Frames(shape, "m", ReplyOptions(**wanted), account(), 7)
+
+
+def opened(shape: Shape = CHAT, **wanted: bool) -> Frames:
+    """Frames whose first choice said something already."""
+    made = frames(shape, **wanted)
+    made.render(Delta(0, "x", (1,), 1))
+    return made
+
+
+def choices(raw: bytes) -> list[dict[str, Any]]:
+    """The one choice of each event."""
+    return [chunk["choices"][0] for chunk in payloads(raw)]
+
+
+@given(st.text(min_size=1))
+def test_a_spliced_chunk_is_the_chunk_of_a_json_library(text: str) -> None:
+    """Any text arrives whole, as one event that the documented schema accepts."""
+    (plain,) = payloads(opened().render(Delta(0, text, (5, 6), 2)))
+    (rich,) = payloads(opened(token_ids=True).render(Delta(0, text, (5, 6), 2)))
+
+    ChatCompletionChunk.model_validate(plain)
+    ChatCompletionChunk.model_validate(rich)
+    expected = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+    assert plain["choices"] == [expected]
+    assert rich["choices"] == [{**expected, "token_ids": [5, 6]}]
+
+
+@given(st.text(min_size=1))
+def test_no_reader_of_lines_can_cut_an_event(text: str) -> None:
+    """Not even one that takes every Unicode line break for one: an event has one line."""
+    raw = frames(COMPLETION).render(Delta(0, text, (), 1))
+    call = opened(tool_calls=True).render(Delta(0, "", (), 1, (), (ToolCallDelta(0, text, text, text),)))
+
+    assert len(raw.decode().splitlines()) == 2
+    assert len(call.decode().splitlines()) == 2
+
+
+@pytest.mark.parametrize("text", ["\u2028", "\u2029", "\u0085", "a\r\nb", "\x1c\x1d\x1e\x0b\x0c", "\x00"])
+def test_line_breaks_arrive(text: str) -> None:
+    """Escaped on the way, they are the same text at the end."""
+    (choice,) = choices(frames(COMPLETION).render(Delta(0, text, (), 1)))
+
+    assert choice["text"] == text
+
+
+def test_chat_begins_with_the_role_and_ends_with_an_empty_delta() -> None:
+    """The first chunk says who speaks, the last one why it ended, and [DONE] is last."""
+    made = frames()
+    opening, first = choices(made.render(Delta(0, "x", (1,), 1)))
+    (ending,) = choices(made.render(ENDED))
+
+    assert (opening["delta"], opening["finish_reason"]) == (OPENING, None)
+    assert first["delta"] == {"content": "x"}
+    assert ending == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}
+    assert made.render(SUMMARY) == b""
+    assert made.closing() == b"data: [DONE]\n\n"
+
+
+def test_a_choice_without_any_output_has_a_beginning_too() -> None:
+    """As a filtered one: the role with an empty text, then the end."""
+    opening, ending = choices(
+        frames(tool_calls=True).render(
+            Finished(0, FinishReason.CONTENT_FILTER, StopCause.CONTENT_FILTER, filter_rule="r")
+        )
+    )
+
+    assert opening["delta"] == OPENING
+    assert ending["finish_reason"] == "content_filter"
+
+
+def test_each_choice_has_its_own_beginning_and_end() -> None:
+    """However they are mixed: the roles come first, once and in order, as OpenAI's own SDK expects them."""
+    made = frames()
+    events: list[Event] = [Delta(n, text, (1,), 1) for n, text in ((1, "a"), (0, "b"), (1, "c"), (0, "d"))]
+    events += [Finished(n, FinishReason.STOP, StopCause.END_OF_SEQUENCE) for n in (0, 2, 1)]
+    found = choices(b"".join(made.render(event) for event in events))
+
+    for index, text in ((0, "bd"), (1, "ac"), (2, "")):
+        deltas = [choice["delta"] for choice in found if choice["index"] == index]
+        assert deltas == [OPENING, *({"content": character} for character in text), {}]
+    assert [choice["index"] for choice in found] == [0, 1, 1, 0, 1, 0, 0, 2, 2, 1]
+
+
+def test_completions_have_text_and_no_role() -> None:
+    """Chunks of a completion are completions themselves."""
+    made = opened(COMPLETION)
+    (ending,) = payloads(made.render(ENDED))
+
+    CompletionChunk.model_validate(ending)
+    assert frames(COMPLETION).render(Delta(0, "", (1,), 1)) == b""
+    assert ending["object"] == "text_completion"
+    assert ending["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}]
+
+
+@pytest.mark.parametrize(("shape", "schema"), [(CHAT, ChatCompletionChunk), (COMPLETION, CompletionChunk)])
+def test_the_last_chunk_tells_what_became_of_the_request(shape: Shape, schema: Any) -> None:
+    """Once, if it was asked for: the counts and the metadata, without choices; all others say null."""
+    made = frames(shape, usage=True)
+    chunks = payloads(made.render(Delta(0, "x", (1,), 1)) + made.render(ENDED))
+    made.render(SUMMARY)
+    (last,) = payloads(made.closing())
+
+    schema.model_validate(last)
+    assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+    assert last["choices"] == []
+    assert last["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 1},
+    }
+    assert last["pg_metadata"]["batch_size"] == 3
+    assert [ending["cause"] for ending in last["pg_metadata"]["choices"]] == ["max_tokens"]
+    assert all("usage" not in chunk for chunk in payloads(frames().render(ENDED)))
+
+
+def test_an_empty_delta_is_sent_only_for_its_tokens() -> None:
+    """Tokens whose text is still held back make no event, unless something was to be told of them."""
+    delta = Delta(0, "", (9,), 1, (token("x"),))
+
+    assert opened().render(delta) == b""
+    assert opened(tool_calls=True).render(delta) == b""
+    assert choices(opened(token_ids=True).render(delta))[0]["token_ids"] == [9]
+    assert choices(opened(logprobs=True).render(delta))[0]["logprobs"]["content"][0]["token"] == "x"
+
+
+def test_chat_tells_how_likely_tokens_were() -> None:
+    """One entry for each token of the chunk; null in those that have none to tell of."""
+    made = frames(logprobs=True)
+    delta = Delta(0, "hi", (1, 2), 2, (token("h", -0.1, token("h", -0.1)), token("i")))
+    opening, first = payloads(made.render(delta))
+    (ending,) = choices(made.render(ENDED))
+
+    ChatCompletionChunk.model_validate(first)
+    assert opening["choices"][0]["logprobs"] is None
+    assert first["choices"][0]["logprobs"] == {
+        "content": [
+            {
+                "token": "h",
+                "bytes": [104],
+                "logprob": -0.1,
+                "top_logprobs": [{"token": "h", "bytes": [104], "logprob": -0.1}],
+            },
+            {"token": "i", "bytes": [105], "logprob": -0.5, "top_logprobs": []},
+        ],
+        "refusal": None,
+    }
+    assert ending["logprobs"] is None
+
+
+def test_completions_count_characters_from_chunk_to_chunk() -> None:
+    """`text_offset` goes on where the last chunk of the choice ended; each choice counts for itself."""
+    made = frames(COMPLETION, logprobs=True)
+    events = [Delta(0, "ab", (1,), 1, (token("ab"),)), Delta(1, "é", (1,), 1, (token("é"),))]
+    events += [Delta(0, "c", (1,), 1, (token("c"),)), Delta(1, "d", (1,), 1, (token("d"),))]
+    found = payloads(b"".join(made.render(event) for event in events))
+
+    CompletionChunk.model_validate(found[0])
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in found] == [[0], [0], [2], [1]]
+
+
+def test_calls_of_tools_come_in_pieces() -> None:
+    """Id, type and name first, then the arguments; a choice of nothing but calls has no text."""
+    made = frames(tool_calls=True)
+    pieces = [ToolCallDelta(0, "call_1", "f", ""), ToolCallDelta(0, None, None, '{"a":')]
+    pieces.append(ToolCallDelta(0, None, None, "1}"))
+    raw = b"".join(made.render(Delta(0, "", (), 0, (), (piece,))) for piece in pieces)
+    raw += made.render(Finished(0, FinishReason.TOOL_CALLS, StopCause.END_OF_SEQUENCE))
+    for chunk in payloads(raw):
+        ChatCompletionChunk.model_validate(chunk)
+
+    found = choices(raw)
+    assert [choice["delta"] for choice in found] == [
+        SILENT_OPENING,
+        {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": ""},
+                }
+            ]
+        },
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]},
+        {},
+    ]
+    assert found[-1]["finish_reason"] == "tool_calls"
+
+
+def test_tokens_of_a_call_make_no_text() -> None:
+    """What is told of them comes in a delta without content, which else would be an empty text at the end."""
+    made = frames(tool_calls=True, logprobs=True)
+    opening, told = choices(made.render(Delta(0, "", (1,), 1, (token("{"),))))
+
+    assert (opening["delta"], told["delta"]) == (SILENT_OPENING, {})
+    assert told["logprobs"]["content"][0]["token"] == "{"
+
+
+def test_text_and_calls_share_a_chunk() -> None:
+    """Where the service sends them together."""
+    delta = Delta(0, "x", (), 0, (), (ToolCallDelta(0, "i", "f", "{}"), ToolCallDelta(1, "j", "g", "")))
+    opening, both = choices(frames(tool_calls=True).render(delta))
+
+    assert opening["delta"] == OPENING
+    assert both["delta"]["content"] == "x"
+    assert [call["id"] for call in both["delta"]["tool_calls"]] == ["i", "j"]
+
+
+def test_all_chunks_share_one_head() -> None:
+    """Id, creation time and the model as the caller named it are the same in every chunk."""
+    made = Frames(CHAT, 'my "alias"\u2028', ReplyOptions(), account(), 7)
+    chunks = payloads(made.render(Delta(1, "x", (), 1)) + made.render(ENDED))
+
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[0]["id"].startswith("chatcmpl-")
+    assert {(chunk["created"], chunk["model"]) for chunk in chunks} == {(7, 'my "alias"\u2028')}
+
+
+def test_an_error_is_one_event() -> None:
+    """Its payload is the body of an error."""
+    assert error_frame({"error": {"code": "x\u2028"}}) == b'data: {"error":{"code":"x\\u2028"}}\n\n'

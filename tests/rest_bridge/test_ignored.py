@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from rest_bridge.errors import ApiError
+from rest_bridge.openai import policy
+from rest_bridge.openai.convert import chat_request, completion_request, names_in
+from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
+from rest_bridge.request_body import parse_body
+from tests.rest_bridge.bodies import chat, completion
+from tests.support.parsing import ignored_by_service as ignored_there
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "1", "function": {"name": "f", "arguments": "{}"}, "index": 0}
+
+_CHAT: Any = (ChatCompletionRequest, chat_request)
+_COMPLETION: Any = (CompletionRequest, completion_request)
+
+
+def names(body: dict[str, Any], *, streams: bool = True, strict: bool = False) -> list[str]:
+    """What the bridge and the service find without effect, by REST's names."""
+    schema, convert = _CHAT if "messages" in body else _COMPLETION
+    request = parse_body(schema, json.dumps(body).encode())
+    here = policy.ignored_parameters(request, streams=streams, strict=strict)
+    message = convert(request)
+    return [*here, *map(names_in(request).of, ignored_there(message))]
+
+
+@pytest.mark.parametrize("name", sorted(policy.REFUSED_IN_CHAT))
+def test_what_chat_cannot_honour_is_refused(name: str) -> None:
+    """A parameter of the contract that is not built yet is a 400 that names it."""
+    with pytest.raises(ApiError) as caught:
+        names(chat(**{name: {"some": "thing"}}))
+
+    assert (caught.value.status, caught.value.code, caught.value.param) == (
+        400,
+        "unsupported_parameter",
+        name,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(policy.REFUSED_IN_COMPLETIONS))
+def test_what_completions_cannot_honour_is_refused(name: str) -> None:
+    """The same for completions."""
+    with pytest.raises(ApiError) as caught:
+        names(completion(**{name: [5]}))
+
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_asks_for_nothing_is_accepted(strict: bool) -> None:
+    """The values that the parameters have when nobody wants anything of them pass without a word."""
+    nothing = dict.fromkeys(policy.REFUSED_IN_CHAT)
+    assert names(chat(**nothing), strict=strict) == []
+    for name, harmless in policy.REFUSED_IN_CHAT.items():
+        for value in harmless:
+            assert names(chat(**{name: value}), strict=strict) == []
+    for name, harmless in policy.REFUSED_IN_COMPLETIONS.items():
+        for value in harmless:
+            assert names(completion(**{name: value}), strict=strict) == []
+
+
+@pytest.mark.parametrize("value", [False, 0, "", ["x"], {}])
+def test_only_the_very_value_asks_for_nothing(value: object) -> None:
+    """`functions` of false is not the empty array that is harmless."""
+    with pytest.raises(ApiError, match="functions is not supported"):
+        names(chat(functions=value))
+
+
+@pytest.mark.parametrize("name", sorted(policy.WITHOUT_EFFECT))
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_has_no_effect_is_named(name: str, strict: bool) -> None:
+    """Parameters without effect by their nature are accepted and named, also under `strict`."""
+    assert names(chat(**{name: {"any": 1}}), strict=strict) == [name]
+    assert names(chat(**{name: None}), strict=strict) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (chat(tempratur=1), "tempratur"),
+        (completion(mirostat_tau=1), "mirostat_tau"),
+        (chat(stream_options={"include_obfuscation": True}), "stream_options.include_obfuscation"),
+        (chat(messages=[{"role": "user", "content": "x", "mood": "good"}]), "messages[0].mood"),
+        (
+            chat(
+                messages=[
+                    {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"a": 1}}]}
+                ]
+            ),
+            "messages[0].content[0].cache_control",
+        ),
+        (chat(tools=[{**TOOL, "x": 1}]), "tools[0].x"),
+        (chat(tools=[TOOL, {**TOOL, "function": {"name": "g", "x": 1}}]), "tools[1].function.x"),
+        (chat(tools=[TOOL], tool_choice={**TOOL, "x": 1}), "tool_choice.x"),
+        (chat(messages=[{"role": "assistant", "tool_calls": [CALL]}]), "messages[0].tool_calls[0].index"),
+        (chat(response_format={"type": "text", "x": 1}), "response_format.x"),
+        (
+            chat(
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "schema": {"y": 1}, "x": 1},
+                }
+            ),
+            "response_format.json_schema.x",
+        ),
+    ],
+    ids=str,
+)
+def test_a_name_nobody_knows_is_named_or_refused(body: dict[str, Any], path: str) -> None:
+    """Wherever it stands: in the list with its path, or under `strict` a 400."""
+    assert names(body) == [path]
+    with pytest.raises(ApiError) as caught:
+        names(body, strict=True)
+    assert (caught.value.status, caught.value.param) == (400, path)
+
+
+def test_names_of_speakers_are_known_and_without_effect() -> None:
+    """Also under `strict`; null ones are nothing."""
+    turn = {"role": "assistant", "content": "x", "name": "me", "refusal": None}
+
+    assert names(chat(messages=[turn]), strict=True) == ["messages[0].name"]
+
+
+@pytest.mark.parametrize(
+    ("turn", "is_named"),
+    [
+        ({"role": "assistant", "content": None, "refusal": "No."}, False),
+        ({"role": "assistant", "content": "x", "refusal": "No."}, True),
+        ({"role": "user", "content": "x", "refusal": "No."}, True),
+        ({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, False),
+    ],
+    ids=str,
+)
+def test_a_refusal_that_is_not_read_is_named(turn: dict[str, Any], is_named: bool) -> None:
+    assert names(chat(messages=[turn]), strict=True) == ["messages[0].refusal"] * is_named
+
+
+@pytest.mark.parametrize("name", sorted(policy.REFUSED_IN_MESSAGES))
+def test_what_a_message_cannot_ask_for_is_refused(name: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        names(chat(messages=[{"role": "assistant", "content": "x", name: [True]}]))
+
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", f"messages[0].{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("min_tokens", 5),
+        ("bad_words", ["x"]),
+        ("truncate_prompt_tokens", 5),
+        ("truncate_prompt_tokens", -1),
+        ("use_beam_search", True),
+        ("length_penalty", 1.2),
+        ("skip_special_tokens", False),
+        ("logits_processors", ["x"]),
+        ("dry_multiplier", 0.8),
+        ("mirostat", 2),
+        ("do_sample", False),
+        ("options", {"num_ctx": 5}),
+        ("min_tokens", True),
+    ],
+)
+@pytest.mark.parametrize("make", [chat, completion])
+def test_what_other_servers_honour_is_refused_by_name(make: Any, name: str, value: object) -> None:
+    with pytest.raises(ApiError) as caught:
+        names(make(**{name: value}))
+
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
+
+
+def test_the_name_that_a_parameter_has_here_is_told() -> None:
+    with pytest.raises(ApiError, match=r"max_new_tokens is not supported here\. Use max_tokens\."):
+        names(completion(max_new_tokens=5))
+
+
+def test_no_parameter_is_both_declared_and_refused() -> None:
+    assert not ChatCompletionRequest.model_fields.keys() & policy.REFUSED_IN_CHAT.keys()
+    assert not CompletionRequest.model_fields.keys() & policy.REFUSED_IN_COMPLETIONS.keys()
+    assert not policy.WITHOUT_EFFECT & (policy.REFUSED_IN_CHAT.keys() | policy.REFUSED_IN_COMPLETIONS.keys())
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({}, ["tools[1].function.strict"]),
+        ({"tool_choice": "auto"}, ["tools[1].function.strict"]),
+        ({"tool_choice": "none", "guided_json": {}}, ["tools[1].function.strict"]),
+        ({"tool_choice": "required"}, []),
+        ({"response_format": {"type": "json_object"}}, []),
+        ({"guided_json": {}}, []),
+        ({"tool_choice": TOOL}, []),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("strict", [False, True])
+def test_strict_tools_are_strict_where_calls_are_demanded(
+    choice: dict[str, Any], expected: list[str], strict: bool
+) -> None:
+    """Where the model decides between calls and words, nothing makes it follow the schema."""
+    tools = [{"type": "function", "function": {"name": "f", "strict": on}} for on in (False, True)]
+
+    assert names(chat(tools=tools, **choice), strict=strict) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"include_stop_str_in_output": True}, ["include_stop_str_in_output"]),
+        ({"include_stop_str_in_output": True, "stop": []}, ["include_stop_str_in_output"]),
+        ({"include_stop_str_in_output": True, "stop": "a"}, []),
+        ({"include_stop_str_in_output": False}, []),
+        ({"tool_choice": "none", "parallel_tool_calls": True}, ["tool_choice", "parallel_tool_calls"]),
+        ({"tool_choice": "auto", "parallel_tool_calls": False, "tools": [TOOL]}, []),
+        ({"tool_choice": "required", "tools": [TOOL], "guided_json": {}}, ["guided_json"]),
+        ({"tool_choice": "auto", "tools": [TOOL], "guided_json": {}}, []),
+    ],
+    ids=str,
+)
+def test_what_means_nothing_alone_is_named(given: dict[str, Any], expected: list[str]) -> None:
+    """The service finds it, and the bridge calls it as the caller does."""
+    assert names(chat(**given)) == expected
+
+
+def test_what_another_format_needs_means_nothing() -> None:
+    """A format holds what its own type needs; the rest is named."""
+    schema = {"name": "n", "schema": {}}
+    wanted = {"type": "regex", "regex": "a", "ebnf": "b", "grammar": None, "json_schema": schema}
+
+    assert names(chat(response_format=wanted)) == ["response_format.json_schema", "response_format.ebnf"]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_is_told_of_a_schema_and_nobody_reads_is_named(strict: bool) -> None:
+    """The model never sees its description. Its name is only a label, which every SDK sends."""
+    schema = {"name": "n", "description": "d", "schema": {}, "strict": True}
+    wanted = {"type": "json_schema", "json_schema": schema}
+
+    assert names(chat(response_format=wanted), strict=strict) == ["response_format.json_schema.description"]
+    schema["description"] = None
+    assert names(chat(response_format=wanted), strict=strict) == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_streaming_means_nothing_where_nothing_is_generated(streams: bool) -> None:
+    """A validation answers at once."""
+    body = chat(stream=True, stream_options={"include_usage": True})
+
+    assert names(body, streams=streams) == ([] if streams else ["stream_options", "stream"])
+
+
+def test_options_of_a_stream_mean_nothing_without_one() -> None:
+    """`stream_options` is named if the reply does not stream."""
+    body = chat(stream_options={"include_usage": True})
+
+    assert names(body, streams=False) == ["stream_options"]
+    assert names(body, streams=True) == []
+
+
+@pytest.mark.parametrize("name", ["", "a\r\nx-evil: 1", "naïve", "😀" * 500, "a,b", 'q"uote', "x" * 5000])
+def test_names_are_safe_in_a_header(name: str) -> None:
+    """Whatever a caller calls a member, the header stays one clean line."""
+    found = names(chat(**{name: 1}))
+    value = policy.header(found)[policy.HEADER]
+
+    assert re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,64}", value)
+
+
+def test_the_header_is_bounded() -> None:
+    """Thousands of unknown names end in an ellipsis."""
+    value = policy.header(names(chat(**{f"unknown{n}": 1 for n in range(5000)})))[policy.HEADER]
+
+    assert len(value) <= 1010
+    assert value.startswith("unknown0,unknown1,")
+    assert value.endswith(",...")
+
+
+def test_names_of_the_service_are_safe_in_a_header_too() -> None:
+    """It names fields that it does not know by their numbers."""
+    assert policy.header(["top_p", "sampling.field 99"]) == {
+        "x-ignored-parameters": "top_p,sampling.field_99"
+    }
+    assert policy.header([]) == {}

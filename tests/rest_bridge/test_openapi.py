@@ -1,0 +1,182 @@
+"""The description is the truth: what it says is compared with what is done."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from inference_service.request import generate, output, prompt, sampling, tools
+from inference_service.request import sampling as stopping
+from lodestream_common.parameters import Parameter
+from rest_bridge.app import create_app
+from rest_bridge.openai import inputs
+from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
+from tests.rest_bridge.running import bridge_config
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app(bridge_config("127.0.0.1:1")).openapi()
+
+
+KNOBS = [
+    sampling.TEMPERATURE,
+    sampling.TOP_P,
+    sampling.TOP_K,
+    sampling.MIN_P,
+    sampling.FREQUENCY_PENALTY,
+    sampling.PRESENCE_PENALTY,
+    sampling.REPETITION_PENALTY,
+    output.CHOICES,
+]
+
+
+@pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.name)
+@pytest.mark.parametrize("schema", ["ChatCompletionRequest", "CompletionRequest"])
+def test_ranges_and_defaults_are_the_services_own(
+    document: dict[str, Any], schema: str, knob: Parameter
+) -> None:
+    """The service checks them, the bridge only writes them down: both say the same."""
+    described = document["components"]["schemas"][schema]["properties"][knob.name]
+    low = "exclusiveMinimum" if knob.excludes_low else "minimum"
+
+    assert (described[low], described["maximum"], described["default"]) == (
+        knob.low,
+        knob.high,
+        knob.default,
+    )
+
+
+def test_the_limit_of_tokens_is_the_services_own(document: dict[str, Any]) -> None:
+    """Its operator sets it, so the description has no copy of it, and says where to ask."""
+    for name in ("max_tokens", "max_completion_tokens"):
+        described = document["components"]["schemas"]["ChatCompletionRequest"]["properties"][name]
+        assert described["minimum"] == 1
+        assert not {"maximum", "default"} & set(described)
+    served = document["components"]["schemas"]["Model"]["properties"]
+    assert {"max_tokens_limit", "default_max_tokens"} <= set(served)
+
+
+def test_limits_of_lists_and_texts_are_the_services_own(document: dict[str, Any]) -> None:
+    """The same for what is no number."""
+    described = document["components"]["schemas"]["ChatCompletionRequest"]["properties"]
+    stop = next(form for form in described["stop"]["anyOf"] if form["type"] == "array")
+    biases = described["logit_bias"]["anyOf"][0]
+
+    assert stop["maxItems"] == stopping.STOP.max_items == 4
+    assert described["stop_token_ids"]["maxItems"] == stopping.STOP_TOKEN_IDS.max_items == 64
+    assert described["user"]["maxLength"] == generate.USER.max_length == 256
+    assert described["tools"]["maxItems"] == tools.TOOLS.max_items == 128
+    assert biases["maxProperties"] == sampling.LOGIT_BIAS.max_items == 300
+    bounds = biases["additionalProperties"]
+    assert (bounds["minimum"], bounds["maximum"]) == (sampling.LOGIT_BIAS.low, sampling.LOGIT_BIAS.high)
+
+
+def test_likeliest_tokens_are_limited_as_in_the_service(document: dict[str, Any]) -> None:
+    """By either name."""
+    schemas = document["components"]["schemas"]
+    chat = schemas["ChatCompletionRequest"]["properties"]["top_logprobs"]
+    text = schemas["CompletionRequest"]["properties"]["logprobs"]
+    knob = output.TOP_LOGPROBS
+
+    assert (chat["minimum"], chat["maximum"], chat["default"]) == (knob.low, knob.high, knob.default)
+    assert (text["minimum"], text["maximum"]) == (knob.low, knob.high)
+
+
+def test_prompts_are_limited_as_in_the_service() -> None:
+    """The bridge refuses longer arrays itself, before they cost anything."""
+    assert inputs.MAX_PROMPTS == prompt.BATCH.max_items == 16
+
+
+@pytest.mark.parametrize("schema", [ChatCompletionRequest, CompletionRequest])
+def test_every_parameter_is_described(document: dict[str, Any], schema: type[Any]) -> None:
+    """In words; and nothing that is not taken."""
+    described = document["components"]["schemas"][schema.__name__]["properties"]
+
+    assert set(described) == set(schema.model_fields)
+    assert all(field.get("description") for field in described.values())
+
+
+def test_every_route_is_described(document: dict[str, Any]) -> None:
+    """All that answer, with their bodies and errors."""
+    assert {(path, method) for path, item in document["paths"].items() for method in item} == {
+        ("/v1/chat/completions", "post"),
+        ("/v1/completions", "post"),
+        ("/v1/completions/stream", "post"),
+        ("/v1/models", "get"),
+        ("/v1/models/{model}", "get"),
+        ("/health", "get"),
+        ("/health/live", "get"),
+        ("/health/ready", "get"),
+    }
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        operation = document["paths"][path]["post"]
+        refusals = {"400", "401", "403", "404", "408", "413", "415", "429", "500", "503", "504"}
+        assert set(operation["responses"]) == {"200", *refusals}
+        assert "x-ignored-parameters" in operation["responses"]["200"]["headers"]
+        forms = operation["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
+        assert {form["$ref"].rpartition("/")[2] for form in forms} > {"Validation"}
+        assert operation["requestBody"]["required"]
+
+
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
+    """No schema is named that is not there."""
+    text = json.dumps(document)
+    names = {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}
+
+    assert names
+    assert names <= set(document["components"]["schemas"])
+    assert "$defs" not in text
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    """As the version of OpenAPI that it names, by a validator that is not ours."""
+    assert document["openapi"].startswith("3.1.")
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+def test_every_route_names_the_refusals_that_there_are(document: dict[str, Any]) -> None:
+    """Each can fail inside, none answers with the framework's 422, all refuse in the one shape."""
+    for item in document["paths"].values():
+        for operation in item.values():
+            refusals = {status: reply for status, reply in operation["responses"].items() if status != "200"}
+            assert "500" in refusals
+            assert "422" not in refusals
+            for reply in refusals.values():
+                schema = reply["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/ErrorReply"}
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    ("path", "chunk"),
+    [
+        ("/v1/chat/completions", "ChatCompletionChunk"),
+        ("/v1/completions", "CompletionChunk"),
+        ("/v1/completions/stream", "CompletionChunk"),
+    ],
+)
+async def test_the_events_of_a_stream_are_what_the_schema_says(
+    document: dict[str, Any], http: httpx.AsyncClient, path: str, chunk: str
+) -> None:
+    """Chunks, and the mark of the end; nothing else fits the schema."""
+    operation = document["paths"][path]["post"]
+    schema = operation["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    assert f"#/components/schemas/{chunk}" in {form.get("$ref") for form in schema["anyOf"]}
+    validator = Draft202012Validator({**schema, "components": document["components"]})
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    text = (await http.post(path, json={**example, "model": "m", "stream": True})).text
+    events = [part.removeprefix("data: ") for part in text.split("\n\n") if part.startswith("data: ")]
+
+    assert len(events) > 2
+    assert events[-1] == "[DONE]"
+    for event in events[:-1]:
+        validator.validate(json.loads(event))
+    assert validator.is_valid("[DONE]")
+    assert not validator.is_valid("[done]")
+    assert not validator.is_valid({"id": 1})

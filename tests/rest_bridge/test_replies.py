@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from inference_client import Choice, Finished, FinishReason, Generation, StopCause, ToolCall, Usage
+from rest_bridge.openai.metadata import ReplyOptions, finish_reason
+from rest_bridge.openai.replies import CHAT_REPLY, COMPLETION_REPLY, Reply
+from rest_bridge.openai.requests import ChatCompletion, Completion
+from rest_bridge.openai.responses import Validation
+from tests.rest_bridge.rendering import ENDED, REPORT, TIMINGS, account, token
+
+GENERATION = Generation(
+    request_id="r",
+    model="served-id",
+    created=7,
+    choices=(Choice(0, "Paris", (1, 2), 2, ENDED, (token("Pa"), token("ris"))),),
+    usage=Usage(prompt_tokens=27, completion_tokens=8, cached_tokens=5),
+    timings=TIMINGS,
+    report=REPORT,
+)
+
+
+def rendered(reply: Reply, generation: Generation = GENERATION, **wanted: bool) -> dict[str, Any]:
+    """What goes out, as it arrives."""
+    found = reply.render(generation, "my-alias", ReplyOptions(**wanted), account("store"))
+    arrived: dict[str, Any] = json.loads(json.dumps(found))
+    return arrived
+
+
+def test_a_chat_reply_has_every_field() -> None:
+    """The reply validates against the documented schema, and names the model as the caller did."""
+    reply = rendered(CHAT_REPLY)
+
+    ChatCompletion.model_validate(reply)
+    assert reply["id"].startswith("chatcmpl-")
+    assert reply["model"] == "my-alias"
+    assert reply["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Paris", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "length",
+        }
+    ]
+    assert reply["usage"] == {
+        "prompt_tokens": 27,
+        "completion_tokens": 8,
+        "total_tokens": 35,
+        "prompt_tokens_details": {"cached_tokens": 5},
+    }
+
+
+def test_what_the_cache_held_is_absent_where_no_engine_tells() -> None:
+    """In the body and among the headers; the reply still validates."""
+    unknown = replace(GENERATION, usage=Usage(prompt_tokens=27, completion_tokens=8, cached_tokens=None))
+    reply = rendered(CHAT_REPLY, unknown)
+
+    ChatCompletion.model_validate(reply)
+    assert reply["usage"] == {"prompt_tokens": 27, "completion_tokens": 8, "total_tokens": 35}
+    assert "x-cached-tokens" not in account().headers(unknown)
+    assert account().headers(GENERATION)["x-cached-tokens"] == "5"
+
+
+def test_a_completion_reply_has_every_field() -> None:
+    """As above, with the text itself and the ids that were asked for."""
+    reply = rendered(COMPLETION_REPLY, token_ids=True)
+
+    Completion.model_validate(reply)
+    assert reply["id"].startswith("cmpl-")
+    assert reply["choices"][0]["text"] == "Paris"
+    assert reply["choices"][0]["token_ids"] == [1, 2]
+
+
+def test_a_reply_tells_what_became_of_the_request() -> None:
+    """Where, how long, with which parameters, and how each choice ended."""
+    told = rendered(CHAT_REPLY)["pg_metadata"]
+
+    assert told["region"] == "here"
+    assert (told["queue_time_ms"], told["inference_time_ms"], told["model_load_time_ms"]) == (1, 50, 0)
+    assert told["latency_ms"] == 52
+    assert told["timings"] == {
+        "queue_ms": 1.4,
+        "prefill_ms": 20.3,
+        "decode_ms": 30.1,
+        "bridge_ms": 0.0,
+        "time_to_first_token_ms": 21.7,
+    }
+    assert told["batch_size"] == 3
+    assert told["parameters"] == {
+        "max_tokens": 150,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "seed": 5,
+        "logit_bias": {"7": -100.0},
+    }
+    assert told["ignored_parameters"] == ["store", "top_p"]
+    assert told["choices"] == [
+        {
+            "index": 0,
+            "cause": "max_tokens",
+            "stop_sequence": None,
+            "stop_token_id": None,
+            "filter_rule": None,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        (Finished(0, FinishReason.STOP, StopCause.STOP_SEQUENCE, stop_sequence="\n"), "stop"),
+        (Finished(0, FinishReason.STOP, StopCause.STOP_TOKEN, stop_token_id=9), "stop"),
+        (Finished(0, FinishReason.LENGTH, StopCause.DEADLINE), "length"),
+        (Finished(0, FinishReason.CONTENT_FILTER, StopCause.UNKNOWN, filter_rule="words"), "content_filter"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_each_choice_says_how_it_ended(ending: Finished, reason: str) -> None:
+    """The reason in the choice, what was met beside it."""
+    reply = rendered(CHAT_REPLY, replace(GENERATION, choices=(Choice(0, "", (), 0, ending),)))
+    (told,) = reply["pg_metadata"]["choices"]
+
+    assert reply["choices"][0]["finish_reason"] == reason
+    assert told == {
+        "index": 0,
+        "cause": ending.cause.value,
+        "stop_sequence": ending.stop_sequence,
+        "stop_token_id": ending.stop_token_id,
+        "filter_rule": ending.filter_rule,
+    }
+
+
+def test_log_probabilities_are_told_if_asked_for() -> None:
+    """In the shape of each endpoint."""
+    chat = rendered(CHAT_REPLY, logprobs=True)
+    text = rendered(COMPLETION_REPLY, logprobs=True)
+
+    ChatCompletion.model_validate(chat)
+    Completion.model_validate(text)
+    assert [entry["token"] for entry in chat["choices"][0]["logprobs"]["content"]] == ["Pa", "ris"]
+    assert text["choices"][0]["logprobs"] == {
+        "tokens": ["Pa", "ris"],
+        "token_logprobs": [-0.5, -0.5],
+        "top_logprobs": [{"Pa": -0.5}, {"ris": -0.5}],
+        "text_offset": [0, 2],
+    }
+
+
+@pytest.mark.parametrize(("text", "content"), [("", None), ("Let me see.", "Let me see.")])
+def test_calls_of_tools_are_in_the_message(text: str, content: str | None) -> None:
+    """Beside the text, which is null where there is none."""
+    ending = Finished(0, FinishReason.TOOL_CALLS, StopCause.END_OF_SEQUENCE)
+    choice = Choice(0, text, (), 0, ending, (), (ToolCall("call_1", "f", "{}"), ToolCall("call_2", "g", "")))
+    reply = rendered(CHAT_REPLY, replace(GENERATION, choices=(choice,)), tool_calls=True)
+
+    ChatCompletion.model_validate(reply)
+    assert reply["choices"][0]["finish_reason"] == "tool_calls"
+    assert reply["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": content,
+        "refusal": None,
+        "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": "call_2", "type": "function", "function": {"name": "g", "arguments": ""}},
+        ],
+    }
+
+
+def test_a_validation_says_what_the_answer_would_be_made_with() -> None:
+    """The prompt's length, the parameters, the queue, and no choice."""
+    checked = replace(GENERATION, choices=(), usage=Usage(27, 0, 0))
+    reply = CHAT_REPLY.validation(checked, "my-alias", account("store"))
+
+    Validation.model_validate(reply)
+    assert (reply["object"], reply["choices"]) == ("validation", [])
+    assert reply["usage"]["prompt_tokens"] == 27
+    assert reply["parameters"]["max_tokens"] == 150
+    assert reply["queue_estimate_ms"] == 12.5
+    assert reply["ignored_parameters"] == ["store", "top_p"]
+
+
+def test_a_reason_without_a_name_still_ends_the_choice() -> None:
+    """A finish reason newer than the bridge is told as a natural end: callers know no other."""
+    assert finish_reason(FinishReason.UNKNOWN) == "stop"
+    assert finish_reason(FinishReason.CONTENT_FILTER) == "content_filter"

@@ -1,0 +1,77 @@
+"""Numbers that 32-bit floats, which engines compute in, cannot hold: never a failure in the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+
+from inference_service.request.sampling import LEAST_REPETITION
+from tests.support.transports import running_transports
+from tests.transports.asked import chat, completion
+from tests.transports.conftest import ServeEngine
+
+SMALL = (5e-324, 1e-46, 1e-40, 1.2e-38, 1e-20, 1e-9, 1.1e-5)
+PARAMETERS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+)
+LARGE = (1e39, 10**39, -1e39, 1e308)
+FAILURES = ("internal_error", "not_ready")
+
+
+def small_requests() -> Iterator[dict[str, Any]]:
+    """Each parameter with each number, then several of them together."""
+    for name, value in product(PARAMETERS, SMALL):
+        yield completion(max_tokens=2, **{name: value})
+    for value in SMALL:
+        yield completion(max_tokens=2, **dict.fromkeys(PARAMETERS, value))
+        yield completion(max_tokens=2, temperature=1.1e-5, repetition_penalty=value)
+        yield completion(max_tokens=2, logit_bias={"30": 100, "31": value}, repetition_penalty=value)
+
+
+@pytest.fixture(params=["llama_cpp", "simulated", "tensorrt_llm"])
+def engine(request: pytest.FixtureRequest, serve_engine: ServeEngine) -> dict[str, Any]:
+    """The settings that serve each engine."""
+    if request.param == "tensorrt_llm":
+        return serve_engine()
+    return {"backend": request.param, "context_length": 512, "max_concurrency": 1}
+
+
+async def test_numbers_that_an_engine_cannot_hold_never_fail_in_it(engine: dict[str, Any]) -> None:
+    async with running_transports(**engine) as transports:
+        failed = [body for body in small_requests() if (await transports.by_rest(body)).error in FAILURES]
+
+    assert failed == []
+
+
+async def test_numbers_that_would_be_infinite_are_refused_by_name() -> None:
+    async with running_transports() as transports:
+        for name, value in product((*PARAMETERS, "top_k", "max_tokens", "seed"), LARGE):
+            answer = await transports.by_rest({**completion(), name: value})
+            assert (answer.error, answer.param) == ("invalid_value", name)
+
+
+async def test_what_became_of_a_number_is_in_the_report() -> None:
+    """A penalty that would be 0 becomes the least that engines take, a temperature the greedy one."""
+    small = chat(repetition_penalty=1e-46, temperature=1e-9, top_p=1e-46, validate_only=True)
+    async with running_transports() as transports:
+        answers = [await ask(small) for ask in transports.ways]
+
+    for answer in answers:
+        assert answer.parameters is not None
+        assert answer.parameters["repetition_penalty"] == LEAST_REPETITION
+        assert answer.parameters["temperature"] == answer.parameters["top_p"] == 0
+
+
+async def test_zero_is_no_repetition_penalty() -> None:
+    async with running_transports() as transports:
+        for ask in transports.ways:
+            answer = await ask(chat(repetition_penalty=0.0))
+            assert (answer.error, answer.param) == ("invalid_value", "repetition_penalty")
