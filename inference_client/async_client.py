@@ -71,7 +71,7 @@ class AsyncClient:
         timeout: seconds that a call may take, retries included, if it does not say; None: without end.
         retries: attempts after the first for calls that are refused as UNAVAILABLE; see `retry`.
         patience: seconds for which such a call is tried again however often: the service may be restarting.
-        max_message_bytes: largest message to send and to take, in bytes.
+        max_message_bytes: largest message to send, in bytes; answers may be larger.
         tls: how to encrypt; None: plain text, for a loopback or a private network.
 
     """
@@ -191,7 +191,32 @@ class AsyncClient:
         time runs from here.
         """
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        return self._stream(request, call)
 
+    async def collect_request(
+        self,
+        request: generate_service_pb2.GenerateRequest,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+        metadata: Metadata = (),
+    ) -> Generation:
+        """The answer of `generate_request`, received as a stream: no message of it is large.
+
+        An attempt that breaks off is repeated from the beginning, as `generate_request` does it.
+        """
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        while True:
+            try:
+                return await self._stream(request, call).collect()
+            except InferenceError as error:
+                if not isinstance(error.__cause__, grpc.RpcError):
+                    raise
+                pause = call.pause_after(error.__cause__)
+            await asyncio.sleep(pause)
+
+    def _stream(self, request: generate_service_pb2.GenerateRequest, call: ClientCall) -> AsyncStream:
         def open_rpc() -> aio.UnaryStreamCall[Any, Any]:
             call.check_size(request)
             return self._start(lambda stubs: stubs.generate_stream, request, call)

@@ -94,7 +94,8 @@ def channel_options(target: str, max_message_bytes: int, tls: TlsConfig | None) 
     """The channel arguments of one client."""
     options: list[Option] = [
         ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
+        # A whole answer with log probabilities has tens of megabytes; the service bounds it.
+        ("grpc.max_receive_message_length", -1),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         # Without this table the core cannot tell the service a longer timeout, up to 3 %, that another
         # call had: the service would end a little before a deadline which is past that of the caller.

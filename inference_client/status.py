@@ -137,8 +137,8 @@ def _from_status(error: grpc.RpcError) -> InferenceError:
 
 
 def _oversize(details: str, size: int, limit: int) -> InferenceError:
-    if "CLIENT: Received" in details:
-        sentence = f"The answer is {size} bytes; the client takes {limit} bytes."
+    if "CLIENT: Received" in details or "SERVER: Sent" in details:
+        sentence = f"The answer is {size} bytes; its limit is {limit} bytes."
         return InternalError(sentence, code="response_too_large")
     return request_too_large(size, limit)
 

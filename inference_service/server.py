@@ -270,12 +270,13 @@ def channel_options(
         header_timeout: seconds that a connection may take until HTTP/2 is agreed on.
         max_connections: connections that are open at once; the core closes one more without a word.
 
+    Answers have no limit here: whatever could exceed one is refused before it is computed (`servicer`).
     The hard limit on what is received is twice the documented one, so that a request moderately over
     it is refused by us, with the numbers, and only a far larger one by the transport.
     """
     return (
         ("grpc.max_receive_message_length", 2 * max_message_bytes),
-        ("grpc.max_send_message_length", 64 * 1024 * 1024),
+        ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         # The core waits for the answer to a ping for a minute of its own, whatever the line before says.

@@ -46,7 +46,7 @@ def create_app(config: BridgeConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # The same limit holds for answers, which a small one for requests must not cut.
+        # What a body becomes for the service may be a little larger than the body.
         limit = max(config.max_body_bytes, DEFAULT_MAX_MESSAGE_BYTES)
         async with AsyncClient(
             target, retries=_RETRIES, patience=config.patience, max_message_bytes=limit

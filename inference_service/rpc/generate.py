@@ -10,6 +10,7 @@ from typing import cast
 import grpc
 from lodestream.inference.v1 import generate_service_pb2 as pb
 
+from inference_service.errors import InvalidRequest
 from inference_service.output.events import Event
 from inference_service.request import generate
 from inference_service.rpc import encode
@@ -20,6 +21,16 @@ from inference_service.scheduling.loaded_engine import EngineSlot, LoadedEngine
 from inference_service.scheduling.planner import Planner, RequestOwner, effort_of
 from inference_service.scheduling.runner import Generation, GenerationRequest
 from lodestream_common.keys import Level
+
+MAX_ANSWER_BYTES = 1 << 30
+"""Of an answer in one message. Protobuf ends at twice as much."""
+
+_SCORE_BYTES = 32
+"""Of a log probability, beside its token's text."""
+_TOKEN_BYTES = 8
+"""Of a token, beside its text."""
+_WIDEST = 3
+"""A byte that is no text is told as a character of three."""
 
 
 class GenerateServicer:
@@ -41,7 +52,7 @@ class GenerateServicer:
 
     async def _generate(self, call: RpcCall, request: pb.GenerateRequest) -> pb.GenerateResponse:
         fold = encode.ResponseFold()
-        async with self._events(call, request) as events:
+        async with self._events(call, request, whole=True) as events:
             async for event in events:
                 fold.add(event)
         return fold.response()
@@ -53,15 +64,24 @@ class GenerateServicer:
 
     @asynccontextmanager
     async def _events(
-        self, call: RpcCall, message: pb.GenerateRequest
+        self, call: RpcCall, message: pb.GenerateRequest, *, whole: bool = False
     ) -> AsyncIterator[AsyncIterator[Event]]:
-        """The events of a generation; the engine is free when the context ends."""
+        """The events of a generation; the engine is free when the context ends.
+
+        Args:
+            call: the RPC.
+            message: its request.
+            whole: the answer is to be one message.
+
+        """
         watch = Stopwatch()
         room = self._door.enter()
         room.admission.check_open()
         if not message.validate_only:
             room.admission.check_space(call.tenant)
         request = await self._read(call, message, room)
+        if whole:
+            _check_size(request, room.model.tokenizer.longest_token)
         call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
         with room.admission.reserve(call.tenant, request.permits, request.deadline) as permit:
             generation = Generation(room.backend, permit, request, watch)
@@ -88,6 +108,27 @@ class GenerateServicer:
             return request
         estimate = room.admission.estimate(call.tenant)
         return replace(request, report=replace(request.report, queue_estimate=estimate))
+
+
+def _check_size(request: GenerationRequest, longest_token: int) -> None:
+    """Refuse what may have an answer too large for one message, before it is computed.
+
+    Raises:
+        InvalidRequest: it may; says how large.
+
+    """
+    text = _WIDEST * longest_token
+    most = 0
+    for choice in request.choices:
+        engine = choice.engine
+        scores = 0 if engine.logprobs is None else engine.logprobs + 1
+        most += engine.max_tokens * (text + _TOKEN_BYTES + scores * (2 * text + _SCORE_BYTES))
+    if most > MAX_ANSWER_BYTES:
+        raise InvalidRequest.of(
+            "stopping.max_tokens",
+            f"lets the answer have up to {most} bytes; in one message it may have {MAX_ANSWER_BYTES}. "
+            "Ask for a stream.",
+        )
 
 
 def _key_name(call: RpcCall) -> str:

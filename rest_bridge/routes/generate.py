@@ -12,7 +12,7 @@ from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from inference_client import Started
+from inference_client import Generation, Started
 from lodestream_common.keys import Level
 from rest_bridge.call import AdmittedRequest, admit
 from rest_bridge.middleware import UntilDisconnect
@@ -69,13 +69,19 @@ class Endpoint(Generic[Body]):
     ) -> Response:
         with call.exchange.until_revoked:
             async with UntilDisconnect(request.receive):
-                generation = await call.bridge.client.generate_request(message, **call.options)
+                generation = await self._generation(call, message)
         names = account.ignored_by_all(generation.report)
         if body.validate_only:
             reply = self.reply.validation(generation, body.model, account)
             return json_response(reply, policy.header(names))
         reply = self.reply.render(generation, body.model, reply_options(body, message), account)
         return json_response(reply, {**account.headers(generation), **policy.header(names)})
+
+    async def _generation(self, call: AdmittedRequest, message: GenerateRequest) -> Generation:
+        """The whole answer; it comes in pieces, since in one it may be too large for a message."""
+        client = call.bridge.client
+        ask = client.generate_request if message.validate_only else client.collect_request
+        return await ask(message, **call.options)
 
     def _stream(
         self, call: AdmittedRequest, body: Body, message: GenerateRequest, account: ResponseMetadata

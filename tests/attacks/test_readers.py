@@ -23,16 +23,7 @@ from tests.rest_bridge.bodies import COMPLETIONS, completion
 from tests.rest_bridge.running import running_bridge
 from tests.rest_bridge.wire import head
 from tests.support.processes import server_process
-from tests.support.scripted import (
-    ScriptedService,
-    delta,
-    eventually,
-    finished,
-    serve,
-    started,
-    summary,
-    whole_answer,
-)
+from tests.support.scripted import ScriptedService, delta, eventually, finished, serve, started, summary
 
 READERS = 40
 STALL = 2.0
@@ -49,15 +40,19 @@ async def flood(request: Any, context: Any) -> AsyncIterator[Any]:
     yield summary()
 
 
-async def large(request: Any, context: Any) -> Any:
-    """Three."""
-    return whole_answer("x" * 3_000_000)
+async def large(request: Any, context: Any) -> AsyncIterator[Any]:
+    """Three, of which the bridge makes a whole reply."""
+    yield started()
+    for _ in range(1500):
+        yield delta("x" * 2000)
+    yield finished()
+    yield summary()
 
 
 @pytest.fixture
 def service() -> ScriptedService:
     service = ScriptedService()
-    service.stream, service.answer = flood, large
+    service.stream = flood
     return service
 
 
@@ -75,6 +70,7 @@ def ask(address: str, *, stream: bool, window: int = 4096) -> socket.socket:
 @pytest.mark.parametrize("stream", [True, False])
 async def test_who_never_reads_is_ended(service: ScriptedService, stream: bool) -> None:
     """Streams and whole replies; nothing runs on, and every line of the log names the cause."""
+    service.stream = flood if stream else large
     async with serve(service) as running, running_bridge(running.target, stall_timeout=STALL) as bridge:
         with structlog.testing.capture_logs() as logs:
             callers = [ask(bridge.address, stream=stream) for _ in range(READERS)]

@@ -273,19 +273,26 @@ async def test_the_servers_limit_is_told_in_the_same_way(
             assert (error.limit, error.size > 2000) == (1000, True)
 
 
-async def test_an_answer_over_the_limit_is_not_the_requests_fault(
-    transports: Transports, running: Running
+async def test_an_answer_over_the_servers_limit_is_not_the_requests_fault(
+    transports: Transports, service: ScriptedService
 ) -> None:
-    from tests.support.scripted import whole_answer
+    from tests.support.scripted import answering, serve, whole_answer
 
-    async def answer(request: Any, context: Any) -> Response:
-        return whole_answer("x" * 2000)
-
-    running.service.answer = answer
-    with pytest.raises(InternalError) as caught:
-        await transports(running.target, max_message_bytes=1000).call("generate", model="m", prompt="p")
+    service.answer = answering(whole_answer("x" * 2000))
+    async with serve(service, options=[("grpc.max_send_message_length", 1000)]) as small:
+        with pytest.raises(InternalError) as caught:
+            await transports(small.target).call("generate", model="m", prompt="p")
 
     assert caught.value.code == "response_too_large"
+
+
+async def test_an_answer_may_be_larger_than_a_request(transports: Transports, running: Running) -> None:
+    from tests.support.scripted import answering, whole_answer
+
+    running.service.answer = answering(whole_answer("x" * 5_000_000))
+    answer = await transports(running.target, max_message_bytes=1000).call("generate", model="m", prompt="p")
+
+    assert len(answer.text) == 5_000_000
 
 
 async def test_many_violations_fit(door: Door, service: ScriptedService) -> None:

@@ -70,7 +70,7 @@ def test_help_shows_range_and_default(capsys: pytest.CaptureFixture[str]) -> Non
     """The facts stand in brackets behind the description, and a mapping explains its three forms."""
     words = " ".join(_help("serve", capsys).split())
 
-    assert "one more is refused at once. [from 0 to 100000; default: 256]" in words
+    assert "what the others leave free. [from 0 to 100000; default: 256]" in words
     assert "[above 0, at most 3600; default: 30]" in words
     assert '[also as LODESTREAM_ALIAS="NAME=ID,NAME=ID", or as a table [alias] in the file]' in words
     assert "[default: ~/.config/lodestream/keys.json]" in words

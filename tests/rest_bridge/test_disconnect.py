@@ -125,16 +125,18 @@ async def test_who_left_is_logged_as_gone(bridge: RunningBridge, service: Script
 
 async def test_many_leave_at_once_and_nothing_stays(bridge: RunningBridge, service: ScriptedService) -> None:
     """As many tasks as before, and the next request is answered."""
-    service.stream = stall
+    usual = service.stream
     async with connect(bridge.address) as wire:
         wire.post(CHAT, chat())
         await wire.read_reply()
+        service.stream = stall
         tasks = len(asyncio.all_tasks())
         leavers = [asyncio.create_task(_leave(bridge.address)) for _ in range(50)]
         await asyncio.gather(*leavers)
         await eventually(lambda: service.running == 0 and bridge.requests == 0, BOUND)
         gc.collect()
         await eventually(lambda: len(asyncio.all_tasks()) <= tasks, BOUND)
+        service.stream = usual
         wire.post(CHAT, chat())
         status, _, _ = await wire.read_reply()
 

@@ -254,9 +254,10 @@ async def test_a_slow_reader_delays_nobody_else(bridge: RunningBridge, service: 
             yield delta("x" * 10_000)
 
     async with connect(bridge.address) as wire, httpx.AsyncClient(base_url=bridge.url, timeout=10) as http:
-        service.stream = flood
+        usual, service.stream = service.stream, flood
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
         wire.post(CHAT, chat(stream=True))
         await asyncio.sleep(1)
+        service.stream = usual
 
         assert (await http.post(CHAT, json=chat())).status_code == 200

@@ -177,7 +177,7 @@ class ScriptedService(
     """Answers by the scripts in `stream` and `answer`, and remembers every call."""
 
     def __init__(self) -> None:
-        self.stream: StreamScript = script(*HELLO)
+        self.stream: StreamScript = _HELLO
         self.answer: AnswerScript = self._hello
         self.seen: list[Seen] = []
         self.running = 0
@@ -191,8 +191,11 @@ class ScriptedService(
             return await self.answer(request, context)
 
     async def GenerateStream(self, request: Request, context: Any) -> AsyncIterator[Event]:  # noqa: N802
+        whole_only = self.stream is _HELLO and self.answer != self._hello
         async with self._watched(request, context):
-            async for event in self.stream(request, context):
+            # The bridge receives whole answers as streams.
+            stream = _pieces(self.answer) if whole_only else self.stream
+            async for event in stream(request, context):
                 yield event
 
     async def ListModels(self, request: Any, context: Any) -> model_service_pb2.ListModelsResponse:  # noqa: N802
@@ -227,6 +230,39 @@ class ScriptedService(
 
     async def _hello(self, request: Request, context: Any) -> Response:
         return whole_answer()
+
+
+_HELLO = script(*HELLO)
+
+
+def _pieces(answer: AnswerScript) -> StreamScript:
+    """The stream that folds into an answer."""
+
+    async def stream(request: Request, context: Any) -> AsyncIterator[Event]:
+        whole = await answer(request, context)
+        yield started(whole.request_id, whole.model)
+        for choice in whole.choices:
+            calls = [
+                generation_pb2.ToolCallDelta(
+                    index=index, id=call.id, name=call.name, arguments=call.arguments
+                )
+                for index, call in enumerate(choice.tool_calls)
+            ]
+            piece = generation_pb2.Delta(
+                choice_index=choice.index,
+                text=choice.text,
+                token_ids=choice.token_ids,
+                token_count=choice.token_count,
+                logprobs=choice.logprobs,
+                tool_calls=calls,
+            )
+            yield Event(delta=piece)
+            yield Event(finished=choice.finished)
+        yield Event(
+            summary=generation_pb2.Summary(usage=whole.usage, timings=whole.timings, report=whole.report)
+        )
+
+    return stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,9 @@ class GenerateServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GenerateServiceAsyncStub: ...
     Generate: _grpc.UnaryUnaryMultiCallable[_generate_service_pb2.GenerateRequest, _generate_service_pb2.GenerateResponse]
-    """Generate returns the whole answer at once: a fold over the stream of GenerateStream.
+    """Generate returns the whole answer at once: a fold over the stream of GenerateStream. It may be larger than the
+    4 MiB that gRPC's clients take unless told otherwise (8,192 tokens with 20 alternatives each are 5 MB): lift
+    grpc.max_receive_message_length, or stream. What could exceed 1 GiB is refused before it is computed.
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_generate_service_pb2.GenerateRequest, _generate_service_pb2.GenerateStreamResponse]
@@ -83,7 +85,9 @@ class GenerateServiceAsyncStub(GenerateServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_generate_service_pb2.GenerateRequest, _generate_service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Generate returns the whole answer at once: a fold over the stream of GenerateStream.
+    """Generate returns the whole answer at once: a fold over the stream of GenerateStream. It may be larger than the
+    4 MiB that gRPC's clients take unless told otherwise (8,192 tokens with 20 alternatives each are 5 MB): lift
+    grpc.max_receive_message_length, or stream. What could exceed 1 GiB is refused before it is computed.
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     GenerateStream: _aio.UnaryStreamMultiCallable[_generate_service_pb2.GenerateRequest, _generate_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
@@ -122,7 +126,9 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generate_service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generate_service_pb2.GenerateResponse, _abc.Awaitable[_generate_service_pb2.GenerateResponse]]:
-        """Generate returns the whole answer at once: a fold over the stream of GenerateStream.
+        """Generate returns the whole answer at once: a fold over the stream of GenerateStream. It may be larger than the
+        4 MiB that gRPC's clients take unless told otherwise (8,192 tokens with 20 alternatives each are 5 MB): lift
+        grpc.max_receive_message_length, or stream. What could exceed 1 GiB is refused before it is computed.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
 
