@@ -158,12 +158,12 @@ class ChatTemplate:
         texts = list(written_texts(turns, tools))
         sealer = ControlTokenEscaper(self._control, texts)
         messages = [message_document(turn, sealer) for turn in turns]
-        mark = new_seal(texts)
-        if ending is Ending.CONTINUE:
+        mark = new_seal(texts) if ending is Ending.CONTINUE else ""
+        if mark:
             # The mark also keeps templates from stripping the white space before it.
             messages[-1]["content"] += mark
         prompt = self._fill(messages, [tool_document(tool, sealer) for tool in tools], ending)
-        if ending is Ending.CONTINUE:
+        if mark:
             prompt, found, _ = prompt.rpartition(mark)
             if not found:
                 raise PromptError("The model's chat template leaves out the final message, or changes it.")

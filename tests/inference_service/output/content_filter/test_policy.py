@@ -181,7 +181,7 @@ def test_a_server_does_not_start_without_its_rules(path: Path) -> None:
 def test_where_nothing_is_filtered_nothing_is_imported() -> None:
     """The package that the rest of the service knows brings none of the libraries along."""
     code = (
-        "import sys, inference_service.generation.filter as f, inference_service.output.pipeline;"
+        "import sys, inference_service.output.content_filter.rules, inference_service.output.pipeline;"
         "sys.exit(bool({'re2', 'ahocorasick_rs'} & set(sys.modules)))"
     )
 
