@@ -140,7 +140,7 @@ class LlamaCppBackend(Backend):
             self._pulse,
             self._doorbell,
             request_id=request.request_id,
-            body=completion_body(request, self._settings.context_length),
+            body=completion_body(request, self._settings.context_length, end_ids=self._tokenizer.eos_ids),
             steps=StepBuffer(self._speller, request.max_tokens, request.logprobs),
             prefill_left=len(request.prompt_ids),
             on_change=self._on_change,

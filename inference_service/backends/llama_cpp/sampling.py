@@ -34,7 +34,9 @@ _OFF = {
 }
 
 
-def completion_body(request: EngineRequest, context_length: int) -> bytes:
+def completion_body(
+    request: EngineRequest, context_length: int, *, end_ids: frozenset[int] = frozenset()
+) -> bytes:
     """The JSON body that runs this request.
 
     Every sampling knob is stated. Tokens are filtered before the temperature applies (penalties,
@@ -44,6 +46,7 @@ def completion_body(request: EngineRequest, context_length: int) -> bytes:
     Args:
         request: what to run.
         context_length: of a slot, in tokens.
+        end_ids: the model's end-of-generation tokens, which may end a text of a grammar.
 
     """
     return orjson.dumps(
@@ -62,7 +65,7 @@ def completion_body(request: EngineRequest, context_length: int) -> bytes:
             **_choice(request.sampling),
             **_penalties(request.sampling, context_length),
             **_bias(request),
-            **_extras(request),
+            **_extras(request, end_ids),
         }
     )
 
@@ -93,14 +96,14 @@ def _most_tokens(request: EngineRequest) -> int:
     return request.max_tokens if request.logprobs is None else request.max_tokens + MAX_HELD
 
 
-def _extras(request: EngineRequest) -> dict[str, object]:
+def _extras(request: EngineRequest, end_ids: frozenset[int]) -> dict[str, object]:
     extras: dict[str, object] = {}
     if request.logprobs is not None:
         # Zero would turn them off.
         extras["n_probs"] = max(1, request.logprobs)
         extras["post_sampling_probs"] = False
     if request.grammar is not None:
-        extras["grammar"] = to_lark(request.grammar)
+        extras["grammar"] = to_lark(request.grammar, () if request.ignore_eos else end_ids)
         extras["grammar_lazy"] = False
     return extras
 

@@ -8,7 +8,7 @@ grammars that callers write, each lexeme is a single character.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from inference_service.constraints.grammar import Grammar
 from inference_service.constraints.nodes import (
@@ -32,20 +32,30 @@ _PLAIN = re.compile(r"[A-Za-z0-9 _,:;<>=@%&'\"!`~#]")
 _QUANTIFIERS = {(0, None): "*", (1, None): "+", (0, 1): "?"}
 
 
-def to_lark(grammar: Grammar) -> str:
-    """Print a grammar."""
-    return "".join(_Printer(grammar).lines())
+def to_lark(grammar: Grammar, end_ids: Collection[int] = ()) -> str:
+    """Print a grammar.
+
+    Args:
+        grammar: what to print.
+        end_ids: the tokens that may end a text of the grammar. llguidance knows a single one by itself, which
+            is not always the one that the model ends with; none are printed where that one is enough.
+
+    """
+    return "".join(_Printer(grammar, end_ids).lines())
 
 
 class _Printer:
-    def __init__(self, grammar: Grammar) -> None:
+    def __init__(self, grammar: Grammar, end_ids: Collection[int] = ()) -> None:
         self._grammar = grammar
-        self._names: dict[str, str] = {"root": "start"}
+        self._end_ids = end_ids
+        self._names: dict[str, str] = {"root": "text" if end_ids else "start"}
         self._terminals: dict[Node, str] = {}
         self._terminal_lines: list[str] = []
 
     def lines(self) -> Iterator[str]:
         yield HEADER
+        if self._end_ids:
+            yield f"start: text end?\nend: <[{','.join(map(str, sorted(self._end_ids)))}]>\n"
         for name in self._grammar.rules:
             self._names.setdefault(name, f"r{len(self._names)}")
         for name, node in self._grammar.rules.items():

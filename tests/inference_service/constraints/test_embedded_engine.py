@@ -131,3 +131,15 @@ async def test_a_caller_s_grammar_is_kept(backend: Backend, tokenizer: Tokenizer
     compiled = compile_constraint(ConstraintKind.GRAMMAR, grammar)
     text, finish = await _answer(backend, tokenizer, compiled)
     assert finish is EngineFinish.MAX_TOKENS or matches(compiled, text)
+
+
+async def test_every_token_that_ends_a_generation_ends_a_constrained_one(
+    backend: Backend, tokenizer: Tokenizer
+) -> None:
+    """As soon as the text is complete: also where the grammar would let it go on."""
+    grammar = compile_constraint(ConstraintKind.REGEX, "(ab){1,30}")
+
+    assert len(tokenizer.eos_ids) > 1
+    for end_id in sorted(tokenizer.eos_ids):
+        answer = await _answer(backend, tokenizer, grammar, bias={end_id: 100.0})
+        assert answer == ("ab", EngineFinish.END_OF_SEQUENCE), end_id
