@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import cycle
 
 import grpc
+from lodestream.inference.v1 import generate_service_pb2_grpc as generate_grpc
 
 from inference_service.backends.simulated.answer import digest
 from inference_service.backends.types import Sampling
 from inference_service.prompt.tokenizer import Tokenizer
 from tests.support.calls import ask, collect, eventually, first, is_free, told
-from tests.support.service import running_service
+from tests.support.service import connect, running_service
 from tests.support.statuses import status_of_call
 
 STREAMS = 200
+CONNECTIONS = 4
+"""A connection may have 100 calls open."""
 GREEDY = Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, seed=0, reproducible=True)
+
+
+@asynccontextmanager
+async def connections(address: str) -> AsyncIterator[list[generate_grpc.GenerateServiceAsyncStub]]:
+    """Stubs on connections of their own."""
+    async with AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(connect(address)) for _ in range(CONNECTIONS)]
+        yield [generate_grpc.GenerateServiceStub(channel) for channel in channels]
 
 
 async def test_two_hundred_streams_each_prove_their_own_prompt(tokenizer: Tokenizer) -> None:
@@ -22,9 +36,12 @@ async def test_two_hundred_streams_each_prove_their_own_prompt(tokenizer: Tokeni
         f"story number {number}: {'漢字 😀 ' * (number % 7)}end of {number}" for number in range(STREAMS)
     ]
     async with running_service(max_concurrency=32, queue_limit=STREAMS) as service:
-        streams = await asyncio.gather(
-            *[told(service.generate_stub.GenerateStream(ask(prompt))) for prompt in prompts]
-        )
+        async with connections(service.address) as stubs:
+            calls = [
+                told(stub.GenerateStream(ask(prompt)))
+                for stub, prompt in zip(cycle(stubs), prompts, strict=False)
+            ]
+            streams = await asyncio.gather(*calls)
 
         for prompt, stream in zip(prompts, streams, strict=True):
             mark = digest(tokenizer.encode_prompt(prompt), GREEDY)
@@ -34,8 +51,11 @@ async def test_two_hundred_streams_each_prove_their_own_prompt(tokenizer: Tokeni
 
 
 async def test_two_hundred_run_at_once_on_an_engine_that_takes_them_all() -> None:
-    async with running_service(max_concurrency=STREAMS) as service:
-        streams = [service.generate_stub.GenerateStream(ask("@sim(stall_at=3)")) for _ in range(STREAMS)]
+    async with running_service(max_concurrency=STREAMS) as service, connections(service.address) as stubs:
+        streams = [
+            stub.GenerateStream(ask("@sim(stall_at=3)"))
+            for stub, _ in zip(cycle(stubs), range(STREAMS), strict=False)
+        ]
         await asyncio.gather(*[first(stream, 4) for stream in streams])
 
         assert service.room.backend.stats().running == STREAMS

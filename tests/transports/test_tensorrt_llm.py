@@ -110,7 +110,7 @@ async def test_alternatives_are_refused_by_name(serve_engine: ServeEngine) -> No
         with pytest.raises(InvalidRequestError) as told:
             await transports.client.generate_request(message)
 
-        assert (told.value.code, told.value.param) == ("unsupported_parameter", "top_logprobs")
+        assert (told.value.code, told.value.param) == ("unsupported_parameter", "output.top_logprobs")
         answer = await transports.by_rest({**CHAT, "logprobs": True, "top_logprobs": 2})
         assert (answer.error, answer.param) == ("unsupported_parameter", "top_logprobs")
 

@@ -72,6 +72,9 @@ def test_a_token_leaves_with_the_last_of_its_text(data: st.DataObject, text: str
     for piece in tokens(parts):
         fed += piece.text
         counted += screen.feed(piece).token_count
+        if screen.filter.blocked is not None:
+            # What begins like JSON and turns out to be none ends the text where a match lies in it.
+            break
         ends = [len("".join(parts[: n + 1])) for n in range(len(parts))]
         decided = len(fed) - screen.filter.held
         assert sum(end < decided for end in ends) <= counted <= sum(end <= decided for end in ends)
