@@ -58,6 +58,10 @@ class Grammar:
 
     def shortest_text(self) -> str:
         """A shortest text that the grammar describes, always the same one."""
+        return self._shortest_text
+
+    @cached_property
+    def _shortest_text(self) -> str:
         from inference_service.constraints.sentence import shortest_text
 
         return shortest_text(self.rules)
