@@ -77,7 +77,7 @@ def check_reply(reply: Reply, value: Any, name: str) -> None:
 
 
 def _is_of_a_schema(part: str) -> bool:
-    """Whether a name is empty, or of a keyword in a schema; what is enforced of schemas is tested elsewhere."""
+    """Whether a name is empty, or of a keyword in a schema; other tests are about those."""
     return not part or _OF_SCHEMAS.match(part) is not None
 
 
