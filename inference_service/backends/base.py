@@ -1,4 +1,4 @@
-"""The interface of a backend: what an engine must do to be served, and how it fails.
+"""The interface that every backend implements, and the errors that it raises.
 
 BackendError
 ├── BackendStartError    the engine cannot be loaded

@@ -1,4 +1,4 @@
-"""Which engine is behind which name. Each creator imports its engine only when it is asked for."""
+"""Maps backend names to their creators. A creator imports its engine only when it is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nouns that cross the seam between the service and an engine.
+"""The types that the service and a backend exchange.
 
 Everything here is engine-agnostic and already valid: a backend never checks a range.
 """

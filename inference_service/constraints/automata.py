@@ -1,7 +1,7 @@
-"""Regular languages as finite automata, through `automata-lib`.
+"""Converts regular languages to finite automata, with `automata-lib`.
 
-Intersections and complements are asked here whether they hold any text, and become rules for engines whose
-notation has neither. Characters are grouped: those that no part of a language tells apart are one symbol.
+The automata show whether an intersection or a complement holds any text. They also turn both into rules for
+engines whose notation has neither. Characters that no part of a language tells apart share one symbol.
 """
 
 from __future__ import annotations

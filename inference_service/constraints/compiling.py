@@ -1,4 +1,4 @@
-"""A constraint of any kind, compiled into a grammar."""
+"""Compiles a constraint of any kind into a grammar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a constraint."""
+"""The errors of a constraint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled constraint: rules that describe exactly the texts that an answer may be."""
+"""The compiled constraint: rules that describe exactly the permitted answers."""
 
 from __future__ import annotations
 

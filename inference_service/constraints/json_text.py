@@ -1,4 +1,4 @@
-"""JSON as grammar: strings, numbers and values of any kind, and white space between them."""
+"""Writes JSON as grammar: strings, numbers, values of any type, and the white space between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a constraint may be. Together these bound the time of compiling one and of every token."""
+"""The limits on a constraint's size. Together they bound the time of compiling it and of each token."""
 
 from __future__ import annotations
 

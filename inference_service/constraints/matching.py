@@ -1,4 +1,4 @@
-"""Whether a grammar describes a text.
+"""Checks whether a grammar describes a text.
 
 Regular parts are followed by derivatives (Brzozowski): what is left of an expression behind a character is
 an expression again, and equal ones are one object, so they become the states of an automaton that is built

@@ -1,4 +1,4 @@
-r"""Regular expressions, read into the nodes of a grammar.
+r"""Parses regular expressions into the nodes of a grammar.
 
 What is understood means the same in Python's `re` and in ECMAScript: literals, `.`, sets, `\d \w \s` and
 their opposites, groups, `|`, `* + ? {m} {m,} {m,n}` greedy or lazy, and `^` and `$` at the ends. Classes

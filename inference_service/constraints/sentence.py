@@ -1,4 +1,4 @@
-"""A shortest text that a grammar describes."""
+"""Finds a shortest text that a grammar describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making the model call a tool: grammars whose every text is calls."""
+"""Builds the grammars of tool calls, for requests whose answer must be calls."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From engine steps to the events that callers see."""
+"""Turns engine steps into the events that callers receive."""

@@ -1,4 +1,4 @@
-"""What a generation says while it runs. The grammar: Started, then Delta and Finished, then Summary."""
+"""The events of a generation. Their order is Started, then Delta and Finished, then Summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Following a JSON object while it is being written."""
+"""Follows a JSON object while the model writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log probabilities as callers read them: tokens with their text and bytes."""
+"""Log probabilities as callers receive them: tokens with their text and bytes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""One choice of a generation: engine steps in, events out.
+"""Turns the engine steps of one choice into events.
 
 The detokenizer turns tokens into text, and the token buffer holds both. Stop sequences, then the content
 filter, report how much of the text is safe; the parser of tool calls divides what is safe into content and
-calls. What a request does not use is not there.
+calls. The pipeline has only the parts that the request uses.
 """
 
 from __future__ import annotations

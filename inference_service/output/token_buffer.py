@@ -1,14 +1,14 @@
-"""The tokens of one choice in one buffer: ids to text, and text released with the tokens that are complete.
+"""Buffers the tokens of one choice, turns ids into text, and releases text with its complete tokens.
 
 Everything that examines the text only reports offsets: stop sequences how much is safe, the content filter
 how much is safe and what is replaced, the parser of tool calls what is content. Text passes two borders:
 
     released | settled | held back
              ^         ^ no stop sequence and no rule can change the text before this offset
-             ^ the text before this offset has left
+             ^ the text before this offset is sent
 
 Offsets of held-back text count the text as the model wrote it. Offsets of settled text count the text after
-redactions. A token leaves once its last character is settled.
+redactions. A token is released once its last character is settled.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _is_surrogate(pending: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Text that leaves, with the tokens that are complete with it."""
+    """Released text, with the tokens that it completes."""
 
     text: str
     token_ids: Sequence[int] = ()

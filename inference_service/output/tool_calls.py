@@ -1,4 +1,4 @@
-"""Content and tool calls told apart while the model writes them."""
+"""Separates content and tool calls while the model writes them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Conversations and texts to prompt tokens."""
+"""Turns conversations and raw texts into prompt tokens."""

@@ -1,4 +1,4 @@
-"""Conversations to prompts, through the model's own chat template, rendered in a sandbox."""
+"""Renders a conversation to a prompt with the model's chat template, in a sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control tokens of a template, kept apart from callers' texts that only spell them."""
+"""Keeps a caller's text from becoming control tokens of the prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages, tools and calls of a conversation, and the form in which chat templates read them."""
+"""The messages, tools and tool calls of a conversation, and the documents that chat templates read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back."""
+"""Encodes text to token ids and decodes token ids to text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How models write calls, found out from the chat template, and tools for templates that know none."""
+"""Finds how a model writes tool calls, and writes tools as text for templates without tool support."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
-"""llama.cpp in this process, through xllamacpp: its server loop with continuous batching, without its door.
+"""The llama.cpp backend: runs llama.cpp in this process through xllamacpp, with in-flight batching.
 
-backend.py   the seam: start, generate, stats, close
-loading.py   the engine's settings, its closed door, what can go wrong while it loads
-gate.py      who may enter the engine, and when
-call.py      one request inside the engine: a worker thread, a buffer, the steps
-chunks.py    what the engine reports, parsed
-steps.py     what it reported, merged into steps
-spelling.py  the ids of characters that span tokens
-lookup.py    log probabilities that the engine kept to itself
-sampling.py  a request in the words of llama.cpp
-grammar.py   grammars that would end the process or hold it up
-ambiguity.py ways to read the same text by a grammar
+It uses xllamacpp's server loop without its HTTP port.
+
+backend.py     the interface of the backend: start, generate, stats, close
+loading.py     the engine's settings, and errors while it loads
+request.py     one request inside the engine, and the scheduler of prefills
+loop_waker.py  wakes the event loop from a thread
+steps.py       merges what the engine reports into steps
+lookup.py      log probabilities that the engine does not report
+sampling.py    a request in llama.cpp's parameters
+grammar.py     checks grammars with llguidance
 """
 
 from inference_service.backends.llama_cpp.backend import LlamaCppBackend

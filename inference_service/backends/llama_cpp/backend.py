@@ -1,4 +1,4 @@
-"""The llama.cpp engine behind the seam."""
+"""Implements the backend interface with llama.cpp."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from inference_service.backends.types import BackendDescription, BackendStats, E
 from inference_service.constraints.grammar import Grammar
 
 RELEASE_SECONDS = 10.0
-"""How long closing waits for the engine to let go of what it runs."""
+"""How many seconds closing waits until the engine has released its requests."""
 
 Result = TypeVar("Result")
 

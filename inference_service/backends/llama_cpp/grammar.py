@@ -1,8 +1,8 @@
-"""Grammars, which the engine follows by llguidance.
+"""Checks grammars and constrained answers with llguidance, the library that the engine uses.
 
-llama.cpp ends a constraint without a word where llguidance gives up, which it does when a grammar becomes
-too complex while it is followed. So each grammar is read by the same library before it goes in, and each
-answer is read beside the engine: one that its grammar does not describe fails, instead of being passed on.
+llguidance gives up when a grammar becomes too complex during decoding. llama.cpp then drops the constraint
+and reports no error. So the backend parses each grammar with the same library before the engine gets it. It
+also checks each answer: a request fails when its grammar does not describe the answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The engine's settings, its closed door, and what can go wrong while it loads."""
+"""Loads the llama.cpp engine: its settings, its closed HTTP port, and the errors of loading."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Log probabilities that the engine kept to itself.
+"""Finds the log probabilities that the engine does not report.
 
-It tells those of the token that completes a character, and none of the tokens before. Their places are
-looked at once more, each by a request of one token that shares the beginning out of the KV cache.
+The engine reports those of the token that completes a character, but not those of the tokens before it. For
+each of these tokens a request of one token computes them again, with the shared beginning from the KV cache.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calling into the event loop from a thread, without the GIL in the moment of waking it."""
+"""Wakes the event loop from a thread, without holding the GIL at that moment."""
 
 from __future__ import annotations
 

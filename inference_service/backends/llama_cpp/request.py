@@ -1,4 +1,4 @@
-"""One request inside the engine, and the scheduler that lets its prefill in."""
+"""Runs one request inside the engine, and schedules its prefill."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class LlamaCppRequest:
         self.is_inside = True
 
     def join(self, timeout: float) -> None:
-        """Wait, for so many seconds, until the engine has let go. Blocks."""
+        """Wait, for so many seconds, until the engine has released the request. Blocks."""
         if self._thread.is_alive():
             self._thread.join(max(0.0, timeout))
 
@@ -140,7 +140,7 @@ class LlamaCppRequest:
 
     def _ring(self, callback: Callable[[], None]) -> None:
         if not self._doorbell.ring(callback):
-            # Nobody is left to be told.
+            # Nobody waits for the result any more.
             self._abort = True
 
     def _read(self, chunk: bytes) -> None:
@@ -221,7 +221,7 @@ class PrefillScheduler(Generic[PrefillRequestT]):
             raise
 
     def leave(self, entrant: PrefillRequestT) -> None:
-        """The engine has let go of this request."""
+        """The engine has released this request."""
         self.inside.discard(entrant)
         self.advance()
 

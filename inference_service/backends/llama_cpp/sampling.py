@@ -1,4 +1,4 @@
-"""A request in the words of llama.cpp's completion endpoint."""
+"""Converts a request to the parameters of llama.cpp's completion endpoint."""
 
 from __future__ import annotations
 

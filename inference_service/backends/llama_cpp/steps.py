@@ -1,6 +1,6 @@
-"""What the engine reports about a request, merged into steps with the ids of every token.
+"""Merges what the engine reports about a request into steps with the ids of all tokens.
 
-While a character is incomplete the engine holds its text back, and names only the token that completes it.
+While a character is incomplete, the engine holds its text back. It reports only the token that completes it.
 """
 
 from __future__ import annotations

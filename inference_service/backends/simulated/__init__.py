@@ -1,4 +1,4 @@
-"""An engine that needs no model: deterministic text, settable speed, scripted faults.
+"""The simulated backend: needs no model, and has deterministic text, a settable speed and scripted faults.
 
 It ships with the package so that callers can test their retries, cancellation and parsing against
 the real servers. The answer to a prompt is `[digest] ` followed by the prompt's own text, so every
@@ -26,11 +26,9 @@ for that request: `@sim(fail_at=5)`. Known ones, N counted in tokens from 0:
 - `ignore_cancel` an aborted request keeps its slot for another second
 - `crash_at_start` the engine cannot be loaded (settings only)
 
-backend.py   the seam
-answer.py    what it says to a request
-matching.py  what a grammar generates
-logprobs.py  made-up log probabilities
-faults.py    what goes wrong
+backend.py   the interface of the backend, and the faults
+answer.py    the answer to a request, and made-up log probabilities
+matching.py  the answer under a grammar
 """
 
 from inference_service.backends.simulated.answer import digest

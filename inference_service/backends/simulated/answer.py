@@ -1,4 +1,4 @@
-"""What the simulated engine answers, and its made-up log probabilities."""
+"""Makes the simulated engine's answers and their made-up log probabilities."""
 
 from __future__ import annotations
 

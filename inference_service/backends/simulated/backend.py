@@ -1,4 +1,4 @@
-"""The simulated engine: deterministic text at a set speed, with scripted faults."""
+"""Implements the backend interface with a simulated engine that has a set speed and scripted faults."""
 
 from __future__ import annotations
 

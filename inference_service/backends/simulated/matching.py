@@ -1,4 +1,4 @@
-"""What the simulated engine says under a grammar."""
+"""Chooses the simulated engine's answer under a grammar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from inference_service.constraints.grammar import Grammar
 
 
 def constrained(grammar: Grammar, wish: str | None) -> str:
-    """The wish if the grammar describes it, else a shortest text that it describes.
+    """The requested text if the grammar describes it, else a shortest text that it describes.
 
     Raises:
         EngineGrammarError: there are too many ways to read the wish by it.

@@ -1,18 +1,14 @@
-"""A compiled TensorRT-LLM engine, through the library's own API. Nothing of it is imported before `start`.
+"""The TensorRT-LLM backend: serves a compiled engine through the library's own API.
 
-backend.py    the seam: start, generate, stats, close
-preflight.py  whether it can be served here, found out before anything is loaded
-library.py    the installed library: its version, its parts, what it can do
-options.py    what it can do beyond sampling, and what is refused
-loading.py    the constructor's arguments, and what can go wrong in it
-sampling.py   a request in the words of TensorRT-LLM
-bias.py       logit bias as tensors
-guided.py     grammars, read before they are sent
-engine.py     the loaded engine: requests in, library errors turned into ours
-call.py       one request inside the engine, followed to its very end
-cursor.py     what is new in an output that is cumulative
-readings.py   the engine's own statistics
-off_loop.py   blocking work in a thread
+Nothing of the library is imported before `start`.
+
+backend.py   the interface of the backend: start, generate, stats, close
+library.py   the installed library: its version, its parts, and what a request may ask for
+loading.py   loads an engine directory, after checks that need no import of the library
+sampling.py  a request in TensorRT-LLM's parameters: sampling, logit bias, guided decoding
+engine.py    the loaded engine: takes requests, converts library errors to the service's
+request.py   one request inside the engine, and what is new in its cumulative output
+off_loop.py  runs blocking work in a thread
 """
 
 from inference_service.backends.tensorrt_llm.backend import TensorRtLlmBackend

@@ -1,4 +1,4 @@
-"""The TensorRT-LLM engine behind the seam."""
+"""Implements the backend interface with TensorRT-LLM."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = structlog.stdlib.get_logger(__name__)
 SHUTDOWN_SECONDS = 60.0
 """How long closing waits for the engine's worker processes."""
 WATCH_SECONDS = 0.2
-"""Between two looks at whether the engine lives: those who wait for a dead one are not told."""
+"""Seconds between two checks that the engine lives: a dead engine does not notify those who wait for it."""
 STATISTICS_PAUSE_SECONDS = 0.2
 """Between two readings of the engine's statistics."""
 

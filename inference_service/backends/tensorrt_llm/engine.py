@@ -1,4 +1,4 @@
-"""The loaded engine: requests in, and the library's errors turned into the service's."""
+"""Wraps the loaded engine: sends it requests and converts the library's errors to the service's."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Output(Protocol):
     def outputs(self) -> Sequence[Completion]: ...
 
     def abort(self) -> None:
-        """Send the engine a message; it lets go later."""
+        """Send the engine an abort; it releases the request later."""
         ...
 
     def __aiter__(self) -> AsyncIterator[object]: ...

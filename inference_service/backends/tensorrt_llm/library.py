@@ -1,8 +1,8 @@
 """The installed TensorRT-LLM: its version, its parts, and what a request may ask for.
 
 The pinned line is 1.2: 1.2.1 is the last stable release that runs compiled engines, and names differ
-between releases. So nothing is passed on a guess: what serving needs must be there, or the service
-does not start; what a request may want and is not there is refused by name.
+between releases. So the service checks what the library has. It does not start if a part that
+serving needs is missing. It refuses, by name, what a request uses and the library lacks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From an engine directory to a loaded engine, checked before anything is imported."""
+"""Loads the engine of an engine directory, and checks the directory before anything is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocking work beside the event loop."""
+"""Runs blocking work in a thread, off the event loop."""
 
 from __future__ import annotations
 

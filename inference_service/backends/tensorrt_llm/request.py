@@ -1,4 +1,4 @@
-"""One request inside the engine, and what is new in its cumulative output."""
+"""Follows one request inside the engine, and finds what is new in its cumulative output."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class TensorRtLlmRequest:
             await self._changed.wait()
 
     def abort(self) -> None:
-        """Tell the engine to let go, and wait for it in the background. Does nothing once it has ended."""
+        """Abort the request in the engine, and wait for its end in the background. Does nothing once it has ended."""
         ended = self._follower.done() or self._output.outputs[0].finish_reason is not None
         if ended or self._patience is not None:
             return

@@ -1,4 +1,4 @@
-"""A request in TensorRT-LLM's parameters: sampling, logit bias and guided decoding.
+"""Converts a request to TensorRT-LLM's parameters: sampling, logit bias and guided decoding.
 
 Every field that decides a token is set, because the library's own defaults are others: greedy, seed 0
 for every request, 32 tokens. What differs from the contract's words:
@@ -13,12 +13,12 @@ for every request, 32 tokens. What differs from the contract's words:
   model's own.
 - Stop sequences are not sent; they are matched in the service.
 
-The engine adds it before temperature, and after a grammar has ruled tokens out. -100 forbids a token, as
-the contract says, whatever the model thinks of it; any other number is added as it is.
+The engine adds the logit bias before temperature, and after a grammar has ruled tokens out. By the contract
+-100 forbids a token, whatever its logit is. Any other number is added as it is.
 
 An error inside an engine step fails every request of its batch, and reading a grammar is part of a step.
-So each one is read here first by the same library: one that cannot be read fails its own request only.
-Where that is not possible, grammars are refused.
+So this module first parses each grammar with the same library: a grammar that cannot be parsed fails only
+its own request. Where this check is not possible, grammars are refused.
 """
 
 from __future__ import annotations

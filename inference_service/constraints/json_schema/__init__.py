@@ -1,4 +1,4 @@
-"""JSON schemas: read, expanded by their logic, and written as rules.
+"""Compiles JSON schemas: reads them, expands their logic, and writes them as rules.
 
 `document` finds schemas and references, `expansion` works off the logic into alternatives (`facts`), and
 `compiler` writes each with `objects`, `arrays`, `strings` and `numbers`.

@@ -1,4 +1,4 @@
-"""Arrays as grammar: elements by position, then others alike."""
+"""Writes arrays as grammar: first the elements with a position of their own, then the further ones."""
 
 from __future__ import annotations
 

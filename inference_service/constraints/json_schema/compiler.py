@@ -1,4 +1,4 @@
-"""JSON schemas compiled into rules."""
+"""Compiles a JSON schema into grammar rules."""
 
 from __future__ import annotations
 

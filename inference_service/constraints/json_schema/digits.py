@@ -1,4 +1,4 @@
-"""Ranges of decimal numbers, digit by digit."""
+"""Writes ranges of decimal numbers as grammar, digit by digit."""
 
 from __future__ import annotations
 

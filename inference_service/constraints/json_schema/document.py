@@ -1,4 +1,4 @@
-"""The document of a JSON schema: its schemas with their places, and what references lead to."""
+"""Holds the document of a JSON schema: finds its schemas by place, and resolves references."""
 
 from __future__ import annotations
 

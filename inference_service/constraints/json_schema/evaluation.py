@@ -1,4 +1,4 @@
-"""Whether a value is valid under a schema: asked of the values of `enum` and `const`, and of names."""
+"""Checks whether a value is valid under a schema, for the values of `enum` and `const` and for names."""
 
 from __future__ import annotations
 

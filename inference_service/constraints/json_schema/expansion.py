@@ -1,7 +1,7 @@
-"""Schemas expanded into alternatives: a disjunction of facts, with the logic of schemas worked off.
+"""Expands a schema into alternatives: a disjunction of facts without the schema's logic.
 
-`allOf`, `anyOf`, `oneOf`, `not`, `if`, dependencies and references are gone afterwards. What they refer to
-inside of members and elements is left as goals, which are expanded in their turn.
+`allOf`, `anyOf`, `oneOf`, `not`, `if`, dependencies and references are resolved. What they require of
+members and elements is kept as goals, which are expanded later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the values of one alternative of a schema have in common, type by type."""
+"""The facts about the values of one alternative of a schema, type by type."""
 
 from __future__ import annotations
 

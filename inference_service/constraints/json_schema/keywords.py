@@ -1,4 +1,4 @@
-"""The keywords of JSON Schema: what is enforced, and what their values must look like."""
+"""The keywords of JSON Schema: which are enforced, and which values they may have."""
 
 from __future__ import annotations
 

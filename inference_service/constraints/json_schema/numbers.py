@@ -1,4 +1,4 @@
-"""Numbers within limits, and multiples, as grammar."""
+"""Writes numbers as grammar: their limits and multiples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects as grammar: named members in their order, then further ones."""
+"""Writes objects as grammar: first the named members in their order, then further ones."""
 
 from __future__ import annotations
 

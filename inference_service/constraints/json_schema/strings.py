@@ -1,4 +1,4 @@
-"""Strings as grammar: their length, their patterns and formats, and texts that they are not."""
+"""Writes strings as grammar: their length, patterns, formats, and excluded texts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Grammars as text: GBNF is read; Lark (llguidance) and EBNF (xgrammar) are written."""
+"""Reads and writes grammars as text: reads GBNF, writes Lark (llguidance) and EBNF (xgrammar)."""

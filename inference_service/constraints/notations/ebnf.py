@@ -1,4 +1,4 @@
-r"""Grammars in EBNF, which TensorRT-LLM follows by xgrammar.
+r"""Writes a grammar in EBNF for xgrammar, which TensorRT-LLM uses.
 
 xgrammar (`cpp/grammar_parser.cc`) wants no digit first in a name, no empty alternative (`""` instead), at
 most one quantifier behind an item, and has hexadecimal escapes of any length behind `\x`, and no `.`. So:

@@ -1,4 +1,4 @@
-"""The caller's grammar, read strictly: GBNF without llama.cpp's tokens, EBNF without xgrammar's macros."""
+"""Reads a caller's grammar strictly: GBNF without llama.cpp's tokens, EBNF without xgrammar's macros."""
 
 from __future__ import annotations
 

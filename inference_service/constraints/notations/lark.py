@@ -1,4 +1,4 @@
-"""Grammars in llguidance's Lark notation, which the embedded engine follows.
+"""Writes a grammar in llguidance's Lark notation, which llama.cpp uses.
 
 Rules are its rules, and terminals its lexemes, with its own operators for intersections and complements.
 llguidance reads lexemes greedily. So where a rule outside of terminals could be read in several ways, as in

@@ -1,1 +1,1 @@
-"""The content filter: rules from a file, asked about prompts and about output before it leaves."""
+"""The content filter: checks prompts and output against rules from a file, before output is sent."""

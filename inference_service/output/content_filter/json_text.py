@@ -1,4 +1,4 @@
-"""JSON in a growing text, for the content filter: what its strings say counts, not how they are spelled."""
+"""Reads JSON in a growing text for the content filter, which checks decoded strings and ignores escapes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Finding the matches of many phrases or patterns in a text that grows.
+"""Finds the matches of many phrases or patterns in a growing text.
 
-A finder knows nothing of streams. It is made once for all texts, and asked two things about a stretch, with
-the character before it: which matches are in there, and where the first one may begin that more text could
-complete or lengthen.
+A finder has no state of a stream: one finder serves all texts. For a stretch of text, and the character
+before it, it reports two things: the matches in the stretch, and the offset of the first match that more
+text could complete or lengthen.
 
 Each character is folded by itself, so an offset in folded text always belongs to one character of the text
 it came from, however many characters that one became (ß → ss) or whether it vanished (a zero-width joiner).

@@ -1,4 +1,4 @@
-"""One choice's text on its way through the content filter, and what the service asks of a policy."""
+"""Applies the content filter to the text of one choice, and defines the interface of a policy."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Regular expressions of a bounded width, for a matcher that never backtracks.
+"""Compiles regular expressions of a bounded width for a matcher that never backtracks.
 
-A pattern is read by Python's own parser and written out again in RE2's syntax, twice: as it is, and as the
-expression of its unfinished matches, the texts that more text could still turn into a match. The second
-tells exactly how much of a growing text has to be held back.
+Python's own parser reads a pattern. The pattern is then written twice in RE2's syntax: as it is, and as the
+expression of its unfinished matches, which are the texts that more text could turn into a match. The second
+expression shows exactly how much of a growing text must be held back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a rule of the content filter says."""
+"""The data types of the content filter's rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of rules: TOML or JSON, read strictly, and followed while the service runs.
+"""Reads the file of rules (TOML or JSON) strictly, and reloads it when it changes.
 
 [[rules]]
 name = "project names"
