@@ -146,7 +146,7 @@ class BackendStats:
     """A reading of the engine, cheap enough to take at every probe."""
 
     running: int
-    """Requests the engine works on, aborted ones that it has not let go of included."""
+    """Requests the engine works on, including aborted ones that it has not released."""
     aborts_pending: int = 0
     """Of those, how many were aborted and still hold their slot."""
     alive: bool = True
@@ -154,7 +154,7 @@ class BackendStats:
     last_step_age: float = 0.0
     """Seconds since the engine last made progress; 0 when nothing runs."""
     waiting: int | None = None
-    """Requests that the engine has and does not work on yet; None where it does not tell."""
+    """Requests that the engine has and does not work on yet; None where it does not report them."""
     kv_blocks_used: int | None = None
     """Blocks of the KV cache that hold something; None where the engine does not tell."""
     kv_blocks_free: int | None = None

@@ -49,7 +49,8 @@ _MAX_TRIED = 400
 def lengths(node: Node) -> tuple[int, int | None]:
     """Lengths of the shortest and the longest text, in characters; None if there is no longest.
 
-    Of intersections and complements only bounds are told: the shortest is at least, the longest at most that.
+    For intersections and complements these are only bounds: a lower one of the shortest, an upper one of the
+    longest.
     """
     match node:
         case Literal(text):

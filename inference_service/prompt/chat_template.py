@@ -47,8 +47,8 @@ def compile_template(source: str) -> Template:
     """Compile a chat template.
 
     The template sees neither files nor modules, cannot change what it is given, and loops over at most
-    100,000 numbers (`jinja2.sandbox.MAX_RANGE`). Loops inside loops and huge products are its own
-    author's to avoid: whoever chooses a model chooses its template.
+    100,000 numbers (`jinja2.sandbox.MAX_RANGE`). Nothing limits nested loops and huge
+    products: the operator who chooses a model also chooses its template.
 
     Raises:
         jinja2.TemplateSyntaxError: it is no template.
@@ -88,15 +88,15 @@ class PromptError(Exception):
 
 
 class ChatTemplate:
-    """A model's chat template, next to the tokenizer that encodes what it renders.
+    """A model's chat template, with the tokenizer that encodes the rendered prompt.
 
     Only the template's own text can become control tokens; a message, tool or call that spells one is
     encoded as the characters it is made of, and its text reaches the model unchanged. Safe to use from
     several threads.
 
-    Whether the template itself tells the model of tools, and in which format calls are written, is found
-    by giving it a conversation with tools. For one that does not, or whose calls are no JSON, tools become
-    ordinary messages in a plain format.
+    The constructor renders a conversation with tools. The result shows whether the template describes tools
+    to the model, and in which format it writes calls. If it describes none, or its calls are not JSON, tools
+    become ordinary messages in a plain format.
 
     Args:
         source: the Jinja source.
@@ -147,7 +147,7 @@ class ChatTemplate:
     def _adapted(
         self, turns: Sequence[ChatTurn], tools: Sequence[Tool]
     ) -> tuple[Sequence[ChatTurn], Sequence[Tool]]:
-        """The conversation in a form that the template takes, and the tools that are left to it."""
+        """The conversation in a form that the template takes, and the tools that the template itself writes."""
         if not self._knows_tools:
             return fold_tools(turns, tools, takes_system=self._takes_system), ()
         if not self._takes_raw_arguments:
@@ -176,7 +176,7 @@ class ChatTemplate:
         return ids
 
     def _try(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """What the template makes of messages; nothing if it does not take them."""
+        """The rendered messages; empty if the template refuses them or fails."""
         try:
             return self._fill(messages, tools, Ending.ANSWER)
         except PromptError:

@@ -11,8 +11,8 @@ from typing import Any
 def new_seal(texts: Iterable[str]) -> str:
     """A random mark that none of the texts contains.
 
-    It is made of digits, which no filter of a template changes. The first one occurs nowhere else in
-    it, so a mark never overlaps another one or what stands around it, and can be removed exactly.
+    It is made of digits, which no filter of a template changes. Its first digit occurs nowhere else in
+    it, so a mark never overlaps another mark or the text around it, and can be removed exactly.
     """
     known = list(texts)
     while True:
@@ -25,11 +25,11 @@ class ControlTexts:
     """The texts of a model's control tokens.
 
     A caller's text must not contribute one character to a control token of the rendered prompt. Where
-    it could, it gets a seal: inside every control text that it spells, and at its edges where it could
-    complete one together with what the template puts beside it, before or after the template strips
-    white space. The seals are taken out again when the control tokens of the prompt are found.
+    it could, the escaper inserts a mark: inside every control text that the text spells, and at its edges
+    where it could complete one together with the template's text beside it, before or after the template
+    strips white space. The marks are removed after the control tokens of the prompt are found.
 
-    Tokens of a single character are not known here, and so are never found in a prompt.
+    Tokens of a single character are ignored, so they are never found in a prompt.
     """
 
     def __init__(self, tokens: Mapping[str, int]) -> None:
@@ -47,7 +47,7 @@ class ControlTexts:
         self._reach = max(map(len, texts), default=1) - 1
 
     def weak_points(self, text: str) -> list[int]:
-        """Positions where a text needs a seal, in order; none for nearly every text."""
+        """Positions where a text needs a mark, in order; empty for nearly every text."""
         points = set(self._spelled(text))
         core = text.strip()
         for edged in {text, core} - {""}:
@@ -83,7 +83,7 @@ class ControlTexts:
 
 
 def sealed(text: str, points: Iterable[int], seal: str) -> str:
-    """A text with seals at the given positions, in order."""
+    """A text with marks at the given positions, which are in ascending order."""
     parts: list[str] = []
     start = 0
     for point in points:
@@ -107,13 +107,13 @@ class ControlTokenEscaper:
         self._is_used = False
 
     def text(self, text: str) -> str:
-        """A text with seals at its weak points."""
+        """A text with marks at its weak points."""
         points = self._control.weak_points(text)
         self._is_used |= bool(points)
         return sealed(text, points, self._seal) if points else text
 
     def value(self, value: Any, words: Set[str] = frozenset()) -> Any:
-        """A JSON value with every key and string sealed that is none of the given words."""
+        """A JSON value in which every key and string is escaped, except the given words."""
         if isinstance(value, str):
             return value if value in words else self.text(value)
         if isinstance(value, Mapping):
@@ -123,5 +123,5 @@ class ControlTokenEscaper:
         return value
 
     def unsealed(self, text: str) -> str:
-        """A text of the prompt as it was before."""
+        """A text of the prompt without the marks."""
         return text.replace(self._seal, "") if self._is_used else text

@@ -201,7 +201,7 @@ _SCHEMA_WORDS = frozenset(
         " required string title type uniqueItems",
     )
 )
-"""Templates compare these with words of their own, so they are never sealed: no caller made them up."""
+"""Templates compare these words with their own. They do not come from callers, so they are never escaped."""
 
 
 def tool_parameters(tool: Tool) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class EngineSettings:
     threads: int
     """0: one for each core that this process may use."""
     prefill_chunk: int
-    """Tokens of prompt for which every step has room."""
+    """Prompt tokens that every step can take."""
 
     @property
     def batch_tokens(self) -> int:
@@ -55,7 +55,7 @@ class EngineSettings:
 def load_engine(settings: EngineSettings) -> Any:
     """Load the model and return the running `xllamacpp.Server`, which listens nowhere.
 
-    Blocks for as long as loading takes, and holds the GIL for most of it: xllamacpp does not let go.
+    Blocks for as long as loading takes, and holds the GIL for most of it: xllamacpp does not release it.
 
     Raises:
         BackendStartError: it cannot be loaded.

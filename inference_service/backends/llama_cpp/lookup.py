@@ -50,7 +50,7 @@ class Lookup:
         self._before = list(request.prompt_ids)
         """All tokens before the one that is looked at."""
         self._alternatives = alternatives
-        # Any token that is text by itself: another one would be held back, and what it is told with.
+        # Any token that is text by itself: the engine holds another one back, with its log probabilities.
         self._shown_id = encoder.encode_text("a")[-1]
         self._vocabulary_size = encoder.vocabulary_size
 

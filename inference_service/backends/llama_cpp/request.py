@@ -43,14 +43,14 @@ class EngineProgress:
 
 
 class LlamaCppRequest:
-    """Runs one request on a thread of its own and hands what it makes to the loop.
+    """Runs one request on a thread of its own, and passes its chunks to the event loop.
 
-    The thread that the engine calls back only hands the chunk over. The loop parses, whether or not anybody
-    waits for a step.
+    The engine calls back in that thread, which only passes the chunk on. The loop parses each chunk, even
+    while nothing waits for a step.
 
     Args:
         request_id: for the log.
-        body: the request in the engine's words.
+        body: the request as the engine's JSON.
         steps: merges what the engine reports.
         prefill_left: the length of the prompt, in tokens.
         on_change: called in the loop when the prefill moved on or `is_inside` ended.
@@ -116,7 +116,7 @@ class LlamaCppRequest:
         return self._steps.take()
 
     def abort(self) -> None:
-        """Have the engine let go, at the next sign it gives. Does nothing once the request has ended."""
+        """Make the engine abort at its next callback. Does nothing once the request has ended."""
         self._abort = not self._ended
 
     def fail(self, error: BackendError) -> None:
@@ -178,27 +178,27 @@ class LlamaCppRequest:
 
 
 class PrefillRequest(Protocol):
-    """A request, as the gate sees it."""
+    """What the scheduler needs to know about a request."""
 
     prefill_left: int
     """Prompt tokens that the engine has yet to compute."""
     has_begun: bool
-    """Whether the engine has said that it works on the prompt: it is part of the step that runs now."""
+    """Whether the engine has reported that it reads the prompt: the prompt is part of the current step."""
 
 
 PrefillRequestT = TypeVar("PrefillRequestT", bound=PrefillRequest)
 
 
 class PrefillScheduler(Generic[PrefillRequestT]):
-    """Lets requests into the engine, first come first served, once it begins them with the next step.
+    """Admits requests to the engine in their order, each when the next step can begin its prefill.
 
     llama.cpp fills each step with the prompts of its slots in the order of the slots. A request behind a
-    long prompt is not touched, gives no sign, and so cannot be aborted until that prompt is read. The gate
-    keeps it outside, where leaving costs nothing, until there is room for it.
+    long prompt is not computed and gets no callback, so it cannot be aborted until that prompt is read. The
+    scheduler holds such a request back, where an abort costs nothing, until a step has room for it.
 
     Args:
-        slots: requests that the engine runs at once; an aborted one counts until the engine let go.
-        batch_tokens: tokens of one step. Each request inside may take one of them, prompts the rest.
+        slots: requests that the engine runs at once; an aborted one counts until the engine has released it.
+        batch_tokens: tokens of one step. Each running request may use one of them; prompts use the rest.
 
     """
 
@@ -209,7 +209,7 @@ class PrefillScheduler(Generic[PrefillRequestT]):
         self.inside: set[PrefillRequestT] = set()
 
     async def enter(self, entrant: PrefillRequestT) -> None:
-        """Wait for the turn. Cancelling the wait leaves nothing behind."""
+        """Wait until the request is admitted. A cancelled wait holds no slot."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((entrant, turn))
         self.advance()
@@ -226,7 +226,7 @@ class PrefillScheduler(Generic[PrefillRequestT]):
         self.advance()
 
     def advance(self) -> None:
-        """Let in all that fit by now."""
+        """Admit all waiting requests that fit now."""
         while self._waiting:
             entrant, turn = self._waiting[0]
             if not turn.done():

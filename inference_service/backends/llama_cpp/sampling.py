@@ -11,14 +11,14 @@ from inference_service.backends.types import EngineRequest, Sampling
 from inference_service.constraints.notations.lark import to_lark
 
 FORBIDDEN = -10_000.0
-"""What a bias of -100 becomes. No logit comes near it, and yet it is finite: where a grammar leaves nothing
-but forbidden tokens, the likeliest of those is still one that fits."""
+"""The value for a bias of -100. No logit comes near it, but it is finite: where a grammar permits only
+forbidden tokens, the likeliest token still fits the grammar."""
 
 MAX_HELD = 3
 """Tokens that can pass without a whole character, each of at least a byte."""
 
 _RANDOM_SEED = 0xFFFFFFFF
-"""What llama.cpp takes for "draw one yourself"."""
+"""The seed that makes llama.cpp draw one itself."""
 
 # Stated although most are the engine's defaults: a model file may bring its own.
 _OFF = {

@@ -140,7 +140,7 @@ def _limits(config: EngineConfig, wanted: ExpectedEngine) -> Iterator[Finding]:
 
 
 def _speculation(directory: Path) -> Iterator[Finding]:
-    """Engines that draft tokens must be told how when they are loaded, and take few of the parameters."""
+    """Find a drafting engine: it needs settings when it is loaded, and supports few of the parameters."""
     document = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
     drafted = document["build_config"].get("max_draft_len")
     if drafted:

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 async def off_loop(work: Callable[[], Result]) -> Result:
     """Do blocking work in a thread that does not keep the process alive if it never returns."""
     future: Future[Result] = Future()
-    # What runs cannot be cancelled: whoever stops waiting leaves the thread to itself.
+    # Running work cannot be cancelled: when the caller stops waiting, the thread continues.
     future.set_running_or_notify_cancel()
 
     def run() -> None:

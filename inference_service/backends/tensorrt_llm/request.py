@@ -88,7 +88,7 @@ class TensorRtLlmRequest:
             await self._changed.wait()
 
     def abort(self) -> None:
-        """Abort the request in the engine, and wait for its end in the background. Does nothing once it has ended."""
+        """Abort the request in the engine, and wait for its end in the background. No effect once ended."""
         ended = self._follower.done() or self._output.outputs[0].finish_reason is not None
         if ended or self._patience is not None:
             return
@@ -99,13 +99,13 @@ class TensorRtLlmRequest:
             self._engine.translate(error, self._request_id)
 
     def fail(self, error: BackendError) -> None:
-        """End the request with this error, unless it has one already; the engine is not asked."""
+        """End the request with this error, unless it has one already. Sends nothing to the engine."""
         self._error = self._error or error
         self._follower.cancel()
         self._changed.set()
 
     async def wait_left(self) -> None:
-        """Wait until nothing follows the request any more."""
+        """Wait until the task that follows the request has ended."""
         await asyncio.wait([self._follower])
 
     async def _follow(self) -> None:

@@ -101,8 +101,8 @@ def _output() -> dict[str, Any]:
 
 
 FORBIDDEN = -30_000.0
-"""What -100 becomes. No logit makes up for it; and unlike infinity it leaves something to choose from
-where a grammar asks for a forbidden token. Half precision, which some engines' logits have, can hold it."""
+"""The value for a bias of -100. No logit outweighs it. Unlike infinity, it still permits a choice where a
+grammar demands a forbidden token. Half precision, which some engines' logits have, can hold it."""
 KEPT_TENSORS = 16
 
 _FORBIDS = -100.0

@@ -142,12 +142,12 @@ class JsonText:
         return span
 
     def clip(self, upto: int) -> int:
-        """The same place, or the beginning of the number or word that it is in: those leave as a whole."""
+        """Return the same place, or the start of the number or word around it: both are released as a whole."""
         inside = (s.start for s in self._scalars if s.start < upto and (s.end is None or upto < s.end))
         return next(inside, upto)
 
     def forget(self, upto: int) -> None:
-        """Nothing before this place is asked about any more."""
+        """Drop what is known of the text before this place."""
         for stretches in (self._regions, self._strings, self._scalars):
             while stretches and (end := stretches[0].end) is not None and end <= upto:
                 stretches.popleft()

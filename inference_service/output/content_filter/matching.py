@@ -114,7 +114,7 @@ class PatternFinder:
 
 
 def finders(rules: Sequence[Rule]) -> Iterator[tuple[Finder, Folding | None]]:
-    """Make the finders for some rules, each with the folding of the texts it is to be asked about."""
+    """Make the finders for some rules, each with the folding of the texts that it searches."""
     for ignore_case, folding in FOLDINGS.items():
         for whole_word in (True, False):
             alike = [r for r in rules if (r.ignore_case, r.whole_word) == (ignore_case, whole_word)]

@@ -112,10 +112,10 @@ class OutputFilter:
 
 @dataclass(frozen=True, slots=True)
 class PromptVerdict:
-    """What becomes of a prompt."""
+    """The result of checking a prompt."""
 
     texts: tuple[str, ...]
-    """The texts to go on with, as many as were asked about: each as it was, or redacted."""
+    """The texts to use, one for each checked text: unchanged or redacted."""
     blocked: Match | None = None
     """The rule that forbids the prompt; `texts` must not be used then."""
     redacted: frozenset[str] = frozenset()
@@ -123,16 +123,16 @@ class PromptVerdict:
 
 
 class ContentPolicy(Protocol):
-    """Decides what may be asked and answered. Asked by many threads at once."""
+    """Decides which prompts and outputs are permitted. Must be safe to call from several threads."""
 
     def check_prompt(self, texts: Sequence[str], key_name: str) -> PromptVerdict:
-        """Judge the texts of a prompt, each by itself, for the caller whose API key has this name."""
+        """Check the texts of a prompt, each by itself, for the caller whose API key has this name."""
         ...
 
     def refresh(self) -> None:
-        """Look whether the rules have changed. Quick; new rules may count a little later."""
+        """Check whether the rules have changed. Returns quickly; new rules may apply a little later."""
         ...
 
     def output_filter(self, key_name: str) -> OutputFilter | None:
-        """Start a filter for one choice; None where no rule is about this caller's output."""
+        """Start a filter for one choice; None if no rule applies to this caller's output."""
         ...
