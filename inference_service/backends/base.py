@@ -18,7 +18,7 @@ from lodestream_common.errors import OperatorError
 
 
 class Backend(ABC):
-    """An engine behind five methods and a description.
+    """Drives one kind of engine through five methods and a description.
 
     A backend speaks token ids. It knows nothing of stop strings, templates, roles, JSON or protobuf,
     and it never queues: the service admits at most `description.max_concurrency` requests at a time.

@@ -104,7 +104,7 @@ class EngineFinish(Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineStep:
-    """What became ready since the last step: one token, or all that piled up while nobody read.
+    """The output since the last step: one token, or all tokens that became ready while nothing read.
 
     A step with `finish` set is the last one. An end-of-sequence token is counted in `token_count` and
     is the last of `token_ids`, and has no text.
@@ -120,7 +120,7 @@ class EngineStep:
     cached_tokens: int | None = None
     """Prompt tokens found in the KV cache; given once, in any step, or never where the engine cannot tell."""
     logprobs: Sequence[TokenLogprob] = ()
-    """Where asked for: one for each of `token_ids`, in order; an end-of-sequence token may lack its own."""
+    """If requested: one for each of `token_ids`, in order; an end-of-sequence token may lack its own."""
 
 
 @dataclass(frozen=True, slots=True)

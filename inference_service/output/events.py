@@ -70,7 +70,7 @@ class Delta:
     token_count: int
     """How many those are; more than `token_ids` only where they cannot or must not be named."""
     logprobs: Sequence[ScoredToken] = ()
-    """Where asked for: one for each of `token_ids`."""
+    """If requested: one for each of `token_ids`."""
     tool_calls: Sequence[ToolCallDelta] = ()
 
 

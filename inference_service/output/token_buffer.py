@@ -24,7 +24,7 @@ from inference_service.output.logprobs import TokenNames
 
 
 class Detokenizer:
-    """Decodes the tokens of one choice as they come.
+    """Decodes the tokens of one choice as they arrive.
 
     Works on bytes, so a character may span any number of tokens. Bytes that are not UTF-8 become U+FFFD; an
     unfinished character at the very end is dropped.
@@ -65,7 +65,7 @@ class Release:
     token_count: int = 0
     """How many tokens those are; more than `token_ids` where some cannot or must not be named."""
     logprobs: Sequence[TokenLogprob] = ()
-    """Where asked for: one for each of `token_ids`."""
+    """If requested: one for each of `token_ids`."""
 
     def __bool__(self) -> bool:
         return bool(self.text or self.token_count)
@@ -75,7 +75,7 @@ class _Tokens(NamedTuple):
     """One token, or the tokens of a step whose text cannot be divided among them."""
 
     start: int
-    """Offset of the first character that it has a part in."""
+    """Offset of the first character that it contributes to."""
     end: int
     """Offset behind the last one."""
     token_ids: Sequence[int]
@@ -90,7 +90,7 @@ class _Redaction(NamedTuple):
 
 
 class TokenBuffer:
-    """Text and tokens of one choice that have not left yet."""
+    """Text and tokens of one choice that are not released yet."""
 
     def __init__(self) -> None:
         self.total = 0

@@ -97,7 +97,7 @@ class ToolCallParser:
 
     @property
     def called(self) -> bool:
-        """Whether calls were made and all of them are whole: their arguments are complete JSON.
+        """Whether there are calls and all of them are complete: their arguments are complete JSON.
 
         False with a call that the end of the text cut off, or whose arguments went on as no JSON can:
         all the text behind that is part of them.
@@ -218,7 +218,7 @@ class ToolCallParser:
 
     def _on_no_call(self, text: str, at: int) -> int:
         if self._reader.is_open and not self._reader.has_arguments:
-            # Nothing tells where broken arguments end, and what is behind them may be no call.
+            # Broken arguments have no known end, and the text after them may be no call.
             self._held_from = None
             self._state = self._in_broken_arguments
             return at

@@ -147,7 +147,7 @@ class ChatTemplate:
     def _adapted(
         self, turns: Sequence[ChatTurn], tools: Sequence[Tool]
     ) -> tuple[Sequence[ChatTurn], Sequence[Tool]]:
-        """The conversation in a form that the template takes, and the tools that the template itself writes."""
+        """The conversation in a form that the template takes, and the tools that it writes itself."""
         if not self._knows_tools:
             return fold_tools(turns, tools, takes_system=self._takes_system), ()
         if not self._takes_raw_arguments:

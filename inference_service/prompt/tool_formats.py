@@ -21,7 +21,7 @@ from inference_service.prompt.conversation import (
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """A call as JSON text, and what stands around it.
+    """A tool call as JSON text, with the text around it.
 
     A call is `{"name": "<name>", "<arguments key>": {...}}` between `opening` and `closing`, and the next
     one follows behind `separator`. The parser reads every format, so this is for writing and enforcing.
@@ -33,12 +33,12 @@ class ToolFormat:
     separator: str = "\n"
 
     def head(self, name: str) -> str:
-        """What stands before a call's arguments."""
+        """The text before a call's arguments."""
         return f'{self.opening}{{"name": "{name}", "{self.arguments_key}": '
 
     @property
     def tail(self) -> str:
-        """What stands behind them."""
+        """The text after a call's arguments."""
         return f"}}{self.closing}"
 
     def write(self, calls: Sequence[ToolCall]) -> str:
@@ -47,7 +47,7 @@ class ToolFormat:
 
 
 PLAIN = ToolFormat("arguments")
-"""Ours, for templates without tools: one line a call."""
+"""The service's own format, for templates without tools: one line a call."""
 
 BARE = {key: ToolFormat(key, separator="; ") for key in ("arguments", "parameters")}
 """JSON with nothing around it, as Llama 3.1 was trained to write calls (with `parameters`)."""
@@ -67,7 +67,7 @@ If no tool helps, answer in words."""
 
 
 def fold_tools(turns: Sequence[ChatTurn], tools: Sequence[Tool], *, takes_system: bool) -> list[ChatTurn]:
-    """A conversation without calls, results and tools: all three are text now.
+    """Return the conversation with its calls, results and tools as text.
 
     The tools are listed in the system message, or in the first message where the template takes no system
     message. A call is what the model would have written. Results come from the user, together with what
@@ -201,12 +201,12 @@ _WRITTEN_CALL = re.compile(
 
 
 def takes_raw_arguments(rendered: str) -> bool:
-    """Whether what a template made of CUT_CALL holds its arguments as they are."""
+    """Whether the rendered CUT_CALL holds its arguments unchanged."""
     return f": {_RAW}" in rendered
 
 
 def find_format(rendered: str) -> ToolFormat | None:
-    """The format of calls in what a template made of CONVERSATION and TOOLS.
+    """The format of calls in the rendered CONVERSATION and TOOLS.
 
     None: the template leaves out the tool, its call or its result, or writes calls in no format that is
     known here.

@@ -49,16 +49,16 @@ def _count(value: object) -> int | None:
 _log = structlog.stdlib.get_logger(__name__)
 _SHUTTING_DOWN = "LLM is shutting down"
 STATISTICS_SECONDS = 0.1
-"""How long the engine is asked for statistics that it does not have."""
+"""Seconds that a read waits for statistics that the engine does not have yet."""
 
 
 class Completion(Protocol):
-    """One answer, as far as it has got. The library changes it in place."""
+    """One answer so far. The library changes it in place."""
 
     token_ids: Sequence[int]
     """All of them, from the first."""
     logprobs: Sequence[float]
-    """Of all of them, where asked for; also of a stop word that was taken back out of the ids."""
+    """One for each token, if requested; also for a stop word that was removed from the ids."""
     finish_reason: str | None
     """`stop`, `length`, `timeout` or `cancelled`."""
     stop_reason: int | str | None
@@ -147,7 +147,7 @@ class Engine:
         return output
 
     def translate(self, error: Exception, request_id: str) -> BackendError:
-        """What an exception of the library means."""
+        """Convert an exception of the library to the service's error."""
         if _SHUTTING_DOWN in str(error):
             self._dead = True
         # Without its traceback, which could show a prompt.
@@ -155,7 +155,7 @@ class Engine:
         return self.failure("the engine failed this request")
 
     def failure(self, reason: str) -> BackendError:
-        """What a request that came to nothing means."""
+        """The error of a request that failed, or of a dead engine."""
         return EngineRequestError(reason) if self.is_alive else EngineDeadError("the engine has shut down")
 
     def read_statistics(self) -> Reading | None:

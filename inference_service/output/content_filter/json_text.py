@@ -142,7 +142,7 @@ class JsonText:
         return span
 
     def clip(self, upto: int) -> int:
-        """Return the same place, or the start of the number or word around it: both are released as a whole."""
+        """The same place, or the start of the number or word around it: both are released as a whole."""
         inside = (s.start for s in self._scalars if s.start < upto and (s.end is None or upto < s.end))
         return next(inside, upto)
 
