@@ -78,7 +78,7 @@ class BackendStartError(BackendError, OperatorError):
 
 
 class EngineRequestError(BackendError):
-    """Unexpected: one request failed inside the engine, which goes on serving others."""
+    """Unexpected: one request failed inside the engine, which continues to serve others."""
 
 
 class EngineGrammarError(EngineRequestError):

@@ -84,7 +84,7 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural logarithm of a token's probability under the model itself, before any sampling knob.
+    """Natural logarithm of a token's probability under the model itself, before any sampling parameter.
 
     Compiled engines tell that of the distribution that the token was drawn from instead.
     """

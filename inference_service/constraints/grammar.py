@@ -68,7 +68,7 @@ class Grammar:
 
     @cached_property
     def _matcher(self) -> Matcher:
-        # Imported late: whoever only prints grammars need not wait for it.
+        # Imported late: code that only prints grammars need not wait for it.
         from inference_service.constraints.matching import Matcher
 
         return Matcher(self.rules)

@@ -40,7 +40,7 @@ class ObjectScanner:
         """Take the next character in.
 
         Raises:
-            MalformedJson: no object goes on with it.
+            MalformedJson: no object continues with it.
 
         """
         self._state = self._state(char)

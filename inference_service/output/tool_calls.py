@@ -155,7 +155,7 @@ class ToolCallParser:
             return all(len(mark) < 2 * len(self._mark) for mark in fitting)
         return self._state == self._around and self._is_marked
 
-    # Each state reads on from text[at] and returns where the next one goes on.
+    # Each state reads from text[at] and returns where the next one starts.
 
     def _outside(self, text: str, at: int) -> int:
         if self._at_line_start and text[at] in "{[<":
@@ -306,7 +306,7 @@ class _CallReader:
         """Take the next character in.
 
         Raises:
-            _NoCall: no call goes on with it.
+            _NoCall: no call continues with it.
 
         """
         self._position += 1

@@ -41,7 +41,7 @@ class AnswerReader:
     """Reads one answer beside the engine."""
 
     def __init__(self, grammar: Grammar) -> None:
-        # Imported late: whoever never sends a grammar need not wait for it.
+        # Imported late: a service without grammars need not wait for it.
         from llguidance import LLMatcher
 
         self._matcher = LLMatcher(_byte_tokenizer(), to_lark(grammar), log_level=0)

@@ -28,7 +28,7 @@ class LoopWaker:
         self._loop.add_reader(self._inside, self._answer)
 
     def ring(self, callback: Callable[[], None]) -> bool:
-        """Have the loop run this soon, from any thread; False if nobody will."""
+        """Schedule a callback in the loop, from any thread; False if the loop will not run it."""
         if self._is_closed or self._loop.is_closed():
             return False
         self._callbacks.append(callback)

@@ -110,7 +110,7 @@ class StepBuffer:
     Args:
         speller: names the tokens that the engine does not.
         most_tokens: where the request ends, whether or not the engine does.
-        alternatives: how many likeliest tokens go with each; None: no log probabilities are wanted.
+        alternatives: how many likeliest tokens go with each; None: no log probabilities are requested.
 
     """
 

@@ -59,7 +59,7 @@ def digest(prompt_ids: Sequence[int], sampling: Sampling) -> str:
 
 
 def _constrained(grammar: Grammar, prompt: str) -> str:
-    # Imported late: whoever never sends a grammar need not wait for it.
+    # Imported late: a service without grammars need not wait for it.
     from inference_service.backends.simulated.matching import constrained
 
     return constrained(grammar, _script(prompt))

@@ -23,7 +23,7 @@ _FAILURES = {
 
 
 class TensorRtLlmRequest:
-    """Follows a request to its very end, whether or not anybody reads it.
+    """Follows a request until it ends in the engine, even if nothing reads its output.
 
     The library's queue of responses has no bound. It is emptied here at the engine's pace, into the
     library's own list of ids, which `max_tokens` bounds; a reader that is slow finds more in one step.
@@ -185,7 +185,7 @@ class OutputCursor:
         return self._settled(ids) > self._taken
 
     def take(self, ids: Sequence[int]) -> list[int]:
-        """The new ids of an output that goes on."""
+        """The new ids of an output that continues."""
         return self._upto(ids, self._settled(ids))
 
     def take_cut(self, ids: Sequence[int]) -> list[int]:

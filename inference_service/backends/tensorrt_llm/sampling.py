@@ -176,7 +176,7 @@ class GuidedDecoding:
         return self._params(grammar=self._try(grammar))
 
     def _read_once(self, grammar: Grammar) -> str:
-        # Imported late: whoever never sends a grammar need not wait for it.
+        # Imported late: a service without grammars need not wait for it.
         from inference_service.constraints.notations.ebnf import to_ebnf
 
         text = to_ebnf(grammar)

@@ -80,7 +80,7 @@ class Schema:
 
     @cached_property
     def keywords(self) -> dict[str, Any]:
-        """What the schema demands, in the words of draft 2020-12, its values checked.
+        """What the schema demands, in the keywords of draft 2020-12, with checked values.
 
         Raises:
             ConstraintError: a keyword has a value that it cannot have.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inference_service.output.content_filter.rules import Action, Rule, Span
 
-if TYPE_CHECKING:  # Scanners bring the libraries that match along, wanted only where there are rules.
+if TYPE_CHECKING:  # Scanners import the matching libraries, needed only where there are rules.
     from inference_service.output.content_filter.matching import Scanner
 
 _SPACE = " \t\n\r"
@@ -196,7 +196,7 @@ class JsonText:
             self._state = self._prose
 
     def _break(self, char: str) -> None:
-        """No JSON goes on like this: what was held to be some is words."""
+        """No JSON continues like this: the text that was taken for JSON is ordinary text."""
         self._end_scalar()
         self._end_string()
         self._regions[-1].end, self._regions[-1].is_broken = self._at, True

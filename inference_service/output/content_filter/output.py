@@ -36,7 +36,7 @@ class OutputFilter:
 
     Args:
         scanners: find matches in the text as it is.
-        json_text: follows JSON in it; None: the text is only words.
+        json_text: follows JSON in it; None: the text is ordinary text.
 
     """
 
