@@ -20,7 +20,7 @@ test: check unit  ## Set up, check the code and run every test.
 check: $(VENV)/.dev  ## Lint, types, import rules and the protocol: under a minute.
 	@$(MAKE) --no-print-directory -j2 --output-sync lint types imports proto-check
 
-quick: $(VENV)/.dev  ## The tests that need no model: under two minutes.
+quick: $(VENV)/.dev  ## The tests that need no model.
 	$(BIN)/pytest -q -m "not model" $(ARGS)
 
 format: $(VENV)/.dev  ## Format the code.
