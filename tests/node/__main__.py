@@ -10,6 +10,8 @@ from pathlib import Path
 
 from benchmarks.servers import pair
 
+MODEL = "smollm2-135m-instruct"
+"""The model that the tests ask for, as in servers.js."""
 _MINUTES = 10
 
 
@@ -19,7 +21,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     here = Path(__file__).parent
     files = sorted(str(file) for file in here.glob("*.test.js"))
-    with pair(backend="simulated") as simulated, pair(backend="llama_cpp", threads="1") as llama_cpp:
+    with (
+        pair(backend="simulated") as simulated,
+        pair(backend="llama_cpp", model=MODEL, threads="1") as llama_cpp,
+    ):
         urls = {
             "LODESTREAM_SIMULATED_URL": f"http://{simulated.bridge.address}",
             "LODESTREAM_LLAMA_CPP_URL": f"http://{llama_cpp.bridge.address}",
