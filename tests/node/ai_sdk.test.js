@@ -72,7 +72,7 @@ for (const server of servers) {
         return "rain";
       };
       const stream = streamText(
-        ask({ maxOutputTokens: 80, tools: { weather: weather(execute) }, toolChoice: "required" }),
+        ask({ maxOutputTokens: 256, tools: { weather: weather(execute) }, toolChoice: "required" }),
       );
       const parts = await collect(stream.fullStream);
       const calls = parts.filter((part) => part.type === "tool-call");

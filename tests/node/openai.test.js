@@ -59,7 +59,7 @@ for (const server of servers) {
 
     test("a demanded call is streamed piece by piece", async () => {
       const stream = client.chat.completions.stream(
-        ask({ max_tokens: 80, tools: [WEATHER], tool_choice: "required" }),
+        ask({ max_tokens: 256, tools: [WEATHER], tool_choice: "required" }),
       );
       const pieces = [];
       stream.on("tool_calls.function.arguments.delta", (event) => pieces.push(event.arguments_delta));
