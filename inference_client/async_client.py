@@ -70,7 +70,8 @@ class AsyncClient:
         api_key: sent with each call that brings no key of its own.
         timeout: seconds that a call may take, retries included, if it does not say; None: without end.
         retries: attempts after the first for calls that are refused as UNAVAILABLE; see `retry`.
-        patience: seconds for which such a call is tried again however often: the service may be restarting.
+        retry_timeout: seconds after the first attempt during which such a call is tried again without a limit
+            of attempts; longer than a restart of the service takes. 0: only `retries` count.
         max_message_bytes: largest message to send, in bytes; answers may be larger.
         tls: how to encrypt; None: plain text, for a loopback or a private network.
 
@@ -83,12 +84,14 @@ class AsyncClient:
         api_key: str | None = None,
         timeout: float | None = None,
         retries: int = 2,
-        patience: float = 0.0,
+        retry_timeout: float = 0.0,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         tls: TlsConfig | None = None,
     ) -> None:
         self._target = check_target(target)
-        self._defaults = CallDefaults(api_key, timeout, RetryPolicy(retries, patience), max_message_bytes)
+        self._defaults = CallDefaults(
+            api_key, timeout, RetryPolicy(retries, retry_timeout), max_message_bytes
+        )
         self._pool = Pool(lambda: _Stubs(open_async(self._target, max_message_bytes, tls)))
         self._closed = False
 

@@ -166,7 +166,7 @@ class AsyncStream:
             grpc.RpcError, InferenceError: there is none.
 
         """
-        if self._has_output or (self._has_started and not self._call.is_patient):
+        if self._has_output or (self._has_started and not self._call.can_restart_stream):
             raise failure
         pause = self._call.pause_after(failure)
         self._rpc = None

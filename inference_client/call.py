@@ -93,9 +93,9 @@ class ClientCall:
         self._began = time.monotonic()
 
     @property
-    def is_patient(self) -> bool:
-        """Whether a service that goes away before its first output is waited for."""
-        return self._defaults.retry.patience > 0
+    def can_restart_stream(self) -> bool:
+        """Whether a stream that started, and had no output yet, may be tried again."""
+        return self._defaults.retry.retry_timeout > 0
 
     def check_size(self, request: ProtoMessage) -> None:
         """Refuse a message that the channel, or the service, would refuse.
@@ -235,8 +235,9 @@ def rounded_for_the_wire(timeout: float) -> float:
 
 _FIRST_PAUSE = 0.1
 """Seconds; doubled for each further attempt. A restarted service is connected to again within about 1 s."""
-_PATIENT_PAUSE = 0.1
-"""Seconds between attempts while patience lasts; a service that asks for more is about to be replaced."""
+_RESTART_PAUSE = 0.1
+"""Seconds between attempts within `retry_timeout`, also where the service asks for a longer pause: what takes
+its place may be ready earlier."""
 _LONGEST_PAUSE = 2.0
 """Seconds. A longer wait, if the service asks for one, is the caller's to decide on."""
 _SPREAD = 0.25
@@ -249,15 +250,14 @@ class RetryPolicy:
 
     retries: int
     """Attempts after the first one, 0 or more."""
-    patience: float = 0.0
-    """Seconds after the first attempt for which there are further ones, however many there were: long enough
-    for a service that restarts. 0 or more."""
+    retry_timeout: float = 0.0
+    """Seconds after the first attempt during which the number of attempts has no limit. 0 or more."""
 
     def __post_init__(self) -> None:
         if self.retries < 0:
             raise ValueError("retries must be 0 or more.")
-        if not self.patience >= 0:
-            raise ValueError("patience must be 0 or more.")
+        if not self.retry_timeout >= 0:
+            raise ValueError("retry_timeout must be 0 or more.")
 
     def pause(
         self, failed: int, error: InferenceError, remaining: float | None, elapsed: float = math.inf
@@ -273,8 +273,8 @@ class RetryPolicy:
         """
         if not isinstance(error, UnavailableError):
             return None
-        if elapsed < self.patience:
-            pause = _PATIENT_PAUSE * (1 + random.uniform(0, _SPREAD))  # noqa: S311 - not a secret
+        if elapsed < self.retry_timeout:
+            pause = _RESTART_PAUSE * (1 + random.uniform(0, _SPREAD))  # noqa: S311 - not a secret
             return pause if remaining is None or pause < remaining else None
         if failed > self.retries:
             return None

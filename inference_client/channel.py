@@ -22,7 +22,7 @@ class ClientOptions(TypedDict, total=False):
 
     timeout: float | None
     retries: int
-    patience: float
+    retry_timeout: float
     max_message_bytes: int
     tls: TlsConfig | None
 

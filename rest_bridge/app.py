@@ -25,7 +25,7 @@ from rest_bridge.routes import chat, completions, health, models
 from rest_bridge.security import Allowed, BrowserGuard
 
 _RETRIES = 2
-"""Beside those that the setting `patience` allows for."""
+"""Attempts after the first, once the time of the setting `retry_timeout` is over."""
 
 _FILES_INTERVAL = 0.5
 """Seconds between two looks at the key file."""
@@ -49,7 +49,7 @@ def create_app(config: BridgeConfig) -> FastAPI:
         # What a body becomes for the service may be a little larger than the body.
         limit = max(config.max_body_bytes, DEFAULT_MAX_MESSAGE_BYTES)
         async with AsyncClient(
-            target, retries=_RETRIES, patience=config.patience, max_message_bytes=limit
+            target, retries=_RETRIES, retry_timeout=config.retry_timeout, max_message_bytes=limit
         ) as client:
             app.state.bridge = Bridge(config, client, keyring)
             watching = asyncio.create_task(_watch(keyring), name="watched-keys")

@@ -37,12 +37,14 @@ class BridgeConfig(CommonConfig):
         description="Seconds of silence after which a stream sends a comment line, so that no proxy cuts it; "
         "before the first output the status 200 with it, and from then on a failure is an event.",
     )
-    patience: float = Field(
-        default=2.0,
+    # Longer than a restart of the service takes, and a little shorter than `sse_keepalive`: a stream that
+    # cannot begin still fails with a status, not with an event.
+    retry_timeout: float = Field(
+        default=14.0,
         ge=0,
         le=60,
-        description="Seconds for which a request without output waits for a service that is gone, as while "
-        "it restarts; 0: it is tried three times.",
+        description="Seconds for which a request without output is tried again while the service is "
+        "unavailable, as during a restart; never past the request's own timeout. 0: it is tried three times.",
     )
     allowed_hosts: str = Field(
         default="",

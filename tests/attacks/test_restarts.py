@@ -23,7 +23,7 @@ PAUSE = 1.0
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_callers_do_not_notice_restarts(tmp_path: Path, stream: bool) -> None:
-    """The patience is longer than a start takes on a slow machine: nothing depends on the clock."""
+    """The retry timeout is longer than a start takes on a slow machine: nothing depends on the clock."""
     settings = {
         "backend": "simulated",
         "max_concurrency": 64,
@@ -37,7 +37,7 @@ async def test_callers_do_not_notice_restarts(tmp_path: Path, stream: bool) -> N
     address = service.address
     async with (
         server_process(
-            "bridge", tmp_path, grpc_address=address, http_address="127.0.0.1:0", patience=30
+            "bridge", tmp_path, grpc_address=address, http_address="127.0.0.1:0", retry_timeout=30
         ) as bridge,
         httpx.AsyncClient(base_url=f"http://{bridge.address}", timeout=60) as http,
     ):

@@ -65,16 +65,16 @@ async def test_what_the_other_side_cancelled_is_tried_again(door: Door, service:
     assert len(await door.events(model="m", prompt="p")) == len(HELLO)
 
 
-async def test_patience_outlasts_the_retries(transports: Transports, running: Running) -> None:
+async def test_retry_timeout_outlasts_the_retries(transports: Transports, running: Running) -> None:
     failing(running.service, 8)
-    door = transports(running.target, retries=0, patience=60.0)
+    door = transports(running.target, retries=0, retry_timeout=60.0)
 
     assert (await door.call("generate", model="m", prompt="p")).text == "Hello"
     running.service.seen.clear()
     assert len(await door.events(model="m", prompt="p")) == len(HELLO)
 
 
-async def test_with_patience_a_stream_without_output_begins_again(
+async def test_within_the_retry_timeout_a_stream_without_output_begins_again(
     transports: Transports, running: Running
 ) -> None:
     """Its caller sees one beginning, whichever attempt the output is of."""
@@ -88,15 +88,15 @@ async def test_with_patience_a_stream_without_output_begins_again(
             yield event
 
     service.stream = stream
-    events = await transports(running.target, patience=60.0).events(model="m", prompt="p")
+    events = await transports(running.target, retry_timeout=60.0).events(model="m", prompt="p")
 
     assert len(service.seen) == 3
     assert len(events) == len(HELLO)
 
 
-async def test_patience_ends(transports: Transports, running: Running) -> None:
+async def test_retry_timeout_ends(transports: Transports, running: Running) -> None:
     failing(running.service, 10_000)
-    door = transports(running.target, retries=0, patience=0.5)
+    door = transports(running.target, retries=0, retry_timeout=0.5)
     began = time.monotonic()
 
     with pytest.raises(UnavailableError):

@@ -44,6 +44,7 @@ def bridge_config(grpc_address: str, **overrides: Any) -> BridgeConfig:
         "http_address": "127.0.0.1:0",
         "keys_file": Path(tempfile.gettempdir()) / uuid4().hex / "keys.json",
         "shutdown_grace": 1.0,
+        "retry_timeout": 2.0,
     }
     return BridgeConfig(**{**settings, **overrides})
 

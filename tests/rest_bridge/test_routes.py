@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import grpc
@@ -9,8 +10,9 @@ import pytest
 import structlog
 from google.protobuf.json_format import MessageToDict
 
+from rest_bridge.config import BridgeConfig
 from tests.rest_bridge.bodies import CHAT, COMPLETIONS, COMPLETIONS_STREAM, chat, completion
-from tests.rest_bridge.running import running_bridge
+from tests.rest_bridge.running import bridge_config, running_bridge
 from tests.support.scripted import Running, ScriptedService, error_info, refuse
 
 UNREACHABLE = "127.0.0.1:1"
@@ -155,6 +157,26 @@ async def test_a_service_that_is_not_there_is_not_ready() -> None:
     assert [reply.status_code for reply in replies] == [503] * 4
     assert all("127.0.0.1" not in reply.text for reply in replies)
     assert (health.json()["status"], live.status_code) == ("unhealthy", 200)
+
+
+async def test_the_request_timeout_ends_the_retries() -> None:
+    """A service that stays away is an error before the deadline of the caller."""
+    began = time.monotonic()
+    async with (
+        running_bridge(UNREACHABLE, retry_timeout=60) as bridge,
+        httpx.AsyncClient(base_url=bridge.url, headers={"x-request-timeout": "1"}, timeout=30) as http,
+    ):
+        replies = [await http.post(CHAT, json=chat()), await http.post(CHAT, json=chat(stream=True))]
+
+    assert [reply.status_code for reply in replies] == [503] * 2
+    assert time.monotonic() - began < 20
+
+
+def test_a_stream_fails_with_a_status_before_its_first_keepalive() -> None:
+    """By default: retries end before the head of the reply is sent."""
+    config = bridge_config(UNREACHABLE, retry_timeout=BridgeConfig.model_fields["retry_timeout"].default)
+
+    assert 10 <= config.retry_timeout < config.sse_keepalive
 
 
 @pytest.mark.parametrize(

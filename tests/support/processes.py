@@ -53,6 +53,8 @@ def _spawn(
     ready = home / f"{command}.ready"
     ready.unlink(missing_ok=True)
     given = {"keys_file": home / "keys.json", "log_level": "warning", **settings}
+    if command == "bridge":
+        given.setdefault("retry_timeout", 2.0)
     variables = {f"LODESTREAM_{name.upper()}": str(value) for name, value in given.items()}
     environment = {n: v for n, v in os.environ.items() if not n.startswith("LODESTREAM_")}
     process = subprocess.Popen(

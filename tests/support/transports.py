@@ -96,7 +96,9 @@ async def running_transports(
     """Serve both until the context ends. Arguments are fields of BridgeConfig and of ServiceConfig."""
     async with running_service(**service) as running:
         keys_file = running.server.config.keys_file
-        config = BridgeConfig(grpc_address=running.address, keys_file=keys_file, **(bridge or {}))
+        config = BridgeConfig(
+            grpc_address=running.address, keys_file=keys_file, **{"retry_timeout": 2.0, **(bridge or {})}
+        )
         async with (
             serving_bridge(config) as url,
             AsyncClient(running.address, retries=0) as client,
