@@ -1,19 +1,8 @@
-"""The typed client of the inference service: `AsyncClient` for asyncio, `Client` for code that blocks."""
+"""The typed client of the inference service: `AsyncClient` for asyncio, `Client` for blocking code."""
 
 from inference_client.async_client import AsyncClient
 from inference_client.async_stream import AsyncStream
 from inference_client.channel import DEFAULT_MAX_MESSAGE_BYTES, TlsConfig
-from inference_client.constraint import Constraint, Grammar, JsonObject, JsonSchema, Regex
-from inference_client.conversation import (
-    Message,
-    Messages,
-    Role,
-    Tool,
-    ToolCall,
-    ToolCallDelta,
-    ToolChoice,
-    ToolChoiceMode,
-)
 from inference_client.errors import (
     AuthenticationError,
     CancelledByServerError,
@@ -34,11 +23,13 @@ from inference_client.errors import (
     UnavailableError,
 )
 from inference_client.events import (
+    Choice,
     Delta,
     EffectiveSampling,
     Event,
     Finished,
     FinishReason,
+    Generation,
     Report,
     Started,
     StopCause,
@@ -47,10 +38,25 @@ from inference_client.events import (
     TokenLogprob,
     Usage,
 )
-from inference_client.generation import Choice, Generation
 from inference_client.health import Health
 from inference_client.models import Model, TokenCount, Validation
-from inference_client.options import CountOptions, GenerateOptions
+from inference_client.options import (
+    Constraint,
+    CountOptions,
+    GenerateOptions,
+    Grammar,
+    JsonObject,
+    JsonSchema,
+    Message,
+    Messages,
+    Regex,
+    Role,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
+    ToolChoiceMode,
+)
 from inference_client.request import build_request
 from inference_client.sync_client import Client
 from inference_client.sync_stream import Stream

@@ -1,4 +1,4 @@
-"""The client, on asyncio."""
+"""The client for asyncio."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolic
 from inference_client.channel import (
     DEFAULT_MAX_MESSAGE_BYTES,
     ClientOptions,
+    Pool,
     TlsConfig,
     check_target,
     key_from_environment,
@@ -31,6 +32,8 @@ from inference_client.channel import (
     target_from_environment,
 )
 from inference_client.decode import (
+    StreamProtocolChecker,
+    choice_count,
     decode_generation,
     decode_model,
     decode_models,
@@ -38,19 +41,17 @@ from inference_client.decode import (
     decode_validation,
 )
 from inference_client.errors import ClosedError, InferenceError, NotFoundError, ProtocolError
-from inference_client.generation import Generation
+from inference_client.events import Generation
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
 from inference_client.models import Model, TokenCount, Validation
 from inference_client.options import CountOptions, GenerateOptions
-from inference_client.pool import Pool
-from inference_client.request import build_count_request, build_request, build_validation, choice_count
-from inference_client.stream_protocol import StreamProtocolChecker
+from inference_client.request import build_count_request, build_request, build_validation
 
 if TYPE_CHECKING:
     from typing import Self, TypeAlias, Unpack
 
     Method: TypeAlias = aio.UnaryStreamMultiCallable
-    """A method of one connection: takes a message, and gives a call to be read."""
+    """A method of one connection: it starts a call with a message."""
 
 RequestT = TypeVar("RequestT", bound=ProtoMessage)
 ResponseT = TypeVar("ResponseT", bound=ProtoMessage)
@@ -58,22 +59,23 @@ ResultT = TypeVar("ResultT")
 
 
 class AsyncClient:
-    """Calls one inference service. Make one and share it: it holds a connection to each replica, and further
-    ones while many calls are open.
+    """Calls one inference service. Make one client and share it: it has a connection to each replica, and
+    opens further ones while many calls are open.
 
-    It connects with the first call, on the loop that makes it, and stays on that loop. Use it as a
-    context manager, or `close` it. Methods raise the errors of `inference_client.errors`, and
-    `ValueError` or `TypeError` for arguments that can make no request.
+    It connects with the first call, and belongs to the event loop of that call. Use it as a context manager,
+    or `close` it. Methods raise the errors of `inference_client.errors`, and `ValueError` or `TypeError` for
+    arguments that do not fit a request message.
 
     Args:
         target: `host:port`, `dns:///name:port` (every address of the name is used) or `unix:/path`.
-        api_key: sent with each call that brings no key of its own.
-        timeout: seconds that a call may take, retries included, if it does not say; None: without end.
-        retries: attempts after the first for calls that are refused as UNAVAILABLE; see `retry`.
+        api_key: the key of calls that bring no key of their own.
+        timeout: seconds that a call may take, retries included, unless it sets a timeout itself; None: no
+            limit.
+        retries: attempts after the first one for calls that fail as UNAVAILABLE; see `RetryPolicy`.
         retry_timeout: seconds after the first attempt during which such a call is tried again without a limit
             of attempts; longer than a restart of the service takes. 0: only `retries` count.
-        max_message_bytes: largest message to send, in bytes; answers may be larger.
-        tls: how to encrypt; None: plain text, for a loopback or a private network.
+        max_message_bytes: size limit of sent messages, in bytes; answers may be larger.
+        tls: TLS settings; None: no encryption, for a loopback or a private network.
 
     """
 
@@ -100,8 +102,8 @@ class AsyncClient:
         """Make a client with the key in LODESTREAM_API_KEY, for the target in LODESTREAM_TARGET.
 
         Args:
-            target: counts more than the variable; without both it is 127.0.0.1:50051.
-            options: what the class takes beside target and key.
+            target: replaces the variable; the default of both is 127.0.0.1:50051.
+            options: the other arguments of the class.
 
         """
         return cls(target or target_from_environment(), api_key=key_from_environment(), **options)
@@ -132,9 +134,9 @@ class AsyncClient:
         """Generate, and return the whole answer.
 
         Args:
-            timeout: seconds that the call may take, retries included. If it passes after the first
-                token, the answer is what was made until then, and ends with `StopCause.DEADLINE`.
-            request_id: 1 to 128 characters of [A-Za-z0-9._:-], to find the request in the logs by.
+            timeout: seconds that the call may take, retries included. If it passes after the first token, the
+                answer has the text until then, and ends with `StopCause.DEADLINE`.
+            request_id: 1 to 128 characters of [A-Za-z0-9._:-], which the logs of the service name.
             options: see `GenerateOptions`.
 
         """
@@ -147,7 +149,7 @@ class AsyncClient:
         request_id: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncStream:
-        """Generate, and yield the answer as it is made. Takes what `generate` takes."""
+        """Generate, and yield the events while they arrive. The arguments are those of `generate`."""
         return self.stream_request(build_request(**options), timeout=timeout, request_id=request_id)
 
     async def validate(
@@ -157,10 +159,11 @@ class AsyncClient:
         request_id: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Validation:
-        """Have a request checked and explained, without generating. Takes what `generate` takes.
+        """Let the service check and explain a request without generating. The arguments are those of
+        `generate`.
 
         Raises:
-            InferenceError: what `generate` would fail with before the first token.
+            InferenceError: the error that `generate` would raise before the first token.
 
         """
         return await self.validate_request(build_request(**options), timeout=timeout, request_id=request_id)
@@ -174,10 +177,10 @@ class AsyncClient:
         api_key: str | None = None,
         metadata: Metadata = (),
     ) -> Generation:
-        """The same as `generate`, for a message that is ready; the key overrides the client's own."""
+        """Like `generate`, for a request message; `api_key` replaces the key of the client."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         decode = partial(decode_generation, choices=choice_count(request))
-        return await self._ask(lambda stubs: stubs.generate, request, call, decode)
+        return await self._call(lambda stubs: stubs.generate, request, call, decode)
 
     def stream_request(
         self,
@@ -188,10 +191,9 @@ class AsyncClient:
         api_key: str | None = None,
         metadata: Metadata = (),
     ) -> AsyncStream:
-        """The same as `stream`, for a message that is ready; the key overrides the client's own.
+        """Like `stream`, for a request message; `api_key` replaces the key of the client.
 
-        The call begins, and its first error is raised, with the first event that is asked for; its
-        time runs from here.
+        The timeout starts here. The call begins with the first read, which also raises the first error.
         """
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         return self._stream(request, call)
@@ -205,9 +207,9 @@ class AsyncClient:
         api_key: str | None = None,
         metadata: Metadata = (),
     ) -> Generation:
-        """The answer of `generate_request`, received as a stream: no message of it is large.
+        """Like `generate_request`, but the answer arrives as a stream, so that no message is large.
 
-        An attempt that breaks off is repeated from the beginning, as `generate_request` does it.
+        A stream that fails as UNAVAILABLE is tried again from the beginning, even after its first output.
         """
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         while True:
@@ -224,8 +226,8 @@ class AsyncClient:
             call.check_size(request)
             return self._start(lambda stubs: stubs.generate_stream, request, call)
 
-        grammar = StreamProtocolChecker(choice_count(request))
-        return AsyncStream(open_rpc, call, grammar, lambda: self._closed)
+        checker = StreamProtocolChecker(choice_count(request))
+        return AsyncStream(open_rpc, call, checker, lambda: self._closed)
 
     async def validate_request(
         self,
@@ -236,19 +238,19 @@ class AsyncClient:
         api_key: str | None = None,
         metadata: Metadata = (),
     ) -> Validation:
-        """The same as `validate`, for a message that is ready; the key overrides the client's own."""
+        """Like `validate`, for a request message; `api_key` replaces the key of the client."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        return await self._ask(
+        return await self._call(
             lambda stubs: stubs.generate, build_validation(request), call, decode_validation
         )
 
     async def list_models(
         self, *, timeout: float | None = None, request_id: str | None = None, api_key: str | None = None
     ) -> tuple[Model, ...]:
-        """Every served model."""
+        """List the served models, under each of their names."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = model_service_pb2.ListModelsRequest()
-        return await self._ask(lambda stubs: stubs.list_models, request, call, decode_models)
+        return await self._call(lambda stubs: stubs.list_models, request, call, decode_models)
 
     async def get_model(
         self,
@@ -258,10 +260,10 @@ class AsyncClient:
         request_id: str | None = None,
         api_key: str | None = None,
     ) -> Model:
-        """One model, by id or alias; `NotFoundError` names what is served."""
+        """Get one model by id or alias; `NotFoundError` has the names of the served models."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = model_service_pb2.GetModelRequest(model=model)
-        return await self._ask(lambda stubs: stubs.get_model, request, call, decode_model)
+        return await self._call(lambda stubs: stubs.get_model, request, call, decode_model)
 
     async def count_tokens(
         self,
@@ -272,31 +274,31 @@ class AsyncClient:
         api_key: str | None = None,
         **options: Unpack[CountOptions],
     ) -> TokenCount:
-        """The length of a prompt as `generate` would count it; `CountOptions` has its keywords."""
+        """Count the tokens of a prompt, as `generate` would; `CountOptions` has the keywords."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = build_count_request(model, options)
-        return await self._ask(lambda stubs: stubs.count_tokens, request, call, decode_token_count)
+        return await self._call(lambda stubs: stubs.count_tokens, request, call, decode_token_count)
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> Health:
-        """What the service says of itself, asked once; the empty name is the whole server.
+        """Get the state of one gRPC service, without retries; the empty name is the whole server.
 
         Raises:
-            UnavailableError: it cannot be asked.
+            UnavailableError: the service is not reachable.
 
         """
         call = replace(self._defaults, retry=RetryPolicy(0)).call(timeout=timeout)
         try:
-            return await self._ask(
+            return await self._call(
                 lambda stubs: stubs.check_health, health_request(service), call, decode_health
             )
         except NotFoundError:
             return Health.SERVICE_UNKNOWN
 
     async def wait_ready(self, timeout: float = 60.0) -> None:
-        """Return once the service takes requests.
+        """Return when the service accepts requests.
 
         Raises:
-            DeadlineError: it does not within `timeout` seconds.
+            DeadlineError: it accepts none within `timeout` seconds.
 
         """
         wait = ReadyWait(timeout)
@@ -309,7 +311,7 @@ class AsyncClient:
                 return
             await asyncio.sleep(READY_POLL)
 
-    async def _ask(
+    async def _call(
         self,
         method: Callable[[_Stubs], Method[RequestT, ResponseT]],
         request: RequestT,
@@ -332,7 +334,7 @@ class AsyncClient:
     def _start(
         self, method: Callable[[_Stubs], Method[RequestT, ResponseT]], request: RequestT, call: ClientCall
     ) -> aio.UnaryStreamCall[RequestT, ResponseT]:
-        """Begin a call on the connection that has the fewest."""
+        """Start a call on the connection with the fewest open calls."""
         if self._closed:
             raise ClosedError("The client is closed.")
         timeout, metadata = call.timeout(), call.metadata()
@@ -343,10 +345,10 @@ class AsyncClient:
 
 
 async def _only_message(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
-    """The answer of a call that has one; cancels the call where the task that waits is cancelled.
+    """Read the only answer of a call; cancelling the waiting task cancels the call.
 
-    grpc.aio loses more than a kilobyte with each cancelled task that waits in its core (grpc#43360). So the
-    waiting is left to a task that nobody cancels, which ends soon after its call was cancelled.
+    grpc.aio leaks more than a kilobyte for each cancelled task that waits in its core (grpc#43360). So a
+    second task waits there, which nobody cancels. It ends soon after its call is cancelled.
     """
     reading = asyncio.ensure_future(_read_all(rpc))
     try:
@@ -360,14 +362,16 @@ async def _only_message(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
 async def _read_all(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
     message = await rpc.read()
     if message is aio.EOF:
-        raise ProtocolError("The service ended the call well, and without an answer.")
-    # The status comes after the message, and may still be an error.
+        raise ProtocolError("The service ended the call with status OK, and without an answer.")
+    # The status comes after the message, and can still be an error.
     await rpc.read()
     return cast("ResponseT", message)
 
 
 class _Stubs:
-    """The methods of the service on one connection, all as streams: one answer looks the same there."""
+    """The methods of the service on one connection, each as a stream: on the wire a single answer is the
+    same.
+    """
 
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel

@@ -1,4 +1,4 @@
-"""A generation as it is made, on asyncio."""
+"""The stream of one generation's events, for asyncio."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from grpc import aio
 from lodestream.inference.v1 import generate_service_pb2
 
 from inference_client.call import ClientCall
-from inference_client.decode import decode_event
+from inference_client.decode import StreamProtocolChecker, cut_short, decode_event
 from inference_client.errors import ClosedError, InferenceError
-from inference_client.events import Delta, Event, Started, Summary
-from inference_client.generation import Generation, GenerationFold
+from inference_client.events import Delta, Event, Generation, GenerationFold, Started, Summary
 from inference_client.status import error_from_rpc
-from inference_client.stream_protocol import StreamProtocolChecker, cut_short
 
 if TYPE_CHECKING:
     from typing import Self
@@ -31,18 +29,18 @@ if TYPE_CHECKING:
 class AsyncStream:
     """The events of one generation: `Started`, any number of `Delta` and `Finished`, one `Summary`.
 
-    The call begins with the first event that is asked for. Use it as a context manager: leaving the
-    block cancels what is still running at once, and so does `aclose`, cancelling the task that reads,
-    or dropping the last reference. One task reads a stream.
+    The call begins with the first read. Use the stream as a context manager: the end of the block cancels a
+    call that still runs. So do `aclose`, cancelling the task that reads, and dropping the last reference.
+    Only one task may read a stream.
 
-    Iterating raises any `InferenceError`; after an error or the end there are no more events.
+    Iterating raises any `InferenceError`. After an error or the end there are no more events.
     """
 
     __slots__ = (
         "__weakref__",
         "_call",
+        "_checker",
         "_ended",
-        "_grammar",
         "_has_output",
         "_has_started",
         "_is_client_closed",
@@ -55,16 +53,16 @@ class AsyncStream:
         self,
         open_rpc: Callable[[], Rpc],
         call: ClientCall,
-        grammar: StreamProtocolChecker,
+        checker: StreamProtocolChecker,
         is_client_closed: Callable[[], bool],
     ) -> None:
         self.request_id = call.request_id
-        """The id of the request: the one that was sent, then the one that the service goes by."""
+        """The request id: the one that was sent, and after `Started` the one in the log of the service."""
         self._open = open_rpc
         self._call = call
         self._is_client_closed = is_client_closed
         self._rpc: Rpc | None = None
-        self._grammar = grammar
+        self._checker = checker
         self._has_started = False
         self._has_output = False
         self._ended = False
@@ -108,7 +106,7 @@ class AsyncStream:
         return event
 
     async def text(self) -> AsyncGenerator[str, None]:
-        """The new text of the first choice, piece by piece; no piece is empty."""
+        """Yield the new texts of the first choice that are not empty."""
         async for event in self:
             if isinstance(event, Delta) and event.choice_index == 0 and event.text:
                 yield event.text
@@ -117,27 +115,27 @@ class AsyncStream:
         """Read the whole stream into one answer.
 
         Raises:
-            RuntimeError: events were read before; they are not kept.
+            RuntimeError: events were read before, and are not stored.
 
         """
         if self._rpc is not None or self._ended:
-            raise RuntimeError("collect() needs a stream that nothing was read from.")
+            raise RuntimeError("collect() needs a stream of which nothing was read before.")
         fold = GenerationFold()
         async for event in self:
             fold.add(event)
         return fold.result()
 
     async def aclose(self) -> None:
-        """Cancel what is still running. Safe to call twice, and from another task."""
+        """Cancel the call if it still runs. Safe to call twice, and from another task."""
         self._cancel()
 
     def __del__(self) -> None:
-        # The loop may be gone at interpreter exit, and every call with it.
+        # At interpreter exit the loop may be closed, which has ended every call.
         with contextlib.suppress(AttributeError, RuntimeError):
             self._cancel()
 
     async def _receive(self) -> Event:
-        """The next event that the caller does not have yet."""
+        """Receive the next event; a `Started` of a further attempt is skipped."""
         while True:
             if self._rpc is None:
                 self._rpc = self._open()
@@ -151,7 +149,7 @@ class AsyncStream:
             event = decode_event(cast("generate_service_pb2.GenerateStreamResponse", message))
             if event is None:
                 continue
-            self._grammar.check(event)
+            self._checker.check(event)
             if not isinstance(event, Started):
                 self._has_output = True
                 return event
@@ -160,29 +158,29 @@ class AsyncStream:
                 return event
 
     async def _begin_again(self, failure: grpc.RpcError) -> None:
-        """Prepare another attempt, where there is no output yet that it might contradict.
+        """Prepare another attempt. After the first output there is none, since its output could differ.
 
         Raises:
-            grpc.RpcError, InferenceError: there is none.
+            grpc.RpcError, InferenceError: there is no further attempt.
 
         """
         if self._has_output or (self._has_started and not self._call.can_restart_stream):
             raise failure
         pause = self._call.pause_after(failure)
         self._rpc = None
-        self._grammar.restart()
+        self._checker.restart()
         await asyncio.sleep(pause)
         if self._ended:
             raise ClosedError("The stream was closed.")
 
     async def _finish(self, rpc: Rpc | None) -> None:
-        """Read the status, so that a caller who leaves at the summary does not cancel a call that is over."""
-        # With the summary the answer is whole; a connection that breaks now takes nothing away.
+        """Read the status, so that a caller who closes the stream now does not cancel a finished call."""
+        # The answer is complete with the summary, also if the connection breaks now.
         with contextlib.suppress(grpc.RpcError):
             while rpc is not None and (message := await rpc.read()) is not aio.EOF:
                 event = decode_event(cast("generate_service_pb2.GenerateStreamResponse", message))
                 if event is not None:
-                    self._grammar.check(event)
+                    self._checker.check(event)
         self._ended = True
 
     def _cancel(self) -> None:
@@ -191,7 +189,9 @@ class AsyncStream:
             self._rpc.cancel()
 
     def _raise_if_closed(self) -> None:
-        """A reader whose stream, or client, was closed elsewhere was not cancelled itself."""
+        """Tell a closed stream or client from a cancelled reader: closing cancels the call, but not the
+        task.
+        """
         if (self._ended or self._is_client_closed()) and not is_being_cancelled():
             self._ended = True
             raise ClosedError(
@@ -200,6 +200,6 @@ class AsyncStream:
 
 
 def is_being_cancelled() -> bool:
-    """Whether the current task was asked to stop."""
+    """Whether somebody has cancelled the current task."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,8 +1,8 @@
-"""One call before and between its attempts: metadata, deadline and retries.
+"""The attempts of one call: metadata, deadline and retries.
 
-Only UNAVAILABLE, and CANCELLED by the other side, and only before the first output: the service refused the
-request, or the connection broke before anything was known to have happened. A spent quota and a full queue
-are not tried again, since a retry makes the load worse that it was refused for; they reach the caller with
+The client retries UNAVAILABLE, and CANCELLED by the other side, and only before the first output: the service
+refused the request, or the connection broke before there was a result. It does not retry after a spent quota
+or a full queue, because a retry adds to the load that was the reason; the caller gets the error with
 `retry_after`.
 """
 
@@ -40,7 +40,7 @@ _METADATA_TEXT = re.compile(r"[\x20-\x7e]*")
 
 @dataclass(frozen=True, slots=True)
 class CallDefaults:
-    """What a client gives to each of its calls that does not say otherwise."""
+    """The client's values for calls that bring none of their own."""
 
     api_key: str | None
     timeout: float | None
@@ -55,7 +55,7 @@ class CallDefaults:
         timeout: float | None = None,
         metadata: Metadata = (),
     ) -> ClientCall:
-        """A call that is about to begin; its time runs from here.
+        """Make a call; its timeout starts here.
 
         Raises:
             ValueError: the request id, the timeout or the metadata is malformed.
@@ -66,13 +66,13 @@ class CallDefaults:
             request_id=request_id,
             api_key=api_key if api_key is not None else self.api_key,
             metadata=((REQUEST_ID_KEY, request_id), *_checked_metadata(metadata)),
-            deadline=CallDeadline.after(timeout if timeout is not None else self.timeout),
+            deadline=deadline_after(timeout if timeout is not None else self.timeout),
             defaults=self,
         )
 
 
 class ClientCall:
-    """The attempts of one call. All carry the same request id, and share one deadline."""
+    """One call with all its attempts, which have the same request id and one deadline."""
 
     __slots__ = ("_api_key", "_began", "_deadline", "_defaults", "_failed", "_metadata", "request_id")
 
@@ -81,7 +81,7 @@ class ClientCall:
         request_id: str,
         api_key: str | None,
         metadata: tuple[tuple[str, str | bytes], ...],
-        deadline: CallDeadline,
+        deadline: float,
         defaults: CallDefaults,
     ) -> None:
         self.request_id = request_id
@@ -98,10 +98,10 @@ class ClientCall:
         return self._defaults.retry.retry_timeout > 0
 
     def check_size(self, request: ProtoMessage) -> None:
-        """Refuse a message that the channel, or the service, would refuse.
+        """Check that the channel and the service accept a message of this size.
 
         Raises:
-            RequestTooLargeError: it is over the client's limit.
+            RequestTooLargeError: the message is over the limit of the client.
 
         """
         size = request.ByteSize()
@@ -111,37 +111,37 @@ class ClientCall:
             raise error
 
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What is sent beside the message.
+        """Make the metadata that is sent with the message.
 
         Raises:
-            AuthenticationError: the key holds what no key can hold, and no header may.
+            AuthenticationError: the key has characters that no key and no header can have.
 
         """
         if self._api_key is None:
             return self._metadata
         if not _METADATA_TEXT.fullmatch(self._api_key):
             raise AuthenticationError(
-                "The API key holds characters that no key has.", request_id=self.request_id
+                "The API key has characters that no key can have.", request_id=self.request_id
             )
         return (("authorization", f"Bearer {self._api_key}"), *self._metadata)
 
     def timeout(self) -> float | None:
-        """Seconds that the next attempt may take.
+        """Seconds that the next attempt may take; None: no limit.
 
-        The whole rest: the service ends a generation a little before its deadline, and this side must
-        not be gone by then.
+        An attempt gets all the time that is left: the service ends a generation a little before the deadline,
+        and the client must still be there to read the answer.
 
         Raises:
-            DeadlineError: none are left.
+            DeadlineError: no time is left.
 
         """
-        remaining = self._deadline.remaining()
-        if remaining is not None and remaining <= 0:
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
             raise DeadlineError("The timeout passed.", request_id=self.request_id)
-        return None if remaining is None else rounded_for_the_wire(remaining)
+        return None if math.isinf(remaining) else rounded_for_the_wire(remaining)
 
     def decoded(self, decode: Callable[[ResponseT], ResultT], response: ResponseT) -> ResultT:
-        """What an answer means; an error in it carries the id of the request."""
+        """Decode an answer; a `ProtocolError` gets the id of the request."""
         try:
             return decode(response)
         except ProtocolError as error:
@@ -152,13 +152,13 @@ class ClientCall:
         """Seconds to wait before the next attempt.
 
         Raises:
-            InferenceError: there is none; this is what the call failed with.
+            InferenceError: there is no further attempt; this is the error of the call.
 
         """
         self._failed += 1
         error = error_from_rpc(failure, self.request_id)
-        elapsed = time.monotonic() - self._began
-        pause = self._defaults.retry.pause(self._failed, error, self._deadline.remaining(), elapsed)
+        now = time.monotonic()
+        pause = self._defaults.retry.pause(self._failed, error, self._deadline - now, now - self._began)
         if pause is None:
             raise error from failure
         return pause
@@ -183,70 +183,58 @@ def _checked_metadata(metadata: Metadata) -> Metadata:
     return metadata
 
 
-_FARTHEST = 365 * 24 * 3600.0
-"""Seconds; the gRPC core takes a timeout that overflows its clock for one that has passed."""
-
-
+_MAX_TIMEOUT = 365 * 24 * 3600.0
+"""Seconds of the longest timeout. A timeout that overflows the clock of the gRPC core would count as
+passed."""
 _CLOCK_ERROR = 0.005
-"""Seconds by which the core may take a deadline for later than it is."""
+"""Seconds by which the clock of the gRPC core may delay a deadline."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallDeadline:
-    """The moment by which a call, retries included, has to be over."""
+def deadline_after(timeout: float | None) -> float:
+    """The time on the monotonic clock `timeout` seconds from now; infinity for None.
 
-    at: float | None
-    """On the monotonic clock, seconds; None: never."""
+    Raises:
+        ValueError: the timeout is not a number.
 
-    @classmethod
-    def after(cls, timeout: float | None) -> CallDeadline:
-        """The moment `timeout` seconds from now; None: never.
-
-        Raises:
-            ValueError: the timeout is not a number.
-
-        """
-        if timeout is None:
-            return cls(None)
-        if math.isnan(timeout):
-            raise ValueError("timeout must be a number of seconds.")
-        return cls(time.monotonic() + min(timeout, _FARTHEST))
-
-    def remaining(self) -> float | None:
-        """Seconds left, 0 or less once it has passed; None: without end."""
-        return None if self.at is None else self.at - time.monotonic()
+    """
+    if timeout is None:
+        return math.inf
+    if math.isnan(timeout):
+        raise ValueError("timeout must be a number of seconds.")
+    return time.monotonic() + min(timeout, _MAX_TIMEOUT)
 
 
 def rounded_for_the_wire(timeout: float) -> float:
-    """The timeout to give to gRPC, at most 1 % longer: what its header can say, and not a moment more.
+    """Round a timeout up to what gRPC's header can express, so that both sides have the same deadline.
 
-    The header has three digits, rounded up: of 120.001 s the service hears 121 s, and its answer, made a
-    little before that, would find the caller gone. So both sides go by the three digits.
+    The header has three digits, rounded up: 120.001 s reach the service as 121 s. The service would answer a
+    little before 121 s, and the client would have left at 120.001 s.
 
     Args:
-        timeout: seconds, above 0; beyond a day the header has fewer digits.
+        timeout: seconds, above 0. The result is at most 1 % longer; above a day the header has fewer digits.
 
     """
     if timeout < 0.99:
-        return timeout  # told in whole milliseconds
+        return timeout  # the header has whole milliseconds
     step = 10.0 ** (math.floor(math.log10(timeout)) - 2)
     return math.ceil(timeout / step) * step - _CLOCK_ERROR
 
 
 _FIRST_PAUSE = 0.1
-"""Seconds; doubled for each further attempt. A restarted service is connected to again within about 1 s."""
+"""Seconds before the first retry; doubled for each further one. A service that is back is connected within 1
+s."""
 _RESTART_PAUSE = 0.1
 """Seconds between attempts within `retry_timeout`, also where the service asks for a longer pause: what takes
 its place may be ready earlier."""
 _LONGEST_PAUSE = 2.0
-"""Seconds. A longer wait, if the service asks for one, is the caller's to decide on."""
+"""Seconds. If the service asks for a longer pause, the caller gets the error and decides."""
 _SPREAD = 0.25
-"""Share by which a pause is drawn out at random, so that callers refused together do not return together."""
+"""Share by which each pause is lengthened at random, so that callers do not all return at the same moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a call is tried again."""
+    """How often and for how long a call is tried again."""
 
     retries: int
     """Attempts after the first one, 0 or more."""
@@ -260,14 +248,14 @@ class RetryPolicy:
             raise ValueError("retry_timeout must be 0 or more.")
 
     def pause(
-        self, failed: int, error: InferenceError, remaining: float | None, elapsed: float = math.inf
+        self, failed: int, error: InferenceError, remaining: float, elapsed: float = math.inf
     ) -> float | None:
-        """Seconds to wait before the next attempt; None: there is none.
+        """Seconds to wait before the next attempt; None: there is no further attempt.
 
         Args:
-            failed: attempts that failed so far, 1 or more.
-            error: what the last one failed with.
-            remaining: seconds until the deadline; None: without end.
+            failed: number of failed attempts, 1 or more.
+            error: the error of the last attempt.
+            remaining: seconds until the deadline; may be infinity.
             elapsed: seconds since the first attempt.
 
         """
@@ -275,12 +263,12 @@ class RetryPolicy:
             return None
         if elapsed < self.retry_timeout:
             pause = _RESTART_PAUSE * (1 + random.uniform(0, _SPREAD))  # noqa: S311 - not a secret
-            return pause if remaining is None or pause < remaining else None
+            return pause if pause < remaining else None
         if failed > self.retries:
             return None
-        # The service's own wish is a lower bound; no wish leaves it to the usual doubling.
+        # A pause that the service asks for is a lower bound.
         pause = _FIRST_PAUSE * 2 ** (failed - 1) if error.retry_after is None else error.retry_after
         if pause > _LONGEST_PAUSE:
             return None
         pause *= 1 + random.uniform(0, _SPREAD)  # noqa: S311 - not a secret
-        return pause if remaining is None or pause < remaining else None
+        return pause if pause < remaining else None

@@ -1,17 +1,18 @@
-"""Protobuf → the client's own nouns. Pure; knows no gRPC."""
+"""Messages of the service to values of the client, and the check of their order in a stream."""
 
 from __future__ import annotations
 
 from lodestream.inference.v1 import generate_service_pb2, generation_pb2, model_service_pb2
 
-from inference_client.conversation import ToolCall, ToolCallDelta
 from inference_client.errors import ProtocolError
 from inference_client.events import (
+    Choice,
     Delta,
     EffectiveSampling,
     Event,
     Finished,
     FinishReason,
+    Generation,
     Report,
     Started,
     StopCause,
@@ -20,8 +21,8 @@ from inference_client.events import (
     TokenLogprob,
     Usage,
 )
-from inference_client.generation import Choice, Generation
 from inference_client.models import Model, TokenCount, Validation
+from inference_client.options import ToolCall, ToolCallDelta
 
 _REASONS = {
     generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
@@ -41,17 +42,17 @@ _CAUSES = {
 
 
 def decode_event(message: generate_service_pb2.GenerateStreamResponse) -> Event | None:
-    """One event; None for a kind that is newer than this client, which is to be skipped.
+    """Decode one event; None: the client does not know this kind yet, and skips it.
 
     Raises:
-        ProtocolError: the event lacks what it must have.
+        ProtocolError: a required field is missing.
 
     """
     kind = message.WhichOneof("event")
-    if kind == "delta":  # first: there is one of these for every few tokens
+    if kind == "delta":  # first, as the most frequent kind
         return _delta(message.delta)
     if kind == "finished":
-        return decode_finished(message.finished)
+        return _finished(message.finished)
     if kind == "started":
         started = message.started
         return Started(
@@ -66,13 +67,7 @@ def decode_event(message: generate_service_pb2.GenerateStreamResponse) -> Event 
     return None
 
 
-def decode_finished(message: generation_pb2.Finished) -> Finished:
-    """How a choice ended.
-
-    Raises:
-        ProtocolError: no reason is given.
-
-    """
+def _finished(message: generation_pb2.Finished) -> Finished:
     if message.reason == generation_pb2.FINISH_REASON_UNSPECIFIED:
         raise ProtocolError(f"Choice {message.choice_index} ended without a reason.")
     return Finished(
@@ -86,10 +81,10 @@ def decode_finished(message: generation_pb2.Finished) -> Finished:
 
 
 def decode_generation(message: generate_service_pb2.GenerateResponse, choices: int) -> Generation:
-    """The whole answer to a request for so many choices.
+    """Decode the whole answer to a request for `choices` choices.
 
     Raises:
-        ProtocolError: it has more or fewer, or one that did not end.
+        ProtocolError: it has another number of choices, or one without a finish reason.
 
     """
     indexes = [choice.index for choice in message.choices]
@@ -107,10 +102,10 @@ def decode_generation(message: generate_service_pb2.GenerateResponse, choices: i
 
 
 def decode_validation(message: generate_service_pb2.GenerateResponse) -> Validation:
-    """What was said of a request that was only checked.
+    """Decode the answer to a request with `validate_only`.
 
     Raises:
-        ProtocolError: it was not only checked.
+        ProtocolError: the service generated.
 
     """
     if message.choices:
@@ -119,17 +114,17 @@ def decode_validation(message: generate_service_pb2.GenerateResponse) -> Validat
 
 
 def decode_model(message: model_service_pb2.GetModelResponse) -> Model:
-    """A served model."""
+    """Decode one served model."""
     return _model(message.model)
 
 
 def decode_models(message: model_service_pb2.ListModelsResponse) -> tuple[Model, ...]:
-    """Every name of every served model."""
+    """Decode the list of the served models."""
     return tuple(_model(model) for model in message.models)
 
 
 def decode_token_count(message: model_service_pb2.CountTokensResponse) -> TokenCount:
-    """The length of a prompt."""
+    """Decode the length of a prompt."""
     return TokenCount(
         token_count=message.token_count,
         token_ids=tuple(message.token_ids),
@@ -159,14 +154,14 @@ def _choice(message: generate_service_pb2.Choice) -> Choice:
         text=message.text,
         token_ids=tuple(message.token_ids),
         token_count=message.token_count,
-        finished=decode_finished(message.finished),
+        finished=_finished(message.finished),
         logprobs=tuple(_logprob(entry) for entry in message.logprobs),
         tool_calls=tuple(ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls),
     )
 
 
 def _delta(message: generation_pb2.Delta) -> Delta:
-    # A copy in one piece, then a tuple of it: twice as fast as one id at a time.
+    # The slice copies all ids at once; iterating over the field takes twice as long.
     token_ids = tuple(message.token_ids[:])
     logprobs, tool_calls = message.logprobs, message.tool_calls
     if not logprobs and not tool_calls:
@@ -222,3 +217,98 @@ def _report(message: generation_pb2.Report) -> Report:
         batch_size=message.batch_size,
         queue_estimate_ms=message.queue_estimate_ms,
     )
+
+
+def choice_count(request: generate_service_pb2.GenerateRequest) -> int:
+    """Count the choices that the answer to a request has."""
+    if request.validate_only:
+        return 0
+    prompts = len(request.batch.prompts) if request.WhichOneof("input") == "batch" else 1
+    return prompts * (request.output.n if request.output.HasField("n") else 1)
+
+
+def cut_short() -> ProtocolError:
+    """Make the error of a stream that ends with status OK, but without a summary."""
+    return ProtocolError("The stream ended without its summary.")
+
+
+class StreamProtocolChecker:
+    """Checks that the events of one stream are in order: Started, any number of Delta and Finished, Summary.
+
+    Args:
+        choices: the number of choices of the request; 0 for a request with `validate_only`.
+
+    """
+
+    __slots__ = ("_calls", "_choices", "_finished", "_started", "_summarised")
+
+    def __init__(self, choices: int) -> None:
+        self._choices = choices
+        self._started = False
+        """Whether the stream has started and has no summary yet."""
+        self._summarised = False
+        self._finished: set[int] = set()
+        self._calls: dict[int, int] = {}
+        """Choice index → the number of tool calls that have begun."""
+
+    def restart(self) -> None:
+        """Prepare for another attempt, after a stream that had no event but `Started`."""
+        self._started = False
+
+    def check(self, event: Event) -> None:
+        """Check the next event.
+
+        Raises:
+            ProtocolError: the event is not allowed at this position.
+
+        """
+        if not self._started:
+            self._check_outside(event)
+        elif isinstance(event, Delta):
+            choice = event.choice_index
+            if choice in self._finished or choice >= self._choices:
+                raise self._surplus(choice, "went on after it had ended")
+            for piece in event.tool_calls:
+                self._check_call(choice, piece)
+        elif isinstance(event, Finished):
+            self._check_finished(event.choice_index)
+        elif isinstance(event, Started):
+            raise ProtocolError("The stream started twice.")
+        else:
+            self._check_summary()
+
+    def _check_outside(self, event: Event) -> None:
+        if self._summarised:
+            raise ProtocolError("The stream went on after its summary.")
+        if not isinstance(event, Started):
+            raise ProtocolError(f"The stream began with a {type(event).__name__.lower()} event.")
+        self._started = True
+
+    def _check_call(self, choice: int, piece: ToolCallDelta) -> None:
+        begun = self._calls.get(choice, 0)
+        call = f"Tool call {piece.index} of choice {choice}"
+        if piece.index > begun:
+            raise ProtocolError(f"{call} came before call {begun}.")
+        if piece.index < begun:
+            if piece.id is not None or piece.name is not None:
+                raise ProtocolError(f"{call} began twice.")
+            return
+        if piece.id is None or piece.name is None:
+            raise ProtocolError(f"{call} began without its id or its name.")
+        self._calls[choice] = begun + 1
+
+    def _check_finished(self, choice: int) -> None:
+        if choice in self._finished or choice >= self._choices:
+            raise self._surplus(choice, "ended twice")
+        self._finished.add(choice)
+
+    def _check_summary(self) -> None:
+        if len(self._finished) != self._choices:
+            raise ProtocolError("The summary came before every choice had ended.")
+        self._started = False
+        self._summarised = True
+
+    def _surplus(self, choice: int, again: str) -> ProtocolError:
+        if choice in self._finished:
+            return ProtocolError(f"Choice {choice} {again}.")
+        return ProtocolError(f"Choice {choice} was not requested: the request wants {self._choices}.")

@@ -1,4 +1,4 @@
-"""What a call can raise. `status.py` is the one table that turns gRPC statuses into these.
+"""The errors of a call. The table in `status.py` makes them from gRPC statuses.
 
 InferenceError
 ├── InvalidRequestError        one or more parameters are wrong
@@ -7,18 +7,18 @@ InferenceError
 ├── AuthenticationError        no API key, or one that is unknown or revoked
 ├── PermissionDeniedError      the key may not do this
 ├── NotFoundError              no such model
-├── RateLimitError             the key spent its quota; `retry_after` says when to come back
-├── QueueFullError             too many requests wait already; `retry_after` says when to come back
-├── UnavailableError           not reachable, starting, draining, or gone in the middle of an answer
-│   └── CancelledByServerError the other side dropped the call
+├── RateLimitError             the key used its requests of this minute; see `retry_after`
+├── QueueFullError             too many requests wait already; see `retry_after`
+├── UnavailableError           the service is not reachable, starts, drains, or ended during an answer
+│   └── CancelledByServerError the service, or a proxy, cancelled the call
 ├── DeadlineError              the timeout passed
-├── ReaderStalledError         this side left its stream unread for too long
+├── ReaderStalledError         the caller did not read its stream for too long
 ├── InternalError              the service failed; its log has the request id
-├── ProtocolError              the service broke the grammar of its own stream
-└── ClosedError                this side closed the client, or the stream, that the call belongs to
+├── ProtocolError              the service sent messages that its protocol does not allow
+└── ClosedError                the caller closed the client or the stream of the call
 
-No `grpc.RpcError` leaves the client; the one behind an error is its `__cause__`. `asyncio.CancelledError`
-passes through untouched.
+The client raises no `grpc.RpcError`; that of a failed call is the error's `__cause__`.
+`asyncio.CancelledError` is not converted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import ClassVar
 
 
 class InferenceError(Exception):
-    """Any failure of a call. The message holds nothing of the request."""
+    """Any failure of a call. The message repeats no text of the request."""
 
     default_code: ClassVar[str] = "internal_error"
 
@@ -43,48 +43,48 @@ class InferenceError(Exception):
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
-        """The reason in lower case, `queue_full`; stable, made for programs."""
+        """The reason in lower case, such as `queue_full`; it does not change between versions."""
         self.request_id = request_id
-        """The id to look for in the service's log, where there is one."""
+        """The request id in the log of the service, if there is one."""
         self.retry_after = retry_after
-        """Seconds after which the service asks to be tried again; None: it does not ask."""
+        """Seconds after which another attempt makes sense, if the service reports it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field that is wrong."""
+    """One wrong field of a request."""
 
     field: str
     """Its path in the protocol: `stopping.max_tokens`, `chat.messages[2].role`; empty: the whole request."""
     description: str
-    """What is wrong, with the accepted range, as the rest of a sentence that begins with the field. Names of
-    other fields, and of values, stand between backticks."""
+    """What is wrong, with the accepted range: the rest of a sentence that begins with the field. Names of
+    other fields and of values stand between backticks."""
     reason: str
     """`invalid_value`, `missing_required_parameter` or `unsupported_parameter`."""
 
 
 class InvalidRequestError(InferenceError):
-    """Expected: one or more parameters are wrong. Another attempt fails the same way."""
+    """Expected: one or more parameters are wrong. Another attempt fails in the same way."""
 
     default_code = "invalid_value"
     violations: tuple[FieldViolation, ...] = ()
 
     @property
     def param(self) -> str | None:
-        """The first field that is wrong, by its path; None where the service named none."""
+        """The path of the first wrong field; None if the service named none."""
         return self.violations[0].field or None if self.violations else None
 
 
 class ContextLengthError(InvalidRequestError):
-    """Expected: prompt and output together are longer than the model's context."""
+    """Expected: prompt and answer together are longer than the context length of the model."""
 
     default_code = "context_length_exceeded"
     prompt_tokens: int | None = None
-    """Tokens of the prompt; None where the service gave no number, here and below."""
+    """Tokens of the prompt; None if the service reported no number."""
     max_tokens: int | None = None
-    """Tokens that were to be generated."""
+    """The `max_tokens` of the request; None if the service reported no number."""
     context_length: int | None = None
-    """Tokens that the model has room for."""
+    """The context length of the model; None if the service reported no number."""
 
 
 class RequestTooLargeError(InferenceError):
@@ -92,9 +92,9 @@ class RequestTooLargeError(InferenceError):
 
     default_code = "request_too_large"
     size: int | None = None
-    """Bytes of the message."""
+    """Size of the message in bytes."""
     limit: int | None = None
-    """Most bytes that are taken."""
+    """The limit in bytes."""
 
 
 class AuthenticationError(InferenceError):
@@ -114,46 +114,48 @@ class NotFoundError(InferenceError):
 
     default_code = "model_not_found"
     served: tuple[str, ...] = ()
-    """The models that are served."""
+    """The names of the served models."""
 
 
 class RateLimitError(InferenceError):
-    """Expected: the key spent its quota. Not retried by the client; `retry_after` is for the caller."""
+    """Expected: the key used its requests of this minute. The client does not retry; see `retry_after`."""
 
     default_code = "rate_limit_exceeded"
     limit: int | None = None
-    """Requests a minute that the key has."""
+    """Requests a minute of the key."""
 
 
 class QueueFullError(InferenceError):
-    """Expected: too many requests wait. Not retried by the client; `retry_after` is for the caller."""
+    """Expected: too many requests wait. The client does not retry; see `retry_after`."""
 
     default_code = "queue_full"
 
 
 class UnavailableError(InferenceError):
-    """Expected: the service cannot be reached, is starting or draining, or died during the answer.
+    """Expected: the service is not reachable, starts or drains, or ended during an answer.
 
-    Before the first event the client has tried again already, as often as it was told to.
+    The client has already made the configured retries, unless there was output before.
     """
 
     default_code = "not_ready"
 
 
 class DeadlineError(InferenceError):
-    """Expected: the timeout passed before there was anything to return."""
+    """Expected: the timeout passed before there was any output."""
 
     default_code = "deadline_exceeded"
 
 
 class ReaderStalledError(InferenceError):
-    """Expected: this side left its stream unread for so long that the service ended it."""
+    """Expected: the caller did not read its stream for so long that the service ended it."""
 
     default_code = "reader_stalled"
 
 
 class CancelledByServerError(UnavailableError):
-    """Unexpected: the service, or something on the way, dropped the call. It is tried again, too."""
+    """Unexpected: the service, or a proxy, cancelled the call. The client retries it like
+    `UnavailableError`.
+    """
 
     default_code = "cancelled"
 
@@ -165,12 +167,12 @@ class InternalError(InferenceError):
 
 
 class ProtocolError(InferenceError):
-    """Unexpected: the service broke the grammar of its stream, or sent half an answer."""
+    """Unexpected: the service sent messages that its protocol does not allow, or an incomplete answer."""
 
     default_code = "protocol_error"
 
 
 class ClosedError(InferenceError):
-    """Expected: this side closed the client or the stream before, or under, the call."""
+    """Expected: the caller closed the client or the stream before or during the call."""
 
     default_code = "closed"

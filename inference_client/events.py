@@ -1,29 +1,33 @@
-"""What a stream yields: started, then deltas and finished choices, then one summary."""
+"""What a generation returns: the events of a stream, and the whole answer that they add up to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from inference_client.conversation import ToolCallDelta
+from inference_client.errors import ProtocolError
+from inference_client.options import Message, ToolCall, ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """How likely a token was by the model itself: before bias, penalties, temperature and constraint."""
+    """The log probability of a token as the model computed it: before bias, penalties, temperature and
+    constraint.
+    """
 
     token_id: int
-    """The token."""
+    """The id of the token."""
     token: str
-    """Its text; U+FFFD stands for bytes that are part of a character."""
+    """Its text; U+FFFD stands for bytes that are only a part of a character."""
     bytes: bytes
     """Its exact bytes; empty for control tokens."""
     logprob: float
     """Natural logarithm of its probability, 0 or less."""
     top: tuple[TokenLogprob, ...] = ()
-    """The likeliest tokens at this place, likeliest first, as many as were asked for; theirs is empty."""
+    """The likeliest tokens at this position, likeliest first, as many as requested; their own `top` is
+    empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class EffectiveSampling:
     """The sampling options in effect, defaults included; `GenerateOptions` has their ranges."""
 
     temperature: float = 0.0
-    """0: decoded greedily."""
+    """0: greedy decoding."""
     top_p: float = 0.0
     """Nucleus mass."""
     top_k: int = 0
@@ -45,33 +49,33 @@ class EffectiveSampling:
     repetition_penalty: float = 0.0
     """1: off."""
     seed: int = 0
-    """The request's, or the random one that was drawn for it. Further choices derive theirs from it."""
+    """The seed of the request, or a random one. The seeds of further choices are derived from it."""
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
-    """What was added to the logits, by token id."""
+    """The number that was added to the logit of each token id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of a request's parameters. A service that is older than reports sends one of zeroes."""
+    """The parameters in effect. A service that does not know reports yet sends one of zeroes."""
 
     ignored_parameters: tuple[str, ...] = ()
-    """What the request held to no effect, by its path in the protocol: `stopping.include_stop`; a field that
-    the service does not know as `sampling.field 99`."""
+    """Fields of the request that had no effect, by path in the protocol: `stopping.include_stop`. A field
+    that the service does not know is reported by its number: `sampling.field 99`."""
     sampling: EffectiveSampling = field(default_factory=EffectiveSampling)
     """The sampling options in effect."""
     max_tokens: int = 0
     """The token limit in effect, for each choice; 1 or more."""
     batch_size: int = 0
-    """Generations that ran in the engine when this one entered it, itself included; 0: it never did."""
+    """Generations in the engine when this one began there, itself included; 0: it did not begin."""
     queue_estimate_ms: float = 0.0
-    """How long a request would wait now, in milliseconds; of a validation only."""
+    """Estimated wait of a new request, in milliseconds; only in a validation."""
 
 
 class FinishReason(StrEnum):
     """Why a choice ended."""
 
     STOP = "stop"
-    """Natural end, or a stop sequence or stop token was met."""
+    """The model ended the text, or a stop sequence or stop token ended it."""
     LENGTH = "length"
     """The token limit or the deadline was reached."""
     CONTENT_FILTER = "content_filter"
@@ -79,30 +83,30 @@ class FinishReason(StrEnum):
     TOOL_CALLS = "tool_calls"
     """The model called tools."""
     UNKNOWN = "unknown"
-    """A reason that this version of the client has no name for."""
+    """A reason that this version of the client does not know."""
 
     __str__ = str.__str__
 
 
 class StopCause(StrEnum):
-    """The finer cause behind a `FinishReason`."""
+    """The exact cause behind a `FinishReason`."""
 
     END_OF_SEQUENCE = "end_of_sequence"
     """The model produced its end-of-sequence token."""
     STOP_SEQUENCE = "stop_sequence"
-    """A stop sequence was met."""
+    """A stop sequence ended the text."""
     STOP_TOKEN = "stop_token"  # noqa: S105 - a token of text
-    """A stop token was met."""
+    """A stop token ended the text."""
     MAX_TOKENS = "max_tokens"
     """`max_tokens` was reached."""
     DEADLINE = "deadline"
-    """The deadline of the call was about to pass."""
+    """The service ended the text just before the deadline of the call."""
     CONTENT_FILTER = "content_filter"
-    """The content filter met a rule."""
+    """A rule of the content filter matched."""
     TOOL_CALLS = "tool_calls"
-    """As many tools as the request allows were called."""
+    """The model called as many tools as the request allows."""
     UNKNOWN = "unknown"
-    """No cause was given, or one that this version of the client has no name for."""
+    """No cause, or one that this version of the client does not know."""
 
     __str__ = str.__str__
 
@@ -112,11 +116,11 @@ class Usage:
     """Tokens as the engine processed them."""
 
     prompt_tokens: int
-    """Tokens of the prompt, counted once whatever the number of choices."""
+    """Tokens of the prompt, counted once for any number of choices."""
     completion_tokens: int
-    """Tokens generated by all choices, end-of-sequence tokens and tokens cut by a stop included."""
+    """Generated tokens of all choices, also end-of-sequence tokens and tokens that a stop removed."""
     cached_tokens: int | None
-    """Prompt tokens found in the KV cache and not computed again; None: the engine does not tell."""
+    """Prompt tokens that were reused from the KV cache; None: the engine does not report it."""
 
     @property
     def total_tokens(self) -> int:
@@ -126,7 +130,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time went, in milliseconds, as the service measured it."""
+    """Durations of the phases of a request, in milliseconds, measured by the service."""
 
     queue_ms: float
     """From arrival to admission."""
@@ -140,10 +144,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The request was admitted. First, once."""
+    """The request was admitted. It is the first event, and comes once."""
 
     request_id: str
-    """The id under which the service knows the request."""
+    """The request id in the log of the service."""
     model: str
     """The served model id, also when the request used an alias."""
     created: int
@@ -151,56 +155,180 @@ class Started:
     prompt_tokens: int
     """Length of the prompt in tokens."""
     ignored_parameters: tuple[str, ...] = ()
-    """What the request held to no effect; the same as in the report at the end."""
+    """Fields of the request that have no effect, as in the report at the end."""
 
 
 class Delta(NamedTuple):
-    """New output of one choice, never cumulative."""
+    """New output of one choice since its last delta."""
 
-    # A tuple, unlike the other events: there is one for every few tokens, and it is made three times faster.
+    # A tuple takes a third of the time to make that the other events take, and there is one every few tokens.
 
     choice_index: int
-    """Which choice, counted from 0."""
+    """Index of the choice, counted from 0."""
     text: str
-    """New text: whole Unicode code points. May be empty."""
+    """New text in whole Unicode code points; may be empty."""
     token_ids: tuple[int, ...]
-    """Ids of the tokens that this delta completes, where the engine could name them."""
+    """Ids of the tokens that this delta completes, if the engine reports them."""
     token_count: int
-    """How many tokens this delta completes."""
+    """Number of tokens that this delta completes."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One for each of `token_ids`, where they were asked for."""
+    """One for each of `token_ids`, if requested."""
     tool_calls: tuple[ToolCallDelta, ...] = ()
-    """New pieces of tool calls. The text of a call is not in `text`."""
+    """New parts of tool calls. The text of a call is not in `text`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A choice ended. Once for each choice."""
+    """A choice ended. It comes once for each choice."""
 
     choice_index: int
-    """Which choice, counted from 0."""
+    """Index of the choice, counted from 0."""
     reason: FinishReason
-    """Why it ended."""
+    """Why the choice ended."""
     cause: StopCause
-    """The finer cause."""
+    """The exact cause behind the reason."""
     stop_sequence: str | None = None
-    """The stop sequence that was met, if one was."""
+    """The stop sequence that ended the choice, if one did."""
     stop_token_id: int | None = None
-    """The end-of-sequence or stop token that was met, if one was."""
+    """The end-of-sequence or stop token that ended the choice, if one did."""
     filter_rule: str | None = None
-    """The rule of the content filter that was met, if one was."""
+    """The rule of the content filter that ended the choice, if one did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The whole request in numbers. Last, once."""
+    """The numbers of the whole request. It is the last event, and comes once."""
 
     usage: Usage
     """Token counts."""
     timings: Timings
-    """Where the time went."""
+    """Durations."""
     report: Report = field(default_factory=Report)
-    """What became of the request's parameters."""
+    """The parameters in effect."""
 
 
 Event = Started | Delta | Finished | Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One whole answer to a prompt."""
+
+    index: int
+    """Counted from 0."""
+    text: str
+    """The generated text."""
+    token_ids: tuple[int, ...]
+    """Ids of the generated tokens, if the engine reports them."""
+    token_count: int
+    """Number of generated tokens."""
+    finished: Finished
+    """How the choice ended."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of `token_ids`, if requested."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The tools that the model called."""
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended."""
+        return self.finished.reason
+
+    @property
+    def message(self) -> Message:
+        """The choice as the next turn of the conversation."""
+        return Message("assistant", self.text, self.tool_calls)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The whole answer to one request."""
+
+    request_id: str
+    """The request id in the log of the service."""
+    model: str
+    """The served model id, also when the request used an alias."""
+    created: int
+    """Seconds since the Unix epoch at which the request was admitted."""
+    choices: tuple[Choice, ...]
+    """The choices in the order of their index; empty only for a request with `validate_only`."""
+    usage: Usage
+    """Token counts."""
+    timings: Timings
+    """Durations."""
+    report: Report = field(default_factory=Report)
+    """The parameters in effect."""
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice."""
+        return self.choices[0].text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the model called in the first choice."""
+        return self.choices[0].tool_calls
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first choice ended."""
+        return self.choices[0].finished.reason
+
+
+class GenerationFold:
+    """Collects the events of one whole stream, whose order is checked already, into a `Generation`."""
+
+    def __init__(self) -> None:
+        self._started: Started | None = None
+        self._deltas: dict[int, list[Delta]] = {}
+        self._finished: dict[int, Finished] = {}
+        self._summary: Summary | None = None
+
+    def add(self, event: Event) -> None:
+        """Add the next event."""
+        if isinstance(event, Delta):
+            self._deltas.setdefault(event.choice_index, []).append(event)
+        elif isinstance(event, Finished):
+            self._finished[event.choice_index] = event
+        elif isinstance(event, Started):
+            self._started = event
+        else:
+            self._summary = event
+
+    def result(self) -> Generation:
+        """Return the answer, after the summary was added."""
+        if self._started is None or self._summary is None:
+            raise ProtocolError("The stream has no beginning or no end.")
+        return Generation(
+            request_id=self._started.request_id,
+            model=self._started.model,
+            created=self._started.created,
+            choices=tuple(self._choice(self._finished[index]) for index in sorted(self._finished)),
+            usage=self._summary.usage,
+            timings=self._summary.timings,
+            report=self._summary.report,
+        )
+
+    def _choice(self, finished: Finished) -> Choice:
+        deltas = self._deltas.get(finished.choice_index, [])
+        return Choice(
+            index=finished.choice_index,
+            text="".join(delta.text for delta in deltas),
+            token_ids=tuple(token for delta in deltas for token in delta.token_ids),
+            token_count=sum(delta.token_count for delta in deltas),
+            finished=finished,
+            logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+            tool_calls=_tool_calls(piece for delta in deltas for piece in delta.tool_calls),
+        )
+
+
+def _tool_calls(pieces: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
+    firsts: dict[int, ToolCallDelta] = {}
+    arguments: dict[int, list[str]] = {}
+    for piece in pieces:
+        firsts.setdefault(piece.index, piece)
+        arguments.setdefault(piece.index, []).append(piece.arguments)
+    return tuple(
+        ToolCall(first.id or "", first.name or "", "".join(arguments[index]))
+        for index, first in sorted(firsts.items())
+    )

@@ -1,26 +1,29 @@
-"""The state of the service, as grpc.health.v1 tells it."""
+"""The state of the service by the protocol grpc.health.v1, and the wait until it is ready."""
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 
 from grpc_health.v1 import health_pb2
 
-from inference_client.call import CallDeadline
+from inference_client.call import deadline_after
 from inference_client.errors import DeadlineError, InferenceError, UnavailableError
 
 
 class Health(StrEnum):
-    """What the service says of itself. One that cannot be asked raises `UnavailableError` instead."""
+    """The state that the service reports. A service that cannot be reached raises `UnavailableError`
+    instead.
+    """
 
     SERVING = "serving"
-    """It takes requests."""
+    """It accepts requests."""
     NOT_SERVING = "not_serving"
-    """It is starting, draining, or its engine is down."""
+    """It is starting or draining, or its engine does not run."""
     SERVICE_UNKNOWN = "service_unknown"
-    """It does not know the name that was asked for."""
+    """It does not know the requested name."""
     UNKNOWN = "unknown"
-    """It does not say."""
+    """It reports no state."""
 
     __str__ = str.__str__
 
@@ -33,19 +36,20 @@ _STATES = {
 
 
 def health_request(service: str) -> health_pb2.HealthCheckRequest:
-    """Ask for one service; the empty name is the whole server."""
+    """Make the request for the state of one gRPC service; the empty name is the whole server."""
     return health_pb2.HealthCheckRequest(service=service)
 
 
 def decode_health(message: health_pb2.HealthCheckResponse) -> Health:
-    """The state in an answer."""
+    """Read the state from an answer."""
     return _STATES.get(message.status, Health.UNKNOWN)
 
 
 READY_POLL = 0.1
-"""Seconds between two looks of `wait_ready`."""
-_LOOK_TIMEOUT = 2.0
-"""Seconds that one look may take; a service that hangs is asked again on what may be a new connection."""
+"""Seconds between two requests of `wait_ready`."""
+_READY_TIMEOUT = 2.0
+"""Seconds that one request of `wait_ready` may take. If the service hangs, the next request may use a new
+connection."""
 
 
 class ReadyWait:
@@ -53,18 +57,18 @@ class ReadyWait:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._deadline = CallDeadline.after(timeout)
+        self._deadline = deadline_after(timeout)
 
     def next_timeout(self) -> float:
-        """Seconds that the next look may take."""
-        return min(self._remaining(), _LOOK_TIMEOUT)
+        """Seconds that the next request may take."""
+        return min(self._remaining(), _READY_TIMEOUT)
 
     def is_over(self, state: Health | InferenceError) -> bool:
-        """Whether the service is ready, by what the last look found.
+        """Whether the service is ready, by the state or the error that the last request returned.
 
         Raises:
-            DeadlineError: it is not, and there is no time left for another look.
-            InferenceError: it never will be for this client, such as one without a key.
+            DeadlineError: it is not ready, and no time is left for another request.
+            InferenceError: another request cannot help, for example because the key is missing.
 
         """
         if isinstance(state, InferenceError) and not isinstance(state, (UnavailableError, DeadlineError)):
@@ -76,4 +80,4 @@ class ReadyWait:
         return False
 
     def _remaining(self) -> float:
-        return self._deadline.remaining() or 0.0
+        return self._deadline - time.monotonic()

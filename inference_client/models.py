@@ -1,4 +1,4 @@
-"""What the service says about its models, about prompts, and about a request that it only checked."""
+"""What the service reports of its models, of prompts, and of a request that it only validates."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from inference_client.events import Report
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A served model under one of its names."""
+    """A served model, listed once under each of its names."""
 
     id: str
-    """The name: the model's own id, or an alias."""
+    """The model's own id, or an alias."""
     aliases: tuple[str, ...]
     """The other names that requests may use for the same model."""
     created: int
@@ -20,19 +20,20 @@ class Model:
     owned_by: str
     """Who made the model available."""
     context_length: int
-    """Most tokens of prompt and output together."""
+    """Most tokens of prompt and answer together."""
     vocabulary_size: int
-    """Valid token ids are below it."""
+    """Number of tokens; token ids are below it."""
     backend: str
-    """The engine that runs it: `llama_cpp`, `simulated`, `tensorrt_llm`."""
+    """The backend that runs it: `llama_cpp`, `simulated` or `tensorrt_llm`."""
     max_concurrency: int
-    """Generations that run at once; more wait in the queue."""
+    """Generations that run at once; further ones wait in the queue."""
     default_max_tokens: int = 0
-    """Tokens that a choice gets where its request sets no `max_tokens`; 0: the service does not say."""
+    """`max_tokens` of a request that does not set it; 0: the service does not report it."""
     max_tokens_limit: int = 0
-    """The most that a request may ask for with `max_tokens`; 0: the service does not say."""
+    """The highest `max_tokens` that a request may set; 0: the service does not report it."""
     root: str = ""
-    """The model's own id, which differs from `id` where that is an alias; empty: the service does not say."""
+    """The model's own id, which differs from `id` if that is an alias; empty: the service does not report
+    it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +41,22 @@ class TokenCount:
     """The length of a prompt."""
 
     token_count: int
-    """Tokens."""
+    """Number of tokens."""
     token_ids: tuple[int, ...]
-    """The ids themselves."""
+    """The ids of the tokens."""
     ignored_parameters: tuple[str, ...] = ()
-    """What the request held to no effect, by name."""
+    """Fields of the request that had no effect, by path in the protocol."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """A request that the service would take, explained."""
+    """The explanation of a request that the service would accept."""
 
     request_id: str
-    """The id under which the service knows the request."""
+    """The request id in the log of the service."""
     model: str
     """The served model id, also when the request used an alias."""
     prompt_tokens: int
-    """Length of the prompt, of all prompts together, in tokens."""
+    """Length of the prompt, or of all prompts together, in tokens."""
     report: Report
-    """What would become of the request's parameters."""
+    """The parameters that would be in effect."""

@@ -1,7 +1,7 @@
-"""THE table: gRPC status → error. The reason in ErrorInfo decides; where there is none, the status code does.
+"""The table of gRPC statuses to errors: the reason in ErrorInfo decides, and without one the status code.
 
-A status without our ErrorInfo was not written by the service, but by gRPC on either side or by something
-between. Its text names addresses and internals: the error says a sentence of ours, and has it as its cause.
+A status without an ErrorInfo of this service comes from gRPC itself or from a proxy. Its text can name
+addresses and internals, so the error has a text of its own, and the status as its cause.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _BY_REASON: dict[str, type[InferenceError]] = {
     "INTERNAL_ERROR": InternalError,
 }
 
-# Numbers that the metadata of ErrorInfo carries, by the attribute that holds them.
+# Numbers in the metadata of ErrorInfo, by the error's attribute of the same name.
 _NUMBERS: dict[type[InferenceError], tuple[str, ...]] = {
     ContextLengthError: ("prompt_tokens", "max_tokens", "context_length"),
     RequestTooLargeError: ("size", "limit"),
@@ -66,9 +66,9 @@ _NUMBERS: dict[type[InferenceError], tuple[str, ...]] = {
 _BY_STATUS: dict[StatusCode, tuple[type[InferenceError], str]] = {
     StatusCode.INVALID_ARGUMENT: (InvalidRequestError, "The request was refused as invalid."),
     StatusCode.UNAUTHENTICATED: (AuthenticationError, "The API key was refused."),
-    StatusCode.PERMISSION_DENIED: (PermissionDeniedError, "The API key may not do this."),
-    StatusCode.NOT_FOUND: (NotFoundError, "What was asked for does not exist."),
-    StatusCode.RESOURCE_EXHAUSTED: (QueueFullError, "The service has no room for the request now."),
+    StatusCode.PERMISSION_DENIED: (PermissionDeniedError, "The API key does not allow this call."),
+    StatusCode.NOT_FOUND: (NotFoundError, "The requested resource does not exist."),
+    StatusCode.RESOURCE_EXHAUSTED: (QueueFullError, "The service cannot take the request now."),
     StatusCode.UNAVAILABLE: (
         UnavailableError,
         "The service is not reachable, or the connection to it broke.",
@@ -77,18 +77,18 @@ _BY_STATUS: dict[StatusCode, tuple[type[InferenceError], str]] = {
     StatusCode.CANCELLED: (CancelledByServerError, "The call was cancelled by the service."),
     StatusCode.UNIMPLEMENTED: (InternalError, "The service does not know this call."),
 }
-_OTHERWISE = (InternalError, "The service failed.")
+_OTHER_STATUS = (InternalError, "The service failed.")
 
-# The gRPC core's own words where a message is over a limit, on either side.
+# The text of the gRPC core for a message that is over the limit of either side.
 _OVERSIZE = re.compile(r"(Sent|Received) message larger than max \((\d+) vs\. (\d+)\)")
 
 
 @dataclass(frozen=True, slots=True)
 class _Details:
-    """The google.rpc messages of one status."""
+    """The google.rpc details of one status."""
 
     info: Any = None
-    """ErrorInfo of our domain."""
+    """The ErrorInfo of this service, if there is one."""
     violations: tuple[FieldViolation, ...] = ()
     retry_after: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
@@ -99,11 +99,11 @@ class _Details:
 
 
 def error_from_rpc(error: grpc.RpcError, request_id: str | None) -> InferenceError:
-    """The error of a failed call.
+    """Make the error of a failed call.
 
     Args:
-        error: what gRPC raised, on a blocking or an asyncio channel.
-        request_id: the id the call was sent with; the one in the reply, if there is one, wins.
+        error: the error of gRPC, from a blocking or an asyncio channel.
+        request_id: the id that was sent; the id in the reply, if there is one, replaces it.
 
     """
     details = _read_details(error)
@@ -117,8 +117,8 @@ def error_from_rpc(error: grpc.RpcError, request_id: str | None) -> InferenceErr
 
 def _from_reason(error: grpc.RpcError, details: _Details) -> InferenceError:
     reason = details.info.reason
-    # A reason that is newer than this client is of the kind that its status code tells.
-    kind = _BY_REASON.get(reason) or _BY_STATUS.get(error.code(), _OTHERWISE)[0]
+    # For a reason that this client does not know yet, the status code decides.
+    kind = _BY_REASON.get(reason) or _BY_STATUS.get(error.code(), _OTHER_STATUS)[0]
     result = kind(error.details() or reason, code=reason.lower())
     for name in _NUMBERS.get(kind, ()):
         setattr(result, name, details.number(name))
@@ -132,7 +132,7 @@ def _from_status(error: grpc.RpcError) -> InferenceError:
     oversize = _OVERSIZE.search(error.details() or "")
     if error.code() is StatusCode.RESOURCE_EXHAUSTED and oversize is not None:
         return _oversize(error.details() or "", int(oversize[2]), int(oversize[3]))
-    kind, sentence = _BY_STATUS.get(error.code(), _OTHERWISE)
+    kind, sentence = _BY_STATUS.get(error.code(), _OTHER_STATUS)
     return kind(sentence)
 
 
@@ -144,7 +144,7 @@ def _oversize(details: str, size: int, limit: int) -> InferenceError:
 
 
 def request_too_large(size: int, limit: int) -> RequestTooLargeError:
-    """The refusal of a message of `size` bytes where `limit` are taken."""
+    """Make the error of a message of `size` bytes that is over the limit of `limit` bytes."""
     result = RequestTooLargeError(f"The request is {size} bytes; the limit is {limit} bytes.")
     result.size = size
     result.limit = limit
@@ -170,7 +170,7 @@ def _read_details(error: grpc.RpcError) -> _Details:
 
 
 def _rich_status(error: grpc.RpcError) -> list[Any]:
-    # A status that contradicts its own details is read as one without details.
+    # `from_call` raises if status and details contradict each other; then the details are ignored.
     with contextlib.suppress(ValueError, DecodeError):
         status = rpc_status.from_call(cast("grpc.Call", error))
         return list(status.details) if status is not None else []

@@ -1,4 +1,4 @@
-"""The client, for code that blocks; every name is that of `AsyncClient`."""
+"""The client for blocking code; its methods have the names of those of `AsyncClient`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolic
 from inference_client.channel import (
     DEFAULT_MAX_MESSAGE_BYTES,
     ClientOptions,
+    Pool,
     TlsConfig,
     check_target,
     key_from_environment,
@@ -31,6 +32,8 @@ from inference_client.channel import (
     target_from_environment,
 )
 from inference_client.decode import (
+    StreamProtocolChecker,
+    choice_count,
     decode_generation,
     decode_model,
     decode_models,
@@ -38,13 +41,11 @@ from inference_client.decode import (
     decode_validation,
 )
 from inference_client.errors import ClosedError, InferenceError, NotFoundError
-from inference_client.generation import Generation
+from inference_client.events import Generation
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
 from inference_client.models import Model, TokenCount, Validation
 from inference_client.options import CountOptions, GenerateOptions
-from inference_client.pool import Pool
-from inference_client.request import build_count_request, build_request, build_validation, choice_count
-from inference_client.stream_protocol import StreamProtocolChecker
+from inference_client.request import build_count_request, build_request, build_validation
 from inference_client.sync_stream import Rpc, Stream
 
 if TYPE_CHECKING:
@@ -56,22 +57,23 @@ ResultT = TypeVar("ResultT")
 
 
 class Client:
-    """Calls one inference service. Make one and share it: it holds a connection to each replica, and further
-    ones while many calls are open.
+    """Calls one inference service. Make one client and share it: it has a connection to each replica, and
+    opens further ones while many calls are open.
 
-    It connects with the first call, and any number of threads may call it. Use it as a context manager,
-    or `close` it. Methods raise the errors of `inference_client.errors`, and `ValueError` or `TypeError`
-    for arguments that can make no request. Do not fork a process that holds one.
+    It connects with the first call, and any number of threads may use it. Use it as a context manager, or
+    `close` it. Methods raise the errors of `inference_client.errors`, and `ValueError` or `TypeError` for
+    arguments that do not fit a request message. Do not fork a process that has a client.
 
     Args:
         target: `host:port`, `dns:///name:port` (every address of the name is used) or `unix:/path`.
-        api_key: sent with each call that brings no key of its own.
-        timeout: seconds that a call may take, retries included, if it does not say; None: without end.
-        retries: attempts after the first for calls that are refused as UNAVAILABLE; see `retry`.
+        api_key: the key of calls that bring no key of their own.
+        timeout: seconds that a call may take, retries included, unless it sets a timeout itself; None: no
+            limit.
+        retries: attempts after the first one for calls that fail as UNAVAILABLE; see `RetryPolicy`.
         retry_timeout: seconds after the first attempt during which such a call is tried again without a limit
             of attempts; longer than a restart of the service takes. 0: only `retries` count.
-        max_message_bytes: largest message to send, in bytes; answers may be larger.
-        tls: how to encrypt; None: plain text, for a loopback or a private network.
+        max_message_bytes: size limit of sent messages, in bytes; answers may be larger.
+        tls: TLS settings; None: no encryption, for a loopback or a private network.
 
     """
 
@@ -98,8 +100,8 @@ class Client:
         """Make a client with the key in LODESTREAM_API_KEY, for the target in LODESTREAM_TARGET.
 
         Args:
-            target: counts more than the variable; without both it is 127.0.0.1:50051.
-            options: what the class takes beside target and key.
+            target: replaces the variable; the default of both is 127.0.0.1:50051.
+            options: the other arguments of the class.
 
         """
         return cls(target or target_from_environment(), api_key=key_from_environment(), **options)
@@ -131,9 +133,9 @@ class Client:
         """Generate, and return the whole answer.
 
         Args:
-            timeout: seconds that the call may take, retries included. If it passes after the first
-                token, the answer is what was made until then, and ends with `StopCause.DEADLINE`.
-            request_id: 1 to 128 characters of [A-Za-z0-9._:-], to find the request in the logs by.
+            timeout: seconds that the call may take, retries included. If it passes after the first token, the
+                answer has the text until then, and ends with `StopCause.DEADLINE`.
+            request_id: 1 to 128 characters of [A-Za-z0-9._:-], which the logs of the service name.
             options: see `GenerateOptions`.
 
         """
@@ -146,7 +148,7 @@ class Client:
         request_id: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Stream:
-        """Generate, and yield the answer as it is made. Takes what `generate` takes."""
+        """Generate, and yield the events while they arrive. The arguments are those of `generate`."""
         return self.stream_request(build_request(**options), timeout=timeout, request_id=request_id)
 
     def validate(
@@ -156,10 +158,11 @@ class Client:
         request_id: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Validation:
-        """Have a request checked and explained, without generating. Takes what `generate` takes.
+        """Let the service check and explain a request without generating. The arguments are those of
+        `generate`.
 
         Raises:
-            InferenceError: what `generate` would fail with before the first token.
+            InferenceError: the error that `generate` would raise before the first token.
 
         """
         return self.validate_request(build_request(**options), timeout=timeout, request_id=request_id)
@@ -173,10 +176,10 @@ class Client:
         api_key: str | None = None,
         metadata: Metadata = (),
     ) -> Generation:
-        """The same as `generate`, for a message that is ready; the key overrides the client's own."""
+        """Like `generate`, for a request message; `api_key` replaces the key of the client."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         decode = partial(decode_generation, choices=choice_count(request))
-        return self._ask(lambda stubs: stubs.generate.Generate, request, call, decode)
+        return self._call(lambda stubs: stubs.generate.Generate, request, call, decode)
 
     def stream_request(
         self,
@@ -187,10 +190,9 @@ class Client:
         api_key: str | None = None,
         metadata: Metadata = (),
     ) -> Stream:
-        """The same as `stream`, for a message that is ready; the key overrides the client's own.
+        """Like `stream`, for a request message; `api_key` replaces the key of the client.
 
-        The call begins, and its first error is raised, with the first event that is asked for; its
-        time runs from here.
+        The timeout starts here. The call begins with the first read, which also raises the first error.
         """
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         return self._open_stream(request, call)
@@ -204,9 +206,9 @@ class Client:
         api_key: str | None = None,
         metadata: Metadata = (),
     ) -> Generation:
-        """The answer of `generate_request`, received as a stream: no message of it is large.
+        """Like `generate_request`, but the answer arrives as a stream, so that no message is large.
 
-        An attempt that breaks off is repeated from the beginning, as `generate_request` does it.
+        A stream that fails as UNAVAILABLE is tried again from the beginning, even after its first output.
         """
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         while True:
@@ -234,19 +236,19 @@ class Client:
         api_key: str | None = None,
         metadata: Metadata = (),
     ) -> Validation:
-        """The same as `validate`, for a message that is ready; the key overrides the client's own."""
+        """Like `validate`, for a request message; `api_key` replaces the key of the client."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        return self._ask(
+        return self._call(
             lambda stubs: stubs.generate.Generate, build_validation(request), call, decode_validation
         )
 
     def list_models(
         self, *, timeout: float | None = None, request_id: str | None = None, api_key: str | None = None
     ) -> tuple[Model, ...]:
-        """Every served model."""
+        """List the served models, under each of their names."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = model_service_pb2.ListModelsRequest()
-        return self._ask(lambda stubs: stubs.models.ListModels, request, call, decode_models)
+        return self._call(lambda stubs: stubs.models.ListModels, request, call, decode_models)
 
     def get_model(
         self,
@@ -256,10 +258,10 @@ class Client:
         request_id: str | None = None,
         api_key: str | None = None,
     ) -> Model:
-        """One model, by id or alias; `NotFoundError` names what is served."""
+        """Get one model by id or alias; `NotFoundError` has the names of the served models."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = model_service_pb2.GetModelRequest(model=model)
-        return self._ask(lambda stubs: stubs.models.GetModel, request, call, decode_model)
+        return self._call(lambda stubs: stubs.models.GetModel, request, call, decode_model)
 
     def count_tokens(
         self,
@@ -270,29 +272,29 @@ class Client:
         api_key: str | None = None,
         **options: Unpack[CountOptions],
     ) -> TokenCount:
-        """The length of a prompt as `generate` would count it; `CountOptions` has its keywords."""
+        """Count the tokens of a prompt, as `generate` would; `CountOptions` has the keywords."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
         request = build_count_request(model, options)
-        return self._ask(lambda stubs: stubs.models.CountTokens, request, call, decode_token_count)
+        return self._call(lambda stubs: stubs.models.CountTokens, request, call, decode_token_count)
 
     def health(self, service: str = "", *, timeout: float | None = None) -> Health:
-        """What the service says of itself, asked once; the empty name is the whole server.
+        """Get the state of one gRPC service, without retries; the empty name is the whole server.
 
         Raises:
-            UnavailableError: it cannot be asked.
+            UnavailableError: the service is not reachable.
 
         """
         call = replace(self._defaults, retry=RetryPolicy(0)).call(timeout=timeout)
         try:
-            return self._ask(lambda stubs: stubs.health_check, health_request(service), call, decode_health)
+            return self._call(lambda stubs: stubs.health_check, health_request(service), call, decode_health)
         except NotFoundError:
             return Health.SERVICE_UNKNOWN
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Return once the service takes requests.
+        """Return when the service accepts requests.
 
         Raises:
-            DeadlineError: it does not within `timeout` seconds.
+            DeadlineError: it accepts none within `timeout` seconds.
 
         """
         wait = ReadyWait(timeout)
@@ -305,7 +307,7 @@ class Client:
                 return
             self._closed.wait(READY_POLL)
 
-    def _ask(
+    def _call(
         self,
         method: Callable[[_Stubs], grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]],
         request: RequestT,
@@ -315,13 +317,13 @@ class Client:
         call.check_size(request)
         while True:
             try:
-                return call.decoded(decode, self._answer(method, request, call))
+                return call.decoded(decode, self._wait(method, request, call))
             except grpc.RpcError as error:
                 self._check_open()
                 pause = call.pause_after(error)
             self._closed.wait(pause)
 
-    def _answer(
+    def _wait(
         self, method: Callable[[_Stubs], Callable[..., ResultT]], request: ProtoMessage, call: ClientCall
     ) -> ResultT:
         timeout, metadata = call.timeout(), call.metadata()
@@ -330,7 +332,7 @@ class Client:
         try:
             return method(stubs)(request, timeout=timeout, metadata=metadata)
         except ValueError:
-            # gRPC's word for a channel that another thread has closed by now.
+            # gRPC raises ValueError if another thread has closed the channel.
             self._check_open()
             raise
         finally:
@@ -346,7 +348,8 @@ class Client:
             self._pool.end(stubs)
             self._check_open()
             raise
-        # A callback of its own would hold the call, which ends when it is dropped.
+        # A done callback would keep a reference to the call, which must end when the last reference is
+        # dropped.
         weakref.finalize(rpc, self._pool.end, stubs).atexit = False
         return rpc  # type: ignore[no-any-return]
 
@@ -356,7 +359,7 @@ class Client:
 
 
 class _Stubs:
-    """The stubs of one channel."""
+    """The methods of the service on one connection."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel

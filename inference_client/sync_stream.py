@@ -1,4 +1,4 @@
-"""A generation as it is made, for code that blocks."""
+"""The stream of one generation's events, for blocking code."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ import grpc
 from lodestream.inference.v1 import generate_service_pb2
 
 from inference_client.call import ClientCall
-from inference_client.decode import decode_event
+from inference_client.decode import StreamProtocolChecker, cut_short, decode_event
 from inference_client.errors import ClosedError, InferenceError
-from inference_client.events import Delta, Event, Started, Summary
-from inference_client.generation import Generation, GenerationFold
+from inference_client.events import Delta, Event, Generation, GenerationFold, Started, Summary
 from inference_client.status import error_from_rpc
-from inference_client.stream_protocol import StreamProtocolChecker, cut_short
 
 if TYPE_CHECKING:
     from typing import Self
 
 
 class Rpc(Protocol):
-    """A running call of gRPC, which publishes no name for it."""
+    """The type of a running call; gRPC itself has no public name for it."""
 
     def __iter__(self) -> Iterator[generate_service_pb2.GenerateStreamResponse]: ...
 
@@ -36,19 +34,18 @@ class Rpc(Protocol):
 class Stream:
     """The events of one generation: `Started`, any number of `Delta` and `Finished`, one `Summary`.
 
-    The call begins with the first event that is asked for. Use it as a context manager: leaving the
-    block cancels what is still running at once, and so do `close`, also from another thread, and
-    dropping the last reference. One thread reads a stream.
+    The call begins with the first read. Use the stream as a context manager: the end of the block cancels a
+    call that still runs. So do `close` and dropping the last reference. Only one thread may read a stream.
 
-    Iterating raises any `InferenceError`; after an error or the end there are no more events.
+    Iterating raises any `InferenceError`. After an error or the end there are no more events.
     """
 
     __slots__ = (
         "__weakref__",
         "_call",
+        "_checker",
         "_client_closed",
         "_ended",
-        "_grammar",
         "_has_output",
         "_has_started",
         "_open",
@@ -60,16 +57,16 @@ class Stream:
         self,
         open_rpc: Callable[[], Rpc],
         call: ClientCall,
-        grammar: StreamProtocolChecker,
+        checker: StreamProtocolChecker,
         client_closed: threading.Event,
     ) -> None:
         self.request_id = call.request_id
-        """The id of the request: the one that was sent, then the one that the service goes by."""
+        """The request id: the one that was sent, and after `Started` the one in the log of the service."""
         self._open = open_rpc
         self._call = call
         self._client_closed = client_closed
         self._rpc: Rpc | None = None
-        self._grammar = grammar
+        self._checker = checker
         self._has_started = False
         self._has_output = False
         self._ended = False
@@ -110,7 +107,7 @@ class Stream:
         return event
 
     def text(self) -> Iterator[str]:
-        """The new text of the first choice, piece by piece; no piece is empty."""
+        """Yield the new texts of the first choice that are not empty."""
         for event in self:
             if isinstance(event, Delta) and event.choice_index == 0 and event.text:
                 yield event.text
@@ -119,24 +116,24 @@ class Stream:
         """Read the whole stream into one answer.
 
         Raises:
-            RuntimeError: events were read before; they are not kept.
+            RuntimeError: events were read before, and are not stored.
 
         """
         if self._rpc is not None or self._ended:
-            raise RuntimeError("collect() needs a stream that nothing was read from.")
+            raise RuntimeError("collect() needs a stream of which nothing was read before.")
         fold = GenerationFold()
         for event in self:
             fold.add(event)
         return fold.result()
 
     def close(self) -> None:
-        """Cancel what is still running. Safe to call twice, and from another thread."""
+        """Cancel the call if it still runs. Safe to call twice, and from another thread."""
         self._ended = True
         if self._rpc is not None:
             self._rpc.cancel()
 
     def _receive(self) -> Event:
-        """The next event that the caller does not have yet."""
+        """Receive the next event; a `Started` of a further attempt is skipped."""
         while True:
             if self._rpc is None:
                 self._rpc = self._open()
@@ -150,7 +147,7 @@ class Stream:
             event = decode_event(message)
             if event is None:
                 continue
-            self._grammar.check(event)
+            self._checker.check(event)
             if not isinstance(event, Started):
                 self._has_output = True
                 return event
@@ -159,10 +156,10 @@ class Stream:
                 return event
 
     def _begin_again(self, failure: grpc.RpcError) -> None:
-        """Prepare another attempt, where there is no output yet that it might contradict.
+        """Prepare another attempt. After the first output there is none, since its output could differ.
 
         Raises:
-            grpc.RpcError, InferenceError: there is none.
+            grpc.RpcError, InferenceError: there is no further attempt.
 
         """
         self._raise_if_closed()
@@ -170,18 +167,18 @@ class Stream:
             raise failure
         pause = self._call.pause_after(failure)
         self._rpc = None
-        self._grammar.restart()
+        self._checker.restart()
         self._client_closed.wait(pause)
         self._raise_if_closed()
 
     def _finish(self, rpc: Rpc | None) -> None:
-        """Read the status, so that a caller who leaves at the summary does not cancel a call that is over."""
-        # With the summary the answer is whole; a connection that breaks now takes nothing away.
+        """Read the status, so that a caller who closes the stream now does not cancel a finished call."""
+        # The answer is complete with the summary, also if the connection breaks now.
         with contextlib.suppress(grpc.RpcError):
             for message in rpc or ():
                 event = decode_event(message)
                 if event is not None:
-                    self._grammar.check(event)
+                    self._checker.check(event)
         self._ended = True
 
     def _raise_if_closed(self) -> None:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from inference_client import AsyncClient, Client, Started
-from inference_client.pool import MAX_CONNECTIONS
+from inference_client.channel import MAX_CONNECTIONS
 from tests.support.calls import WAIT
 from tests.support.processes import server_process
 from tests.support.service import MODEL_ID, running_service

@@ -27,7 +27,7 @@ from inference_client import (
     ToolCallDelta,
     Usage,
 )
-from inference_client.generation import GenerationFold
+from inference_client.events import GenerationFold
 from tests.inference_client.conftest import Door
 from tests.support.scripted import (
     HELLO,

@@ -17,8 +17,9 @@ from inference_client import (
     ToolChoice,
     build_request,
 )
+from inference_client.decode import choice_count
 from inference_client.options import CountOptions
-from inference_client.request import build_count_request, build_validation, choice_count
+from inference_client.request import build_count_request, build_validation
 from tests.support.scripted import ScriptedService, answering, validated
 
 ZEROES: dict[str, Any] = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -237,7 +238,7 @@ class TestPolicy:
     ERROR = UnavailableError("x")
 
     def test_a_pause_doubles_and_is_spread(self) -> None:
-        pauses = [RetryPolicy(9).pause(failed, self.ERROR, None) for failed in (1, 2, 3, 4)]
+        pauses = [RetryPolicy(9).pause(failed, self.ERROR, math.inf) for failed in (1, 2, 3, 4)]
 
         for pause, least in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=True):
             assert pause is not None
@@ -246,20 +247,20 @@ class TestPolicy:
     def test_the_services_wish_is_a_lower_bound(self) -> None:
         wish = UnavailableError("x", retry_after=1.0)
 
-        pauses = {RetryPolicy(9).pause(1, wish, None) for _ in range(50)}
+        pauses = {RetryPolicy(9).pause(1, wish, math.inf) for _ in range(50)}
         assert all(pause is not None and 1.0 <= pause <= 1.25 for pause in pauses)
         assert len(pauses) > 1
 
     def test_no_more_than_the_retries(self) -> None:
-        assert RetryPolicy(2).pause(2, self.ERROR, None) is not None
-        assert RetryPolicy(2).pause(3, self.ERROR, None) is None
+        assert RetryPolicy(2).pause(2, self.ERROR, math.inf) is not None
+        assert RetryPolicy(2).pause(3, self.ERROR, math.inf) is None
 
     def test_never_past_the_deadline(self) -> None:
         assert RetryPolicy(2).pause(1, self.ERROR, 0.05) is None
 
     @pytest.mark.parametrize("error", [QueueFullError("x", retry_after=0.1), DeadlineError("x")])
     def test_only_what_is_unavailable(self, error: InferenceError) -> None:
-        assert RetryPolicy(2).pause(1, error, None) is None
+        assert RetryPolicy(2).pause(1, error, math.inf) is None
 
     def test_a_negative_number_is_refused(self) -> None:
         with pytest.raises(ValueError, match="retries must be 0 or more"):

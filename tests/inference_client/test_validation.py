@@ -95,5 +95,5 @@ async def test_a_stream_that_only_validates_may_not_generate(
     service.stream = script(started(), delta("a"))
     request = build_validation(build_request(model="m", prompt="p"))
 
-    with pytest.raises(ProtocolError, match="Choice 0 was not asked for"):
+    with pytest.raises(ProtocolError, match="Choice 0 was not requested"):
         await client.stream_request(request).collect()
