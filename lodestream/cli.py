@@ -53,6 +53,7 @@ COMMANDS = (
     Command("engine adopt", "Write a manifest for an engine.", "lodestream.engine_directory", "adopt"),
     Command("filter check", "Check a file of rules for the content filter.", "lodestream.filter", "check"),
     Command("health", "Ask a server whether it serves; the exit status is the answer.", "lodestream.health"),
+    Command("bench", "Put a server under load and measure its answers.", "lodestream.bench.command"),
     Command(
         "version", "Print the versions of lodestream and what it runs on.", "lodestream.cli", "print_versions"
     ),
