@@ -86,9 +86,9 @@ def summarize(result: LoadResult, objective: Objective | None = None) -> dict[st
         "client_late_p99_ms": percentile(sorted(result.late_seconds), 99) * 1e3,
     }
     if objective is not None:
-        kept = sum(objective.holds(outcome) for outcome in counted)
-        figures["goodput"] = kept / seconds
-        figures["good_share"] = kept / len(counted) if counted else 0.0
+        kept = [outcome for outcome in counted if objective.holds(outcome)]
+        figures["goodput"] = sum(outcome.ended <= end for outcome in kept) / seconds
+        figures["good_share"] = len(kept) / len(counted) if counted else 0.0
     return figures
 
 

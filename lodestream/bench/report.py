@@ -80,7 +80,7 @@ def show_sweep(runs: Sequence[Run], console: Console) -> None:
     table = Table(title="Sweep", title_justify="left")
     columns = ("", "req/s", "tok/s", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "e2e p99", "failed")
     for name in columns:
-        table.add_column(name, justify="left" if not name else "right")
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for run in runs:
         figures = run.figures
         cells = [
