@@ -16,12 +16,12 @@ from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient
 from lodestream_common.address import parse_address
 from lodestream_common.errors import SettingError
 from lodestream_common.keys import Keyring
-from rest_bridge.call import Bridge
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError
 from rest_bridge.middleware import RequestContextMiddleware
 from rest_bridge.openapi import DescribedApp, add_docs
-from rest_bridge.routes import chat, completions, health, models
+from rest_bridge.request import Bridge
+from rest_bridge.routes import generation, health, models
 from rest_bridge.security import Allowed, BrowserGuard
 
 _RETRIES = 2
@@ -78,7 +78,7 @@ def create_app(config: BridgeConfig) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    for route in (chat, completions, models, health):
+    for route in (generation, models, health):
         app.include_router(route.router)
     add_docs(app)
     return app

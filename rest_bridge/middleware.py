@@ -17,8 +17,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rest_bridge.errors import ApiError, ClientGone, api_error, error_response
-from rest_bridge.names import Names
+from rest_bridge.errors import ApiError, ClientGone, Names, api_error, error_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_GONE = 499

@@ -13,13 +13,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from rest_bridge.openai.requests import (
-    ChatCompletionChunk,
-    ChatCompletionRequest,
-    CompletionChunk,
-    CompletionRequest,
-)
-from rest_bridge.openai.responses import ErrorReply, Validation
+from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
+from rest_bridge.openai.response_schemas import ChatCompletionChunk, CompletionChunk, ErrorReply, Validation
 
 Extra = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]

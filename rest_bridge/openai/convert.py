@@ -1,21 +1,27 @@
-"""Bodies to the protocol's request: only what the caller set."""
+"""Converts request bodies to the protocol's `GenerateRequest`, with only what the caller set."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from lodestream.inference.v1 import generation_pb2 as pb
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
+from lodestream.inference.v1.generation_pb2 import Constraint
 
-from rest_bridge.errors import invalid, unsupported
-from rest_bridge.names import Names
-from rest_bridge.openai.constraint import read_constraint, write_constraint
-from rest_bridge.openai.fields import extend_ids, json_text, set_field
+from rest_bridge.errors import ApiError, Names, invalid, unsupported
+from rest_bridge.openai.inputs import RequestModel
 from rest_bridge.openai.requests import (
     ChatCompletionRequest,
     ChatMessage,
     CompletionRequest,
     GenerationRequest,
+    NamedTool,
+    ResponseFormat,
+    Tool,
 )
-from rest_bridge.openai.tools import NamedTool, Tool
 
 _ROLES = {
     "system": pb.ROLE_SYSTEM,
@@ -193,3 +199,130 @@ def _max_tokens(body: GenerationRequest) -> int | None:
             "max_completion_tokens", "max_completion_tokens and max_tokens are one limit, but differ."
         )
     return other if one is None else one
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedConstraint:
+    """One constraint that a body asks for."""
+
+    kind: str
+    """The field of the protocol."""
+    param: str
+    """Where the body says it."""
+    value: dict[str, Any] | str | bool
+
+
+def read_constraint(body: GenerationRequest) -> RequestedConstraint | None:
+    """The constraint of a body.
+
+    Raises:
+        ApiError: 400, it has two, or one without what it needs.
+
+    """
+    first, second = [*_wishes(body), None, None][:2]
+    if first is not None and second is not None:
+        raise invalid(second.param, f"{second.param} and {first.param} are two constraints; one is possible.")
+    return first
+
+
+def write_constraint(target: Constraint, wish: RequestedConstraint) -> None:
+    """Put a constraint into a request.
+
+    Raises:
+        ApiError: 400, a schema cannot be written as JSON.
+
+    """
+    value = wish.value
+    setattr(target, wish.kind, json_text(value, wish.param) if isinstance(value, dict) else value)
+
+
+def _wishes(body: GenerationRequest) -> Iterator[RequestedConstraint]:
+    if body.response_format is not None and body.response_format.type != "text":
+        yield _from_format(body.response_format)
+    if body.guided_json is not None:
+        yield RequestedConstraint("json_schema", "guided_json", body.guided_json)
+    if body.guided_regex is not None:
+        yield RequestedConstraint("regex", "guided_regex", body.guided_regex)
+    if body.guided_grammar is not None:
+        yield RequestedConstraint("grammar", "guided_grammar", body.guided_grammar)
+
+
+def _from_format(wanted: ResponseFormat) -> RequestedConstraint:
+    if wanted.type == "json_object":
+        return RequestedConstraint("json_object", "response_format", True)
+    if wanted.type == "json_schema":
+        if wanted.json_schema is None:
+            raise _missing("response_format.json_schema")
+        return RequestedConstraint(
+            "json_schema", "response_format.json_schema.schema", wanted.json_schema.schema_
+        )
+    value: str | None = getattr(wanted, wanted.type)
+    param = f"response_format.{wanted.type}"
+    if value is None:
+        raise _missing(param)
+    return RequestedConstraint("regex" if wanted.type == "regex" else "grammar", param, value)
+
+
+def _missing(param: str) -> ApiError:
+    return invalid(param, f"{param} is required.", "missing_required_parameter")
+
+
+_INT32 = 2**31 - 1
+_UINT32 = 2**32 - 1
+_LONGEST_NUMBER = 24
+"""Digits of a number that a message still repeats."""
+
+
+def set_field(
+    target: Any, name: str, value: float | str | None, schema: type[RequestModel], param: str | None = None
+) -> None:
+    """Set a field of a message, where there is a value for it; `param` is what REST calls it.
+
+    Raises:
+        ApiError: 400, the number has more bits than the field.
+
+    """
+    if value is None:
+        return
+    try:
+        setattr(target, name, value)
+    except ValueError:
+        raise _out_of_range(param or name, value, schema) from None
+
+
+def extend_ids(target: Any, ids: Sequence[int], param: str) -> None:
+    """Add token ids to a repeated field.
+
+    Raises:
+        ApiError: 400, one of them has more bits than the field.
+
+    """
+    try:
+        target.extend(ids)
+    except ValueError:
+        bad = next(n for n, token in enumerate(ids) if not 0 <= token <= _UINT32)
+        raise _outside(f"{param}[{bad}]", ids[bad], 0, _UINT32) from None
+
+
+def _out_of_range(param: str, value: object, schema: type[RequestModel]) -> ApiError:
+    documented = schema.model_json_schema()["properties"][param]
+    # Where the operator sets the greatest value, the bridge knows only what the protocol has room for.
+    return _outside(param, value, documented["minimum"], documented.get("maximum", _INT32))
+
+
+def _outside(param: str, value: object, low: int, high: int) -> ApiError:
+    number = f"is {value}" if len(str(value)) <= _LONGEST_NUMBER else "is out of range"
+    return invalid(param, f"{param} {number}; it must be in [{low}, {high}].")
+
+
+def json_text(value: dict[str, Any], param: str) -> str:
+    """An object that came in a body, as text again: names in the same order, numbers of any size.
+
+    Raises:
+        ApiError: 400, a number in it is too large to be one.
+
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        raise invalid(param, f"{param} holds a number that is out of range.") from None

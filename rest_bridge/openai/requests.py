@@ -1,10 +1,18 @@
-"""Bodies of chat and text completions, and the replies that the API's description documents."""
+"""The request bodies of chat and text completions, as pydantic schemas."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from lodestream_common.parameters import PARAMETERS
@@ -21,23 +29,152 @@ from rest_bridge.openai.inputs import (
     documented,
     parameter,
 )
-from rest_bridge.openai.responses import (
-    ChatLogprobs,
-    CompletionFinishReason,
-    CompletionLogprobs,
-    FinishReason,
-    ReplyMetadata,
-    Usage,
-)
-from rest_bridge.openai.tools import (
-    CalledTool,
-    ResponseFormat,
-    SchemaOrText,
-    Tool,
-    ToolCall,
-    ToolCallDelta,
-    ToolChoice,
-)
+
+MODES = ("auto", "none", "required")
+
+
+def _check_function_type(name: str) -> str:
+    if name != "function":
+        raise PydanticCustomError("unsupported_parameter", "must be function; no other is supported here")
+    return name
+
+
+FunctionType = Annotated[
+    str, AfterValidator(_check_function_type), WithJsonSchema({"type": "string", "enum": ["function"]})
+]
+
+
+class FunctionDefinition(RequestModel):
+    """A function that the model may call."""
+
+    name: str = Field(
+        description="1 to 64 characters of A-Z, a-z, 0-9, _ and -.",
+        json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,64}$"},
+    )
+    description: str | None = documented("What it does, for the model to read.")
+    parameters: dict[str, Any] | None = documented("JSON Schema of its arguments; unset: it has none.")
+    strict: bool | None = documented(
+        "Where calls are enforced, by `tool_choice` or beside a constraint to JSON: a schema that cannot be "
+        "enforced is refused, and not loosened to any object."
+    )
+
+
+class Tool(RequestModel):
+    """Something that the model may call."""
+
+    type: FunctionType
+    function: FunctionDefinition
+
+
+class NamedFunction(RequestModel):
+    """The function to call."""
+
+    name: str
+
+
+class NamedTool(RequestModel):
+    """The tool to call."""
+
+    type: FunctionType
+    function: NamedFunction
+
+
+class CalledFunction(RequestModel):
+    """The function that was called."""
+
+    name: str
+    arguments: str = Field(
+        description="A JSON object as text; unfinished or other text is passed on as it is."
+    )
+
+
+class CalledTool(RequestModel):
+    """A call that the model made in an earlier turn."""
+
+    id: str = Field(description="Ties the result to the call.")
+    type: FunctionType = "function"
+    function: CalledFunction
+
+
+_NAMED = TypeAdapter(NamedTool)
+
+
+def _read_choice(value: Any) -> str | NamedTool | None:
+    if value is None or (isinstance(value, str) and value in MODES):
+        return value
+    if isinstance(value, dict):
+        return _NAMED.validate_python(value, strict=True)
+    raise PydanticCustomError("invalid_value", "must be auto, none, required, or an object that names a tool")
+
+
+ToolChoice = Annotated[
+    str | NamedTool | None,
+    PlainValidator(_read_choice),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": list(MODES)},
+                {
+                    "type": "object",
+                    "properties": {
+                        "type": {"type": "string", "enum": ["function"]},
+                        "function": {
+                            "type": "object",
+                            "properties": {"name": {"type": "string"}},
+                            "required": ["name"],
+                        },
+                    },
+                    "required": ["type", "function"],
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""Whether the model calls tools, and which."""
+FORMATS = ("text", "json_object", "json_schema", "regex", "grammar", "ebnf")
+
+
+def _check_format_type(name: str) -> str:
+    if name not in FORMATS:
+        raise PydanticCustomError("invalid_value", f"must be one of {', '.join(FORMATS)}")
+    return name
+
+
+def _read_schema(value: Any) -> dict[str, Any] | str | None:
+    if value is None or isinstance(value, dict | str):
+        return value
+    raise PydanticCustomError("invalid_value", "must be a JSON Schema: an object, or one as text")
+
+
+class JsonSchemaFormat(RequestModel):
+    """A JSON Schema that the answer validates against."""
+
+    name: str | None = documented("Your own name for it; the model does not see it.")
+    description: str | None = documented("Without effect: the model does not see it.")
+    schema_: dict[str, Any] = Field(alias="schema", description="The schema, at most 64 KiB as text.")
+    strict: bool | None = documented("The schema is enforced whatever this says.")
+
+
+class ResponseFormat(RequestModel):
+    """What the answer must be."""
+
+    type: Annotated[
+        str, AfterValidator(_check_format_type), WithJsonSchema({"type": "string", "enum": list(FORMATS)})
+    ]
+    json_schema: JsonSchemaFormat | None = documented("Required with the type `json_schema`.")
+    regex: str | None = documented("Required with the type `regex`: what matches the whole answer.")
+    grammar: str | None = documented("Required with the type `grammar`: GBNF with a rule `root`.")
+    ebnf: str | None = documented("Required with the type `ebnf`: the same as `grammar`.")
+
+
+SchemaOrText = Annotated[
+    dict[str, Any] | str | None,
+    PlainValidator(_read_schema),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]}),
+]
+"""A JSON Schema, as an object or as text."""
+
 
 _MAX_TOKENS = PARAMETERS["max_tokens"]
 
@@ -145,68 +282,6 @@ class ChatCompletionRequest(GenerationRequest):
     )
 
 
-class ReplyMessage(BaseModel):
-    """The generated turn."""
-
-    role: Literal["assistant"]
-    content: str | None = Field(description="Null where the model only called tools.")
-    refusal: str | None
-    tool_calls: list[ToolCall] | None = Field(default=None, description="Only where the model called tools.")
-
-
-class ChatChoice(BaseModel):
-    """One generated answer."""
-
-    index: int
-    message: ReplyMessage
-    logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
-    token_ids: list[int] | None = Field(default=None, description="Only with `return_token_ids`.")
-
-
-class ChatCompletion(BaseModel):
-    """The whole answer."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int = Field(description="Seconds since the Unix epoch.")
-    model: str = Field(description="As the request named it.")
-    choices: list[ChatChoice]
-    usage: Usage
-    pg_metadata: ReplyMetadata
-
-
-class ChatDelta(BaseModel):
-    """What is new; the first one of a choice has the role, the last one of a choice is empty."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[ToolCallDelta] | None = None
-
-
-class ChatChunkChoice(BaseModel):
-    """What is new of one answer."""
-
-    index: int
-    delta: ChatDelta
-    logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
-    token_ids: list[int] | None = Field(default=None, description="Only with `return_token_ids`.")
-
-
-class ChatCompletionChunk(BaseModel):
-    """One event of a stream."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int = Field(description="Seconds since the Unix epoch.")
-    model: str = Field(description="As the request named it.")
-    choices: list[ChatChunkChoice]
-    usage: Usage | None = Field(default=None, description="Only with `stream_options.include_usage`.")
-    pg_metadata: ReplyMetadata | None = Field(default=None, description="Beside `usage`.")
-
-
 class CompletionRequest(GenerationRequest):
     """The body of POST /v1/completions."""
 
@@ -226,39 +301,3 @@ class CompletionRequest(GenerationRequest):
     )
     echo: bool | None = documented("Puts the prompt before the text; not with `logprobs`.", default=False)
     best_of: int | None = documented("Only 1, or the same as `n`: nothing is generated to be left out.")
-
-
-class CompletionChoice(BaseModel):
-    """One generated text; in a stream, what is new of it."""
-
-    text: str
-    index: int
-    logprobs: CompletionLogprobs | None
-    finish_reason: CompletionFinishReason | None = Field(
-        description="Null in every chunk of a stream but the last."
-    )
-    token_ids: list[int] | None = Field(default=None, description="Only with `return_token_ids`.")
-
-
-class Completion(BaseModel):
-    """The whole answer."""
-
-    id: str
-    object: Literal["text_completion"]
-    created: int = Field(description="Seconds since the Unix epoch.")
-    model: str = Field(description="As the request named it.")
-    choices: list[CompletionChoice]
-    usage: Usage
-    pg_metadata: ReplyMetadata
-
-
-class CompletionChunk(BaseModel):
-    """One event of a stream."""
-
-    id: str
-    object: Literal["text_completion"]
-    created: int = Field(description="Seconds since the Unix epoch.")
-    model: str = Field(description="As the request named it.")
-    choices: list[CompletionChoice]
-    usage: Usage | None = Field(default=None, description="Only with `stream_options.include_usage`.")
-    pg_metadata: ReplyMetadata | None = Field(default=None, description="Beside `usage`.")

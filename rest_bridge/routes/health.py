@@ -11,11 +11,10 @@ from pydantic import BaseModel, Field
 
 from inference_client import AsyncClient, InferenceError
 from inference_client import Health as State
-from rest_bridge.call import bridge_of
 from rest_bridge.errors import NOT_READY, ApiError
-from rest_bridge.openai.metadata import Json
+from rest_bridge.openai.responses import Json, json_response
 from rest_bridge.openapi import PROBE_ERRORS, READY_ERRORS
-from rest_bridge.routes.generate import json_response
+from rest_bridge.request import bridge_of
 
 
 class Features(BaseModel):

@@ -9,10 +9,9 @@ from pydantic import BaseModel, Field
 
 import inference_client
 from lodestream_common.keys import Level
-from rest_bridge.call import admit
-from rest_bridge.openai.metadata import Json
+from rest_bridge.openai.responses import Json, json_response
 from rest_bridge.openapi import MODEL_ERRORS, SECURED
-from rest_bridge.routes.generate import json_response
+from rest_bridge.request import admit
 
 
 class Model(BaseModel):

@@ -9,8 +9,18 @@ from typing import Any
 import orjson
 
 from inference_client import Delta, Event, Finished, Summary
-from rest_bridge.openai.metadata import Json, ReplyOptions, ResponseMetadata, finish_reason, new_id, usage
-from rest_bridge.openai.replies import CompletionLogprobs, LogprobsWriter, call_piece, chat_logprobs
+from rest_bridge.openai.responses import (
+    CompletionLogprobs,
+    Json,
+    LogprobsWriter,
+    ReplyOptions,
+    ResponseMetadata,
+    call_piece,
+    chat_logprobs,
+    finish_reason,
+    new_id,
+    usage,
+)
 
 # JSON leaves these as they are, but readers that split lines as Unicode does would cut an event in two.
 _LINE_BREAKS = (

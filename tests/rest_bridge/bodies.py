@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToDict
 
 from rest_bridge.openai.convert import chat_request, completion_request
 from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
-from rest_bridge.request_body import parse_body
+from rest_bridge.request import parse_body
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

@@ -17,7 +17,7 @@ from inference_client import (
     Usage,
 )
 from rest_bridge.middleware import RequestContext
-from rest_bridge.openai.metadata import ResponseMetadata
+from rest_bridge.openai.responses import ResponseMetadata
 
 ENDED = Finished(0, FinishReason.LENGTH, StopCause.MAX_TOKENS)
 REPORT = Report(

@@ -8,7 +8,7 @@ import pytest
 from rest_bridge.errors import ApiError
 from rest_bridge.openai.convert import names_in
 from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
-from rest_bridge.request_body import parse_body
+from rest_bridge.request import parse_body
 from tests.rest_bridge.bodies import chat, completion, sent
 
 SCHEMA = {"type": "object", "properties": {"é": {"type": "integer", "maximum": 10**30}, "a": {}}}

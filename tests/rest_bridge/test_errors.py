@@ -15,8 +15,7 @@ from google.rpc import error_details_pb2
 import inference_client
 from inference_client import InferenceError
 from rest_bridge import errors
-from rest_bridge.errors import ApiError, api_error, error_body, error_response
-from rest_bridge.names import Names
+from rest_bridge.errors import ApiError, Names, api_error, error_body, error_response
 from tests.rest_bridge.bodies import CHAT, chat
 from tests.support.scripted import ScriptedService, delta, error_info, refuse, retry_info, started
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_client import Delta, Event, Finished, FinishReason, StopCause, ToolCallDelta
-from rest_bridge.openai.metadata import ReplyOptions
-from rest_bridge.openai.requests import ChatCompletionChunk, CompletionChunk
+from rest_bridge.openai.response_schemas import ChatCompletionChunk, CompletionChunk
+from rest_bridge.openai.responses import ReplyOptions
 from rest_bridge.streaming.chunks import CHAT, COMPLETION, Frames, Shape, error_frame
 from tests.rest_bridge.rendering import ENDED, SUMMARY, account, payloads, token
 

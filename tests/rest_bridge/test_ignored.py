@@ -10,7 +10,7 @@ from rest_bridge.errors import ApiError
 from rest_bridge.openai import policy
 from rest_bridge.openai.convert import chat_request, completion_request, names_in
 from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
-from rest_bridge.request_body import parse_body
+from rest_bridge.request import parse_body
 from tests.rest_bridge.bodies import chat, completion
 from tests.support.parsing import ignored_by_service as ignored_there
 

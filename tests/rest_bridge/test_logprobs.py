@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 import math
 
-from rest_bridge.openai import responses as schemas
-from rest_bridge.openai.replies import CompletionLogprobs, chat_logprobs
+from rest_bridge.openai import response_schemas as schemas
+from rest_bridge.openai.responses import CompletionLogprobs, chat_logprobs
 from tests.rest_bridge.rendering import token
 
 EURO = [token("\ufffd", raw=bytes([byte])) for byte in "€".encode()]

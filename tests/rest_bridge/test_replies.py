@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 from inference_client import Choice, Finished, FinishReason, Generation, StopCause, ToolCall, Usage
-from rest_bridge.openai.metadata import ReplyOptions, finish_reason
-from rest_bridge.openai.replies import CHAT_REPLY, COMPLETION_REPLY, Reply
-from rest_bridge.openai.requests import ChatCompletion, Completion
-from rest_bridge.openai.responses import Validation
+from rest_bridge.openai.response_schemas import ChatCompletion, Completion, Validation
+from rest_bridge.openai.responses import CHAT_REPLY, COMPLETION_REPLY, Reply, ReplyOptions, finish_reason
 from tests.rest_bridge.rendering import ENDED, REPORT, TIMINGS, account, token
 
 GENERATION = Generation(

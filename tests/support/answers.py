@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from inference_client import Choice, Generation, InferenceError, TokenLogprob
-from rest_bridge.names import Names
+from rest_bridge.errors import Names
 from tests.support.told import Answer, Score, ToldChoice, check_alike
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rest_bridge.openai import other_servers
+from rest_bridge.openai import policy
 from tests.support.parameters.sample import Sample, sample
 
 _CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -56,7 +56,7 @@ _MESSAGES = (
     sample(
         "messages[].content[].refusal", _turn(role="assistant", content=[{"type": "refusal", "refusal": "x"}])
     ),
-    *(sample(f"messages[].{name}", _turn(**{name: [True]})) for name in sorted(other_servers.IN_MESSAGES)),
+    *(sample(f"messages[].{name}", _turn(**{name: [True]})) for name in sorted(policy.IN_MESSAGES)),
     sample("messages[].audio", _turn(audio={"id": "x"})),
     sample("messages[].function_call", _turn(function_call={"name": "f"})),
 )
@@ -107,7 +107,7 @@ CHAT: tuple[Sample, ...] = (
     sample("modalities"),
     sample("moderation"),
     sample("web_search_options"),
-    *(sample(name) for name in sorted(other_servers.IN_CHAT)),
+    *(sample(name) for name in sorted(policy.IN_CHAT)),
 )
 
 COMPLETIONS: tuple[Sample, ...] = (
@@ -121,5 +121,5 @@ COMPLETIONS: tuple[Sample, ...] = (
     sample("best_of", {"best_of": 1}, when="1, or the same as `n`"),
     sample("best_of", {"best_of": 2}, when="otherwise"),
     sample("suffix", {"suffix": "x"}),
-    *(sample(name) for name in sorted(other_servers.IN_COMPLETIONS)),
+    *(sample(name) for name in sorted(policy.IN_COMPLETIONS)),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rest_bridge.openai import other_servers
+from rest_bridge.openai import policy
 from tests.support.parameters.sample import ALIAS, Sample, sample
 
 _SCHEMA = {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}
@@ -81,7 +81,7 @@ _CONSTRAINTS = (
     sample("guided_grammar", {"guided_grammar": _GBNF}),
 )
 
-_REFUSED = tuple(sample(name) for name in sorted(other_servers.EVERYWHERE))
+_REFUSED = tuple(sample(name) for name in sorted(policy.EVERYWHERE))
 
 _WITHOUT_EFFECT = (
     sample("enable_thinking"),

@@ -1,4 +1,4 @@
-"""What both ways of generating do; they differ in an `Endpoint`."""
+"""The routes of chat and text completions."""
 
 from __future__ import annotations
 
@@ -7,22 +7,32 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-import orjson
+from fastapi import APIRouter, Request, Response
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
-from starlette.requests import Request
-from starlette.responses import Response
 
 from inference_client import Generation, Started
 from lodestream_common.keys import Level
-from rest_bridge.call import AdmittedRequest, admit
 from rest_bridge.middleware import UntilDisconnect
 from rest_bridge.openai import policy
-from rest_bridge.openai.convert import names_in
-from rest_bridge.openai.metadata import Json, ResponseMetadata, reply_options
-from rest_bridge.openai.replies import Reply
-from rest_bridge.openai.requests import GenerationRequest
-from rest_bridge.request_body import parse_body, read_body
-from rest_bridge.streaming.chunks import Frames, Shape
+from rest_bridge.openai.convert import chat_request, completion_request, names_in
+from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest, GenerationRequest
+from rest_bridge.openai.response_schemas import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+)
+from rest_bridge.openai.responses import (
+    CHAT_REPLY,
+    COMPLETION_REPLY,
+    Reply,
+    ResponseMetadata,
+    json_response,
+    reply_options,
+)
+from rest_bridge.openapi import GENERATION_ERRORS, event_stream, takes
+from rest_bridge.request import AdmittedRequest, admit, parse_body, read_body
+from rest_bridge.streaming.chunks import CHAT, COMPLETION, Frames, Shape
 from rest_bridge.streaming.sse import EventStream
 
 Body = TypeVar("Body", bound=GenerationRequest)
@@ -95,6 +105,49 @@ class Endpoint(Generic[Body]):
         return EventStream(stream, frames, call.exchange, call.bridge.config.sse_keepalive, headers)
 
 
-def json_response(content: Json, headers: dict[str, str] | None = None) -> Response:
-    """A reply in JSON."""
-    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
+_CHAT_EXAMPLE = {
+    "model": "llama-3.1-8b",
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "max_tokens": 150,
+}
+
+router = APIRouter(tags=["generation"])
+_chat = Endpoint(ChatCompletionRequest, chat_request, CHAT_REPLY, CHAT)
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    responses={200: event_stream(ChatCompletion, ChatCompletionChunk), **GENERATION_ERRORS},
+    openapi_extra=takes(ChatCompletionRequest, _CHAT_EXAMPLE),
+)
+async def create_chat_completion(request: Request) -> Response:
+    """Continue a conversation. With `stream` the answer comes as server-sent events."""
+    return await _chat.respond(request)
+
+
+_COMPLETION_EXAMPLE = {"model": "llama-3.1-8b", "prompt": "The capital of France is", "max_tokens": 16}
+
+_completion = Endpoint(CompletionRequest, completion_request, COMPLETION_REPLY, COMPLETION)
+
+
+@router.post(
+    "/v1/completions",
+    response_model=None,
+    responses={200: event_stream(Completion, CompletionChunk), **GENERATION_ERRORS},
+    openapi_extra=takes(CompletionRequest, _COMPLETION_EXAMPLE),
+)
+async def create_completion(request: Request) -> Response:
+    """Continue a text. With `stream` the answer comes as server-sent events."""
+    return await _completion.respond(request)
+
+
+@router.post(
+    "/v1/completions/stream",
+    response_model=None,
+    responses={200: event_stream(None, CompletionChunk), **GENERATION_ERRORS},
+    openapi_extra=takes(CompletionRequest, _COMPLETION_EXAMPLE),
+)
+async def stream_completion(request: Request) -> Response:
+    """Continue a text, always as server-sent events."""
+    return await _completion.respond(request, always_stream=True)
