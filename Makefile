@@ -60,7 +60,7 @@ node: $(VENV)/.dev  ## Try the npm packages that callers use; needs Node 20.11 o
 openai-python: $(VENV)/.dev  ## Run openai-python's own tests against both servers; fetches their source.
 	@$(BIN)/python -m tests.openai_python
 
-bench: $(VENV)/.dev  ## Measure speed and memory; takes minutes, gates nothing.
+bench: $(VENV)/.dev  ## Measure speed and memory against the targets; takes minutes, gates nothing.
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.dev  ## A mixed load for 20 minutes: does what the servers hold stay flat?

@@ -38,14 +38,6 @@ class EngineArguments:
         return cls(model, *map(int, numbers))
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one job took."""
-
-    tokens_per_second: float
-    first_token_seconds: list[float]
-
-
 @contextmanager
 def child(module: str, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """Run a module in a process of its own, spoken to by lines, until the context ends."""
@@ -76,15 +68,3 @@ def load_engine(arguments: EngineArguments) -> Any:
     params.cpuparams.n_threads = arguments.threads or usable_cores()
     params.cache_ram_mib, params.verbosity = 0, -1
     return xllamacpp.Server(params)
-
-
-def request(prompt: list[int], tokens: int) -> dict[str, Any]:
-    """What is asked of the engine: this many tokens of greedy text, streamed."""
-    return {
-        "prompt": prompt,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "stream": True,
-        "cache_prompt": False,
-        "temperature": 0,
-    }

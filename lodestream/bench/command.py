@@ -147,10 +147,15 @@ class Bench:
         return show
 
 
-def measure(arguments: Sequence[str]) -> list[Run]:
-    """Run the loads of a command line in this process and return them; prints nothing."""
+def measure(arguments: Sequence[str]) -> tuple[list[Run], dict[str, Ratio | None]]:
+    """Run the loads of a command line in this process, and print nothing.
+
+    Returns:
+        The loads in their order; with --compare also the ratios of the figures by their names.
+
+    """
     bench = Bench(parse([*arguments, "--json", "-"]))
-    return uvloop.run(bench.run(Console(quiet=True)))[0]
+    return uvloop.run(bench.run(Console(quiet=True)))
 
 
 def _plan(options: Namespace, *, is_trace: bool) -> LoadPlan:
