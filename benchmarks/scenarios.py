@@ -1,7 +1,7 @@
 """Scenarios: TOML files that say how the servers run, what load they get, and which figures are the targets.
 
-`[bench]` holds options of `lodestream bench`, which also reads such a file by itself (`--scenario`). `[servers]`
-holds settings of the service, `[beside]` a second load at the same time, `[targets]` bounds of figures.
+`[bench]` holds options of `lodestream bench`, which also reads such a file (`--scenario`). `[servers]` holds
+settings of the service, `[beside]` a second load at the same time, `[targets]` bounds of figures.
 """
 
 from __future__ import annotations

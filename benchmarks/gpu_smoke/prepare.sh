@@ -8,7 +8,7 @@ test "$environment/.ready" -nt pyproject.toml && exit
 "$python" -m venv --without-pip --system-site-packages "$environment"
 own=$environment/bin/python
 "$own" -m pip install --quiet --no-deps --editable .
-for wanted in 'lodestream[service,bridge]' 'httpx>=0.28' 'pytest>=8.3' 'pytest-asyncio>=1' 'pytest-timeout>=2.3'; do
+for wanted in 'lodestream[service,bridge,bench]' 'httpx>=0.28' 'pytest>=8.3' 'pytest-asyncio>=1' 'pytest-timeout>=2.3'; do
     "$own" deploy/images/beside.py --lock requirements/dev.lock --for "$wanted" --keep tensorrt_llm
 done
 touch "$environment/.ready"

@@ -191,9 +191,18 @@ def _workload(options: Namespace) -> Iterable[BenchRequest]:
         return read_requests(options.dataset, output, options.seed)
     prompt = Lengths.parse(options.prompt_tokens, "--prompt-tokens")
     output = output or Lengths("fixed", 128)
-    workload = SyntheticWorkload(prompt, output, options.seed, as_tokens, options.shared_prefix)
+    workload = SyntheticWorkload(
+        prompt, output, options.seed, as_tokens, options.shared_prefix, _token_ids(options.token_ids)
+    )
     # Prompts that are few are made before the load, so that making them costs the load nothing.
     return list(islice(workload, options.requests)) if (options.requests or 10_001) <= 10_000 else workload
+
+
+def _token_ids(text: str) -> tuple[int, int]:
+    low, _, high = text.partition(":")
+    if not (low.isdecimal() and high.isdecimal() and int(low) < int(high)):
+        raise SettingError(f"--token-ids: {text!r} must be LOW:HIGH, token ids of 0 or more, LOW below HIGH")
+    return int(low), int(high)
 
 
 def _target_options(options: Namespace) -> TargetOptions:

@@ -51,6 +51,7 @@ _REQUESTS: list[Option] = [
         "--shared-prefix",
         {"type": int, "default": 0, "metavar": "N", "help": "tokens that all prompts share [0]"},
     ),
+    ("--token-ids", {"default": "300:30000", "metavar": "LOW:HIGH", "help": "ids in prompts [300:30000]"}),
     ("--dataset", {"type": Path, "metavar": "PATH", "help": "ShareGPT JSON, or JSON lines with a prompt"}),
     ("--ignore-eos", {"action": "store_true", "help": "each output has exactly its length"}),
     ("--temperature", {"type": float, "default": 0.0, "metavar": "T", "help": "[0]"}),

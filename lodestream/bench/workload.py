@@ -20,8 +20,8 @@ from lodestream_common.errors import SettingError
 MAX_TOKENS = 1_000_000
 """Longest prompt or output that a workload may ask for, in tokens."""
 
-# Ordinary token ids of every vocabulary in use: above bytes and control tokens, below the smallest size.
-_FIRST_TOKEN, _LAST_TOKEN = 300, 30_000
+ORDINARY_TOKENS = (300, 30_000)
+"""Token ids that are ordinary text in each vocabulary in use: the least one, and one after the greatest."""
 
 # Common words that are one token in each vocabulary in use.
 _WORDS = (
@@ -108,6 +108,8 @@ class SyntheticWorkload:
     """Prompts are token ids, so that their lengths are exact; else text of about one token a word."""
     shared_prefix: int = 0
     """Tokens at the start that all prompts have in common; the prompt's length includes them."""
+    token_ids: tuple[int, int] = ORDINARY_TOKENS
+    """The least id, and the one after the greatest."""
 
     def __iter__(self) -> Iterator[BenchRequest]:
         source = random.Random(self.seed)  # noqa: S311 - a load, repeatable
@@ -120,7 +122,7 @@ class SyntheticWorkload:
 
     def _piece(self, source: random.Random, length: int) -> list[Any]:
         if self.as_tokens:
-            return [source.randrange(_FIRST_TOKEN, _LAST_TOKEN) for _ in range(length)]
+            return [source.randrange(*self.token_ids) for _ in range(length)]
         return source.choices(_WORDS, k=length)
 
 

@@ -204,6 +204,7 @@ def test_a_scenario_with_an_unknown_option_is_refused(tmp_path: Path) -> None:
         ["--sweep", "1", "--compare", "http://127.0.0.1:1"],
         ["--body", "[]"],
         ["--slo", "fast"],
+        ["--token-ids", "9:3"],
         ["--nonsense"],
     ],
 )
