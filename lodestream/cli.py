@@ -1,4 +1,4 @@
-"""The command `lodestream`: finds the subcommand, loads it alone, and prints expected errors in a line."""
+"""The command `lodestream`: runs one subcommand, and prints an expected error as one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUR_PACKAGES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A subcommand, and the function behind it: arguments in, exit status out."""
+    """A subcommand, and the function that takes its arguments and returns the exit status."""
 
     name: str
     summary: str
@@ -29,7 +29,7 @@ class Command:
     function: str = "run"
 
     def run(self, arguments: Sequence[str]) -> int:
-        """Load the module and run the command in it."""
+        """Import the module of this command only, and run the command."""
         status: int = getattr(importlib.import_module(self.module), self.function)(arguments)
         return status
 
@@ -38,21 +38,29 @@ COMMANDS = (
     Command("up", "Fetch the model, then run both servers until Ctrl-C.", "lodestream.up"),
     Command("serve", "Run the gRPC service.", "lodestream.servers", "serve"),
     Command("bridge", "Run the REST bridge in front of a service.", "lodestream.servers", "bridge"),
-    Command("keys create", "Make an API key and print it, this once.", "lodestream.keys", "create"),
+    Command("keys create", "Make an API key and print it; it is not stored.", "lodestream.keys", "create"),
     Command("keys list", "List the API keys, without the keys themselves.", "lodestream.keys", "show"),
-    Command("keys revoke", "End an API key; running servers notice.", "lodestream.keys", "revoke"),
-    Command("model list", "List the served defaults.", "lodestream.models", "show"),
+    Command(
+        "keys revoke",
+        "Revoke an API key; running servers refuse it within a second.",
+        "lodestream.keys",
+        "revoke",
+    ),
+    Command("model list", "List the models of the catalog.", "lodestream.models", "show"),
     Command("model fetch", "Fetch a model and verify it.", "lodestream.models", "fetch"),
     Command("model path", "Print where a model's file is.", "lodestream.models", "path"),
-    Command("engine plan", "Plan a TensorRT-LLM engine for a GPU; needs none.", "lodestream.engine", "plan"),
-    Command("engine build", "Build an engine, on the GPU's machine.", "lodestream.engine", "build"),
+    Command("engine plan", "Plan a TensorRT-LLM engine; needs no GPU.", "lodestream.engine", "plan"),
+    Command("engine build", "Build an engine on the machine with the GPU.", "lodestream.engine", "build"),
     Command("engine verify", "Check an engine directory.", "lodestream.engine_directory", "verify"),
     Command(
-        "engine inspect", "Tell what an engine directory holds.", "lodestream.engine_directory", "inspect"
+        "engine inspect",
+        "Show the contents of an engine directory.",
+        "lodestream.engine_directory",
+        "inspect",
     ),
     Command("engine adopt", "Write a manifest for an engine.", "lodestream.engine_directory", "adopt"),
     Command("filter check", "Check a file of rules for the content filter.", "lodestream.filter", "check"),
-    Command("health", "Ask a server whether it serves; the exit status is the answer.", "lodestream.health"),
+    Command("health", "Check whether a server serves; the exit status tells.", "lodestream.health"),
     Command("bench", "Put a server under load and measure its answers.", "lodestream.bench.command"),
     Command(
         "version", "Print the versions of lodestream and what it runs on.", "lodestream.cli", "print_versions"
@@ -92,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        # The reader of a pipe left. Nothing may be flushed into it at exit.
+        # The reader of stdout has closed the pipe. The flush at exit must not write to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
@@ -101,7 +109,7 @@ def _dispatch_and_flush(arguments: Sequence[str]) -> int:
     try:
         return _dispatch(arguments)
     finally:
-        # Here a reader that left can still be dealt with; at the exit of the interpreter it cannot.
+        # A broken pipe is handled here; at the exit of the interpreter Python would print it.
         sys.stdout.flush()
 
 
@@ -120,7 +128,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def overview(group: str = "") -> str:
-    """List the commands, or those whose names begin with `group`."""
+    """List all commands, or those whose names begin with `group`."""
     rows = [f"  {c.name:<12} {c.summary}" for c in COMMANDS if c.name.startswith(group)]
     return _HEAD + "\n".join(rows) + "\n" + _TAIL
 
@@ -149,7 +157,7 @@ def _is_ours(error: ModuleNotFoundError) -> bool:
 
 def _fail(error: OperatorError) -> int:
     if os.environ.get(PARENT_PIPE):
-        # `lodestream up` tells it at its end, where it does not stand between other lines.
+        # `lodestream up` prints the error as its last line, after the log lines.
         announce_failure(str(error), error.details)
         return error.exit_status
     return _complain(str(error), error.exit_status, error.details)

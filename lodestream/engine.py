@@ -1,4 +1,4 @@
-"""`lodestream engine plan` and `build`, with the flags that say which engine."""
+"""The commands `lodestream engine plan` and `engine build`, and the flags of both."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def plan(arguments: Sequence[str]) -> int:
     """Print a plan, as text or as JSON.
 
     Returns:
-        0. A plan that is refused is a SettingError: one line on stderr, exit status 2, nothing on stdout.
+        0. A refused plan raises SettingError: one line on stderr, exit status 2, nothing on stdout.
 
     """
     parser = CommandParser(
         "engine plan",
-        "Plans a TensorRT-LLM engine for a GPU, on any machine: what goes into its memory, how many requests "
-        "fit, how fast it can be at best, and the commands that build it. What cannot be built is refused "
+        "Plans a TensorRT-LLM engine for a GPU, on any machine: memory use, how many requests fit, "
+        "the highest possible speed, and the commands that build it. A plan that cannot be built is refused "
         "with the reason in one line, and exit status 2.",
         {},
         [
@@ -57,7 +57,7 @@ def plan(arguments: Sequence[str]) -> int:
 
 
 LLAMA = "llama-3.1-8b"
-"""The model that is planned without any files of it."""
+"""The model that can be planned without its files."""
 _MODEL_FLAG = (
     f"checkpoint directory, Hugging Face's (quantised or not) or TensorRT-LLM's [default: {LLAMA}, which "
     "needs no directory]"
@@ -65,11 +65,11 @@ _MODEL_FLAG = (
 
 
 def add_plan_flags(parser: ArgumentParser, model: str = "") -> None:
-    """Add what `make_plan` reads.
+    """Add the flags that `make_plan` reads.
 
     Args:
-        parser: gets the flags.
-        model: the help of --model where it has no default; empty: it is the model that needs no files.
+        parser: the parser of the command.
+        model: the help of a --model without default; empty: --model defaults to the model without files.
 
     """
     from engines.facts.formats import FORMATS, KV_BYTES
@@ -86,7 +86,7 @@ def add_plan_flags(parser: ArgumentParser, model: str = "") -> None:
     add(
         "--quantization",
         metavar="FORMAT",
-        help=f"of the weights: {', '.join(FORMATS)} [default: the checkpoint's, else what suits the GPU]",
+        help=f"of the weights: {', '.join(FORMATS)} [default: the checkpoint's, else the GPU's best]",
     )
     add("--kv-cache", metavar="FORMAT", help=f"{', '.join(KV_BYTES)} [default: fp8 where it costs nothing]")
     _add_number(parser, "--tp", "GPUs that share the engine [default: 1]", default=1)
@@ -103,20 +103,22 @@ def add_plan_flags(parser: ArgumentParser, model: str = "") -> None:
     add(
         "--no-paged-context",
         action="store_true",
-        help="do without KV reuse and chunked prefill, which an INT8 KV cache excludes",
+        help="no KV reuse and no chunked prefill, as an INT8 KV cache requires",
     )
     _add_number(parser, "--input-len", "prompt tokens, for the table of requests; with --output-len")
     _add_number(parser, "--output-len", "answer tokens, for the table of requests; with --input-len")
     _add_number(
-        parser, "--target-tokens-per-second", "output tokens a second in all: says how many GPUs that takes"
+        parser,
+        "--target-tokens-per-second",
+        "output tokens a second of all requests: how many GPUs they need",
     )
 
 
 def make_plan(parsed: Namespace) -> Plan:
-    """Plan what the flags say.
+    """Make the plan for the flags.
 
     Raises:
-        SettingError: the plan is refused; names the flag, the value and the reason.
+        SettingError: the plan is refused; the message has the flag, the value and the reason.
 
     """
     from engines.errors import PlanRefused
@@ -154,7 +156,7 @@ def _lengths(parsed: Namespace) -> list[tuple[int, int]] | None:
 
 
 def _as_typed(refused: PlanRefused) -> str:
-    """Name the flag rather than the parameter."""
+    """Write the flag as typed, in place of the parameter's name."""
     if refused.field == "lengths":
         return f"--input-len + --output-len {refused.found}: {refused.reason}"
     if not refused.field.isidentifier():
@@ -180,22 +182,22 @@ def _fraction(text: str) -> float:
 
 _MODEL = (
     "checkpoint directory, Hugging Face's (quantised or not) or TensorRT-LLM's; with --dry-run also "
-    "llama-3.1-8b, which needs none"
+    "llama-3.1-8b, which needs no directory"
 )
 
 
 def build(arguments: Sequence[str]) -> int:
-    """Build an engine on this machine, or tell what that would be.
+    """Build an engine on this machine, or print how it would be built.
 
     Returns:
-        0. A build that cannot begin or fails is an OperatorError: one line on stderr, exit status 1.
+        0. A build that cannot begin, or fails, raises OperatorError: one line on stderr, exit status 1.
 
     """
     parser = CommandParser(
         "engine build",
         "Builds a TensorRT-LLM engine on the machine with the GPU: runs the commands of the plan one by one, "
-        "adds tokenizer, golden answers and manifest.json, and verifies the result. Run again, it goes on "
-        "where it ended. Logs and everything in between are beside the output, in DIR-build.",
+        "adds tokenizer, golden answers and manifest.json, and verifies the result. A second run continues "
+        "where the first one ended. Logs and intermediate files are beside the output, in DIR-build.",
         {},
         [
             "lodestream engine build --gpu l4 --model ./Llama-3.1-8B-Instruct --output ./engine",
@@ -240,12 +242,13 @@ def _add_build_flags(parser: ArgumentParser) -> None:
     add(
         "--calib-dataset",
         metavar="NAME|DIR",
-        help="what quantising calibrates with; a local directory has a split `train` with a column `text`, "
-        "or `article` where its path holds cnn_dailymail [default: cnn_dailymail, which needs the network]",
+        help="data set for the calibration of a quantisation; a local directory has a split `train` with a "
+        "column `text`, or `article` if its path contains cnn_dailymail [default: cnn_dailymail, which needs "
+        "the network]",
     )
     add("--model-id", metavar="NAME", help="serve under this name [default: the checkpoint's]")
     add("--revision", metavar="COMMIT", help="of the checkpoint [default: what its directory says]")
-    add("--dry-run", action="store_true", help="print everything that would be run, and run nothing")
+    add("--dry-run", action="store_true", help="print the commands without running them")
     add("--json", action="store_true", help="with --dry-run: a JSON object instead of text")
 
 
@@ -254,7 +257,7 @@ def _job(parsed: Namespace) -> Job:
     from engines.planning.recipe import Paths
 
     if parsed.json and not parsed.dry_run:
-        raise SettingError("--json: goes with --dry-run only")
+        raise SettingError("--json: only with --dry-run")
     _check_model(parsed)
     plan = make_plan(parsed)
     model = Path(plan.model.path or Paths().model).absolute()
@@ -272,7 +275,7 @@ def _job(parsed: Namespace) -> Job:
 
 
 def _check_model(parsed: Namespace) -> None:
-    """Refuse what cannot be built from, with a way out that ends in a build."""
+    """Check that there are files to build from; the error says how to get them."""
     if parsed.model is None and parsed.dry_run:
         parsed.model = LLAMA
     if parsed.dry_run or (parsed.model and Path(parsed.model).is_dir()):
@@ -286,7 +289,7 @@ def _check_model(parsed: Namespace) -> None:
 
 
 def _dataset(name: str | None) -> str | None:
-    """Programs run elsewhere, so a local directory needs its whole path."""
+    """Make a local directory absolute, since the programs run in another one."""
     return str(Path(name).absolute()) if name and Path(name).is_dir() else name
 
 
@@ -301,7 +304,7 @@ def _build(job: Job) -> int:
     from engines.building.build import build as run
     from engines.facts.machine import probe
 
-    # Ended like by Ctrl-C: the running program is ended too, and the next run resumes.
+    # SIGTERM ends the build as Ctrl-C does: the running program ends too, and the next run resumes.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         findings = run(job, probe(python=shutil.which("python3")), sys.stderr)

@@ -1,4 +1,4 @@
-"""`lodestream engine verify`, `inspect` and `adopt`."""
+"""The commands `lodestream engine verify`, `inspect` and `adopt`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def verify(arguments: Sequence[str]) -> int:
     """Print one line for each finding.
 
     Returns:
-        0: the engine can be served; 1: it must not be. Warnings and what could not be checked change nothing.
+        0: the engine can be served; 1: there is an error. Warnings and skipped checks do not count.
 
     """
     parser = CommandParser(
@@ -32,9 +32,13 @@ def verify(arguments: Sequence[str]) -> int:
         operands="DIR [--quick] [--golden] [--json]",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="engine directory")
-    parser.add_argument("--quick", action="store_true", help="do not read the plans, gigabytes of them")
     parser.add_argument(
-        "--golden", action="store_true", help="load the engine too, and compare its answers with those noted"
+        "--quick", action="store_true", help="skip the hashes of the plans, which have gigabytes"
+    )
+    parser.add_argument(
+        "--golden",
+        action="store_true",
+        help="load the engine too, and compare its answers with the golden ones",
     )
     parser.add_argument("--json", action="store_true", help="a JSON array instead of lines")
     parsed = parser.parse(arguments)
@@ -44,7 +48,7 @@ def verify(arguments: Sequence[str]) -> int:
     from engines.verification.verify import verify as check
 
     findings = check(parsed.directory, runtime=probe(), quick=parsed.quick)
-    # An engine with errors is not loaded: it may not survive it.
+    # An engine with errors may crash the process that loads it.
     if parsed.golden and not has_errors(findings):
         findings += check_golden(parsed.directory, read_manifest(parsed.directory))
     print_findings(findings, as_json=parsed.json)
@@ -52,10 +56,10 @@ def verify(arguments: Sequence[str]) -> int:
 
 
 def inspect(arguments: Sequence[str]) -> int:
-    """Print what an engine is."""
+    """Print the contents of an engine directory."""
     parser = CommandParser(
         "engine inspect",
-        "Tells what an engine directory holds: model, format, limits, tokenizer, build, files.",
+        "Shows the contents of an engine directory: model, format, limits, tokenizer, build, files.",
         {},
         ["lodestream engine inspect ./engine"],
         operands="DIR [--json]",
@@ -110,7 +114,7 @@ def adopt(arguments: Sequence[str]) -> int:
 
 
 def print_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
-    """Print a line for each, with what it means where it is no error; nothing wrong is a line too."""
+    """Print a line for each finding, with its severity unless it is an error, or `no findings`."""
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
         return

@@ -1,4 +1,4 @@
-"""`lodestream filter check`."""
+"""The command `lodestream filter check`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def check(arguments: Sequence[str]) -> int:
-    """Read a file of rules as a server would, and print a line for each rule.
+    """Read a file of rules as the service would, and print a line for each rule.
 
     Returns:
-        0. A file that no server would take is an OperatorError: one line on stderr, exit status 1.
+        0. A file that the service would refuse raises OperatorError: one line on stderr, exit status 1.
 
     """
     parser = CommandParser(
         "filter check",
-        "Reads a file of rules for --content-filter-file as the service would, and prints what it found. "
-        "Exit status 1, and a line that says what is wrong and where, if the service would not take it.",
+        "Reads a file of rules for --content-filter-file as the service would, and prints the rules. "
+        "If the service would refuse it, the exit status is 1, and one line says what is wrong and where.",
         {},
         ["lodestream filter check rules.toml"],
         operands="FILE",

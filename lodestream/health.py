@@ -1,4 +1,4 @@
-"""`lodestream health`: the probe of containers and scripts."""
+"""The command `lodestream health`, a health probe for containers and scripts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ from lodestream_common.errors import SettingError
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the state; 0 if the server is serving, else 1."""
+    """Print the state of a server.
+
+    Returns:
+        0 if the server is serving, else 1.
+
+    """
     parser = CommandParser(
         "health",
-        "Asks a server whether it serves. Prints SERVING and exits with 0 if it does; exits with 1 if it "
-        "does not, or cannot be reached. Needs no key.",
+        "Checks whether a server serves. If it does, the command prints SERVING and exits with 0. If it does "
+        "not, or cannot be reached, the command exits with 1. Needs no key.",
         only("grpc_address"),
         ["lodestream health", "lodestream health --address http://127.0.0.1:8000"],
         operands="[--address ADDRESS] [--timeout SECONDS]",
@@ -40,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     address = parsed.address or _configured(parsed)
     if "://" not in address:
         address = str(parse_address(address, "--address").reachable)
-    state = ask(address, _seconds(parsed.timeout))
+    state = probe(address, _seconds(parsed.timeout))
     if state == SERVING:
         print(state)
         return 0
@@ -49,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _configured(parsed: Namespace) -> str:
-    """The address that was set somewhere: for the servers, which counts more, or for their callers."""
+    """The address in the settings of the servers, or else in the variables of callers."""
     given = settings.collect(parsed)
     of_callers = os.environ.get(CALLER_TARGET) or os.environ.get(CALLER_URL)
     if of_callers and "grpc_address" not in given:
@@ -70,24 +75,24 @@ def _seconds(text: str) -> float:
 SERVING = "SERVING"
 
 
-def ask(address: str, timeout: float) -> str:
-    """Ask a server for its state, once.
+def probe(address: str, timeout: float) -> str:
+    """Request the state of a server, once.
 
     Args:
         address: `host:port` of the gRPC service, or `http://host:port` of the bridge.
         timeout: seconds to wait for the answer.
 
     Returns:
-        `SERVING` if requests would be answered; else what is in the way, in a few words.
+        `SERVING` if it accepts requests; else the reason in a few words.
 
     """
     if address.startswith(("http://", "https://")):
-        return _ask_http(address, timeout)
-    return _ask_grpc(address, timeout)
+        return _probe_http(address, timeout)
+    return _probe_grpc(address, timeout)
 
 
-def _ask_http(address: str, timeout: float) -> str:
-    # A probe asks this very machine or its neighbour; a proxy from the environment would answer for it.
+def _probe_http(address: str, timeout: float) -> str:
+    # A probe reaches a server directly; a proxy from the environment would answer in its place.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(address.rstrip("/") + "/health/ready", timeout=timeout):
@@ -101,14 +106,14 @@ def _ask_http(address: str, timeout: float) -> str:
         return "not an address"
 
 
-def _ask_grpc(address: str, timeout: float) -> str:
+def _probe_grpc(address: str, timeout: float) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            reply = stub.Check(  # type: ignore[attr-defined]  # the stub makes it when it is constructed
+            reply = stub.Check(  # type: ignore[attr-defined]  # the constructor of the stub sets it
                 health_pb2.HealthCheckRequest(), timeout=timeout
             )
         except grpc.RpcError as error:

@@ -1,4 +1,4 @@
-"""`lodestream keys create`, `list` and `revoke`."""
+"""The commands `lodestream keys create`, `list` and `revoke`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LEVELS = [level.value for level in Level]
 
 
 def create(arguments: Sequence[str]) -> int:
-    """Make a key: the key alone goes to stdout, what to do with it to stderr."""
+    """Make a key. Only the key goes to stdout; explanations go to stderr."""
     parser = CommandParser(
         "keys create",
-        "Makes an API key and prints it. It is shown this once: only its hash is stored. As soon as one key "
-        "exists, both servers want one with every request; running servers notice within a second.",
+        "Makes an API key and prints it once: only its hash is stored. As soon as one key exists, both "
+        "servers require a key with every request; running servers notice it within a second.",
         only("keys_file"),
         ["lodestream keys create --name alice", "KEY=$(lodestream keys create --name ci --level read-only)"],
         operands="--name NAME [--level LEVEL]",
@@ -33,7 +33,7 @@ def create(arguments: Sequence[str]) -> int:
         "--level",
         default=Level.READ_WRITE.value,
         metavar="{" + ",".join(_LEVELS) + "}",
-        help="what the key may do: read-only asks what is served, read-write generates too, admin all "
+        help="permissions: read-only lists models, read-write also generates, admin may do everything "
         "[default: read-write]",
     )
     parsed = parser.parse(arguments)
@@ -43,7 +43,7 @@ def create(arguments: Sequence[str]) -> int:
     print(token)
     print(
         f"Created {key.id} ({key.name}, {key.level.value}) in {file.path}.\n"
-        f"The key above is shown this once. Callers send it as: Authorization: Bearer pg_...",
+        f"The key above is shown only once. Callers send it as: Authorization: Bearer pg_...",
         file=sys.stderr,
     )
     return 0
@@ -70,11 +70,11 @@ def show(arguments: Sequence[str]) -> int:
 
 
 def revoke(arguments: Sequence[str]) -> int:
-    """End a key."""
+    """Revoke a key."""
     parser = CommandParser(
         "keys revoke",
-        "Ends an API key. Running servers refuse it within a second. It stays on the list, and the servers "
-        "go on asking for a key, also when it was the last one.",
+        "Revokes an API key. Running servers refuse it within a second. It stays in the list, and the "
+        "servers still require a key, even if it was the last one.",
         only("keys_file"),
         ["lodestream keys revoke alice"],
         operands="NAME|ID",

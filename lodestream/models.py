@@ -1,4 +1,4 @@
-"""`lodestream model list`, `fetch` and `path`."""
+"""The commands `lodestream model list`, `fetch` and `path`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def show(arguments: Sequence[str]) -> int:
 
     parser = CommandParser(
         "model list",
-        "Lists the catalog: models that --model takes by name, with size, licence and whether they are "
-        "fetched already. The first is the default.",
+        "Lists the catalog: the models that --model accepts by name, with size, licence, and whether they "
+        "are fetched already. The first one is the default.",
         only("cache_dir"),
     )
     cache_dir = settings.load(ServiceConfig, parser.parse(arguments)).cache_dir
@@ -33,7 +33,7 @@ def fetch(arguments: Sequence[str]) -> int:
     """Fetch a model, with progress on stderr; its path goes to stdout."""
     parser = _model_parser(
         "model fetch",
-        "Fetches a model into the cache, verifies it and prints its path. Fetches nothing that is there.",
+        "Fetches a model into the cache, unless it is there, verifies it and prints its path.",
     )
     config = _config(parser, arguments)
     from inference_service.models import catalog, loader
@@ -43,10 +43,10 @@ def fetch(arguments: Sequence[str]) -> int:
 
 
 def path(arguments: Sequence[str]) -> int:
-    """Print where a fetched model is; fail where it is not fetched."""
-    parser = _model_parser("model path", "Prints the path of a model's file; fetches nothing.")
+    """Print the path of a fetched model; a model that is not fetched is an error."""
+    parser = _model_parser("model path", "Prints the path of a model's file, without fetching it.")
     config = _config(parser, arguments)
-    # The library of the hub reads this when it is loaded, and then looks into its cache only.
+    # The hub's library reads this when it is imported. It then uses only its cache.
     os.environ["HF_HUB_OFFLINE"] = "1"
     from inference_service.models import catalog, loader
 

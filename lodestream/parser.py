@@ -1,4 +1,4 @@
-"""The parser of one command's arguments, with help that needs no manual."""
+"""The argument parser of every command: flags from settings, help, and errors in one line."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lodestream.sources import Setting, suggestion
 from lodestream_common.errors import SettingError
 
 _SOURCES = """\
-Each setting above is also an environment variable, and a key of a TOML file that --config PATH or
-LODESTREAM_CONFIG names; these three say the same:
+Each setting above is also an environment variable, and a key in a TOML file; --config PATH or
+LODESTREAM_CONFIG name the file. These three are equal:
   {flag} {value}
   {variable}={value}
   {key} = {toml}
-A flag beats a variable, a variable beats the file, and the file beats the default. An empty
-variable counts as unset. A name that nobody knows is an error; variables and file may hold
+A flag replaces a variable, a variable replaces a key in the file, and that replaces the default.
+An empty variable counts as unset. An unknown name is an error; variables and the file may contain
 settings of other commands.
 """
 
@@ -27,14 +27,14 @@ _WIDTH = 100
 
 
 class CommandParser(ArgumentParser):
-    """Parses what follows `lodestream <command>`; wrong arguments are a SettingError.
+    """Parses the arguments after `lodestream <command>`; wrong ones raise SettingError.
 
     Args:
         command: the name, as typed.
         about: what the command does, for the top of the help.
-        settings: headline → settings that are flags of this command, in order.
+        settings: headline → the settings below it, which become flags of the command.
         examples: whole command lines.
-        operands: what the usage line shows between the command and its settings.
+        operands: the part of the usage line between the command and its settings.
 
     """
 
@@ -65,7 +65,7 @@ class CommandParser(ArgumentParser):
                 section.add_argument(setting.flag, dest=setting.name, **_action(setting))
 
     def parse(self, arguments: Sequence[str]) -> Namespace:
-        """Parse; settings that were not given are None.
+        """Parse the arguments; settings that were not given are None.
 
         Raises:
             SettingError: an argument is unknown or malformed.
@@ -77,7 +77,7 @@ class CommandParser(ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """Raise what the library would print."""
+        """Raise the error that argparse would print."""
         raise SettingError(message.removeprefix("argument "))
 
     def _unknown(self, name: str) -> str:

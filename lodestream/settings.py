@@ -1,7 +1,7 @@
-"""Settings out of flags, environment variables and a file, checked by the servers' own models.
+"""Settings from flags, environment variables and a file, validated by the settings models of the servers.
 
-Flags and help are made here, from the fields of the models, rather than by a library: an error has to name
-the place a value came from, and a variable that nobody knows has to be one.
+The flags and their help come from the fields of these models. No library does it, because an error must name
+the source of a value, and an unknown variable must be an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from inference_service.config import ServiceConfig
 from lodestream.sources import (
     CONFIG,
-    ProvidedValues,
+    ProvidedValue,
     Setting,
     from_environment,
     from_file,
@@ -41,21 +41,21 @@ BRIDGE = {
 
 
 def only(*names: str) -> dict[str, tuple[Setting, ...]]:
-    """Pick single settings for a command that needs no more."""
+    """Pick the settings of a command that needs only these."""
     return {"settings": tuple(ALL[name] for name in names)}
 
 
 Model = TypeVar("Model", bound=BaseModel)
 
 ALL = settings_of(ServiceConfig, BridgeConfig)
-"""Every setting that any command knows; variables and files may hold all of them."""
+"""Every setting of any command; variables and the file may contain all of them."""
 
 
-def collect(arguments: Namespace) -> dict[str, ProvidedValues]:
-    """Gather what is set anywhere: a flag beats a variable, and a variable beats the file.
+def collect(arguments: Namespace) -> dict[str, ProvidedValue]:
+    """Collect all values: a flag replaces a variable, and a variable replaces a key in the file.
 
     Raises:
-        SettingError: something is unknown or malformed.
+        SettingError: a name is unknown, or a value is malformed.
 
     """
     flags = from_flags(vars(arguments), ALL)
@@ -65,11 +65,11 @@ def collect(arguments: Namespace) -> dict[str, ProvidedValues]:
     return {**file, **variables, **flags}
 
 
-def build(model: type[Model], given: Mapping[str, ProvidedValues]) -> Model:
-    """Make a settings model of what is given, leaving out what belongs to other models.
+def build(model: type[Model], given: Mapping[str, ProvidedValue]) -> Model:
+    """Make one settings model; values that belong to other models are skipped.
 
     Raises:
-        SettingError: a value is malformed; names where it came from.
+        SettingError: a value is malformed; the message has its source.
 
     """
     values = {name: _ready(ALL[name], given[name].value) for name in model.model_fields if name in given}
@@ -80,7 +80,7 @@ def build(model: type[Model], given: Mapping[str, ProvidedValues]) -> Model:
 
 
 def load(model: type[Model], arguments: Namespace) -> Model:
-    """Collect and build in one step."""
+    """Collect all values and build one model."""
     return build(model, collect(arguments))
 
 
@@ -103,11 +103,11 @@ def _as_flags(setting: Setting, value: Any) -> list[str]:
 
 
 def _ready(setting: Setting, value: Any) -> Any:
-    # A shell expands ~ in most flags; variables and files get the same here.
+    # A shell expands ~ only in flags; here variables and the file get the same.
     return Path(value).expanduser() if setting.type is Path and isinstance(value, str) else value
 
 
-def _explain(error: ValidationError, given: Mapping[str, ProvidedValues]) -> SettingError:
+def _explain(error: ValidationError, given: Mapping[str, ProvidedValue]) -> SettingError:
     first = error.errors(include_url=False)[0]
     place: Sequence[Any] = first["loc"]
     if not place or place[0] not in given:

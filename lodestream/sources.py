@@ -1,4 +1,4 @@
-"""One setting, and where its values come from: flags, environment variables, a TOML file."""
+"""The sources of settings, derived from the fields of a model: flags, variables and a TOML file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX = "LODESTREAM_"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A field of a settings model. Its forms, its type and its help all follow from the field."""
+    """One field of a settings model, from which flag, variable, type and help are derived."""
 
     name: str
     """The field's name, and the key in the settings file."""
@@ -30,17 +30,17 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """As an argument: `--max-concurrency`."""
+        """The flag: `--max-concurrency`."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """As an environment variable: `LODESTREAM_MAX_CONCURRENCY`."""
+        """The environment variable: `LODESTREAM_MAX_CONCURRENCY`."""
         return PREFIX + self.name.upper()
 
     @property
     def type(self) -> Any:
-        """The type of a value that is set: `int` for a field of `int | None`."""
+        """The type of a value: `int` for a field of `int | None`."""
         annotation = self.field.annotation
         if get_origin(annotation) in (Union, types.UnionType):
             return next(option for option in get_args(annotation) if option is not type(None))
@@ -48,22 +48,22 @@ class Setting:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it is on or off: `--strict`, `--no-strict`."""
+        """Whether it is a boolean: `--strict`, `--no-strict`."""
         return self.type is bool
 
     @property
     def is_mapping(self) -> bool:
-        """Whether it takes pairs of texts: `--alias NAME=ID`."""
+        """Whether its values are pairs: `--alias NAME=ID`."""
         return get_origin(self.type) is dict
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The only values there are; empty where there is no such list."""
+        """The accepted values, if the type lists them, else empty."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
     def metavar(self) -> str:
-        """What stands for the value in the help."""
+        """The placeholder of the value in the help."""
         if self.choices:
             return "{" + ",".join(self.choices) + "}"
         if self.name.endswith("address"):
@@ -72,12 +72,12 @@ class Setting:
 
     @property
     def default(self) -> Any:
-        """The value where nobody sets one."""
+        """The value of a setting that is not given."""
         return self.field.get_default(call_default_factory=True)
 
     @property
     def range(self) -> str:
-        """The accepted numbers in words; empty where any will do."""
+        """The range of a number in words; empty if there is none."""
         bounds: dict[str, Any] = {}
         for rule in self.field.metadata:
             bounds |= {kind: getattr(rule, kind) for kind in ("ge", "gt", "le", "lt") if hasattr(rule, kind)}
@@ -88,7 +88,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """What a value must be, to complete `... is not`."""
+        """The description of valid values, which completes `... is not`."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.is_mapping:
@@ -114,7 +114,7 @@ class Setting:
 
     @property
     def default_text(self) -> str:
-        """The default as a person would type it; empty where there is none."""
+        """The default as typed on a command line; empty if there is none."""
         if self.is_switch:
             return "on" if self.default else "off"
         if self.default is None or self.default == {}:
@@ -124,7 +124,7 @@ class Setting:
 
 
 def settings_of(*models: type[BaseModel]) -> dict[str, Setting]:
-    """Every setting of some models by name, each once, in order."""
+    """The settings of some models by name, without duplicates, in the models' order."""
     found: dict[str, Setting] = {}
     for model in models:
         for name, field in model.model_fields.items():
@@ -134,21 +134,22 @@ def settings_of(*models: type[BaseModel]) -> dict[str, Setting]:
 
 CONFIG = PREFIX + "CONFIG"
 CALLER_KEY, CALLER_URL, CALLER_TARGET = PREFIX + "API_KEY", PREFIX + "URL", PREFIX + "TARGET"
-"""What callers set for `inference_client` and the examples: no settings, but a shell may hold them."""
+"""Variables of `inference_client` and the examples. They are no settings, but may be set in the same
+shell."""
 _OWN_VARIABLES = frozenset({CONFIG, PARENT_PIPE, READY_FILE, CALLER_KEY, CALLER_URL, CALLER_TARGET})
 
 
 @dataclass(frozen=True, slots=True)
-class ProvidedValues:
-    """A value that somebody set, and where."""
+class ProvidedValue:
+    """A value of a setting, and its source."""
 
     value: Any
     source: str
     """`--threads`, `LODESTREAM_THREADS`, or `lodestream.toml: threads`."""
 
 
-def from_flags(flags: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, ProvidedValues]:
-    """Take the settings out of parsed arguments, where those that nobody gave are None.
+def from_flags(flags: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, ProvidedValue]:
+    """Read the settings from parsed arguments; those that are None were not given.
 
     Raises:
         SettingError: a pair is malformed.
@@ -163,11 +164,11 @@ def from_flags(flags: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[s
 
 def from_environment(
     environment: Mapping[str, str], known: Mapping[str, Setting]
-) -> dict[str, ProvidedValues]:
+) -> dict[str, ProvidedValue]:
     """Read every variable that begins with LODESTREAM_; an empty one counts as unset.
 
     Raises:
-        SettingError: nobody knows the variable, or a pair is malformed.
+        SettingError: a variable is unknown, or a pair is malformed.
 
     """
     by_variable = {setting.variable: setting for setting in known.values()}
@@ -184,11 +185,11 @@ def from_environment(
     return found
 
 
-def from_file(path: Path, known: Mapping[str, Setting]) -> dict[str, ProvidedValues]:
+def from_file(path: Path, known: Mapping[str, Setting]) -> dict[str, ProvidedValue]:
     """Read a TOML file whose keys are the names of settings.
 
     Raises:
-        SettingError: it cannot be read, is not TOML, or has a key that nobody knows.
+        SettingError: it cannot be read, is not TOML, or has an unknown key.
 
     """
     found = {}
@@ -196,15 +197,15 @@ def from_file(path: Path, known: Mapping[str, Setting]) -> dict[str, ProvidedVal
         if key not in known:
             raise unknown(key, f"key in {path}", known)
         if isinstance(value, bool) and not known[key].is_switch:
-            raise malformed(known[key], ProvidedValues(value, f"{path}: {key}"))
-        found[key] = ProvidedValues(value, f"{path}: {key}")
+            raise malformed(known[key], ProvidedValue(value, f"{path}: {key}"))
+        found[key] = ProvidedValue(value, f"{path}: {key}")
     return found
 
 
 def service_links(environment: Mapping[str, str]) -> set[str]:
     """Find the variables that Kubernetes sets for services whose names begin with `lodestream`.
 
-    They come in sets, known by a NAME_PORT that holds a URL (tcp://10.0.0.1:50051).
+    Each service has a set of them; its NAME_PORT is a URL, such as tcp://10.0.0.1:50051.
     """
     names = [
         variable.removesuffix("_PORT")
@@ -216,18 +217,18 @@ def service_links(environment: Mapping[str, str]) -> set[str]:
 
 
 def unknown(name: str, kind: str, known: Iterable[str]) -> SettingError:
-    """Make the error of a name that nobody knows, with the nearest known one."""
+    """Make the error of an unknown name, with the nearest known one."""
     return SettingError(f"{name}: unknown {kind}{suggestion(name, known)}")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Ask `; did you mean ...?`, or nothing where no known name is near."""
+    """Write `; did you mean ...?`, or nothing if no known name is similar."""
     plain = {_plain(candidate): candidate for candidate in known}
     near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.7)
     return f"; did you mean {plain[near[0]]}?" if near else ""
 
 
-def malformed(setting: Setting, given: ProvidedValues) -> SettingError:
+def malformed(setting: Setting, given: ProvidedValue) -> SettingError:
     """Make the error of a value that the setting does not accept."""
     shown = repr(given.value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
@@ -238,8 +239,8 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "_").strip("_")
 
 
-def _given(setting: Setting, value: Any, source: str) -> ProvidedValues:
-    return ProvidedValues(_pairs(setting, value, source) if setting.is_mapping else value, source)
+def _given(setting: Setting, value: Any, source: str) -> ProvidedValue:
+    return ProvidedValue(_pairs(setting, value, source) if setting.is_mapping else value, source)
 
 
 def _pairs(setting: Setting, texts: Iterable[str], source: str) -> dict[str, str]:
@@ -247,7 +248,7 @@ def _pairs(setting: Setting, texts: Iterable[str], source: str) -> dict[str, str
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            raise malformed(setting, ProvidedValues(text, source))
+            raise malformed(setting, ProvidedValue(text, source))
         pairs[name] = value
     return pairs
 

@@ -1,4 +1,4 @@
-"""`lodestream up`: fetches the model, runs both servers, and ends them on one Ctrl-C."""
+"""The command `lodestream up`: fetches the model, runs both servers, and ends them on one Ctrl-C."""
 
 from __future__ import annotations
 
@@ -32,77 +32,77 @@ if TYPE_CHECKING:
     from inference_service.models.loader import ModelFile
 
 
-API_PAGES_MODEL = "llama-3.1-8b"
-"""The name in the API page's examples, so that they run unchanged."""
+EXAMPLE_MODEL = "llama-3.1-8b"
+"""The model's name in the examples of the API page, which run unchanged with this alias."""
 
 _ABOUT = (
     "Fetches the model if it is not there yet, starts the gRPC service and the REST bridge as two "
     "processes, waits until both are ready, and runs them until Ctrl-C: the bridge finishes its requests "
-    "first, then the service. A second Ctrl-C ends both at once. Where no --alias is given, the model also "
-    f"answers to {API_PAGES_MODEL}, the name in the examples of the API page."
+    "first, then the service. A second Ctrl-C ends both at once. Without --alias the model also has the "
+    f"alias {EXAMPLE_MODEL}, the name in the examples of the API page."
 )
 _EXAMPLES = (
     "lodestream up",
     "lodestream up --model ~/models/llama-3.1-8b.gguf --http-address 127.0.0.1:9000",
     "lodestream up --model smollm2-135m-instruct --alias my-model=smollm2-135m-instruct",
 )
-Answer = TypeVar("Answer")
+ResultT = TypeVar("ResultT")
 
 _PERIOD = 0.05
-"""Seconds between two looks at servers that are starting."""
-_MARGIN = 10.0
-"""Seconds beyond the grace that a server gets to end, before it is killed."""
+"""Seconds between two checks of servers that are starting."""
+_KILL_MARGIN = 10.0
+"""Seconds after the shutdown grace at which a server is killed."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run both servers until told to end."""
+    """Run both servers until a signal or a failure ends them."""
     parser = CommandParser("up", _ABOUT, {**SERVICE, **BRIDGE, **COMMON}, _EXAMPLES)
     given = settings.collect(parser.parse(arguments))
-    _hear_signals()
+    _interrupt_on_signals()
     service, bridge = settings.build(ServiceConfig, given), settings.build(BridgeConfig, given)
-    guarded = _check_doors(service, bridge)
+    guarded = _check_addresses(service, bridge)
     from inference_service.models import loader
 
     model = loader.configured(service, show_progress=True)
     try:
-        return asyncio.run(Supervisor(_settled(service, model.id), bridge, model, guarded).run())
+        return asyncio.run(Supervisor(_with_model(service, model.id), bridge, model, guarded).run())
     except OperatorError:
-        # What follows stands clear of the servers' log lines.
+        # An empty line separates the error from the log lines of the servers.
         print(file=sys.stderr)
         raise
 
 
-def _settled(service: ServiceConfig, model_id: str) -> ServiceConfig:
-    """What the service is told: the model that was found, and the API page's name for it."""
+def _with_model(service: ServiceConfig, model_id: str) -> ServiceConfig:
+    """Complete the settings of the service with the found model, and with the alias of the API page."""
     update: dict[str, Any] = {}
     if service.engine is None and service.model is None:
         update["model"] = model_id
-    if not service.alias and model_id != API_PAGES_MODEL:
-        update["alias"] = {API_PAGES_MODEL: model_id}
+    if not service.alias and model_id != EXAMPLE_MODEL:
+        update["alias"] = {EXAMPLE_MODEL: model_id}
     return service.model_copy(update=update)
 
 
-def _hear_signals() -> None:
-    """Let every signal that ends servers end the fetch too, by way of KeyboardInterrupt.
+def _interrupt_on_signals() -> None:
+    """Let every signal that ends servers raise KeyboardInterrupt, so that it ends a fetch too.
 
-    Shells start background jobs with SIGINT ignored, and an unhandled SIGTERM would leave pip running.
+    A background job of a shell ignores SIGINT by default, and an unhandled SIGTERM would leave pip running.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
 
-def _check_doors(service: ServiceConfig, bridge: BridgeConfig) -> bool:
-    """Refuse early what the servers would refuse after the model was fetched; True if keys guard them."""
+def _check_addresses(service: ServiceConfig, bridge: BridgeConfig) -> bool:
+    """Check the addresses before the model is fetched; True if keys guard the servers."""
     guarded = Keyring(service.keys_file).guarded
     for setting, address in (("grpc_address", service.grpc_address), ("http_address", bridge.http_address)):
-        wanted = parse_address(address, setting)
-        check_open_address(wanted, guarded, setting)
-        check_free(wanted, setting)
+        parsed = parse_address(address, setting)
+        check_open_address(parsed, guarded, setting)
+        check_free(parsed, setting)
     return guarded
 
 
 class Supervisor:
-    """Starts the service and the bridge, watches over them, and ends them in order."""
+    """Starts the service and the bridge, waits until one of them ends, and ends them in order."""
 
     def __init__(self, service: ServiceConfig, bridge: BridgeConfig, model: ModelFile, guarded: bool) -> None:
         self._service = service
@@ -110,26 +110,26 @@ class Supervisor:
         self._model = model
         self._guarded = guarded
         self._children: list[Child] = []
-        self._asked = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
 
     async def run(self) -> int:
-        """Supervise until a signal comes or a child ends.
+        """Run both servers until a signal arrives or a child ends.
 
         Returns:
             0 after one signal and a clean end, 130 after a second signal.
 
         Raises:
-            OperatorError: a child ended by itself, or not cleanly.
+            OperatorError: a child ended by itself, or with an error.
 
         """
         self._listen_to_signals()
         with tempfile.TemporaryDirectory(prefix="lodestream-") as directory, _parent_pipe() as pipe:
             try:
-                await _unless(self._asked, self._serve(Path(directory), pipe))
+                await _unless(self._stop, self._serve(Path(directory), pipe))
             finally:
                 failures = await self._end_children()
-        if self._hurry.is_set():
+        if self._stop_now.is_set():
             return 128 + signal.SIGINT
         if failures:
             raise OperatorError("; ".join(failures))
@@ -137,9 +137,9 @@ class Supervisor:
 
     def _listen_to_signals(self) -> None:
         def on_signal() -> None:
-            if self._asked.is_set():
-                self._hurry.set()
-            self._asked.set()
+            if self._stop.is_set():
+                self._stop_now.set()
+            self._stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, on_signal)
@@ -151,11 +151,11 @@ class Supervisor:
         bridge = await start("bridge", "bridge", await self._bridge_settings(service))
         grpc = _reachable(await self._wait_for(lambda: service.address))
         http = _reachable(await self._wait_for(lambda: bridge.address))
-        await self._wait_for(lambda: health.ask(grpc, 1.0) == health.SERVING)
-        await self._wait_for(lambda: health.ask(f"http://{http}", 1.0) == health.SERVING)
+        await self._wait_for(lambda: health.probe(grpc, 1.0) == health.SERVING)
+        await self._wait_for(lambda: health.probe(f"http://{http}", 1.0) == health.SERVING)
         names = [self._model.id, *self._service.alias]
-        said = banner(http=http, grpc=grpc, names=names, note=self._model.stands_in, guarded=self._guarded)
-        print(said, flush=True)
+        note = self._model.stands_in
+        print(banner(http=http, grpc=grpc, names=names, note=note, guarded=self._guarded), flush=True)
         await asyncio.wait({child.exit for child in self._children}, return_when=asyncio.FIRST_COMPLETED)
         self._check_children()
 
@@ -167,24 +167,24 @@ class Supervisor:
         return child
 
     async def _bridge_settings(self, service: Child) -> BridgeConfig:
-        """Tell the bridge where the service really is, once that is known."""
+        """Complete the settings of the bridge with the real address of the service."""
         address = parse_address(self._service.grpc_address, "grpc_address")
-        # Loading takes the service a while, and the bridge can start meanwhile, if it knows the port.
+        # If the port is known, the bridge starts while the service still loads the model.
         if address.port == 0 and not address.is_unix:
             address = parse_address(await self._wait_for(lambda: service.address))
         return self._bridge.model_copy(update={"grpc_address": str(address.reachable)})
 
-    async def _wait_for(self, ask: Callable[[], Answer | None]) -> Answer:
-        """Ask again and again, in a thread, until the answer is true.
+    async def _wait_for(self, check: Callable[[], ResultT | None]) -> ResultT:
+        """Call `check` in a thread, again and again, until the result is true.
 
         Raises:
-            OperatorError: a child ended meanwhile.
+            OperatorError: a child ended.
 
         """
         while True:
             self._check_children()
-            if answer := await asyncio.to_thread(ask):
-                return answer
+            if result := await asyncio.to_thread(check):
+                return result
             await asyncio.sleep(_PERIOD)
 
     def _check_children(self) -> None:
@@ -193,18 +193,18 @@ class Supervisor:
                 raise child.failure
 
     async def _end_children(self) -> list[str]:
-        """End the bridge and then the service, and say which did not end cleanly."""
+        """End the bridge and then the service; the result describes those that failed."""
         failures = []
         for child in reversed(self._children):
-            code = await child.end(self._hurry, self._service.shutdown_grace + _MARGIN)
-            # A server that was still loading had nothing to clean up, and dies of the signal itself.
+            code = await child.end(self._stop_now, self._service.shutdown_grace + _KILL_MARGIN)
+            # A server that still loads has nothing to clean up, so the signal kills it.
             if code not in (0, -signal.SIGTERM):
                 failures.append(f"the {child.name} {describe_exit(code)}")
         return failures
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work, and drop it once the event is set."""
+    """Run the work until it is done or the event is set."""
     working, waiting = asyncio.create_task(work), asyncio.create_task(event.wait())
     try:
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -217,7 +217,7 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None
 
 @contextlib.contextmanager
 def _parent_pipe() -> Iterator[int]:
-    """Hold a pipe open: its reading end reaches its end when this process does, however that happens."""
+    """Keep a pipe open: its reading end reports the end of file when this process ends."""
     reading, writing = os.pipe()
     try:
         yield reading
@@ -231,30 +231,30 @@ def _reachable(address: str) -> str:
 
 
 _KILL_GRACE_SECONDS = 10.0
-"""What a server gets between being asked to hurry and being killed. It aborts what runs, tells its callers,
-and closes its engine."""
+"""Seconds between the second signal and the kill. The server aborts its requests, answers their callers, and
+closes its engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A running server, in a session of its own: Ctrl-C on the terminal does not reach it."""
+    """A running server, in its own session, so that Ctrl-C on the terminal does not reach it."""
 
     name: str
     """`service` or `bridge`."""
     process: asyncio.subprocess.Process
     ready_file: Path
     exit: asyncio.Task[int]
-    """Done once the process has ended, with its return code."""
+    """The wait for the end of the process; its result is the return code."""
 
     @classmethod
     async def start(cls, name: str, command: Sequence[str], directory: Path, parent_pipe: int) -> Child:
-        """Start `lodestream <command>`, with no other settings than those in `command`.
+        """Start `lodestream <command>`, with no settings but those in `command`.
 
         Args:
-            name: what people call it.
+            name: `service` or `bridge`.
             command: the subcommand and its flags.
-            directory: where it announces that it is ready.
-            parent_pipe: the reading end of a pipe that this process holds open as long as it lives.
+            directory: gets the file in which the server announces that it is ready.
+            parent_pipe: the reading end of the pipe that this process keeps open.
 
         """
         ready_file = directory / f"{name}.json"
@@ -275,34 +275,35 @@ class Child:
 
     @property
     def address(self) -> str | None:
-        """Where it serves; None as long as it does not."""
+        """The address where it serves; None until then."""
         return read_ready(self.ready_file)
 
     @property
     def failure(self) -> OperatorError:
-        """Why it ended, once it has ended by itself: its own words, where it had any."""
-        told = read_failure(self.ready_file)
-        if told is None:
+        """The error of a server that ended by itself, with the reason that it announced, if any."""
+        reason = read_failure(self.ready_file)
+        if reason is None:
             return OperatorError(f"the {self.name} {describe_exit(self.exit.result())}; see its log above")
-        return OperatorError(f"the {self.name} cannot serve: {told[0]}", told[1])
+        return OperatorError(f"the {self.name} cannot serve: {reason[0]}", reason[1])
 
-    async def end(self, hurry: asyncio.Event, patience: float) -> int:
-        """Ask it to end; once `hurry` is set or `patience` seconds are over, ask again; then kill it.
+    async def end(self, stop_now: asyncio.Event, timeout: float) -> int:
+        """Send SIGTERM; after `timeout` seconds, or if `stop_now` is set, send SIGINT; at last kill it.
 
         Returns:
-            The return code; at most `patience` and a few seconds later.
+            The return code; it takes at most `timeout` and 10 s.
 
         """
-        hurried = asyncio.create_task(hurry.wait())
+        stopping = asyncio.create_task(stop_now.wait())
         self._signal(signal.SIGTERM)
-        await asyncio.wait({self.exit, hurried}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
+        await asyncio.wait({self.exit, stopping}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
         if not self.exit.done():
-            # Of two equal signals that wait together the system delivers one; to servers both mean the same.
+            # The system delivers two pending signals of one kind as one. The servers treat SIGINT like
+            # SIGTERM.
             self._signal(signal.SIGINT)
             await asyncio.wait({self.exit}, timeout=_KILL_GRACE_SECONDS)
         if not self.exit.done():
-            # The whole session: whatever the server has started goes with it.
+            # The whole session, with every process that the server has started.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         return await self.exit
@@ -313,7 +314,7 @@ class Child:
 
 
 def describe_exit(code: int) -> str:
-    """Put a return code into words."""
+    """Describe a return code in words."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
@@ -342,21 +343,21 @@ Try it:
 
 _OPEN = """\
 No API key exists, so the servers are open: anybody on this machine may call them. They listen on loopback
-only. To close them: lodestream keys create --name NAME"""
+only. To require keys: lodestream keys create --name NAME"""
 
 _GUARDED = """\
 Callers need an API key. A new one: KEY=$(lodestream keys create --name NAME)"""
 
 
 def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, guarded: bool) -> str:
-    """Write the addresses, the model id, who may call, and a curl line to paste.
+    """Write the text that `lodestream up` prints when both servers are ready.
 
     Args:
         http: `host:port` of the bridge, as callers on this machine reach it.
         grpc: `host:port` of the service, likewise.
-        names: what requests may call the model: its id, then its aliases.
-        note: what else there is to say about the model.
-        guarded: whether callers need a key; the line then takes it out of $KEY.
+        names: the id of the model, then its aliases.
+        note: a remark about the model.
+        guarded: whether callers need a key; the curl command then reads it from $KEY.
 
     """
     model, *aliases = names
@@ -372,7 +373,7 @@ def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, guar
 
 
 def curl(http: str, model: str, guarded: bool) -> str:
-    """Write a chat request for a POSIX shell."""
+    """Write a chat request as a curl command for a POSIX shell."""
     body = json.dumps({"model": model, **_REQUEST}).replace("'", "'\\''")
     lines = [f"curl http://{http}/v1/chat/completions", "-H 'Content-Type: application/json'"]
     if guarded:

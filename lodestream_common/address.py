@@ -1,4 +1,4 @@
-"""Where servers listen, and whether other machines can reach them there."""
+"""Addresses of servers: parsing, whether other machines can reach them, whether they are free."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _ANY_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared with,
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A place to listen or to call, printed as `host:port`, `[v6]:port` or `unix:path`."""
+    """An address to listen on or to call, printed as `host:port`, `[v6]:port` or `unix:path`."""
 
     host: str
     """A name or an IP address without brackets; `unix:path` for a socket file."""
     port: int = 0
-    """0 to 65535; 0 lets the system choose, and says nothing for a socket file."""
+    """0 to 65535; 0 lets the system choose; a socket file has none."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
         """Read `host:port`, `[v6]:port` or `unix:path`.
 
         Raises:
-            ValueError: it is none of these, or the port is over 65535; the message is fit to show.
+            ValueError: it is none of these, or the port is over 65535.
 
         """
         if unix := _UNIX.fullmatch(text):
@@ -51,7 +51,7 @@ class Address:
 
     @property
     def reachable(self) -> Address:
-        """The same place as a caller on this machine names it: 0.0.0.0 becomes 127.0.0.1, :: becomes ::1."""
+        """The address that a caller on this machine uses: 127.0.0.1 for 0.0.0.0, and ::1 for ::."""
         return Address(_ANY_HOSTS.get(self.host, self.host), self.port)
 
     def __str__(self) -> str:
@@ -61,10 +61,10 @@ class Address:
 
 
 def parse_address(text: str, setting: str = "address") -> Address:
-    """Read an address that came out of `setting`, a flag or the like.
+    """Parse the address in a setting.
 
     Raises:
-        SettingError: as `Address.parse` raises ValueError; the message begins with `setting`.
+        SettingError: the address is malformed; the message begins with `setting`.
 
     """
     try:
@@ -81,7 +81,7 @@ def _is_v6(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`: every address that it resolves to is a loopback one.
+    """Whether only this machine can reach `host`: all its addresses are loopback addresses.
 
     Raises:
         OperatorError: the name does not resolve.
@@ -106,7 +106,7 @@ def _is_loopback_ip(text: str) -> bool:
 
 
 def check_open_address(address: Address | str, guarded: bool, setting: str = "address") -> None:
-    """Refuse to listen beyond this machine as long as no key guards the door.
+    """Check that a server without keys listens on loopback only.
 
     Raises:
         OperatorError: other machines could reach `address`, and `guarded` is False.
@@ -121,9 +121,9 @@ def check_open_address(address: Address | str, guarded: bool, setting: str = "ad
 
 
 def check_free(address: Address, setting: str) -> None:
-    """Refuse an address where no server could listen now; it is left as it was.
+    """Check that a server could listen on an address, without listening there.
 
-    The gRPC core tells the reason only on stderr, in lines of its own, so it is not asked in vain.
+    The gRPC core would write the reason of a failure only to stderr, in lines of its own.
 
     Raises:
         OperatorError: another program listens there, or this machine does not allow it.
@@ -141,7 +141,7 @@ def check_free(address: Address, setting: str) -> None:
 def _check_port(address: Address) -> None:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     failures = [error for info in found if (error := _bind_failure(info[0], info[4]))]
-    # A name may have an address of a family that this machine lacks; one that is taken counts always.
+    # A name can have an address of a family that this machine lacks. An address that is in use always counts.
     taken = next((error for error in failures if error.errno == errno.EADDRINUSE), None)
     if taken or len(failures) == len(found):
         raise taken or failures[0]
@@ -161,19 +161,19 @@ def _bind_failure(family: int, place: Any) -> OSError | None:
 
 def _check_socket_file(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
-        # A file that a dead server left refuses, and is replaced.
+        # The file of a server that has ended refuses connections; the new server replaces it.
         if probe.connect_ex(path) == 0:
             raise OSError(errno.EADDRINUSE, "Address already in use")
 
 
 def cannot_listen(address: Address, setting: str, error: OSError) -> OperatorError:
-    """Make the error of a server that could not bind its port: why, and what to do."""
+    """Make the error of a server that could not listen: the reason, and what to do."""
     flag = "--" + setting.replace("_", "-")
     other = f"choose another one, as {flag} {address if address.is_unix else Address(address.host, 0)}"
-    told = {
+    reasons = {
         errno.EADDRINUSE: f"another program listens there; end it, or {other} (0: any free port)",
         errno.EADDRNOTAVAIL: f"this machine has no such address; give {flag} one that it has",
         errno.EACCES: f"the system does not permit it, as with ports below 1024; {other} (0: any free port)",
     }
-    reason = told.get(error.errno or 0) or f"{error.strerror or error}; {other}"
+    reason = reasons.get(error.errno or 0) or f"{error.strerror or error}; {other}"
     return OperatorError(f"{setting}: cannot listen on {address}: {reason}")

@@ -1,4 +1,4 @@
-"""Settings that both servers have."""
+"""The settings that the service and the bridge share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lodestream_common.address import Address
 
 
 def config_home() -> Path:
-    """The directory of lodestream's own configuration (XDG base directory specification)."""
+    """The configuration directory of lodestream (XDG base directory specification)."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "lodestream"
 
 
@@ -22,11 +22,11 @@ def _check_address(text: str) -> str:
 
 
 AddressText = Annotated[str, AfterValidator(_check_address)]
-"""An address as settings spell it, known to be one: `host:port`, `[v6]:port` or `unix:path`."""
+"""A validated address: `host:port`, `[v6]:port` or `unix:path`."""
 
 
 class CommonConfig(BaseModel):
-    """Settings of the service and the bridge alike."""
+    """The settings that the service and the bridge share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +41,7 @@ class CommonConfig(BaseModel):
         "Without a key in it the servers are open, and listen on loopback only.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe log line that is written. Prompts are in none of them."
+        default="info", description="Least severe log line that is written. No line contains prompts."
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="auto: console on a terminal, else one JSON object a line."
@@ -50,32 +50,33 @@ class CommonConfig(BaseModel):
         default=30.0,
         gt=0,
         le=3600,
-        description="Seconds that a caller may leave a reply unread, and that the engine may make no "
-        "progress with work outstanding, before the one is ended and the other is reported unhealthy.",
+        description="Seconds after which a reply that its caller does not read is ended, and after which an "
+        "engine that has requests and makes no progress is reported unhealthy.",
     )
     header_timeout: float = Field(
         default=10.0,
         gt=0,
         le=3600,
-        description="Seconds that a new connection may take for its first request's head, and each later "
-        "head from its first byte; over gRPC for its handshake.",
+        description="Seconds for the head of a connection's first request, and from the first byte of each "
+        "later head; over gRPC for the handshake.",
     )
     body_timeout: float = Field(
         default=20.0,
         gt=0,
         le=3600,
-        description="Seconds without a byte of a request's body after which it is refused; all of it may "
-        "take as long, and a second for each 500 bytes; over gRPC for each 100,000 of --max-message-bytes.",
+        description="Seconds without a byte of a request's body after which the request is refused. The "
+        "whole body may take this time and one second for each 500 bytes; over gRPC, for each 100,000 bytes "
+        "of --max-message-bytes.",
     )
     max_connections: int = Field(
         default=2000,
         ge=1,
         le=1_000_000,
-        description="Connections that are open at once, for each server; one more is refused.",
+        description="Most open connections of each server; further ones are refused.",
     )
     shutdown_grace: float = Field(
         default=30.0,
         ge=0,
         le=3600,
-        description="Seconds that running requests get to finish after SIGTERM, before they are aborted.",
+        description="Seconds after SIGTERM in which running requests may finish, before they are aborted.",
     )

@@ -1,6 +1,6 @@
-"""What the operator is told on purpose.
+"""The errors that are reported to the operator in one line.
 
-OperatorError       something only the operator can mend
+OperatorError       something that only the operator can correct
 └── SettingError    a setting is unknown or malformed
 """
 
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 
 class OperatorError(Exception):
-    """Expected: only the operator can mend it. The message is one line: what is wrong, and what to do.
+    """Expected: only the operator can correct it. The message is one line: what is wrong, and what to do.
 
     The command line prints it as `lodestream: <message>`, without a traceback, and exits with `exit_status`.
 
     Args:
-        message: the line.
-        details: where several things are wrong, one line for each, printed below the message.
+        message: one line.
+        details: further lines below the message, one for each thing that is wrong.
 
     """
 

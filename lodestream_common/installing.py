@@ -1,4 +1,6 @@
-"""How to install what a part of lodestream takes, in the way in which lodestream itself was installed."""
+"""The pip command that installs an extra of lodestream, from the origin that lodestream was installed
+from.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ _NAME = "lodestream"
 
 
 def install_command(extra: str) -> str:
-    """Write the shell command that installs `lodestream[extra]` into this very Python.
+    """Write the shell command that installs `lodestream[extra]` into this Python.
 
-    It names what pip noted as the origin: a source tree, editable or not, or a wheel. Where that is gone, pip
-    completes the installed package.
+    It names the origin that pip recorded: a source tree, editable or not, or a wheel. If that is missing, it
+    names the package.
     """
     return shlex.join([sys.executable, "-m", "pip", "install", *_target(extra)])
 
@@ -32,7 +34,7 @@ def _target(extra: str) -> list[str]:
 
 
 def _origin() -> dict[str, Any]:
-    """What the standard file direct_url.json (PEP 610) says; nothing where there is none."""
+    """The content of direct_url.json (PEP 610); empty if there is none."""
     try:
         text = distribution(_NAME).read_text("direct_url.json")
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""API keys: what one is, the file that keeps them, and the ring that a running server asks.
+"""API keys: their file, the key ring of a running server, and the delay after failed keys.
 
-Only the SHA-256 of a key is stored. A slow password hash would add nothing: it makes guessing costly where
-secrets are guessable, and a key has 238 bits from the system's random source.
+Only the SHA-256 of a key is stored. A slow password hash makes it costly to guess weak secrets. A key has 238
+bits from the system's random source, so nobody can guess it.
 """
 
 from __future__ import annotations
@@ -36,60 +36,60 @@ _LONGEST_TOKEN = 256
 
 
 class Level(Enum):
-    """What a key may do. Each level includes the ones before it."""
+    """The permissions of a key. Each level includes the ones before it."""
 
     READ_ONLY = "read-only"
-    """Ask what is served."""
+    """List models."""
     READ_WRITE = "read-write"
-    """Generate, too."""
+    """Generate."""
     ADMIN = "admin"
     """Everything."""
 
     def allows(self, needed: Level) -> bool:
-        """Whether a key of this level may do what takes `needed`."""
+        """Whether a key of this level may do what needs the level `needed`."""
         order = list(Level)
         return order.index(self) >= order.index(needed)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is stored: everything but the key itself."""
+    """A key as stored, without the token itself."""
 
     id: str
-    """`key_` and 12 hexadecimal digits; fit for logs."""
+    """`key_` and 12 hexadecimal digits; logs may have it."""
     name: str
     """1 to 64 printable characters; no other active key has it."""
     level: Level
     digest: str = field(repr=False)
-    """SHA-256 of the key, 64 hexadecimal digits."""
+    """SHA-256 of the token, 64 hexadecimal digits."""
     created: int
     """Seconds since the Unix epoch."""
     revoked: int | None = None
-    """Seconds since the Unix epoch; None as long as the key is active."""
+    """Seconds since the Unix epoch; None: the key is active."""
 
     @property
     def is_active(self) -> bool:
-        """Whether the key still opens anything."""
+        """Whether the key is not revoked."""
         return self.revoked is None
 
 
 def new_token() -> str:
-    """Make a key: `pg_` and 40 random characters of [A-Za-z0-9]."""
+    """Make a token: `pg_` and 40 random characters of [A-Za-z0-9]."""
     return PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LENGTH))
 
 
 def new_id() -> str:
-    """Make the id of a key."""
+    """Make a key id: `key_` and 12 random hexadecimal digits."""
     return "key_" + secrets.token_hex(6)
 
 
 def digest_of(token: str) -> str:
-    """Hash a key as it is stored."""
+    """Hash a token for the key file."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def find_key(keys: tuple[ApiKey, ...], token: str) -> ApiKey | None:
-    """Find the key that `token` is, revoked or not, in a time that tells neither which, nor how nearly."""
+    """Find the key of a token, revoked or not, in a time that does not depend on the key."""
     if len(token) > _LONGEST_TOKEN:
         return None
     digest = digest_of(token)
@@ -106,13 +106,13 @@ _LATEST = 253_402_300_799
 
 
 class KeyFile:
-    """The keys at `path`. Nothing is written, and no directory made, before the first `create`."""
+    """The key file at `path`. The first `create` makes the file and its directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def list(self) -> tuple[ApiKey, ...]:
-        """Read every key, oldest first, revoked ones included; none where there is no file.
+        """Read all keys, oldest first, also revoked ones; none if there is no file.
 
         Raises:
             OperatorError: the file cannot be read, or is not a key file.
@@ -126,7 +126,7 @@ class KeyFile:
             raise OperatorError(f"keys file {self.path}: cannot be read: {error.strerror}") from error
 
     def create(self, name: str, level: Level = Level.READ_WRITE) -> tuple[ApiKey, str]:
-        """Store a new key, and return it with the token that is shown this once and never again.
+        """Store a new key, and return it with its token, which is not stored.
 
         Raises:
             OperatorError: the name is malformed or taken, or the file cannot be written.
@@ -143,7 +143,7 @@ class KeyFile:
         return key, token
 
     def revoke(self, name_or_id: str) -> ApiKey:
-        """End an active key. It stays in the file: the transports it guarded do not open.
+        """Revoke an active key. It stays in the file, so that the servers still require keys.
 
         Raises:
             OperatorError: no active key has this name or id, or the file cannot be written.
@@ -162,9 +162,9 @@ class KeyFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[Path]:
-        """Be the only writer, and learn what to replace: behind a symbolic link the file, not the link."""
+        """Lock the file for one writer, and yield its path with symbolic links resolved."""
         target = self.path.resolve()
-        # The lock has a file of its own, as the key file is another one after each write.
+        # The lock is a file of its own, because each write replaces the key file.
         lock = target.with_name(target.name + ".lock")
         try:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -188,10 +188,10 @@ class KeyFile:
 
 
 def parse_keys(content: bytes, path: Path) -> tuple[ApiKey, ...]:
-    """Read the content of a key file.
+    """Parse the content of a key file.
 
     Raises:
-        OperatorError: it is malformed, or of another version; the message names `path`.
+        OperatorError: it is malformed, or has another version; the message names `path`.
 
     """
     try:
@@ -224,7 +224,7 @@ def _parse_key(entry: dict[str, Any]) -> ApiKey:
         raise ValueError("the name or the id of a key is malformed")
     for when in (entry["created"], entry["revoked"]):
         if isinstance(when, bool) or not 0 <= (when or 0) <= _LATEST:
-            raise ValueError("a time is none")
+            raise ValueError("a time is out of range")
     return ApiKey(**{**entry, "level": Level(entry["level"])})
 
 
@@ -254,13 +254,13 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Keyring:
-    """Recognises API keys, and follows changes of the key file within `check_interval` seconds.
+    """Recognises API keys, and reads changes of the key file within `check_interval` seconds.
 
-    A file that vanishes or breaks while the server runs changes nothing: the last good state counts, and
-    one error is logged. A server that has been guarded once stays guarded.
+    If the file disappears or becomes malformed while the server runs, the last valid state counts, and one
+    error is logged. A server that has required keys once continues to require them.
 
     Raises:
-        OperatorError: on construction, the file is there but malformed or unreadable.
+        OperatorError: on construction, if the file exists but is malformed or unreadable.
 
     """
 
@@ -274,41 +274,43 @@ class Keyring:
 
     @property
     def guarded(self) -> bool:
-        """Whether callers need a key: one was created once, be it revoked by now."""
+        """Whether callers need a key: a key was created, even if it is revoked now."""
         self.refresh()
         return self._guarded
 
     def find(self, token: str) -> ApiKey | None:
-        """Recognise the key that `token` is, also one that was revoked; None if it is none."""
+        """Find the key of a token, also a revoked one; None: the token is unknown."""
         self.refresh()
         return find_key(self._keys, token)
 
     def verify(self, token: str) -> ApiKey | None:
-        """Recognise the active key that `token` is; None if it is none."""
+        """Find the active key of a token; None: it is unknown or revoked."""
         key = self.find(token)
         return key if key is not None and key.is_active else None
 
     def is_active(self, key_id: str) -> bool:
-        """Whether a key exists and was not revoked."""
+        """Whether a key exists and is not revoked."""
         self.refresh()
         return any(key.id == key_id and key.is_active for key in self._keys)
 
     def refresh(self) -> None:
-        """Look whether the file has changed, if it is time to. Each question does so, too."""
+        """Read the file again if it has changed, at most once each `check_interval`. Every other method calls
+        this.
+        """
         now = time.monotonic()
         if now < self._next_check:
             return
         self._next_check = now + self._check_interval
         signature = self._read_signature()
         if signature != self._signature:
-            # Taken before the file is read: a change in between is seen at the next check.
+            # The signature is older than the content, so that the next check finds a change in between.
             self._signature = signature
             self._reload()
 
     def _reload(self) -> None:
         try:
             if self._guarded and self._signature is None:
-                raise OperatorError(f"keys file {self._file.path}: is gone")
+                raise OperatorError(f"keys file {self._file.path}: is missing")
             self._keys = self._file.list()
         except OperatorError as error:
             _log.error("keys file unusable; the keys known so far still count", reason=str(error))
@@ -325,47 +327,47 @@ class Keyring:
 
 
 FREE_FAILURES = 5
-"""Failed keys of an address that are refused at once."""
+"""Failed keys of one address that are refused without delay."""
 SECONDS_PER_FAILURE = 1.0
-"""Until one more is."""
-LONGEST_DELAY = 5.0
-"""Seconds."""
+"""Seconds after which one more failed key is refused without delay."""
+MAX_DELAY = 5.0
+"""Seconds of the longest delay of a refusal."""
 _MAX_ADDRESSES = 10_000
 
 
 class FailedKeys:
-    """How long the refusal of a failed key has to wait, by the address that it came from.
+    """The delay of refusals of failed keys, by the caller's address.
 
-    Five are refused at once, then one a second; those that come faster wait for their turn, at most five
-    seconds each. A key that counts is never asked about here, whatever else its address sends. The addresses
-    of an IPv6 network of 64 bits are one. At most 10,000 addresses are remembered, those that failed last.
+    Five failed keys of an address are refused without delay, then one each second. Faster ones wait, at most
+    five seconds each. A valid key is never delayed, whatever else its address sends. All addresses of an IPv6
+    network of 64 bits count as one. Only the last 10,000 addresses are stored.
 
     Args:
-        clock: seconds, as of a monotonic clock.
+        clock: a monotonic clock, in seconds.
 
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._due: OrderedDict[str, float] = OrderedDict()
-        """Address → when all its failures so far are paid for."""
+        """Address → the time from which on it has no delay any more."""
 
     def __len__(self) -> int:
         return len(self._due)
 
     def delay(self, address: str) -> float:
-        """Note one failure, and tell how many seconds its refusal waits."""
+        """Record one failed key; the result is the delay of its refusal in seconds."""
         now, source = self._clock(), _source(address)
         free = FREE_FAILURES * SECONDS_PER_FAILURE
         due = max(self._due.pop(source, now), now) + SECONDS_PER_FAILURE
-        self._due[source] = min(due, now + free + LONGEST_DELAY)
+        self._due[source] = min(due, now + free + MAX_DELAY)
         if len(self._due) > _MAX_ADDRESSES:
             self._due.popitem(last=False)
         return max(0.0, self._due[source] - now - free)
 
 
 def host_of_peer(peer: str) -> str:
-    """The host of a peer as gRPC writes it: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`."""
+    """The host in gRPC's name of a peer: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`."""
     kind, _, rest = peer.partition(":")
     return unquote(rest).rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind
 

@@ -1,4 +1,4 @@
-"""How both servers log: structured lines on stderr, through a bounded queue that drops and counts."""
+"""Logs of both servers: structured lines on stderr, through a bounded queue that drops lines if full."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from lodestream_common.ready import PARENT_PIPE
 
 _MAX_LINES = 4096
 _MAX_BYTES = 4 * 1024 * 1024
-"""What waits for a reader at most, lines and bytes; what comes then is dropped, and counted."""
-_KILL_GRACE_SECONDS = 2.0
-"""A process that ends waits so long for its lines to be read."""
+"""The limits of the queue, in lines and bytes; further lines are dropped and counted."""
+_FLUSH_SECONDS = 2.0
+"""Seconds that a process waits at its end for its lines to be written."""
 
 
 class QueueHandler(logging.Handler):
-    """Formats each record where it is made, and has it written by a thread of its own.
+    """Formats each record in the thread that logs, and writes it in a thread of its own.
 
-    A reader that stops reading costs lines, never time: while the queue is full, lines are dropped. Once the
-    reader goes on, a line says how many (`dropped`).
+    A reader that stops reading never delays the server: while the queue is full, lines are dropped. When the
+    reader continues, one line reports how many (`dropped`).
 
     Args:
-        stream: where the lines go, stderr.
+        stream: the target of the lines, such as stderr.
 
     """
 
@@ -41,68 +41,68 @@ class QueueHandler(logging.Handler):
         super().__init__()
         self._stream = stream
         self._descriptor = _descriptor_of(stream)
-        # Of all queues this one alone may be used while it is in use: finalisers log at any moment.
+        # Only SimpleQueue is reentrant, and a finaliser can log at any moment, also inside `put`.
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
-        self._taken = 0
-        self._taken_bytes = 0
+        self._queued = 0
+        self._queued_bytes = 0
         self._written = 0
         self._written_bytes = 0
         self._dropped = 0
-        self._told = 0
+        self._reported = 0
         threading.Thread(target=self._write_all, name="log-writer", daemon=True).start()
 
     @property
     def has_written(self) -> bool:
-        """Whether any line came here."""
-        return self._taken > 0
+        """Whether any line was queued."""
+        return self._queued > 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a line, or count it as dropped. The caller holds the handler's lock."""
+        """Queue a line, or count it as dropped. The caller has the lock of the handler."""
         if self._is_full:
             self._dropped += 1
             return
         try:
             line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
-        except Exception:  # what cannot be rendered must not end a request
+        except Exception:  # a line that cannot be rendered must not end a request
             self._dropped += 1
             return
-        self._taken += 1
-        self._taken_bytes += len(line)
+        self._queued += 1
+        self._queued_bytes += len(line)
         self._queue.put(line)
 
     def flush(self) -> None:
-        """Wait until everything is written, at most 2 seconds."""
-        end = time.monotonic() + _KILL_GRACE_SECONDS
+        """Wait until all lines are written, at most 2 seconds."""
+        end = time.monotonic() + _FLUSH_SECONDS
         while self._is_behind and time.monotonic() < end:
             time.sleep(0.002)
 
     def close(self) -> None:
-        """End the thread once it has written what is queued. Does not wait for that."""
+        """End the thread after the queued lines, without waiting for it."""
         self._queue.put(None)
         super().close()
 
     @property
     def _is_behind(self) -> bool:
-        return self._written < self._taken or self._told < self._dropped
+        return self._written < self._queued or self._reported < self._dropped
 
     @property
     def _is_full(self) -> bool:
-        waiting = self._taken - self._written
-        return waiting >= _MAX_LINES or self._taken_bytes - self._written_bytes >= _MAX_BYTES
+        waiting = self._queued - self._written
+        return waiting >= _MAX_LINES or self._queued_bytes - self._written_bytes >= _MAX_BYTES
 
     def _write_all(self) -> None:
         while (line := self._queue.get()) is not None:
             self._write(line)
             self._written_bytes += len(line)
             self._written += 1
-            self._tell_dropped()
+            self._report_dropped()
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         dropped = self._dropped
-        if dropped > self._told:
-            line = self.format(_about(dropped - self._told)) + "\n"
+        if dropped > self._reported:
+            line = self.format(_dropped_record(dropped - self._reported)) + "\n"
             self._write(line.encode("utf-8", "backslashreplace"))
-            self._told = dropped
+            self._reported = dropped
 
     def _write(self, block: bytes) -> None:
         try:
@@ -112,17 +112,19 @@ class QueueHandler(logging.Handler):
             while block:
                 block = block[os.write(self._descriptor, block) :]
         except (OSError, ValueError):
-            # Nobody can read it any more, and there is nowhere else to say so.
+            # The reader has closed the stream, and there is no other place to report it.
             return
 
 
-def _about(dropped: int) -> logging.LogRecord:
+def _dropped_record(dropped: int) -> logging.LogRecord:
     attributes = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
     return logging.makeLogRecord({**attributes, "msg": "log lines dropped", "dropped": dropped})
 
 
 def _descriptor_of(stream: TextIO) -> int | None:
-    """Written to directly: a thread that holds the stream's own lock when the process ends would abort it."""
+    """The descriptor of a stream, or None. Writing to it directly avoids the stream's lock: Python aborts if
+    a thread has that lock when the process ends.
+    """
     try:
         return stream.fileno()
     except (OSError, ValueError):
@@ -130,29 +132,39 @@ def _descriptor_of(stream: TextIO) -> int | None:
 
 
 _KEY = re.compile(r"pg_[0-9A-Za-z]{8,}")
-_CHATTY = ("asyncio", "grpc", "hpack", "httpcore", "httpx", "huggingface_hub", "urllib3", "uvicorn")
-"""Libraries whose `info` lines say nothing to an operator: they speak from `warning` on, or at `debug`."""
+_VERBOSE = (
+    "asyncio",
+    "grpc",
+    "hpack",
+    "httpcore",
+    "httpx",
+    "huggingface_hub",
+    "urllib3",
+    "uvicorn",
+)
+"""Libraries whose `info` lines do not help an operator: they log from `warning` on, or everything at
+`debug`."""
 
 
 def configure(
     level: str,
-    format: Literal["auto", "console", "json"],  # noqa: A002  as the setting is called
+    format: Literal["auto", "console", "json"],  # noqa: A002  the name of the setting
     server: Literal["service", "bridge"],
 ) -> None:
-    """Send every log line of this process to stderr, in one form, each marked with `server`.
+    """Send every log line of this process to stderr, in one format, each with `server`.
 
-    Takes over the standard `logging` module, loggers that libraries have set up already included. API
-    keys are cut out of whatever is written, tracebacks too. Nobody waits for a line to be read. Call it again
-    to change the settings.
+    It replaces the handlers of the standard `logging` module, also those of libraries. API keys are removed
+    from every line, also from tracebacks. No caller waits for the reader of a line. Another call changes the
+    settings.
 
     Args:
         level: the least severe level written: `debug`, `info`, `warning` or `error`.
         format: `console` for people, `json` for one object a line, `auto` to decide by the terminal.
-        server: which of the two servers this process is.
+        server: the server in this process.
 
     """
-    # The core of grpc writes lines of its own, past everything here, and would wait for their reader. What
-    # they say is in the statuses of calls, too. It reads this when it is loaded.
+    # The gRPC core writes lines of its own directly to stderr, and would wait for their reader. Their content
+    # is in the statuses of calls too. The core reads this variable when it is loaded.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     shared = _processors(server)
     handler = QueueHandler(sys.stderr)
@@ -176,10 +188,10 @@ def configure(
 
 
 @contextlib.contextmanager
-def errors_apart() -> Iterator[None]:
-    """Leave an empty line between log lines and the operator's error that ends the process.
+def separate_error() -> Iterator[None]:
+    """Print an empty line between the log lines and the OperatorError that ends the process.
 
-    Under `lodestream up` it is up that prints the error.
+    Below `lodestream up` the error is printed by that command, and so is the empty line.
     """
     try:
         yield
@@ -193,15 +205,15 @@ def errors_apart() -> Iterator[None]:
 
 
 class RedactingFormatter(structlog.stdlib.ProcessorFormatter):
-    """Renders a line and cuts every API key out of it. The last step, so that nothing passes it by."""
+    """Renders a line and removes every API key from it. It is the last step, so it sees all text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render, then redact."""
+        """Render the line, then redact it."""
         return redact(super().format(record))
 
 
 def redact(text: str) -> str:
-    """Replace whatever looks like an API key."""
+    """Replace everything that looks like an API key."""
     return _KEY.sub("pg_[redacted]", text) if "pg_" in text else text
 
 
@@ -224,8 +236,8 @@ def _processors(server: str) -> list[Processor]:
 
 def _renderers(style: str) -> list[Processor]:
     if style == "json" or (style == "auto" and not sys.stderr.isatty()):
-        # The standard encoder escapes what is not ASCII: no text, however broken, can spoil a line.
-        return [structlog.processors.format_exc_info, _lead, structlog.processors.JSONRenderer()]
+        # The standard encoder escapes everything but ASCII, so that no text can break a line.
+        return [structlog.processors.format_exc_info, _common_first, structlog.processors.JSONRenderer()]
     colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     return [
         structlog.dev.ConsoleRenderer(
@@ -234,8 +246,8 @@ def _renderers(style: str) -> list[Processor]:
     ]
 
 
-def _lead(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Put first what every line has."""
+def _common_first(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Put the fields that every line has first."""
     return {name: event[name] for name in ("timestamp", "level", "server", "event")} | dict(event)
 
 
@@ -249,7 +261,7 @@ def _take_over(handler: logging.Handler, level: str) -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    for name in _CHATTY:
+    for name in _VERBOSE:
         logging.getLogger(name).setLevel(
             logging.DEBUG if level == "DEBUG" else max(root.level, logging.WARNING)
         )
@@ -257,7 +269,7 @@ def _take_over(handler: logging.Handler, level: str) -> None:
 
 
 def catch_exceptions() -> None:
-    """Log the exceptions that end threads and finalisers, which Python alone writes past everything here."""
+    """Log the exceptions of threads and finalisers, which Python would write directly to stderr."""
     threading.excepthook = _log_thread
     sys.unraisablehook = _log_unraisable
 

@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use, within its cpuset and control groups of both versions."""
+"""The cores and the memory that this process may use, limited by its cpuset and its control groups."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import psutil
 
 _ROOT = Path("/")
 _UNLIMITED = 1 << 60
-"""Version 1 writes a number near 2^63 where there is no limit."""
+"""Version 1 has a number near 2^63 if there is no limit."""
 
 Limit = Callable[[Path], float | None]
-"""Reads what the files of one control group allow; None: they set no limit."""
+"""Reads the limit in the files of one control group; None: there is no limit."""
 
 
 def usable_cores(root: Path = _ROOT) -> int:
-    """How many threads can compute at once: the cores of the cpuset, and no more than the CPU quota pays for.
+    """Count the threads that can compute at once: the cores of the cpuset, limited by the CPU quota.
 
-    A share of a core beyond whole ones is left out: a thread too many makes the kernel stop all of them
-    for a part of every period.
+    The quota is rounded down, since with one thread too many the kernel stops all threads for a part of every
+    period.
 
     Args:
-        root: where /proc and /sys are.
+        root: the directory of /proc and /sys.
 
     """
     cores = len(os.sched_getaffinity(0))
@@ -32,12 +32,12 @@ def usable_cores(root: Path = _ROOT) -> int:
 
 
 def usable_memory(root: Path = _ROOT) -> int:
-    """Bytes that can still be allocated: what the machine has free, within the control groups' limits.
+    """Bytes that can still be allocated: the free memory of the machine, limited by the control groups.
 
-    Page cache counts as free, because the kernel drops it for whoever needs memory.
+    The page cache counts as free, because the kernel drops it when memory is needed.
 
     Args:
-        root: where /proc and /sys are.
+        root: the directory of /proc and /sys.
 
     """
     free = psutil.virtual_memory().available
@@ -46,15 +46,17 @@ def usable_memory(root: Path = _ROOT) -> int:
 
 
 def _limits(root: Path, controller: str, read: Limit) -> Iterator[float]:
-    """Read the control groups of this process from the innermost to the root: each may be the tightest."""
+    """Read the limits of this process's control groups, from the innermost one to the root; any may be the
+    lowest.
+    """
     path = _group(root, controller)
     if path is None:
         return
     mount = root / "sys/fs/cgroup"
-    # Version 2 stands alone, or beside version 1 in a directory of its own.
+    # Version 2 is mounted alone, or beside version 1 in its own directory.
     mounts = [mount / controller] if controller else [mount, mount / "unified"]
     for base in mounts:
-        # In a container the path may be the host's, of which only the mount itself is visible.
+        # In a container the path may be that of the host, and only the mount itself is visible.
         for group in (base / path, *(base / path).parents):
             if not group.is_relative_to(base):
                 break
@@ -64,7 +66,9 @@ def _limits(root: Path, controller: str, read: Limit) -> Iterator[float]:
 
 
 def _group(root: Path, controller: str) -> Path | None:
-    """The path of this process's control group below the mount of a controller; version 2 has none named."""
+    """The path of this process's control group below the mount of a controller; version 2 has no
+    controller.
+    """
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
@@ -88,21 +92,21 @@ def _ratio(quota: str, period: str) -> float | None:
 
 def _memory_left_v2(group: Path) -> float | None:
     limits = [_number(_text(group / name)) for name in ("memory.max", "memory.high")]
-    set_ones = [limit for limit in limits if limit is not None]
-    if not set_ones:
+    finite = [limit for limit in limits if limit is not None]
+    if not finite:
         return None
-    return min(set_ones) - _held(group, "memory.current", "inactive_file")
+    return min(finite) - _used_memory(group, "memory.current", "inactive_file")
 
 
 def _memory_left_v1(group: Path) -> float | None:
     limit = _number(_text(group / "memory.limit_in_bytes"))
     if limit is None or limit >= _UNLIMITED:
         return None
-    return limit - _held(group, "memory.usage_in_bytes", "total_inactive_file")
+    return limit - _used_memory(group, "memory.usage_in_bytes", "total_inactive_file")
 
 
-def _held(group: Path, usage: str, cache: str) -> int:
-    """Bytes that a group uses and the kernel cannot simply drop."""
+def _used_memory(group: Path, usage: str, cache: str) -> int:
+    """Bytes that a group uses, without the cache that the kernel can drop."""
     used = _number(_text(group / usage)) or 0
     for line in _text(group / "memory.stat").splitlines():
         name, _, value = line.partition(" ")
@@ -112,7 +116,7 @@ def _held(group: Path, usage: str, cache: str) -> int:
 
 
 def _number(text: str) -> int | None:
-    """A whole number; None for `max`, for -1, and for what is not there."""
+    """A whole number; None for `max`, -1 and a missing file."""
     return int(text) if text.strip().isdecimal() else None
 
 

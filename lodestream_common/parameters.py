@@ -1,7 +1,7 @@
-"""The parameters of a generation: name, protocol field, type, default, range, unit and meaning of each.
+"""The table of the parameters of a generation: name, protocol field, type, default, range, unit and meaning.
 
-The service checks requests against this table, the bridge describes its request bodies by it, and
-`docs/parameters.md` prints it. The protocol's comments are tested against it.
+The service validates requests against this table, and the bridge describes its request bodies by it.
+`docs/parameters.md` is made from it, and the comments of the protocol are tested against it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _INT64 = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter, as every part of the system knows it."""
+    """One parameter of a generation."""
 
     name: str
-    """In the bodies of REST requests."""
+    """The name in REST requests."""
     field: str
-    """Path of its field in `GenerateRequest`."""
+    """The path of the field in `GenerateRequest`."""
     type: Literal["number", "integer", "string", "boolean", "array", "object"]
     meaning: str
-    """One sentence or two, for callers."""
+    """One or two sentences for callers."""
     default: float | None = None
-    """None: unset is a state of its own, or the meaning says what holds."""
+    """None: there is no default value, or the meaning describes it."""
     low: float = -math.inf
     high: float = math.inf
     """The range of a number, or of each number in an array or object."""
@@ -40,7 +40,7 @@ class Parameter:
 
     @property
     def range(self) -> str:
-        """The accepted numbers, as `[low, high]`, or `(low, high]` where `low` itself is not accepted."""
+        """The accepted numbers, as `[low, high]`, or `(low, high]` if `low` itself is not accepted."""
         return f"{'(' if self.excludes_low else '['}{number_text(self.low)}, {number_text(self.high)}]"
 
     def accepts(self, value: float) -> bool:
@@ -50,7 +50,7 @@ class Parameter:
 
 
 def number_text(value: float) -> str:
-    """A number as messages show it: whole ones without a decimal point."""
+    """Write a number for messages: whole ones without a decimal point."""
     return repr(value).removesuffix(".0")
 
 
@@ -59,9 +59,9 @@ _TABLE = (
         "max_tokens",
         "stopping.max_tokens",
         "integer",
-        "Most tokens to generate, at most `max_tokens_limit` of the model in /v1/models (4096 unless the "
-        "operator sets another); without it `default_max_tokens` (150 unless set), or what the context has "
-        "room for.",
+        "Most tokens to generate, at most the model's `max_tokens_limit` in /v1/models (4096, unless the "
+        "operator sets another). Default: the model's `default_max_tokens` (150, unless the operator sets "
+        "another), or less if the context length allows less.",
         default=150,
         low=1,
         high=4096,
@@ -80,7 +80,7 @@ _TABLE = (
         "top_p",
         "sampling.top_p",
         "number",
-        "Nucleus sampling: the probability mass to sample from.",
+        "Nucleus sampling: samples from the likeliest tokens with this probability in sum.",
         default=0.9,
         low=0.0,
         high=1.0,
@@ -90,7 +90,7 @@ _TABLE = (
         "top_k",
         "sampling.top_k",
         "integer",
-        "Samples from the k likeliest tokens; 0 or -1: from all.",
+        "Samples from the k likeliest tokens; 0 or -1: from all tokens.",
         default=0,
         low=-1,
         high=_INT32,
@@ -100,7 +100,7 @@ _TABLE = (
         "min_p",
         "sampling.min_p",
         "number",
-        "Drops tokens below this share of the likeliest one's probability; 0: none.",
+        "Drops tokens below this share of the likeliest token's probability; 0: drops none.",
         default=0.0,
         low=0.0,
         high=1.0,
@@ -110,7 +110,7 @@ _TABLE = (
         "frequency_penalty",
         "sampling.frequency_penalty",
         "number",
-        "Penalty for each time a token was generated already.",
+        "Penalty for each earlier occurrence of a token in the answer.",
         default=0.0,
         low=-2.0,
         high=2.0,
@@ -120,7 +120,7 @@ _TABLE = (
         "presence_penalty",
         "sampling.presence_penalty",
         "number",
-        "Penalty for tokens that were generated already.",
+        "Penalty for tokens that the answer already contains.",
         default=0.0,
         low=-2.0,
         high=2.0,
@@ -130,7 +130,7 @@ _TABLE = (
         "repetition_penalty",
         "sampling.repetition_penalty",
         "number",
-        "Multiplicative penalty for repetition, over 0; 1 is off.",
+        "Multiplicative penalty for repetition, above 0; 1: off.",
         default=1.0,
         low=0.0,
         high=2.0,
@@ -148,7 +148,7 @@ _TABLE = (
         "logit_bias",
         "sampling.logit_bias",
         "object",
-        "Token ids, and what is added to their logits; -100 forbids a token.",
+        "A number for each token id that is added to the token's logit; -100 forbids the token.",
         low=-100.0,
         high=100.0,
         unit="logits",
@@ -161,7 +161,8 @@ _TABLE = (
         "stop",
         "stopping.stop",
         "array",
-        "Up to 4 texts that end the generation; not part of it, nor looked for in demanded calls.",
+        "Up to 4 texts that end the generation. They are not part of the answer, and do not end demanded "
+        "tool calls.",
         max_items=4,
         max_length=1024,
     ),
@@ -169,28 +170,29 @@ _TABLE = (
         "include_stop_str_in_output",
         "stopping.include_stop",
         "boolean",
-        "Keeps the text of `stop` that was met at the end of the answer.",
+        "Keeps the text of `stop` that ended the answer at its end.",
         default=False,
     ),
     Parameter(
         "stop_token_ids",
         "stopping.stop_token_ids",
         "array",
-        "Token ids that end the generation; they are not part of it.",
+        "Token ids that end the generation. They are not part of the answer.",
         max_items=64,
     ),
     Parameter(
         "ignore_eos",
         "stopping.ignore_eos",
         "boolean",
-        "Keeps generating past the model's end-of-sequence token.",
+        "Continues the generation after the model's end-of-sequence token.",
         default=False,
     ),
     Parameter(
         "top_logprobs",
         "output.top_logprobs",
         "integer",
-        "Likeliest tokens at each place with their log probabilities; only with `logprobs`.",
+        "Number of likeliest tokens at each position that are reported with their log probabilities; only "
+        "with `logprobs`.",
         default=0,
         low=0,
         high=20,
@@ -215,10 +217,10 @@ _TABLE = (
         "prompt",
         "batch.prompts",
         "array",
-        "What to continue: a text, its token ids, or up to 16 of these.",
+        "The prompt: a text, its token ids, or up to 16 of these.",
         max_items=16,
     ),
 )
 
 PARAMETERS: Mapping[str, Parameter] = {parameter.name: parameter for parameter in _TABLE}
-"""By name, in the order of the documentation."""
+"""Name → parameter, in the order of the documentation."""

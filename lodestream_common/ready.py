@@ -1,4 +1,4 @@
-"""How a server tells whoever started it that it serves, and where; or why it cannot."""
+"""A server's message to its parent process: its address when it serves, or why it cannot."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 PARENT_PIPE = "LODESTREAM_PARENT_PIPE"
-"""Environment variable: the descriptor whose end is the end of the process that started this one."""
+"""Environment variable: the descriptor of a pipe whose end of file means that the parent process has
+ended."""
 READY_FILE = "LODESTREAM_READY_FILE"
-"""Environment variable: the file that gets `{"event": "listening", "address": "host:port"}`."""
+"""Environment variable: the path of the file that gets `{"event": "listening", "address": "host:port"}`."""
 
 
 def announce_ready(address: str) -> None:
-    """Write the bound `host:port` to the file named by LODESTREAM_READY_FILE; without one, do nothing.
+    """Write the bound `host:port` to the file in LODESTREAM_READY_FILE, if the variable is set.
 
-    A server calls it once, when a request sent to `address` would be answered. Readers never see half
-    of the line.
+    A server calls it once, when it accepts requests. Readers never see a part of the line.
 
     Raises:
         OSError: the file cannot be written.
@@ -31,11 +31,11 @@ def announce_ready(address: str) -> None:
 
 
 def announce_failure(message: str, details: Sequence[str] = ()) -> None:
-    """Tell the file named by LODESTREAM_READY_FILE why this server ends; without one, do nothing.
+    """Write why this server ends to the file in LODESTREAM_READY_FILE, if the variable is set.
 
     Args:
         message: one line.
-        details: more lines, one for each thing that is wrong.
+        details: further lines, one for each thing that is wrong.
 
     """
     name = os.environ.get(READY_FILE)
@@ -50,13 +50,13 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 def read_ready(path: Path) -> str | None:
-    """Read the address that a server announced in `path`; None as long as it has not."""
+    """Read the address that a server announced in `path`; None until then."""
     announced = _read(path)
     return str(announced["address"]) if announced.get("event") == "listening" else None
 
 
 def read_failure(path: Path) -> tuple[str, Sequence[str]] | None:
-    """Read why a server ended, its line and more lines; None where it did not say."""
+    """Read why a server ended: its message and details; None if it announced no reason."""
     announced = _read(path)
     if announced.get("event") != "failed":
         return None
