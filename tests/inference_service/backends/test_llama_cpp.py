@@ -393,16 +393,8 @@ class TestProcess:
             import asyncio
             from pathlib import Path
             from inference_service.backends.llama_cpp import LlamaCppBackend
+            from inference_service.models.loader import ModelFile, load
             from tests.inference_service.backends.contract import request
-
-            class Encoder:
-                vocabulary_size = 49152
-
-                def encode_text(self, text):
-                    return []
-
-                def token_bytes(self, token_id):
-                    return b""
 
             async def main():
                 await backend.start()
@@ -410,8 +402,9 @@ class TestProcess:
                 for generation in steps:
                     await generation.__anext__()
 
+            model = ModelFile("small", Path({str(model_file.path)!r}), None)
             backend = LlamaCppBackend(
-                Path({str(model_file.path)!r}), Encoder(),
+                model.path, load(model).tokenizer,
                 context_length=2048, max_concurrency=2, threads=0, prefill_chunk=16,
             )
             loop = asyncio.new_event_loop()
@@ -421,9 +414,9 @@ class TestProcess:
             """
         )
 
-        status, out, _ = await _python(script)
+        status, out, errors = await _python(script)
 
-        assert (status, out) == (0, "done\n")
+        assert (status, out) == (0, "done\n"), errors
 
     async def test_engine_writes_nothing_to_the_terminal(
         self, model_file: ModelFile, tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
