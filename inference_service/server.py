@@ -20,12 +20,11 @@ from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady, ReaderStalled, Unauthenticated
 from inference_service.rpc.auth import Access, RateLimiter
 from inference_service.rpc.call import AuthInterceptor, RunningCalls
-from inference_service.rpc.generate import GenerateServicer
 from inference_service.rpc.health import HealthMonitor, State
-from inference_service.rpc.models import ModelServicer
+from inference_service.rpc.services import GenerateServicer, ModelServicer
 from inference_service.scheduling import loaded_engine
-from inference_service.scheduling.fair_pool import FairPool
 from inference_service.scheduling.loaded_engine import EngineSlot
+from inference_service.scheduling.workers import FairPool
 from lodestream_common.address import Address, cannot_listen, check_free, check_open_address, parse_address
 from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
@@ -67,12 +66,12 @@ class Server:
             _log.warning("open", reason="no key exists: anybody on this machine may call")
         self._keyring = keyring
         self._access = Access(keyring, RateLimiter(config.requests_per_minute))
-        self._door = EngineSlot()
+        self._slot = EngineSlot()
         threads, most_bytes = usable_cores(), _WAITING_MESSAGES * config.max_message_bytes
         self._workers = FairPool(threads, "lodestream-worker", most_bytes)
         self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
         self.calls = RunningCalls(self._access, config.max_message_bytes, config.body_timeout)
-        self.health = HealthMonitor(SERVICES, self._door.stats, config.stall_timeout, self._on_state)
+        self.health = HealthMonitor(SERVICES, self._slot.stats, config.stall_timeout, self._on_state)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = self._assemble()
         self.address: Address | None = None
@@ -86,7 +85,7 @@ class Server:
         """
         self.address = self._bind()
         await self._grpc.start()
-        self._door.open(await loaded_engine.build(self.config, self._workers, self._compilers))
+        self._slot.fill(await loaded_engine.build(self.config, self._workers, self._compilers))
         self.health.enter(State.READY)
         self._tasks = [
             asyncio.create_task(self.health.watch(), name="health"),
@@ -94,7 +93,7 @@ class Server:
             asyncio.create_task(self._watch_keys(), name="keys"),
             asyncio.create_task(self._watch_files(), name="watched-files"),
         ]
-        _log.info("serving", address=str(self.address), model=self._door.enter().model.id)
+        _log.info("serving", address=str(self.address), model=self._slot.loaded.model.id)
         return self.address
 
     async def drain(self, hurry: asyncio.Event) -> None:
@@ -105,7 +104,7 @@ class Server:
 
         """
         self.health.enter(State.DRAINING)
-        self._door.enter().admission.close()
+        self._slot.loaded.admission.close()
         _log.info("draining", running=len(self.calls), grace=self.config.shutdown_grace)
         idle = asyncio.create_task(self.calls.wait_idle(self.config.shutdown_grace))
         hurried = asyncio.create_task(hurry.wait())
@@ -122,7 +121,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._grpc.stop(0.2)
-        await self._door.close()
+        await self._slot.close()
         for pool in (self._workers, self._compilers):
             pool.close()
 
@@ -132,8 +131,8 @@ class Server:
         server = grpc.aio.server(options=options, interceptors=[AuthInterceptor(self._access, self.calls)])
         server.add_generic_rpc_handlers(
             (
-                GenerateServicer(self._door).handlers(self.calls),
-                ModelServicer(self._door).handlers(self.calls),
+                GenerateServicer(self._slot).handlers(self.calls),
+                ModelServicer(self._slot).handlers(self.calls),
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
@@ -152,7 +151,7 @@ class Server:
     def _on_state(self, state: State) -> None:
         """Answer at once, and those who wait, where the engine answers nobody."""
         reason = _REFUSALS.get(state)
-        admission = self._door.enter().admission
+        admission = self._slot.loaded.admission
         if reason is None:
             admission.resume()
         else:
@@ -178,7 +177,7 @@ class Server:
 
     async def _watch_files(self) -> None:
         """Notice changes of keys and filter rules while nobody asks, so that a broken file is told."""
-        policy = self._door.enter().policy
+        policy = self._slot.loaded.policy
         while True:
             await asyncio.sleep(_FILES_INTERVAL)
             self._keyring.refresh()

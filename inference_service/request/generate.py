@@ -27,14 +27,19 @@ from lodestream.inference.v1 import generation_pb2 as pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.backends.types import Sampling
-from inference_service.request.output import (
+from inference_service.request.options import (
     Constraint,
     ConstraintKind,
     Output,
+    Stopping,
+    TokenLimits,
     check_scores,
     constraint_field,
     read_constraint,
+    read_logit_bias,
     read_output,
+    read_sampling,
+    read_stopping,
 )
 from inference_service.request.prompt import (
     BatchPrompt,
@@ -48,13 +53,6 @@ from inference_service.request.prompt import (
     read_prompt,
     read_prompts,
     single_prompts,
-)
-from inference_service.request.sampling import (
-    Stopping,
-    TokenLimits,
-    read_logit_bias,
-    read_sampling,
-    read_stopping,
 )
 from inference_service.request.violations import Violations, check_token_ids
 from lodestream_common.parameters import PARAMETERS

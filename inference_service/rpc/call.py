@@ -28,8 +28,7 @@ from inference_service.errors import (
 )
 from inference_service.rpc import status
 from inference_service.rpc.auth import ANONYMOUS, Access, Caller, Metadata
-from inference_service.scheduling.deadline import DeadlinePassed
-from inference_service.scheduling.fair_queue import Tenant
+from inference_service.scheduling.admission import DeadlinePassed, Tenant
 from lodestream_common.keys import Level
 
 _log = structlog.get_logger(__name__)

@@ -1,18 +1,22 @@
-"""Who may use the engine, and who waits."""
+"""Who may use the engine now, and who waits: permits, the fair queue for them, and deadlines."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import Generic, NoReturn, TypeVar
 
 from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFull
-from inference_service.scheduling.deadline import Deadline, DeadlinePassed
-from inference_service.scheduling.fair_queue import FairQueue, Tenant
+
+T = TypeVar("T")
+
+Tenant = str | None
+"""Whose work it is: the id of a key; None: there are no keys, and everybody is one."""
 
 Permit = Callable[[], AbstractAsyncContextManager[int]]
 """Waits for a permit; the context holds it. Gives how many are held, this one included.
@@ -183,3 +187,123 @@ class Admission:
     def _next_permit(self) -> float:
         """Seconds until the queue has moved up by one, from how long permits were held lately."""
         return max(0.1, min(60.0, (self._hold_seconds or 1.0) / self._capacity))
+
+
+class DeadlinePassed(Exception):
+    """Expected: the deadline, less its margin, has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When to stop, on the monotonic clock, a little before the caller's own limit."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The deadline of a call with this many seconds left.
+
+        A tenth of them, between 20 and 250 ms, is kept for the answer's way back; of a long time 3 %,
+        because the gRPC core of some callers rounds what it sends up by as much.
+        """
+        margin = max(min(max(0.1 * seconds, 0.02), 0.25), 0.03 * seconds)
+        return cls(time.monotonic() + seconds - margin)
+
+    async def bound(self, work: Awaitable[T]) -> T:
+        """Await `work` until the deadline.
+
+        Raises:
+            DeadlinePassed: it passed first; `work` has been cancelled.
+
+        """
+        limit = asyncio.timeout(max(self.at - time.monotonic(), 0))
+        try:
+            async with limit:
+                return await work
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlinePassed from None
+
+
+class FairQueue(Generic[T]):
+    """Items with weights. Tenants take turns; within a tenant, first come is first served.
+
+    A tenant may hold at most half of what the others leave free, so that there is always room for one who
+    comes later. Whoever has nothing waiting always has a place, even where the queue is full; so there can
+    be more in it than its limit, by one item for each tenant.
+
+    Args:
+        limit: the sum of the weights that may wait; 0: nothing may wait.
+
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting: OrderedDict[Tenant, deque[tuple[T, int]]] = OrderedDict()
+        self._weights: dict[Tenant, int] = {}
+        self._weight = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def counts(self) -> Mapping[Tenant, int]:
+        """How many items of each tenant wait, of those who have any."""
+        return {tenant: len(items) for tenant, items in self._waiting.items()}
+
+    def has_space(self, tenant: Tenant, weight: int = 1) -> bool:
+        """Whether a tenant may add so much now."""
+        if not self._limit:
+            return False
+        own = self._weights.get(tenant, 0)
+        if not own:
+            return tenant is not None or self._weight < self._limit
+        left = self._limit - (self._weight - own)
+        return own + weight <= (left if tenant is None else left // 2)
+
+    def push(self, tenant: Tenant, item: T, weight: int = 1) -> None:
+        """Add an item behind the tenant's others, whether or not there is space."""
+        self._waiting.setdefault(tenant, deque()).append((item, weight))
+        self._add(tenant, weight)
+
+    def pop(self, passed_over: Collection[Tenant] = ()) -> tuple[Tenant, T] | None:
+        """Take the next item of the tenant whose turn it is, and end its turn; None: there is none.
+
+        Args:
+            passed_over: tenants who keep their place, and get nothing now.
+
+        """
+        tenant = next((one for one in self._waiting if one not in passed_over), ...)
+        if tenant is ...:
+            return None
+        items = self._waiting.pop(tenant)
+        item, weight = items.popleft()
+        self._add(tenant, -weight)
+        if items:
+            self._waiting[tenant] = items
+        return tenant, item
+
+    def discard(self, tenant: Tenant, item: T) -> None:
+        """Take an item out, if it is still there."""
+        items = self._waiting.get(tenant, deque())
+        found = next((entry for entry in items if entry[0] is item), None)
+        if found is None:
+            return
+        items.remove(found)
+        self._add(tenant, -found[1])
+        if not items:
+            del self._waiting[tenant]
+
+    def drain(self) -> Iterator[T]:
+        """Take everything out."""
+        while (popped := self.pop()) is not None:
+            yield popped[1]
+
+    def _add(self, tenant: Tenant, weight: int) -> None:
+        self._weight += weight
+        own = self._weights.get(tenant, 0) + weight
+        if own:
+            self._weights[tenant] = own
+        else:
+            self._weights.pop(tenant, None)

@@ -17,7 +17,7 @@ from inference_service.errors import InvalidRequest
 from inference_service.prompt.conversation import Tool, ToolChoice, ToolMode
 from inference_service.prompt.tool_formats import ToolFormat
 from inference_service.request.generate import ParsedRequest
-from inference_service.request.output import Constraint
+from inference_service.request.options import Constraint
 from inference_service.request.prompt import ChatPrompt
 from inference_service.scheduling.served_model import ServedModel
 

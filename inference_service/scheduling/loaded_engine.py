@@ -1,24 +1,40 @@
-"""The loaded engine with all that stands around it, or the fact that there is none yet."""
+"""The loaded engine with its model and its permits, and how it is loaded."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import structlog
 
 from inference_service.backends import registry
 from inference_service.backends.base import Backend
+from inference_service.backends.registry import Shape
 from inference_service.backends.types import BackendStats
 from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady
 from inference_service.models import catalog, loader
-from inference_service.models import loader as store
 from inference_service.output.content_filter.output import ContentPolicy
-from inference_service.request.sampling import TokenLimits
+from inference_service.request.options import TokenLimits
 from inference_service.scheduling.admission import Admission
-from inference_service.scheduling.capacity import shape_of
-from inference_service.scheduling.fair_pool import FairPool
 from inference_service.scheduling.served_model import ServedModel
+from inference_service.scheduling.workers import FairPool
 from lodestream_common.errors import OperatorError
+from lodestream_common.machine import usable_memory
+
+CONTEXT_LENGTH = 8192
+"""The default, of models that were made for more: the embedded engine reserves memory for all of it."""
+SLOTS = 2
+"""The embedded engine's default. More would not make a laptop faster, and each costs memory."""
+SIMULATED_SLOTS = 4
+OWN_BYTES = 260 << 20
+"""What the service holds beside weights and KV cache: tokenizer, grammars, libraries, buffers; measured."""
+
+_LADDER = ((SLOTS, CONTEXT_LENGTH), (SLOTS, 4096), (1, 4096), (1, 2048), (1, 1024))
+"""Shapes, largest first; the first that fits into memory is the default."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,32 +48,35 @@ class LoadedEngine:
 
 
 class EngineSlot:
-    """Leads to the engine room once there is one. The server listens before its engine is loaded."""
+    """Holds the loaded engine once there is one. The server listens before its engine is loaded."""
 
     def __init__(self) -> None:
-        self._room: LoadedEngine | None = None
+        self._loaded: LoadedEngine | None = None
 
-    def open(self, room: LoadedEngine) -> None:
-        self._room = room
+    def fill(self, loaded: LoadedEngine) -> None:
+        """Make the engine available to requests."""
+        self._loaded = loaded
 
-    def enter(self) -> LoadedEngine:
-        """The engine room.
+    @property
+    def loaded(self) -> LoadedEngine:
+        """The loaded engine.
 
         Raises:
             NotReady: the engine is not loaded yet.
 
         """
-        if self._room is None:
+        if self._loaded is None:
             raise NotReady("it is starting")
-        return self._room
+        return self._loaded
 
     async def close(self) -> None:
         """Close the engine, if there is one."""
-        if self._room is not None:
-            await self._room.backend.close()
+        if self._loaded is not None:
+            await self._loaded.backend.close()
 
     def stats(self) -> BackendStats:
-        return self.enter().backend.stats()
+        """Read the engine's state."""
+        return self.loaded.backend.stats()
 
 
 async def build(config: ServiceConfig, workers: FairPool, compilers: FairPool) -> LoadedEngine:
@@ -103,7 +122,7 @@ async def _load(config: ServiceConfig, workers: FairPool) -> loader.LoadedModel:
     stop = threading.Event()
 
     def load() -> loader.LoadedModel:
-        found = store.configured(config, show_progress=True, stop=stop)
+        found = loader.configured(config, show_progress=True, stop=stop)
         _check_aliases(config, found)
         return loader.load(found)
 
@@ -114,9 +133,59 @@ async def _load(config: ServiceConfig, workers: FairPool) -> loader.LoadedModel:
         stop.set()
 
 
-def _check_aliases(config: ServiceConfig, served: store.ModelFile) -> None:
+def _check_aliases(config: ServiceConfig, served: loader.ModelFile) -> None:
     # What names the default also names the model that is served in its place.
     known = {served.id, catalog.DEFAULT_ID} if served.stands_in else {served.id}
     for name, target in config.alias.items():
         if target not in known:
             raise OperatorError(f"alias: {name}={target} names no served model; the served id is {served.id}")
+
+
+def shape_of(config: ServiceConfig, model: loader.LoadedModel) -> Shape:
+    """What the settings say, and where they do not, what suits the model and the memory that is free.
+
+    Raises:
+        OperatorError: the settings want more than the model was made for.
+
+    """
+    most = model.context_length
+    if config.context_length is not None and config.context_length > most:
+        raise OperatorError(
+            f"context_length: the model was made for {most} tokens, {config.context_length} are too many"
+        )
+    if config.engine is not None:
+        return Shape(config.max_concurrency, config.context_length or most)
+    if config.backend == "simulated":
+        usual = min(most, CONTEXT_LENGTH)
+        return Shape(config.max_concurrency or SIMULATED_SLOTS, config.context_length or usual)
+    return _within_memory(config, model)
+
+
+def _within_memory(config: ServiceConfig, model: loader.LoadedModel) -> Shape:
+    free = usable_memory()
+    wanted, *smaller = _shapes(config, model.context_length)
+    chosen = next((shape for shape in (wanted, *smaller) if _bytes(shape, model) <= free), None)
+    if chosen is None:
+        # Whether the smallest fits after all is seen when it is loaded.
+        chosen = (wanted, *smaller)[-1]
+    slots, context_length = chosen
+    if chosen != wanted:
+        _log.warning(
+            "reduced to fit into memory",
+            max_concurrency=slots,
+            context_length=context_length,
+            free_mib=free >> 20,
+            wanted_mib=_bytes(wanted, model) >> 20,
+        )
+    return Shape(slots, context_length)
+
+
+def _shapes(config: ServiceConfig, most: int) -> Iterator[tuple[int, int]]:
+    """The ladder, with what somebody set in the place of the defaults."""
+    for slots, length in _LADDER:
+        yield config.max_concurrency or slots, config.context_length or min(most, length)
+
+
+def _bytes(shape: tuple[int, int], model: loader.LoadedModel) -> int:
+    slots, context_length = shape
+    return model.path.stat().st_size + slots * context_length * model.kv_bytes_per_token + OWN_BYTES

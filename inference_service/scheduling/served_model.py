@@ -14,6 +14,7 @@ from inference_service.prompt.chat_template import ChatTemplate, PromptError
 from inference_service.prompt.conversation import ToolMode
 from inference_service.prompt.tokenizer import Tokenizer
 from inference_service.request.generate import ParsedRequest
+from inference_service.request.options import TokenLimits
 from inference_service.request.prompt import (
     BatchPrompt,
     ChatPrompt,
@@ -24,10 +25,9 @@ from inference_service.request.prompt import (
     least_tokens,
     prompt_fields,
 )
-from inference_service.request.sampling import TokenLimits
 from inference_service.request.violations import check_token_ids
-from inference_service.scheduling.fair_pool import FairPool
-from inference_service.scheduling.fair_queue import Tenant
+from inference_service.scheduling.admission import Tenant
+from inference_service.scheduling.workers import FairPool
 
 _INLINE_BYTES = 2000
 """Larger requests are read off the loop: 500 tokens take about a millisecond to encode."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from inference_client import Client, InvalidRequestError
-from inference_service.rpc import generate
+from inference_service.rpc import services
 from tests.support.messages import grpc_request
 from tests.support.service import MODEL_ID, running_service
 from tests.support.told import check_alike
@@ -64,7 +64,7 @@ async def test_what_may_be_too_large_for_a_message_is_told_before_it_is_computed
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a whole; as a stream, and over REST, it arrives."""
-    monkeypatch.setattr(generate, "MAX_ANSWER_BYTES", USUAL_LIMIT)
+    monkeypatch.setattr(services, "MAX_ANSWER_BYTES", USUAL_LIMIT)
     async with running_transports() as transports:
         with pytest.raises(InvalidRequestError) as refused:
             await transports.client.generate_request(grpc_request(LARGEST))

@@ -10,8 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from inference_service.request import generate, output, prompt, sampling, tools
-from inference_service.request import sampling as stopping
+from inference_service.request import generate, options, prompt
 from lodestream_common.parameters import Parameter
 from rest_bridge.app import create_app
 from rest_bridge.openai import inputs
@@ -25,14 +24,14 @@ def document() -> dict[str, Any]:
 
 
 KNOBS = [
-    sampling.TEMPERATURE,
-    sampling.TOP_P,
-    sampling.TOP_K,
-    sampling.MIN_P,
-    sampling.FREQUENCY_PENALTY,
-    sampling.PRESENCE_PENALTY,
-    sampling.REPETITION_PENALTY,
-    output.CHOICES,
+    options.TEMPERATURE,
+    options.TOP_P,
+    options.TOP_K,
+    options.MIN_P,
+    options.FREQUENCY_PENALTY,
+    options.PRESENCE_PENALTY,
+    options.REPETITION_PENALTY,
+    options.CHOICES,
 ]
 
 
@@ -68,13 +67,13 @@ def test_limits_of_lists_and_texts_are_the_services_own(document: dict[str, Any]
     stop = next(form for form in described["stop"]["anyOf"] if form["type"] == "array")
     biases = described["logit_bias"]["anyOf"][0]
 
-    assert stop["maxItems"] == stopping.STOP.max_items == 4
-    assert described["stop_token_ids"]["maxItems"] == stopping.STOP_TOKEN_IDS.max_items == 64
+    assert stop["maxItems"] == options.STOP.max_items == 4
+    assert described["stop_token_ids"]["maxItems"] == options.STOP_TOKEN_IDS.max_items == 64
     assert described["user"]["maxLength"] == generate.USER.max_length == 256
-    assert described["tools"]["maxItems"] == tools.TOOLS.max_items == 128
-    assert biases["maxProperties"] == sampling.LOGIT_BIAS.max_items == 300
+    assert described["tools"]["maxItems"] == prompt.TOOLS.max_items == 128
+    assert biases["maxProperties"] == options.LOGIT_BIAS.max_items == 300
     bounds = biases["additionalProperties"]
-    assert (bounds["minimum"], bounds["maximum"]) == (sampling.LOGIT_BIAS.low, sampling.LOGIT_BIAS.high)
+    assert (bounds["minimum"], bounds["maximum"]) == (options.LOGIT_BIAS.low, options.LOGIT_BIAS.high)
 
 
 def test_likeliest_tokens_are_limited_as_in_the_service(document: dict[str, Any]) -> None:
@@ -82,7 +81,7 @@ def test_likeliest_tokens_are_limited_as_in_the_service(document: dict[str, Any]
     schemas = document["components"]["schemas"]
     chat = schemas["ChatCompletionRequest"]["properties"]["top_logprobs"]
     text = schemas["CompletionRequest"]["properties"]["logprobs"]
-    knob = output.TOP_LOGPROBS
+    knob = options.TOP_LOGPROBS
 
     assert (chat["minimum"], chat["maximum"], chat["default"]) == (knob.low, knob.high, knob.default)
     assert (text["minimum"], text["maximum"]) == (knob.low, knob.high)

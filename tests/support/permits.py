@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from inference_service.scheduling.admission import Admission
-from inference_service.scheduling.deadline import Deadline
-from inference_service.scheduling.fair_queue import Tenant
+from inference_service.scheduling.admission import Admission, Deadline, Tenant
 
 
 @asynccontextmanager

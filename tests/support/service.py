@@ -38,7 +38,7 @@ class Running:
     @property
     def room(self) -> LoadedEngine:
         """What stands behind the door: the engine, its model, its permits."""
-        return self.server._door.enter()
+        return self.server._slot.loaded
 
 
 def service_config(**overrides: Any) -> ServiceConfig:

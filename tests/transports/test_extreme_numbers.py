@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inference_service.request.sampling import LEAST_REPETITION
+from inference_service.request.options import LEAST_REPETITION
 from tests.support.transports import running_transports
 from tests.transports.asked import chat, completion
 from tests.transports.conftest import ServeEngine

@@ -15,9 +15,8 @@ from inference_service.backends.types import Sampling
 from inference_service.errors import InvalidRequest, Violation
 from inference_service.prompt.conversation import ChatTurn
 from inference_service.request.generate import ParsedRequest, parse_count, parse_generate, parse_model_name
-from inference_service.request.output import Output
+from inference_service.request.options import Output, Stopping
 from inference_service.request.prompt import ChatPrompt, TextPrompt, TokenPrompt
-from inference_service.request.sampling import Stopping
 from inference_service.request.violations import check_token_ids
 
 TINY = 5e-324

@@ -10,7 +10,7 @@ from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.request.generate import parse_generate
-from inference_service.request.output import Constraint, Output
+from inference_service.request.options import Constraint, Output
 from inference_service.request.prompt import BatchPrompt, TextPrompt, TokenPrompt
 from tests.support.parsing import chat, codes, ignored, request, tool, wrong
 

@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFull
-from inference_service.scheduling.admission import Admission
-from inference_service.scheduling.deadline import Deadline, DeadlinePassed
-from inference_service.scheduling.fair_queue import Tenant
+from inference_service.scheduling.admission import Admission, Deadline, DeadlinePassed, Tenant
 from tests.support.permits import permit
 from tests.support.texts import THOROUGH
 

@@ -11,7 +11,7 @@ from inference_service.output.content_filter.rules_file import FilePolicy
 from inference_service.prompt.conversation import ChatTurn, Tool, ToolCall, ToolChoice
 from inference_service.prompt.tokenizer import Tokenizer
 from inference_service.request.prompt import BatchPrompt, ChatPrompt, TextPrompt, TokenPrompt
-from inference_service.scheduling.content_check import Screening, screened
+from inference_service.scheduling.planner import Screening, screened
 
 RULES = """\
 [[rules]]

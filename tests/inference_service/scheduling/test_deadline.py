@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from inference_service.scheduling.deadline import Deadline, DeadlinePassed
+from inference_service.scheduling.admission import Deadline, DeadlinePassed
 
 
 def soon(seconds: float = 0.05) -> Deadline:

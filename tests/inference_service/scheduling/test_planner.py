@@ -15,10 +15,10 @@ from inference_service.constraints.grammar import Grammar
 from inference_service.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 from inference_service.models.loader import LoadedModel
 from inference_service.request.generate import parse_generate
-from inference_service.scheduling.fair_pool import FairPool
 from inference_service.scheduling.planner import Planner, RequestOwner, choice_seed, effort_of
 from inference_service.scheduling.runner import GenerationRequest
 from inference_service.scheduling.served_model import Effort, ServedModel
+from inference_service.scheduling.workers import FairPool
 from tests.support.parsing import chat, request, tool
 
 CONTEXT = 400

@@ -24,9 +24,8 @@ from inference_service.constraints.grammar import Grammar
 from inference_service.output.events import Delta, Event, Finished, Report, Started, StopCause, Summary, Usage
 from inference_service.output.pipeline import ChoicePipeline, Stages
 from inference_service.prompt.tokenizer import Tokenizer
-from inference_service.scheduling.admission import Admission
-from inference_service.scheduling.deadline import Deadline, DeadlinePassed, Stopwatch
-from inference_service.scheduling.runner import ChoicePlan, Generation, GenerationRequest
+from inference_service.scheduling.admission import Admission, Deadline, DeadlinePassed
+from inference_service.scheduling.runner import ChoicePlan, Generation, GenerationRequest, Stopwatch
 from tests.support.permits import permit
 
 GREEDY = Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, seed=0, reproducible=True)

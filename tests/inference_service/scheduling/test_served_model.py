@@ -12,8 +12,8 @@ from inference_service.backends.types import BackendDescription, Sampling
 from inference_service.errors import InvalidRequest
 from inference_service.prompt.tokenizer import Tokenizer
 from inference_service.request.generate import parse_generate
-from inference_service.scheduling.fair_pool import FairPool
 from inference_service.scheduling.served_model import ServedModel
+from inference_service.scheduling.workers import FairPool
 
 OFF: dict[str, Any] = {
     "temperature": 0.7,

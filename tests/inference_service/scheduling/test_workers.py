@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from inference_service.errors import QueueFull
-from inference_service.scheduling.fair_pool import FairPool
+from inference_service.scheduling.workers import FairPool
 
 WAIT = 10.0
 

@@ -10,8 +10,8 @@ import pytest
 from inference_service.backends.registry import Shape
 from inference_service.config import ServiceConfig
 from inference_service.models.loader import LoadedModel
-from inference_service.scheduling import capacity
-from inference_service.scheduling.capacity import shape_of
+from inference_service.scheduling import loaded_engine
+from inference_service.scheduling.loaded_engine import shape_of
 from lodestream_common.errors import OperatorError
 from tests.support.service import running_service
 
@@ -41,7 +41,7 @@ def test_defaults_fit_into_the_memory_that_is_free(
     loaded_model: LoadedModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(capacity, "usable_memory", lambda: free_mib * MIB)
+    monkeypatch.setattr(loaded_engine, "usable_memory", lambda: free_mib * MIB)
 
     assert shape_of(ServiceConfig(**settings), loaded_model) == shape
 
@@ -61,7 +61,7 @@ def test_a_tokens_memory_is_read_from_the_file(loaded_model: LoadedModel) -> Non
 
 
 async def test_the_service_starts_with_the_reduced_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "usable_memory", lambda: 10 * MIB)
+    monkeypatch.setattr(loaded_engine, "usable_memory", lambda: 10 * MIB)
     async with running_service(backend="llama_cpp", threads=1) as service:
         engine = service.room.model.engine
 

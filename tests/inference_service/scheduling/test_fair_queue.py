@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_service.scheduling.fair_queue import FairQueue, Tenant
+from inference_service.scheduling.admission import FairQueue, Tenant
 
 
 def filled(limit: int, *held: tuple[Tenant, int]) -> FairQueue[object]:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from inference_service.errors import QueueFull
-from inference_service.scheduling.fair_queue import FairQueue, Tenant
+from inference_service.scheduling.admission import FairQueue, Tenant
 
 _LEAST_WEIGHT = 1000
 """Bytes that a job weighs at least: what it takes beside the message that it reads."""

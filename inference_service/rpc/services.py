@@ -1,0 +1,224 @@
+"""The two services of the protocol: GenerateService and ModelService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import cast
+
+import grpc
+from lodestream.inference.v1 import generate_service_pb2 as generate_pb
+from lodestream.inference.v1 import model_service_pb2 as model_pb
+
+from inference_service.errors import InvalidRequest
+from inference_service.output.events import Event
+from inference_service.request import generate
+from inference_service.rpc import encode
+from inference_service.rpc.auth import ANONYMOUS
+from inference_service.rpc.call import Context, RpcCall, RunningCalls
+from inference_service.scheduling.admission import Deadline
+from inference_service.scheduling.loaded_engine import EngineSlot, LoadedEngine
+from inference_service.scheduling.planner import Planner, RequestOwner, effort_of
+from inference_service.scheduling.runner import Generation, GenerationRequest, Stopwatch
+from inference_service.scheduling.served_model import Effort, ServedModel
+from lodestream_common.keys import Level
+
+MAX_ANSWER_BYTES = 1 << 30
+"""Most bytes of an answer in one message. The limit of protobuf is twice as much."""
+OWNER = "lodestream"
+"""The `owned_by` of every model."""
+
+_LOGPROB_BYTES = 32
+"""Bytes of a log probability in a message, without the text of its token."""
+_TOKEN_BYTES = 8
+"""Bytes of a token in a message, without its text."""
+_REPLACEMENT_BYTES = 3
+"""A byte that is no valid text is sent as U+FFFD, which takes three bytes."""
+
+
+class GenerateServicer:
+    """Answers generation requests."""
+
+    def __init__(self, slot: EngineSlot) -> None:
+        self._slot = slot
+
+    def handlers(self, calls: RunningCalls) -> grpc.GenericRpcHandler:
+        """The methods, for the server."""
+        kind, level = generate_pb.GenerateRequest, Level.READ_WRITE
+        return grpc.method_handlers_generic_handler(
+            generate_pb.DESCRIPTOR.services_by_name["GenerateService"].full_name,
+            {
+                "Generate": calls.unary("Generate", kind, level, self._generate),
+                "GenerateStream": calls.streamed("GenerateStream", kind, level, self._generate_stream),
+            },
+        )
+
+    async def _generate(
+        self, call: RpcCall, message: generate_pb.GenerateRequest
+    ) -> generate_pb.GenerateResponse:
+        fold = encode.ResponseFold()
+        async with self._events(call, message, in_one_message=True) as events:
+            async for event in events:
+                fold.add(event)
+        return fold.response()
+
+    async def _generate_stream(self, call: RpcCall, message: generate_pb.GenerateRequest) -> None:
+        async with self._events(call, message) as events:
+            async for event in events:
+                await call.write(encode.stream_response(event))
+
+    @asynccontextmanager
+    async def _events(
+        self, call: RpcCall, message: generate_pb.GenerateRequest, *, in_one_message: bool = False
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        """Run a generation and give its events. The engine is free when the context ends."""
+        watch = Stopwatch()
+        loaded = self._slot.loaded
+        loaded.admission.check_open()
+        if not message.validate_only:
+            loaded.admission.check_space(call.tenant)
+        request = await self._read(call, message, loaded)
+        if in_one_message:
+            _check_answer_size(request, loaded.model.tokenizer.longest_token)
+        call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
+        with loaded.admission.reserve(call.tenant, request.permits, request.deadline) as permit:
+            generation = Generation(loaded.backend, permit, request, watch)
+            try:
+                async with aclosing(generation.events()) as events:
+                    yield events
+            finally:
+                call.facts |= _facts(generation, watch)
+
+    async def _read(
+        self, call: RpcCall, message: generate_pb.GenerateRequest, loaded: LoadedEngine
+    ) -> GenerationRequest:
+        """Validate and plan a request, in a worker thread where that takes long."""
+        model = loaded.model
+        model.check_length(message, message.stopping.max_tokens)
+        parsed = await model.work(call.tenant, call.size, generate.parse_generate, message, model.limits)
+        call.facts |= {"user": parsed.user} if parsed.user else {}
+        owner = RequestOwner(call.request_id, _key_name(call), _deadline(call.context))
+        planner = Planner(model, loaded.policy, loaded.backend.check_grammar)
+        request = await model.work(
+            call.tenant, call.size, planner.plan, parsed, owner, effort=effort_of(parsed)
+        )
+        if not parsed.validate_only:
+            return request
+        estimate = loaded.admission.estimate(call.tenant)
+        return replace(request, report=replace(request.report, queue_estimate=estimate))
+
+
+class ModelServicer:
+    """Answers questions about the served model."""
+
+    def __init__(self, slot: EngineSlot) -> None:
+        self._slot = slot
+
+    def handlers(self, calls: RunningCalls) -> grpc.GenericRpcHandler:
+        """The methods, for the server."""
+        level = Level.READ_ONLY
+        return grpc.method_handlers_generic_handler(
+            model_pb.DESCRIPTOR.services_by_name["ModelService"].full_name,
+            {
+                "ListModels": calls.unary("ListModels", model_pb.ListModelsRequest, level, self._list_models),
+                "GetModel": calls.unary("GetModel", model_pb.GetModelRequest, level, self._get_model),
+                "CountTokens": calls.unary(
+                    "CountTokens", model_pb.CountTokensRequest, level, self._count_tokens
+                ),
+            },
+        )
+
+    async def _list_models(
+        self, _: RpcCall, message: model_pb.ListModelsRequest
+    ) -> model_pb.ListModelsResponse:
+        model = self._slot.loaded.model
+        return model_pb.ListModelsResponse(models=[_describe(model, name) for name in model.names])
+
+    async def _get_model(self, _: RpcCall, message: model_pb.GetModelRequest) -> model_pb.GetModelResponse:
+        name = generate.parse_model_name(message)
+        model = self._slot.loaded.model
+        model.check_name(name)
+        return model_pb.GetModelResponse(model=_describe(model, name))
+
+    async def _count_tokens(
+        self, call: RpcCall, message: model_pb.CountTokensRequest
+    ) -> model_pb.CountTokensResponse:
+        model = self._slot.loaded.model
+        model.check_length(message)
+        effort = Effort.LONG if message.chat.tools else Effort.BY_SIZE
+        return await model.work(call.tenant, call.size, _count, message, model, effort=effort)
+
+
+def _describe(model: ServedModel, name: str) -> model_pb.Model:
+    return model_pb.Model(
+        id=name,
+        root=model.id,
+        aliases=[other for other in model.names if other != name],
+        created=model.created,
+        owned_by=OWNER,
+        context_length=model.engine.context_length,
+        vocabulary_size=model.engine.vocabulary_size,
+        backend=model.engine.name,
+        max_concurrency=model.engine.max_concurrency,
+        default_max_tokens=model.limits.default,
+        max_tokens_limit=model.limits.most,
+    )
+
+
+def _count(message: model_pb.CountTokensRequest, model: ServedModel) -> model_pb.CountTokensResponse:
+    name, prompt, ignored = generate.parse_count(message)
+    model.check_name(name)
+    (field,) = generate.prompt_fields(prompt)
+    ids = model.encode(prompt, field)
+    return model_pb.CountTokensResponse(
+        token_ids=ids, token_count=len(ids), ignored_parameters=(*ignored, *model.unread(prompt))
+    )
+
+
+def _check_answer_size(request: GenerationRequest, longest_token: int) -> None:
+    """Refuse, before anything is computed, a request whose answer may be too large for one message.
+
+    Args:
+        request: what to generate.
+        longest_token: bytes of the longest token of the vocabulary.
+
+    Raises:
+        InvalidRequest: the answer may be too large; the error says how large.
+
+    """
+    text = _REPLACEMENT_BYTES * longest_token
+    most = 0
+    for choice in request.choices:
+        engine = choice.engine
+        logprobs = 0 if engine.logprobs is None else engine.logprobs + 1
+        most += engine.max_tokens * (text + _TOKEN_BYTES + logprobs * (2 * text + _LOGPROB_BYTES))
+    if most > MAX_ANSWER_BYTES:
+        raise InvalidRequest.of(
+            "stopping.max_tokens",
+            f"lets the answer have up to {most} bytes; in one message it may have {MAX_ANSWER_BYTES}. "
+            "Ask for a stream.",
+        )
+
+
+def _key_name(call: RpcCall) -> str:
+    return call.caller.key_name if call.caller else ANONYMOUS
+
+
+def _deadline(context: Context) -> Deadline | None:
+    seconds = cast("float | None", context.time_remaining())
+    return None if seconds is None else Deadline.after(seconds)
+
+
+def _facts(generation: Generation, watch: Stopwatch) -> dict[str, object]:
+    timings, usage = watch.timings, generation.usage
+    return {
+        "choices": generation.choices,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "finish": ",".join(cause.value for cause in generation.causes) or None,
+        "filter_rules": sorted(generation.filter_rules) or None,
+        "queue_ms": round(timings.queue_ms, 1),
+        "prefill_ms": round(timings.prefill_ms, 1),
+        "decode_ms": round(timings.decode_ms, 1),
+    }
