@@ -29,16 +29,16 @@ class GenerateServiceStub(object):
     """GenerateService generates text with the loaded engine.
 
     Metadata, all optional: `authorization: Bearer pg_...` (required where keys exist), `x-request-id`
-    (1 to 128 characters of [A-Za-z0-9._:-]; another one is replaced by an id of ours).
-    The initial metadata of every reply carries `x-request-id`.
+    (1 to 128 characters of [A-Za-z0-9._:-]; the service replaces a malformed one by its own).
+    The initial metadata of every reply has `x-request-id`.
 
-    Errors are gRPC statuses whose google.rpc details always hold an ErrorInfo with the domain
-    `lodestream.inference.v1`; validation errors add BadRequest with one violation per field, refusals
-    for load add RetryInfo. An error after the stream began is its trailing status.
+    Errors are gRPC statuses whose google.rpc details always have an ErrorInfo with the domain
+    `lodestream.inference.v1`. Validation errors add BadRequest with one violation per field, and refusals because of
+    load add RetryInfo. An error after the beginning of a stream is its trailing status.
 
-    Cancelling the call frees the engine at once. A deadline that passes before the first token is
-    DEADLINE_EXCEEDED; one that falls later ends the generation a little early with what was made
-    (FINISH_REASON_LENGTH, STOP_CAUSE_DEADLINE).
+    Cancelling the call frees the engine at once. A deadline that passes before the first token is DEADLINE_EXCEEDED.
+    A later deadline ends the generation just before it passes, with the text until then (FINISH_REASON_LENGTH,
+    STOP_CAUSE_DEADLINE).
     """
 
     def __init__(self, channel):
@@ -63,22 +63,22 @@ class GenerateServiceServicer(object):
     """GenerateService generates text with the loaded engine.
 
     Metadata, all optional: `authorization: Bearer pg_...` (required where keys exist), `x-request-id`
-    (1 to 128 characters of [A-Za-z0-9._:-]; another one is replaced by an id of ours).
-    The initial metadata of every reply carries `x-request-id`.
+    (1 to 128 characters of [A-Za-z0-9._:-]; the service replaces a malformed one by its own).
+    The initial metadata of every reply has `x-request-id`.
 
-    Errors are gRPC statuses whose google.rpc details always hold an ErrorInfo with the domain
-    `lodestream.inference.v1`; validation errors add BadRequest with one violation per field, refusals
-    for load add RetryInfo. An error after the stream began is its trailing status.
+    Errors are gRPC statuses whose google.rpc details always have an ErrorInfo with the domain
+    `lodestream.inference.v1`. Validation errors add BadRequest with one violation per field, and refusals because of
+    load add RetryInfo. An error after the beginning of a stream is its trailing status.
 
-    Cancelling the call frees the engine at once. A deadline that passes before the first token is
-    DEADLINE_EXCEEDED; one that falls later ends the generation a little early with what was made
-    (FINISH_REASON_LENGTH, STOP_CAUSE_DEADLINE).
+    Cancelling the call frees the engine at once. A deadline that passes before the first token is DEADLINE_EXCEEDED.
+    A later deadline ends the generation just before it passes, with the text until then (FINISH_REASON_LENGTH,
+    STOP_CAUSE_DEADLINE).
     """
 
     def Generate(self, request, context):
-        """Generate returns the whole answer at once: a fold over the stream of GenerateStream. It may be larger than the
-        4 MiB that gRPC's clients take unless told otherwise (8,192 tokens with 20 alternatives each are 5 MB): lift
-        grpc.max_receive_message_length, or stream. What could exceed 1 GiB is refused before it is computed.
+        """Generate returns the whole answer at once, which is that of GenerateStream in one message. It can be larger than
+        4 MiB, the default limit of gRPC's clients (8,192 tokens with 20 alternatives each are 5 MB): raise
+        grpc.max_receive_message_length, or use GenerateStream. A request whose answer could exceed 1 GiB is refused.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -86,15 +86,14 @@ class GenerateServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GenerateStream(self, request, context):
-        """GenerateStream returns the answer as it is made. The grammar of a successful stream:
+        """GenerateStream returns the answer while it is generated. The grammar of a successful stream:
 
         stream   = started *( delta | finished ) summary
 
-        with these promises: exactly one `started`, first; deltas of a choice are never cumulative, and
-        their texts joined are exactly the text that Generate returns for the same seed; exactly one
-        `finished` per choice, and no delta of that choice after it; exactly one `summary`, last. Events
-        of several choices are interleaved. A stream that ends without a `summary` has failed, and its
-        status says why. With `validate_only` there are no choices.
+        The first event is the only `started`. Each delta of a choice has only new text, and the texts of its deltas
+        joined are exactly the text that Generate returns for the same seed. Each choice has exactly one `finished`, and
+        no delta after it. The last event is the only `summary`. Events of several choices are interleaved. A stream that
+        ends without a `summary` has failed, and its status is the reason. With `validate_only` there are no choices.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
@@ -127,16 +126,16 @@ class GenerateService(object):
     """GenerateService generates text with the loaded engine.
 
     Metadata, all optional: `authorization: Bearer pg_...` (required where keys exist), `x-request-id`
-    (1 to 128 characters of [A-Za-z0-9._:-]; another one is replaced by an id of ours).
-    The initial metadata of every reply carries `x-request-id`.
+    (1 to 128 characters of [A-Za-z0-9._:-]; the service replaces a malformed one by its own).
+    The initial metadata of every reply has `x-request-id`.
 
-    Errors are gRPC statuses whose google.rpc details always hold an ErrorInfo with the domain
-    `lodestream.inference.v1`; validation errors add BadRequest with one violation per field, refusals
-    for load add RetryInfo. An error after the stream began is its trailing status.
+    Errors are gRPC statuses whose google.rpc details always have an ErrorInfo with the domain
+    `lodestream.inference.v1`. Validation errors add BadRequest with one violation per field, and refusals because of
+    load add RetryInfo. An error after the beginning of a stream is its trailing status.
 
-    Cancelling the call frees the engine at once. A deadline that passes before the first token is
-    DEADLINE_EXCEEDED; one that falls later ends the generation a little early with what was made
-    (FINISH_REASON_LENGTH, STOP_CAUSE_DEADLINE).
+    Cancelling the call frees the engine at once. A deadline that passes before the first token is DEADLINE_EXCEEDED.
+    A later deadline ends the generation just before it passes, with the text until then (FINISH_REASON_LENGTH,
+    STOP_CAUSE_DEADLINE).
     """
 
     @staticmethod

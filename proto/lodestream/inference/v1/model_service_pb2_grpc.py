@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """ModelService describes what is served. Metadata and errors are those of GenerateService.
+    """ModelService describes the served models. Metadata and errors are those of GenerateService.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """ModelService describes what is served. Metadata and errors are those of GenerateService.
+    """ModelService describes the served models. Metadata and errors are those of GenerateService.
     """
 
     def ListModels(self, request, context):
@@ -64,7 +64,7 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """GetModel describes one model under the name that the request has. NOT_FOUND names what is served.
+        """GetModel describes one model by the name in the request. NOT_FOUND has the names of the served models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +104,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """ModelService describes what is served. Metadata and errors are those of GenerateService.
+    """ModelService describes the served models. Metadata and errors are those of GenerateService.
     """
 
     @staticmethod
