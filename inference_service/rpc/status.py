@@ -83,7 +83,7 @@ TABLE: Mapping[type[errors.ServiceError], Row] = {
     errors.NotReady: Row(_Code.UNAVAILABLE, "NOT_READY", _retry),
     errors.DeadlineBeforeFirstToken: Row(_Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     errors.RequestTimeout: Row(_Code.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT"),
-    errors.UnknownMethod: Row(_Code.UNIMPLEMENTED, "UNKNOWN_METHOD"),
+    errors.UnknownMethod: Row(_Code.UNIMPLEMENTED, "ROUTE_NOT_FOUND"),
 }
 
 INTERNAL = Row(_Code.INTERNAL, "INTERNAL_ERROR")

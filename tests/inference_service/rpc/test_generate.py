@@ -483,7 +483,7 @@ async def test_an_unknown_method(service: Running) -> None:
     for path in ("/lodestream.inference.v1.GenerateService/Nope", "/some.Other/Thing"):
         status = await refusal(channel.unary_unary(path)(b""))
 
-        assert (status.code, status.reason) == (Code.UNIMPLEMENTED, "UNKNOWN_METHOD")
+        assert (status.code, status.reason) == (Code.UNIMPLEMENTED, "ROUTE_NOT_FOUND")
         assert "Nope" not in status.message
 
 

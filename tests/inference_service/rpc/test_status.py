@@ -41,7 +41,7 @@ SAMPLES: dict[type[ServiceError], tuple[ServiceError, Code, str]] = {
         (errors.NotReady("it is starting"), Code.UNAVAILABLE, "NOT_READY"),
         (errors.DeadlineBeforeFirstToken(), Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
         (errors.RequestTimeout(20), Code.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT"),
-        (errors.UnknownMethod(), Code.UNIMPLEMENTED, "UNKNOWN_METHOD"),
+        (errors.UnknownMethod(), Code.UNIMPLEMENTED, "ROUTE_NOT_FOUND"),
     ]
 }
 
