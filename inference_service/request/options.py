@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from lodestream.inference.v1 import generation_pb2 as pb
@@ -67,16 +68,16 @@ STOP = PARAMETERS["stop"]
 STOP_TOKEN_IDS = PARAMETERS["stop_token_ids"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenLimits:
     """How many tokens a choice gets: the operator's settings."""
 
     default: int = int(MAX_TOKENS.default or 0)
-    """Where a request does not say."""
+    """Where a request sets no `max_tokens`."""
     most: int = int(MAX_TOKENS.high)
-    """That a request may ask for."""
+    """Greatest `max_tokens` of a request."""
 
-    @property
+    @cached_property
     def parameter(self) -> Parameter:
         """`max_tokens`, with the operator's default and limit."""
         return replace(MAX_TOKENS, default=self.default, high=self.most)

@@ -12,15 +12,15 @@ from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.errors import InvalidRequest
-from inference_service.output.events import Event
+from inference_service.output.events import Event, Timings
 from inference_service.request import generate
 from inference_service.rpc import encode
 from inference_service.rpc.auth import ANONYMOUS
 from inference_service.rpc.call import Context, RpcCall, RunningCalls
 from inference_service.scheduling.admission import Deadline
 from inference_service.scheduling.loaded_engine import EngineSlot, LoadedEngine
-from inference_service.scheduling.planner import Planner, RequestOwner, effort_of
-from inference_service.scheduling.runner import Generation, GenerationRequest, Stopwatch
+from inference_service.scheduling.planner import Planner, effort_of
+from inference_service.scheduling.runner import Generation, GenerationRequest, Progress
 from inference_service.scheduling.served_model import Effort, ServedModel
 from lodestream_common.keys import Level
 
@@ -73,7 +73,7 @@ class GenerateServicer:
         self, call: RpcCall, message: generate_pb.GenerateRequest, *, in_one_message: bool = False
     ) -> AsyncIterator[AsyncIterator[Event]]:
         """Run a generation and give its events. The engine is free when the context ends."""
-        watch = Stopwatch()
+        progress = Progress()
         loaded = self._slot.loaded
         loaded.admission.check_open()
         if not message.validate_only:
@@ -83,12 +83,12 @@ class GenerateServicer:
             _check_answer_size(request, loaded.model.tokenizer.longest_token)
         call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
         with loaded.admission.reserve(call.tenant, request.permits, request.deadline) as permit:
-            generation = Generation(loaded.backend, permit, request, watch)
+            generation = Generation(loaded.backend, permit, request, progress)
             try:
                 async with aclosing(generation.events()) as events:
                     yield events
             finally:
-                call.facts |= _facts(generation, watch)
+                call.facts |= _facts(generation, len(request.choices), progress.timings)
 
     async def _read(
         self, call: RpcCall, message: generate_pb.GenerateRequest, loaded: LoadedEngine
@@ -98,11 +98,16 @@ class GenerateServicer:
         model.check_length(message, message.stopping.max_tokens)
         parsed = await model.work(call.tenant, call.size, generate.parse_generate, message, model.limits)
         call.facts |= {"user": parsed.user} if parsed.user else {}
-        owner = RequestOwner(call.request_id, _key_name(call), _deadline(call.context))
-        planner = Planner(model, loaded.policy, loaded.backend.check_grammar)
-        request = await model.work(
-            call.tenant, call.size, planner.plan, parsed, owner, effort=effort_of(parsed)
+        planner = Planner(
+            model=model,
+            policy=loaded.policy,
+            check_grammar=loaded.backend.check_grammar,
+            parsed=parsed,
+            request_id=call.request_id,
+            key_name=_key_name(call),
+            deadline=_deadline(call.context),
         )
+        request = await model.work(call.tenant, call.size, planner.plan, effort=effort_of(parsed))
         if not parsed.validate_only:
             return request
         estimate = loaded.admission.estimate(call.tenant)
@@ -210,10 +215,11 @@ def _deadline(context: Context) -> Deadline | None:
     return None if seconds is None else Deadline.after(seconds)
 
 
-def _facts(generation: Generation, watch: Stopwatch) -> dict[str, object]:
-    timings, usage = watch.timings, generation.usage
+def _facts(generation: Generation, choices: int, timings: Timings) -> dict[str, object]:
+    """What the log line says of a generation."""
+    usage = generation.usage
     return {
-        "choices": generation.choices,
+        "choices": choices,
         "completion_tokens": usage.completion_tokens,
         "cached_tokens": usage.cached_tokens,
         "finish": ",".join(cause.value for cause in generation.causes) or None,

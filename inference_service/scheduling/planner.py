@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from inference_service.backends.types import EngineRequest, Sampling
+from inference_service.backends.types import EngineRequest
 from inference_service.constraints.grammar import Grammar
 from inference_service.output.content_filter.output import ContentPolicy
 from inference_service.output.events import Report
@@ -35,149 +35,122 @@ from inference_service.scheduling.runner import ChoicePlan, GenerationRequest
 from inference_service.scheduling.served_model import Effort, ServedModel
 
 
-@dataclass(frozen=True, slots=True)
-class RequestOwner:
-    """On whose behalf a request is made."""
-
-    request_id: str
-    key_name: str
-    deadline: Deadline | None
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """One prompt as tokens."""
-
-    prompt: Prompt
-    ids: Sequence[int]
-    max_tokens: int
-    """Room that each of its choices has."""
-    opening: str
-    """Text before each of its choices' own."""
-
-
-class Planner:
-    """Plans requests for a served model.
-
-    Args:
-        model: what is served.
-        policy: the content filter; None: there is none.
-        check_grammar: finds out what the engine makes of a grammar.
-
-    """
-
-    def __init__(self, model: ServedModel, policy: ContentPolicy | None, check_grammar: GrammarCheck) -> None:
-        self._model = model
-        self._policy = policy
-        self._check_grammar = check_grammar
-
-    def plan(self, parsed: ParsedRequest, caller: RequestOwner) -> GenerationRequest:
-        """Check a request against what is served, and turn it into work. Blocks for as long as that takes.
-
-        Raises:
-            ServiceError: the model or the engine cannot do it, or it does not fit.
-
-        """
-        self._model.check(parsed)
-        screening = screened(self._policy, parsed.prompt, self._model.tokenizer, caller.key_name)
-        prompts = [self._encode(*item, parsed) for item in prompt_fields(screening.prompt).items()]
-        grammar = grammar_of(parsed, self._model, self._check_grammar)
-        work = _Work(self._model, self._policy, parsed, caller, grammar)
-        return GenerationRequest(
-            request_id=caller.request_id,
-            model=self._model.id,
-            prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
-            choices=() if parsed.validate_only else tuple(work.choices(prompts)),
-            deadline=caller.deadline,
-            report=self._report(parsed, prompts, grammar),
-            blocked_by=None if parsed.validate_only else screening.blocked_by,
-        )
-
-    def _encode(self, field: str, prompt: Prompt, parsed: ParsedRequest) -> EncodedPrompt:
-        ids = self._model.encode(prompt, field)
-        room = self._model.room(parsed.stopping.max_tokens, len(ids), field)
-        return EncodedPrompt(prompt, ids, room, self._opening(prompt, ids) if parsed.output.echo else "")
-
-    def _report(
-        self, parsed: ParsedRequest, prompts: Sequence[EncodedPrompt], grammar: Grammar | None
-    ) -> Report:
-        most = max(prompt.max_tokens for prompt in prompts)
-        ignored = (*parsed.ignored, *self._model.unread(parsed.prompt), *unenforced(grammar, parsed))
-        return Report(parsed.sampling, parsed.logit_bias, most, ignored)
-
-    def _opening(self, prompt: Prompt, ids: Sequence[int]) -> str:
-        return prompt.text if isinstance(prompt, TextPrompt) else self._model.tokenizer.decode(ids)
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What all choices of a request share."""
-
-    model: ServedModel
-    policy: ContentPolicy | None
-    parsed: ParsedRequest
-    caller: RequestOwner
-    grammar: Grammar | None
-
-    def choices(self, prompts: Sequence[EncodedPrompt]) -> Iterator[ChoicePlan]:
-        n = self.parsed.output.n
-        for number, prompt in enumerate(prompts):
-            for k in range(n):
-                yield self._choice(prompt, number * n + k, k)
-
-    def _choice(self, prompt: EncodedPrompt, index: int, k: int) -> ChoicePlan:
-        """The `k`-th choice of a prompt, with its index among all."""
-        sampling = self._sampling(k)
-        request_id = self.caller.request_id
-        engine = EngineRequest(
-            request_id=f"{request_id}-{index}" if index else request_id,
-            prompt_ids=prompt.ids,
-            sampling=sampling,
-            max_tokens=prompt.max_tokens,
-            ignore_eos=self.parsed.stopping.ignore_eos,
-            logit_bias=self.parsed.logit_bias,
-            logprobs=self.parsed.output.logprobs,
-            grammar=self.grammar,
-        )
-        stream = ChoicePipeline(self.model.tokenizer, self._stages(prompt, sampling, index), index)
-        return ChoicePlan(index, engine, stream, prompt.opening, repeats_prompt=k > 0)
-
-    def _sampling(self, k: int) -> Sampling:
-        sampling = self.parsed.sampling
-        return replace(sampling, seed=choice_seed(sampling.seed, k)) if k else sampling
-
-    def _stages(self, prompt: EncodedPrompt, sampling: Sampling, index: int) -> Stages:
-        stopping = self.parsed.stopping
-        # A call that is enforced ends where its grammar does.
-        stops = not (isinstance(prompt.prompt, ChatPrompt) and prompt.prompt.enforces_calls)
-        return Stages(
-            stops=stopping.stops if stops else (),
-            stop_token_ids=frozenset(stopping.stop_token_ids if stops else ()),
-            include_stop=stopping.include_stop,
-            filter=self.policy.output_filter(self.caller.key_name) if self.policy else None,
-            tools=_tools(prompt, sampling, index),
-        )
-
-
-def _tools(prompt: EncodedPrompt, sampling: Sampling, index: int) -> ToolCallParser | None:
-    chat = prompt.prompt
-    if not isinstance(chat, ChatPrompt) or chat.tool_choice.mode is ToolMode.NONE:
-        return None
-    named = chat.tool_choice.name
-    names = {tool.name for tool in chat.tools if named is None or tool.name == named}
-    most = most_calls(chat.tool_choice, parallel=chat.parallel_tool_calls)
-    ids = call_ids(sampling.seed, prompt.ids, index)
-    before = chat.turns[-1].content if chat.ending is Ending.CONTINUE and not chat.enforces_calls else ""
-    return ToolCallParser(names, ids, most, enforced=chat.enforces_calls, before=before)
-
-
 def effort_of(parsed: ParsedRequest) -> Effort:
-    """How long planning a request takes: grammars are compiled, tools rendered."""
+    """How long it takes to plan a request: grammars are compiled, tools are rendered."""
     if parsed.is_constrained:
         return Effort.COMPILING
     prompt = parsed.prompt
     has_tools = isinstance(prompt, ChatPrompt) and bool(prompt.tools)
     return Effort.LONG if has_tools or isinstance(prompt, BatchPrompt) else Effort.BY_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans one request for the served model."""
+
+    model: ServedModel
+    policy: ContentPolicy | None
+    """The content filter; None: there is none."""
+    check_grammar: GrammarCheck
+    """Finds out whether the engine can follow a grammar."""
+    parsed: ParsedRequest
+    request_id: str
+    key_name: str
+    """Of the caller's key, for the content filter."""
+    deadline: Deadline | None
+
+    def plan(self) -> GenerationRequest:
+        """Check the request against what is served, and turn it into work. Blocks for as long as that takes.
+
+        Raises:
+            ServiceError: the model or the engine cannot do it, or it does not fit.
+
+        """
+        parsed = self.parsed
+        self.model.check(parsed)
+        prompt, blocked_by = filtered_prompt(self.policy, parsed.prompt, self.model.tokenizer, self.key_name)
+        prompts = prompt_fields(prompt)
+        requests = [self._engine_request(one, field) for field, one in prompts.items()]
+        grammar = grammar_of(parsed, self.model, self.check_grammar)
+        choices = self._choices([*prompts.values()], requests, grammar)
+        return GenerationRequest(
+            request_id=self.request_id,
+            model=self.model.id,
+            prompt_tokens=sum(len(request.prompt_ids) for request in requests),
+            choices=() if parsed.validate_only else tuple(choices),
+            deadline=self.deadline,
+            report=self._report(requests, grammar),
+            blocked_by=None if parsed.validate_only else blocked_by,
+        )
+
+    def _engine_request(self, prompt: Prompt, field: str) -> EngineRequest:
+        """What the choices of one prompt have in common; the grammar is not compiled yet."""
+        parsed = self.parsed
+        ids = self.model.encode(prompt, field)
+        return EngineRequest(
+            request_id=self.request_id,
+            prompt_ids=ids,
+            sampling=parsed.sampling,
+            max_tokens=self.model.max_tokens(parsed.stopping.max_tokens, len(ids), field),
+            ignore_eos=parsed.stopping.ignore_eos,
+            logit_bias=parsed.logit_bias,
+            logprobs=parsed.output.logprobs,
+        )
+
+    def _choices(
+        self, prompts: Sequence[Prompt], requests: Sequence[EngineRequest], grammar: Grammar | None
+    ) -> Iterator[ChoicePlan]:
+        n = self.parsed.output.n
+        for number, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
+            opening = self._echo(prompt, request.prompt_ids)
+            for k in range(n):
+                index = number * n + k
+                engine = self._with_seed(replace(request, grammar=grammar), index, k)
+                pipeline = ChoicePipeline(self.model.tokenizer, self._stages(prompt, engine, index), index)
+                yield ChoicePlan(index, engine, pipeline, opening, repeats_prompt=k > 0)
+
+    def _with_seed(self, request: EngineRequest, index: int, k: int) -> EngineRequest:
+        """The request of a prompt's `k`-th choice; `index` is its place among all choices."""
+        if not index:
+            return request
+        sampling = replace(request.sampling, seed=choice_seed(request.sampling.seed, k))
+        return replace(request, request_id=f"{self.request_id}-{index}", sampling=sampling)
+
+    def _stages(self, prompt: Prompt, request: EngineRequest, index: int) -> Stages:
+        stopping = self.parsed.stopping
+        # A call that is enforced ends where its grammar does.
+        stops = not (isinstance(prompt, ChatPrompt) and prompt.enforces_calls)
+        return Stages(
+            stops=stopping.stops if stops else (),
+            stop_token_ids=frozenset(stopping.stop_token_ids if stops else ()),
+            include_stop=stopping.include_stop,
+            filter=self.policy.output_filter(self.key_name) if self.policy else None,
+            tools=_tools(prompt, request, index),
+        )
+
+    def _echo(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        """The prompt's text where the answer begins with it."""
+        if not self.parsed.output.echo:
+            return ""
+        return prompt.text if isinstance(prompt, TextPrompt) else self.model.tokenizer.decode(ids)
+
+    def _report(self, requests: Sequence[EngineRequest], grammar: Grammar | None) -> Report:
+        parsed = self.parsed
+        most = max(request.max_tokens for request in requests)
+        ignored = (*parsed.ignored, *self.model.unread(parsed.prompt), *unenforced(grammar, parsed))
+        return Report(parsed.sampling, parsed.logit_bias, most, ignored)
+
+
+def _tools(prompt: Prompt, request: EngineRequest, index: int) -> ToolCallParser | None:
+    if not isinstance(prompt, ChatPrompt) or prompt.tool_choice.mode is ToolMode.NONE:
+        return None
+    named = prompt.tool_choice.name
+    names = {tool.name for tool in prompt.tools if named is None or tool.name == named}
+    most = most_calls(prompt.tool_choice, parallel=prompt.parallel_tool_calls)
+    ids = call_ids(request.sampling.seed, request.prompt_ids, index)
+    continues = prompt.ending is Ending.CONTINUE and not prompt.enforces_calls
+    before = prompt.turns[-1].content if continues else ""
+    return ToolCallParser(names, ids, most, enforced=prompt.enforces_calls, before=before)
 
 
 _MASK = 2**64 - 1
@@ -187,7 +160,7 @@ def choice_seed(seed: int, choice: int) -> int:
     """The seed of a further choice, unsigned, 64 bits: step `choice` of SplitMix64 from the request's seed.
 
     Constants of Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014. Choice 0
-    keeps the request's own, so one choice alone is what it would be among several.
+    keeps the request's own seed, so that one choice alone has the text that it has among several.
     """
     if not choice:
         return seed
@@ -197,35 +170,29 @@ def choice_seed(seed: int, choice: int) -> int:
     return z ^ (z >> 31)
 
 
-@dataclass(frozen=True, slots=True)
-class Screening:
-    """What becomes of a prompt."""
-
-    prompt: Prompt | BatchPrompt
-    """With what must not be read redacted."""
-    blocked_by: str | None = None
-    """The rule that forbids it."""
-
-
-def screened(
+def filtered_prompt(
     policy: ContentPolicy | None, prompt: Prompt | BatchPrompt, tokenizer: Tokenizer, key_name: str
-) -> Screening:
-    """Ask the filter about every text of a prompt.
+) -> tuple[Prompt | BatchPrompt, str | None]:
+    """Apply the content filter to every text of a prompt.
 
-    Token ids are judged by their text; tools, and the calls of earlier turns, by the texts in them. Neither
-    can be redacted, so a rule that would is one that blocks.
+    The filter decides about token ids by their text; about tools, and the calls of earlier turns, by the
+    texts in them. Neither can be redacted, so a rule that would redact them blocks the prompt.
+
+    Returns:
+        The prompt with what must not be read redacted, and the rule that blocks it; None: no rule does.
+
     """
     if policy is None:
-        return Screening(prompt)
+        return prompt, None
     prompts = single_prompts(prompt)
     fixed = policy.check_prompt([text for one in prompts for text in _fixed_texts(one, tokenizer)], key_name)
     texts = policy.check_prompt([text for one in prompts for text in _texts(one)], key_name)
     blocked = texts.blocked or fixed.blocked
     if blocked is not None:
-        return Screening(prompt, blocked.rule)
+        return prompt, blocked.rule
     if fixed.redacted:
-        return Screening(prompt, min(fixed.redacted))
-    return Screening(_redacted(prompt, iter(texts.texts)) if texts.redacted else prompt)
+        return prompt, min(fixed.redacted)
+    return _redacted(prompt, iter(texts.texts)) if texts.redacted else prompt, None
 
 
 def _texts(prompt: Prompt) -> Sequence[str]:

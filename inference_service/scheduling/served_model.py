@@ -170,10 +170,13 @@ class ServedModel:
             if self.tokenizer.control_texts.are_in(one.text):
                 yield f"{name}.control_tokens"
 
-    def room(self, max_tokens: int | None, prompt_tokens: int, field: str) -> int:
-        """How many tokens to generate: what was asked for, or the default as far as it fits.
+    def max_tokens(self, requested: int | None, prompt_tokens: int, field: str) -> int:
+        """How many tokens to generate: what the request sets, or as much of the default as fits.
 
-        The prompt stands in this field of the request.
+        Args:
+            requested: `max_tokens` of the request; None: it sets none.
+            prompt_tokens: of its prompt.
+            field: of the request that holds the prompt, for the error.
 
         Raises:
             ContextLengthExceeded: prompt and output do not fit the context.
@@ -181,10 +184,10 @@ class ServedModel:
         """
         context = self.engine.context_length
         free = context - prompt_tokens
-        wanted = max_tokens if max_tokens is not None else min(self.limits.default, free)
-        if not 1 <= wanted <= free:
-            raise ContextLengthExceeded(prompt_tokens, max(wanted, 1), context, field)
-        return wanted
+        most = requested if requested is not None else min(self.limits.default, free)
+        if not 1 <= most <= free:
+            raise ContextLengthExceeded(prompt_tokens, max(most, 1), context, field)
+        return most
 
     def _encode_chat(self, prompt: ChatPrompt) -> list[int]:
         if self.template is None:

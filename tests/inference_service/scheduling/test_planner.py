@@ -15,14 +15,13 @@ from inference_service.constraints.grammar import Grammar
 from inference_service.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 from inference_service.models.loader import LoadedModel
 from inference_service.request.generate import parse_generate
-from inference_service.scheduling.planner import Planner, RequestOwner, choice_seed, effort_of
+from inference_service.scheduling.planner import Planner, choice_seed, effort_of
 from inference_service.scheduling.runner import GenerationRequest
 from inference_service.scheduling.served_model import Effort, ServedModel
 from inference_service.scheduling.workers import FairPool
 from tests.support.parsing import chat, request, tool
 
 CONTEXT = 400
-CALLER = RequestOwner("req", "alice", None)
 REQUIRED = pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_REQUIRED)
 Plan = Callable[..., GenerationRequest]
 
@@ -37,7 +36,7 @@ def served(loaded_model: LoadedModel) -> ServedModel:
 @pytest.fixture
 def plan(served: ServedModel) -> Plan:
     def planned(message: generate_pb.GenerateRequest, check: Any = lambda grammar: None) -> GenerationRequest:
-        return Planner(served, None, check).plan(parse_generate(message), CALLER)
+        return Planner(served, None, check, parse_generate(message), "req", "alice", None).plan()
 
     return planned
 

@@ -25,7 +25,7 @@ from inference_service.output.events import Delta, Event, Finished, Report, Star
 from inference_service.output.pipeline import ChoicePipeline, Stages
 from inference_service.prompt.tokenizer import Tokenizer
 from inference_service.scheduling.admission import Admission, Deadline, DeadlinePassed
-from inference_service.scheduling.runner import ChoicePlan, Generation, GenerationRequest, Stopwatch
+from inference_service.scheduling.runner import ChoicePlan, Generation, GenerationRequest, Progress
 from tests.support.permits import permit
 
 GREEDY = Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, seed=0, reproducible=True)
@@ -98,7 +98,7 @@ class Letters:
 def generation(
     backend: Backend, deadline: Deadline | None = None, stops: Iterable[str] = (), choices: int = 1
 ) -> Generation:
-    return Generation(backend, free, work(deadline, stops, choices), Stopwatch())
+    return Generation(backend, free, work(deadline, stops, choices), Progress())
 
 
 def work(
@@ -197,11 +197,11 @@ async def test_timings_add_up() -> None:
     backend = Scripted(
         [0.02, EngineStep([0], 1, None), 0.03, EngineStep([1], 1, None, EngineFinish.MAX_TOKENS)]
     )
-    watch = Stopwatch()
+    progress = Progress()
     await asyncio.sleep(0.01)
-    watch.on_admitted()
+    progress.on_admitted(1)
 
-    *_, summary = await said(Generation(backend, free, work(), watch))
+    *_, summary = await said(Generation(backend, free, work(), progress))
 
     assert isinstance(summary, Summary)
     timings = summary.timings
@@ -263,7 +263,7 @@ async def served(
 ) -> AsyncGenerator[Event, None]:
     """The events of a request that takes its permits like the others."""
     with admission.reserve("t", what.permits, what.deadline) as wait:
-        async with aclosing(Generation(backend, wait, what, Stopwatch()).events()) as events:
+        async with aclosing(Generation(backend, wait, what, Progress()).events()) as events:
             async for event in events:
                 yield event
 
@@ -435,7 +435,7 @@ async def test_a_request_that_only_validates_starts_and_ends() -> None:
 
 async def test_a_blocked_prompt_is_answered_without_the_engine() -> None:
     request = replace(work(choices=2), blocked_by="rule")
-    running = Generation(Scripted([60.0]), free, request, Stopwatch())
+    running = Generation(Scripted([60.0]), free, request, Progress())
 
     _, *ends, summary = await said(running)
 
@@ -449,7 +449,7 @@ async def test_a_blocked_prompt_is_answered_without_the_engine() -> None:
 async def test_what_comes_before_the_text_is_said_first_and_once() -> None:
     request = work(choices=2, opening="p:")
 
-    events = await said(Generation(Scripted([step(0), END]), free, request, Stopwatch()))
+    events = await said(Generation(Scripted([step(0), END]), free, request, Progress()))
 
     for index in range(2):
         assert of_choice(events, index)[:2] == [Delta(index, "p:", (), 0), Delta(index, "a", [0], 1)]

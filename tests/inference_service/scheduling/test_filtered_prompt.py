@@ -11,7 +11,7 @@ from inference_service.output.content_filter.rules_file import FilePolicy
 from inference_service.prompt.conversation import ChatTurn, Tool, ToolCall, ToolChoice
 from inference_service.prompt.tokenizer import Tokenizer
 from inference_service.request.prompt import BatchPrompt, ChatPrompt, TextPrompt, TokenPrompt
-from inference_service.scheduling.planner import Screening, screened
+from inference_service.scheduling.planner import filtered_prompt
 
 RULES = """\
 [[rules]]
@@ -41,11 +41,11 @@ def policy(tmp_path: Path) -> FilePolicy:
 
 
 @pytest.fixture
-def screen(policy: FilePolicy, tokenizer: Tokenizer) -> Any:
-    def look(prompt: Any) -> Screening:
-        return screened(policy, prompt, tokenizer, "anybody")
+def check(policy: FilePolicy, tokenizer: Tokenizer) -> Any:
+    def filtered(prompt: Any) -> tuple[Any, str | None]:
+        return filtered_prompt(policy, prompt, tokenizer, "anybody")
 
-    return look
+    return filtered
 
 
 def chat(*contents: str, calls: tuple[ToolCall, ...] = (), tools: tuple[Tool, ...] = ()) -> ChatPrompt:
@@ -56,48 +56,49 @@ def chat(*contents: str, calls: tuple[ToolCall, ...] = (), tools: tuple[Tool, ..
 def test_without_a_policy_nothing_is_looked_at(tokenizer: Tokenizer) -> None:
     prompt = TextPrompt("bad word")
 
-    assert screened(None, prompt, tokenizer, "anybody") == Screening(prompt)
+    assert filtered_prompt(None, prompt, tokenizer, "anybody") == (prompt, None)
 
 
 @pytest.mark.parametrize(
     "prompt", [TextPrompt("elsewhere"), chat("a", "b"), BatchPrompt((TextPrompt("a"), TokenPrompt((1,))))]
 )
-def test_what_no_rule_is_about_stays_what_it_is(screen: Any, prompt: Any) -> None:
-    found = screen(prompt)
+def test_what_no_rule_is_about_stays_what_it_is(check: Any, prompt: Any) -> None:
+    found, rule = check(prompt)
 
-    assert found == Screening(prompt)
-    assert found.prompt is prompt
-
-
-def test_a_text(screen: Any) -> None:
-    assert screen(TextPrompt("a bad word")).blocked_by == "bad"
-    assert screen(TextPrompt("my secret")) == Screening(TextPrompt("my [gone]"))
+    assert found is prompt
+    assert rule is None
 
 
-def test_every_turn_of_a_conversation(screen: Any) -> None:
-    assert screen(chat("a", "a bad word")).blocked_by == "bad"
-    assert screen(chat("bad", "word")).blocked_by is None
-    assert screen(chat("a", "secret b", "c")) == Screening(chat("a", "[gone] b", "c"))
+def test_a_text(check: Any) -> None:
+    assert check(TextPrompt("a bad word"))[1] == "bad"
+    assert check(TextPrompt("my secret")) == (TextPrompt("my [gone]"), None)
 
 
-def test_every_prompt_of_a_batch(screen: Any, tokenizer: Tokenizer) -> None:
+def test_every_turn_of_a_conversation(check: Any) -> None:
+    assert check(chat("a", "a bad word"))[1] == "bad"
+    assert check(chat("bad", "word"))[1] is None
+    assert check(chat("a", "secret b", "c")) == (chat("a", "[gone] b", "c"), None)
+
+
+def test_every_prompt_of_a_batch(check: Any, tokenizer: Tokenizer) -> None:
     ids = TokenPrompt(tuple(tokenizer.encode_text("harmless")))
 
-    assert screen(BatchPrompt((TextPrompt("a"), TextPrompt("bad word")))).blocked_by == "bad"
-    assert screen(BatchPrompt((TextPrompt("a secret"), ids, TextPrompt("b")))) == Screening(
-        BatchPrompt((TextPrompt("a [gone]"), ids, TextPrompt("b")))
+    assert check(BatchPrompt((TextPrompt("a"), TextPrompt("bad word"))))[1] == "bad"
+    assert check(BatchPrompt((TextPrompt("a secret"), ids, TextPrompt("b")))) == (
+        BatchPrompt((TextPrompt("a [gone]"), ids, TextPrompt("b"))),
+        None,
     )
 
 
 @pytest.mark.parametrize(("text", "rule"), [("a bad word", "bad"), ("a secret", "secrets"), ("a", None)])
 def test_token_ids_are_judged_by_their_text(
-    screen: Any, tokenizer: Tokenizer, text: str, rule: str | None
+    check: Any, tokenizer: Tokenizer, text: str, rule: str | None
 ) -> None:
     """They cannot be redacted. Ids outside the vocabulary are refused later."""
     prompt = TokenPrompt((*tokenizer.encode_text(text), 2**32 - 1))
 
-    assert screen(prompt) == Screening(prompt, rule)
-    assert screen(BatchPrompt((TextPrompt("a"), prompt))).blocked_by == rule
+    assert check(prompt) == (prompt, rule)
+    assert check(BatchPrompt((TextPrompt("a"), prompt)))[1] == rule
 
 
 @pytest.mark.parametrize(
@@ -110,9 +111,9 @@ def test_token_ids_are_judged_by_their_text(
         Tool("f", "", {"properties": {"a": {"enum": [1, {"b": ["a secret"]}]}}}),
     ],
 )
-def test_the_texts_of_tools(screen: Any, tool: Tool) -> None:
-    assert screen(chat("a", tools=(Tool("g"), tool))).blocked_by == "secrets"
-    assert screen(chat("a", tools=(Tool("g", "harmless", {"type": "object"}),))).blocked_by is None
+def test_the_texts_of_tools(check: Any, tool: Tool) -> None:
+    assert check(chat("a", tools=(Tool("g"), tool)))[1] == "secrets"
+    assert check(chat("a", tools=(Tool("g", "harmless", {"type": "object"}),)))[1] is None
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,6 @@ def test_the_texts_of_tools(screen: Any, tool: Tool) -> None:
         ('["\\u0062ad word"]', "bad"),
     ],
 )
-def test_the_texts_of_earlier_calls(screen: Any, arguments: str, rule: str | None) -> None:
+def test_the_texts_of_earlier_calls(check: Any, arguments: str, rule: str | None) -> None:
     """As the model reads them, not as their JSON spells them."""
-    assert screen(chat("a", calls=(ToolCall("1", "f", arguments),))).blocked_by == rule
+    assert check(chat("a", calls=(ToolCall("1", "f", arguments),)))[1] == rule
