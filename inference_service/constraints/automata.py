@@ -7,13 +7,12 @@ engines whose notation has neither. Characters that no part of a language tells 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
 from inference_service.constraints.errors import ConstraintError
-from inference_service.constraints.matching import Expressions
+from inference_service.constraints.matching import has_text
 from inference_service.constraints.nodes import (
     EMPTY,
     MAX_CODE_POINT,
@@ -117,30 +116,7 @@ def _surely_holds_text(items: tuple[Node, ...]) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_empty(node: Node) -> bool:
-    if _finds_text(node):
-        return False
-    # Named, because the library's methods need an owner that outlives the call.
-    dfa = _Automata(node).dfa(node)
-    return bool(dfa.isempty())
-
-
-def _finds_text(node: Node) -> bool:
-    """Whether a short search comes upon a text."""
-    expressions = Expressions()
-    alphabet = alphabet_of(node)
-    start = expressions.of(node)
-    seen = {start}
-    waiting = deque([start])
-    while waiting and len(seen) < _MAX_TRIED:
-        state = waiting.popleft()
-        if state.nullable:
-            return True
-        for char in alphabet:
-            following = expressions.after(state, char)
-            if following is not expressions.nothing and following not in seen:
-                seen.add(following)
-                waiting.append(following)
-    return False
+    return not has_text(node)
 
 
 def alphabet_of(node: Node) -> list[str]:

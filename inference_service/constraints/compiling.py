@@ -6,12 +6,16 @@ from enum import Enum
 from functools import lru_cache
 
 from inference_service.constraints.automata import is_empty
-from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.errors import (
+    MAX_SOURCE_BYTES,
+    ConstraintError,
+    collections_paused,
+    time_limit,
+)
 from inference_service.constraints.grammar import Grammar, GrammarBuilder, lexed, make_grammar
 from inference_service.constraints.json_schema.compiler import schema_node
 from inference_service.constraints.json_schema.document import read_schema
 from inference_service.constraints.json_text import JsonRules, Whitespace, marks
-from inference_service.constraints.limits import MAX_SOURCE_BYTES, collections_paused
 from inference_service.constraints.nodes import terminal
 from inference_service.constraints.notations.gbnf import parse_gbnf
 from inference_service.constraints.regex import whole_text
@@ -58,7 +62,7 @@ def compile_constraint(
 
 @lru_cache(maxsize=_CACHED)
 def _compile(kind: ConstraintKind, source: str, whitespace: Whitespace) -> Grammar:
-    with collections_paused():
+    with collections_paused(), time_limit():
         return _compiled(kind, source, whitespace)
 
 

@@ -1,6 +1,37 @@
-"""The errors of a constraint."""
+"""The errors of a constraint, and the limits whose excess is one.
+
+The limits together bound the time of compiling a constraint and of each token.
+"""
 
 from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MAX_SOURCE_BYTES = 524_288
+"""Of the caller's text, in UTF-8."""
+
+MAX_DEPTH = 64
+"""Groups inside groups of a regular expression or a GBNF grammar."""
+
+MAX_RULES = 20_000
+MAX_ELEMENTS = 400_000
+"""Characters, classes and references of a whole grammar; a counted repetition counts once."""
+
+MAX_REPETITIONS = 65_536
+"""Upper limit of a counted repetition in a regular expression or a GBNF grammar."""
+
+MAX_ALTERNATIVES = 1_000
+"""Ways to expand one schema (anyOf, oneOf, not, if) or one regular expression with anchors inside."""
+
+MAX_SCHEMAS = 20_000
+"""Distinct combinations of schemas that one document may need rules for."""
+
+MAX_SECONDS = 2.0
+"""Processor time of compiling one constraint, or the calls of a request's tools."""
 
 _MAX_PATH = 200
 
@@ -35,3 +66,67 @@ class UnsupportedKeyword(ConstraintError):
         self.schema_path = path
         self.keyword = keyword
         super().__init__(message, f"{path}.{keyword}")
+
+
+class TookTooLong(ConstraintError):
+    """Compiling a constraint takes more than the time that it may take."""
+
+
+class _Deadline(threading.local):
+    at = float("inf")
+    """As `time.thread_time()` counts."""
+
+
+_deadline = _Deadline()
+
+
+@contextmanager
+def time_limit(seconds: float = MAX_SECONDS) -> Iterator[None]:
+    """Limit the processor time of this thread inside the context; a limit outside of it stays valid."""
+    outer = _deadline.at
+    _deadline.at = min(outer, time.thread_time() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.at = outer
+
+
+def seconds_left() -> float:
+    """Processor time until the limit; infinite without a limit."""
+    return _deadline.at - time.thread_time()
+
+
+def check_time() -> None:
+    """See that there is time left. Every loop that may run for long calls this once in some milliseconds.
+
+    Raises:
+        TookTooLong: there is none.
+
+    """
+    if time.thread_time() > _deadline.at:
+        raise TookTooLong(f"compiling it takes more than {MAX_SECONDS:g} seconds")
+
+
+_pausing = threading.Lock()
+_paused = 0
+
+
+@contextmanager
+def collections_paused() -> Iterator[None]:
+    """Keep the garbage collector from searching the many small objects of a grammar that is being made.
+
+    The search takes half the time of compiling a large schema, and finds nothing.
+    """
+    global _paused  # noqa: PLW0603 - the collector is the process's, and so is the count of who pauses it
+    with _pausing:
+        _paused += 1
+        gc.disable()
+    try:
+        yield
+    finally:
+        with _pausing:
+            _paused -= 1
+            if not _paused:
+                # What is left is young. Collected apart, it does not lead to a search of the whole process.
+                gc.collect(0)
+                gc.enable()

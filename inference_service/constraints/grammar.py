@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from inference_service.constraints.errors import ConstraintError
-from inference_service.constraints.limits import MAX_ELEMENTS, MAX_RULES
+from inference_service.constraints.errors import MAX_ELEMENTS, MAX_RULES, ConstraintError, check_time
 from inference_service.constraints.nodes import (
     NOTHING,
     Chars,
@@ -26,6 +25,7 @@ from inference_service.constraints.nodes import (
     parts_outside_terminals,
     repeat,
     seq,
+    size_of,
     terminal,
     walk,
 )
@@ -166,7 +166,8 @@ def make_grammar(
         ConstraintError: they describe no text, are too large, or a rule begins with itself.
 
     """
-    productive = _closure(rules, _is_productive)
+    contents = {name: _Contents(node) for name, node in rules.items()}
+    productive = _closure(rules, contents, _is_productive)
     if "root" not in productive:
         place = places.get("root") or next(
             (places[n] for n in rules if n not in productive and n in places), ""
@@ -179,45 +180,61 @@ def make_grammar(
         name = waiting.pop()
         if name in needed:
             continue
-        needed[name] = node = _pruned(rules[name], productive)
-        for part in parts_outside_terminals(node):
-            match part:
-                case Ref(used):
-                    waiting.append(used)
-                case Terminal():
-                    # A lexeme that is used often is printed once.
-                    size += 0 if part in terminals else sum(map(_size, walk(part)))
-                    terminals.add(part)
-                case _:
-                    size += _size(part)
+        needed[name], inside = rules[name], contents[name]
+        if any(used not in productive for used in inside.uses):
+            needed[name] = _pruned(rules[name], productive)
+            inside = _Contents(needed[name])
+        waiting += inside.uses
+        # A lexeme that is used often is printed once.
+        size += inside.size
+        for part in inside.terminals:
+            if part not in terminals:
+                terminals.add(part)
+                size += sum(map(size_of, walk(part)))
         if size > MAX_ELEMENTS:
             raise ConstraintError(f"it is too large: more than {MAX_ELEMENTS} elements")
     if may_begin_with_itself:
-        _refuse_left_recursion(needed, places)
+        _refuse_left_recursion(needed, contents, places)
     return Grammar(needed, ignored)
 
 
-def _size(node: Node) -> int:
-    match node:
-        case Literal(text):
-            return len(text) + 1
-        case Chars(ranges):
-            return len(ranges)
-    return 1
+class _Contents:
+    """What a rule is made of."""
 
+    __slots__ = ("size", "terminals", "uses")
 
-def _closure(rules: Rules, holds: Callable[[Node, set[str]], bool]) -> set[str]:
-    """Names of the rules for which something holds that follows from its holding for others."""
-    users: dict[str, list[str]] = {name: [] for name in rules}
-    for name, node in rules.items():
+    def __init__(self, node: Node) -> None:
+        check_time()
+        self.uses: list[str] = []
+        """Names of other rules, as often as they stand in it."""
+        self.terminals: dict[Terminal, None] = {}
+        self.size = 0
         for part in parts_outside_terminals(node):
             if isinstance(part, Ref):
-                users[part.name].append(name)
+                self.uses.append(part.name)
+            elif isinstance(part, Terminal):
+                self.terminals[part] = None
+            else:
+                self.size += size_of(part)
+
+
+def _closure(
+    rules: Rules, contents: Mapping[str, _Contents], holds: Callable[[Node, set[str]], bool]
+) -> set[str]:
+    """Names of the rules for which something holds that follows from its holding for others."""
+    users: dict[str, list[str]] = {name: [] for name in rules}
+    for name in rules:
+        for used in contents[name].uses:
+            if used in users:
+                users[used].append(name)
     known: set[str] = set()
     waiting = list(rules)
     while waiting:
         name = waiting.pop()
-        if name not in known and holds(rules[name], known):
+        if name in known:
+            continue
+        check_time()
+        if holds(rules[name], known):
             known.add(name)
             waiting.extend(users[name])
     return known
@@ -273,8 +290,10 @@ def _pruned(node: Node, productive: set[str]) -> Node:
     return node
 
 
-def _refuse_left_recursion(rules: Rules, places: Mapping[str, str]) -> None:
-    nullable = _closure(rules, is_nullable)
+def _refuse_left_recursion(
+    rules: Rules, contents: Mapping[str, _Contents], places: Mapping[str, str]
+) -> None:
+    nullable = _closure(rules, contents, is_nullable)
     firsts = {name: _firsts(node, nullable) for name, node in rules.items()}
     state: dict[str, bool] = {}
     for start in rules:
@@ -335,7 +354,7 @@ def _inlined(node: Node, rules: Rules, known: dict[str, Node | None], above: fro
             if name not in known:
                 known[name] = _inlined(rules[name], rules, known, above | {name})
                 found = known[name]
-                if found is not None and sum(map(_size, walk(found))) > _MAX_INLINED:
+                if found is not None and sum(map(size_of, walk(found))) > _MAX_INLINED:
                     known[name] = None
             return known[name]
         case Sequence(items) | Choice(items):

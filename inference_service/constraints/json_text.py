@@ -171,6 +171,12 @@ def string(inner: Node) -> Node:
     return terminal(seq('"', inner, '"'))
 
 
+@lru_cache(maxsize=256)
+def free_string(least: int = 0, most: int | None = None) -> Node:
+    """A JSON string of so many characters, escaped in any way, as one lexeme."""
+    return string(free_text(least, most))
+
+
 @dataclass(frozen=True, slots=True)
 class JsonRules:
     """Rules for JSON values of any kind."""
@@ -218,7 +224,7 @@ class JsonRules:
         return seq(item, rest) if least else maybe(seq(item, rest))
 
 
-_ANY_STRING = string(free_text())
+_ANY_STRING = free_string()
 _ANY_NUMBER = terminal(NUMBER)
 ANY_TEXT = repeat(ANY_CHAR, 0)
 """Every text, before it is written as JSON."""

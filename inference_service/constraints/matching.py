@@ -8,17 +8,22 @@ as far as texts go through it. Rules are followed by recursive descent, once fro
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
+from itertools import pairwise
 from typing import TypeAlias
 
-from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.errors import ConstraintError, check_time
 from inference_service.constraints.nodes import (
+    ANY_CHAR,
+    MAX_CODE_POINT,
     Chars,
     Choice,
     Complement,
     Intersection,
     Literal,
     Node,
+    Range,
     Ref,
     Repeat,
     Rules,
@@ -28,40 +33,56 @@ from inference_service.constraints.nodes import (
 
 MAX_EXPRESSIONS = 200_000
 """Expressions that one grammar's texts may lead to. Beyond it the grammar is too ambiguous to be followed."""
+MAX_SEARCHED = 20_000
+"""States that the search for a text of a language may come upon."""
+_CHECKED_EVERY = 256
+"""Expressions that are made from one look at the time to the next."""
+_ENDLESS = 1 << 60
 
-_Key: TypeAlias = "tuple[object, ...]"
+_Parts: TypeAlias = "tuple[object, ...]"
+_KINDS = ("all", "any", "concat", "not", "repeat", "set", "text")
 
 
 class Expression:
     """A regular language; there is one object for each that can be told apart by its form."""
 
-    __slots__ = ("kind", "next", "nullable", "parts")
+    __slots__ = ("cuts", "kind", "least", "next", "nullable", "parts")
 
-    def __init__(self, kind: str, parts: tuple[object, ...], *, nullable: bool) -> None:
+    def __init__(self, kind: str, parts: tuple[object, ...], *, nullable: bool, least: int) -> None:
         self.kind = kind
         self.parts = parts
         self.nullable = nullable
+        self.least = least
+        """No text has fewer characters."""
         self.next: dict[str, Expression] = {}
         """What is left behind each character that was read here."""
+        self.cuts: frozenset[int] | None = None
+        """See `Expressions.cuts`."""
 
 
 class Expressions:
     """Makes expressions, and derives them."""
 
     def __init__(self) -> None:
-        self._known: dict[_Key, Expression] = {}
+        self._known: dict[str, dict[_Parts, Expression]] = {kind: {} for kind in _KINDS}
+        self._count = 0
         self._nodes: dict[int, tuple[Node, Expression]] = {}
-        self.nothing = self._make("any", (), nullable=False)
-        self.empty = self._make("text", ("",), nullable=True)
-        self.all = self._make("not", (self.nothing,), nullable=True)
+        self.nothing = self._make("any", (), nullable=False, least=_ENDLESS)
+        self.empty = self._make("text", ("",), nullable=True, least=0)
+        self.all = self._make("not", (self.nothing,), nullable=True, least=0)
 
-    def _make(self, kind: str, parts: tuple[object, ...], *, nullable: bool) -> Expression:
-        key = (kind, *parts)
-        found = self._known.get(key)
+    def __len__(self) -> int:
+        return self._count
+
+    def _make(self, kind: str, parts: tuple[object, ...], *, nullable: bool, least: int) -> Expression:
+        found = self._known[kind].get(parts)
         if found is None:
-            if len(self._known) >= MAX_EXPRESSIONS:
+            self._count += 1
+            if self._count > MAX_EXPRESSIONS:
                 raise ConstraintError("there are too many ways to read the same text by it")
-            found = self._known[key] = Expression(kind, parts, nullable=nullable)
+            if self._count % _CHECKED_EVERY == 0:
+                check_time()
+            found = self._known[kind][parts] = Expression(kind, parts, nullable=nullable, least=least)
         return found
 
     def of(self, node: Node) -> Expression:
@@ -77,7 +98,7 @@ class Expressions:
             case Literal(text):
                 return self.text(text)
             case Chars(ranges):
-                return self._make("set", ranges, nullable=False) if ranges else self.nothing
+                return self._make("set", ranges, nullable=False, least=1) if ranges else self.nothing
             case Sequence(items):
                 found = self.empty
                 for item in reversed(items):
@@ -96,7 +117,7 @@ class Expressions:
         raise TypeError(f"{node} is not regular")
 
     def text(self, text: str) -> Expression:
-        return self._make("text", (text,), nullable=not text)
+        return self._make("text", (text,), nullable=not text, least=len(text))
 
     def concat(self, one: Expression, two: Expression) -> Expression:
         if one is self.nothing or two is self.nothing:
@@ -108,7 +129,8 @@ class Expressions:
         if one.kind == "concat":
             head, rest = one.parts
             return self.concat(head, self.concat(rest, two))  # type: ignore[arg-type]
-        return self._make("concat", (one, two), nullable=one.nullable and two.nullable)
+        nullable = one.nullable and two.nullable
+        return self._make("concat", (one, two), nullable=nullable, least=one.least + two.least)
 
     def any_of(self, options: Iterable[Expression]) -> Expression:
         flat: set[Expression] = set()
@@ -119,7 +141,8 @@ class Expressions:
         if len(flat) == 1:
             return flat.pop()
         parts = tuple(sorted(flat, key=id))
-        return self._make("any", parts, nullable=any(part.nullable for part in parts))
+        least = min((part.least for part in parts), default=_ENDLESS)
+        return self._make("any", parts, nullable=any(part.nullable for part in parts), least=least)
 
     def all_of(self, items: Iterable[Expression]) -> Expression:
         flat: set[Expression] = set()
@@ -131,12 +154,13 @@ class Expressions:
         if len(flat) <= 1:
             return flat.pop() if flat else self.all
         parts = tuple(sorted(flat, key=id))
-        return self._make("all", parts, nullable=all(part.nullable for part in parts))
+        least = max(part.least for part in parts)
+        return self._make("all", parts, nullable=all(part.nullable for part in parts), least=least)
 
     def negate(self, item: Expression) -> Expression:
         if item.kind == "not":
             return item.parts[0]  # type: ignore[return-value]
-        return self._make("not", (item,), nullable=not item.nullable)
+        return self._make("not", (item,), nullable=not item.nullable, least=int(item.nullable))
 
     def repeat(self, item: Expression, least: int, most: int | None) -> Expression:
         if most == 0 or item is self.empty:
@@ -145,8 +169,40 @@ class Expressions:
             return self.nothing if least else self.empty
         if (least, most) == (1, 1):
             return item
+        if (least, most) == (0, None) and item.kind == "set" and item.parts == ANY_CHAR.ranges:
+            return self.all
         least = 0 if item.nullable else least
-        return self._make("repeat", (item, least, most), nullable=least == 0)
+        return self._make("repeat", (item, least, most), nullable=least == 0, least=item.least * least)
+
+    def cuts(self, state: Expression) -> frozenset[int]:
+        """Code points where another group of characters begins: those of a group lead to the same state."""
+        if state.cuts is None:
+            state.cuts = frozenset(self._cuts(state))
+        return state.cuts
+
+    def _cuts(self, state: Expression) -> Iterable[int]:
+        parts = state.parts
+        match state.kind:
+            case "text":
+                text: str = parts[0]  # type: ignore[assignment]
+                return (ord(text[0]), ord(text[0]) + 1) if text else ()
+            case "set":
+                ranges: tuple[Range, ...] = parts  # type: ignore[assignment]
+                return (edge for low, high in ranges for edge in (low, high + 1))
+            case "concat":
+                one, two = parts
+                first = self.cuts(one)  # type: ignore[arg-type]
+                return first | self.cuts(two) if one.nullable else first  # type: ignore[attr-defined, arg-type]
+            case "any" | "all":
+                return frozenset().union(*map(self.cuts, parts))  # type: ignore[arg-type]
+        return self.cuts(parts[0])  # type: ignore[arg-type]
+
+    def groups(self, state: Expression) -> Iterator[tuple[int, int]]:
+        """The groups of characters that a state tells apart, as ranges of code points."""
+        starts = sorted({0, 0xD800, 0xE000} | self.cuts(state))
+        for start, following in pairwise((*starts, MAX_CODE_POINT + 1)):
+            if start < following and not 0xD800 <= start < 0xE000:
+                yield start, following - 1
 
     def after(self, state: Expression, char: str) -> Expression:
         """What is left of an expression behind a character."""
@@ -183,6 +239,31 @@ class Expressions:
 def _is_in(ranges: tuple[tuple[int, int], ...], code: int) -> bool:
     index = bisect_right(ranges, (code, 0x110000)) - 1
     return index >= 0 and code <= ranges[index][1]
+
+
+def has_text(node: Node) -> bool:
+    """Whether a regular language holds any text. The search goes where the least is left to read.
+
+    Raises:
+        ConstraintError: it comes upon too many states.
+
+    """
+    expressions = Expressions()
+    start = expressions.of(node)
+    seen = {start}
+    waiting = [(start.least, 0, start)]
+    while waiting:
+        _, _, state = heappop(waiting)
+        if state.nullable:
+            return True
+        for first, _ in expressions.groups(state):
+            following = expressions.after(state, chr(first))
+            if following is not expressions.nothing and following not in seen:
+                seen.add(following)
+                heappush(waiting, (following.least, -len(seen), following))
+        if len(seen) > MAX_SEARCHED:
+            raise ConstraintError("its automaton is too large")
+    return False
 
 
 class Matcher:

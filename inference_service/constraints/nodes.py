@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 MAX_CODE_POINT = 0x10FFFF
@@ -35,31 +35,51 @@ class Ref:
     name: str
 
 
+class _Hashed:
+    """A node that remembers its hash, which is computed from all nodes inside it and asked for often."""
+
+    __slots__ = ("_hash",)
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            found = hash((type(self).__name__, *(getattr(self, name) for name in self.__match_args__)))
+            object.__setattr__(self, "_hash", found)
+            return found
+
+    _hash: int
+    __match_args__: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class Sequence(_Hashed):
     """One after the other."""
 
     items: tuple[Node, ...]
+    __hash__ = _Hashed.__hash__
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(_Hashed):
     """Any of them; without options it describes no text at all."""
 
     options: tuple[Node, ...]
+    __hash__ = _Hashed.__hash__
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(_Hashed):
     """The same, `least` to `most` times; without end if `most` is None."""
 
     item: Node
     least: int
     most: int | None
+    __hash__ = _Hashed.__hash__
 
 
 @dataclass(frozen=True, slots=True)
-class Terminal:
+class Terminal(_Hashed):
     """A regular language that is read as one lexeme: no `Ref` inside.
 
     Lexemes are read greedily by engines. So the text of a terminal must never be a proper beginning of
@@ -68,14 +88,7 @@ class Terminal:
     """
 
     item: Node
-    _hash: int = field(init=False, repr=False, compare=False, default=0)
-
-    def __post_init__(self) -> None:
-        # Terminals are large, and asked for their hash often.
-        object.__setattr__(self, "_hash", hash(("terminal", self.item)))
-
-    def __hash__(self) -> int:
-        return self._hash
+    __hash__ = _Hashed.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +167,23 @@ def is_plain(char: str) -> bool:
 def seq(*items: Node | str) -> Node:
     """Put one after the other; neighbouring texts become one."""
     flat: list[Node] = []
+    text = ""
     for item in items:
-        node = Literal(item) if isinstance(item, str) else item
-        if node == NOTHING:
+        if isinstance(item, str):
+            text += item
+            continue
+        if isinstance(item, Choice) and not item.options:
             return NOTHING
-        for part in node.items if isinstance(node, Sequence) else (node,):
-            if isinstance(part, Literal) and flat and isinstance(flat[-1], Literal):
-                flat[-1] = Literal(flat[-1].text + part.text)
-            elif part != EMPTY:
-                flat.append(part)
+        for part in item.items if isinstance(item, Sequence) else (item,):
+            if isinstance(part, Literal):
+                text += part.text
+                continue
+            if text:
+                flat.append(Literal(text))
+                text = ""
+            flat.append(part)
+    if text:
+        flat.append(Literal(text))
     return flat[0] if len(flat) == 1 else Sequence(tuple(flat)) if flat else EMPTY
 
 
@@ -246,19 +267,28 @@ def walk(node: Node) -> Iterator[Node]:
         waiting.extend(children(part))
 
 
+def size_of(node: Node) -> int:
+    """What a node counts, without those inside it."""
+    match node:
+        case Literal(text):
+            return len(text) + 1
+        case Chars(ranges):
+            return len(ranges)
+    return 1
+
+
 def parts_outside_terminals(node: Node) -> Iterator[Node]:
     """Go through a node and all nodes inside it, but not into terminals."""
     waiting = [node]
     while waiting:
         part = waiting.pop()
         yield part
-        match part:
-            case Sequence(items):
-                waiting.extend(items)
-            case Choice(options):
-                waiting.extend(options)
-            case Repeat(item):
-                waiting.append(item)
+        if isinstance(part, Sequence):
+            waiting += part.items
+        elif isinstance(part, Choice):
+            waiting += part.options
+        elif isinstance(part, Repeat):
+            waiting.append(part.item)
 
 
 def transform(node: Node, change: Callable[[Node], Node]) -> Node:

@@ -13,8 +13,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from inference_service.constraints.errors import ConstraintError
-from inference_service.constraints.limits import MAX_ALTERNATIVES, MAX_DEPTH, MAX_REPETITIONS
+from inference_service.constraints.errors import (
+    MAX_ALTERNATIVES,
+    MAX_DEPTH,
+    MAX_REPETITIONS,
+    ConstraintError,
+    check_time,
+)
 from inference_service.constraints.nodes import (
     ANY_CHAR,
     EMPTY,
@@ -71,6 +76,8 @@ _WIDEST = {
     "S": inverted(_SPACES.ranges),
 }
 """What a class may hold at most, where it is taken away from everything."""
+_CHECKED_EVERY = 1024
+"""Items of a pattern that are read from one look at the time to the next."""
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "0": "\0"}
 _CODE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}")
 _COUNT = re.compile(r"\{([0-9]+)(,?)([0-9]*)\}")
@@ -161,13 +168,26 @@ class _Parser:
 
     def _sequence(self) -> list[Branch]:
         branches = [Branch()]
+        is_ended = False
+        plain: list[Node] = []
+        """Items without alternatives and anchors. Joining them one by one would take quadratic time."""
         while self._peek() not in ("", "|", ")"):
             position = self._next
             ahead = self._pattern[position : position + 3]
             if self._depth == 0 and ahead in ("(?=", "(?!"):
+                branches = self._joined(branches, [Branch(seq(*plain))], position)
                 return self._joined(branches, self._after_lookahead(position), position)
-            branches = self._joined(branches, self._counted(self._item(), position), position)
-        return branches
+            found = self._counted(self._item(), position)
+            if len(found) == 1 and not (found[0].from_start or found[0].to_end or is_ended):
+                plain.append(found[0].node)
+                if len(plain) % _CHECKED_EVERY == 0:
+                    check_time()
+                continue
+            branches = self._joined(branches, [Branch(seq(*plain))], position)
+            branches = self._joined(branches, found, position)
+            is_ended = any(branch.to_end for branch in branches)
+            plain = []
+        return self._joined(branches, [Branch(seq(*plain))], self._next)
 
     def _after_lookahead(self, position: int) -> list[Branch]:
         """What follows a lookahead up to the end of the text, which has to agree with it."""

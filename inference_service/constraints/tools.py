@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.errors import ConstraintError, collections_paused, seconds_left, time_limit
 from inference_service.constraints.grammar import Grammar, GrammarBuilder
 from inference_service.constraints.json_schema.compiler import schema_node, schema_node_without_unsupported
 from inference_service.constraints.json_text import JsonRules, Whitespace, marks
-from inference_service.constraints.limits import collections_paused
 from inference_service.constraints.nodes import Literal, Node, Terminal, either, repeat, seq
 
 
@@ -71,7 +70,7 @@ def calls_grammar(
         ]
     except RecursionError:
         raise ConstraintError("they are nested too deeply", "chat.tools") from None
-    with collections_paused():
+    with collections_paused(), time_limit():
         return _compile(texts[0], texts[1], calls, whitespace)
 
 
@@ -103,7 +102,9 @@ def _arguments(json_rules: JsonRules, tool: CallableTool) -> Node:
     try:
         if tool.strict:
             return schema_node(builder, schema, json_rules.marks, path=tool.path)
-        return schema_node_without_unsupported(builder, schema, json_rules.marks, path=tool.path)
+        # Half of the time that is left, so that one schema does not take it from those behind it.
+        with time_limit(seconds_left() / 2):
+            return schema_node_without_unsupported(builder, schema, json_rules.marks, path=tool.path)
     except ConstraintError:
         if tool.strict:
             raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inference_service.constraints.errors import MAX_SECONDS, MAX_SOURCE_BYTES
 from inference_service.constraints.json_schema.formats import FORMATS, NUMBER_FORMATS
 from inference_service.constraints.json_schema.keywords import KEYWORDS, Role
-from inference_service.constraints.limits import MAX_SECONDS, MAX_SOURCE_BYTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "structured-output.md"
 

@@ -6,8 +6,8 @@ from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
 from inference_service.constraints.errors import ConstraintError
-from inference_service.constraints.json_schema.document import Schema
-from inference_service.constraints.json_schema.facts import Atom, Contained, Facts, Goal, goal_of, same_value
+from inference_service.constraints.json_schema.document import Schema, distinct
+from inference_service.constraints.json_schema.facts import Atom, Contained, Facts, Goal, goal_of
 from inference_service.constraints.nodes import EMPTY, NOTHING, Node, either, maybe, repeat, seq
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def _unique(compiler: SchemaCompiler, facts: Facts, schema: Schema) -> Node:
     has_prefix = any(elements.prefix for elements in facts.elements)
     if values is None or len(values) > MAX_UNIQUE or facts.contained or has_prefix:
         raise schema.unsupported("uniqueItems", "elements that differ can only be enforced for few values")
-    distinct = [v for i, v in enumerate(values) if not any(same_value(v, other) for other in values[:i])]
-    most = len(distinct) if facts.element_count.most is None else min(facts.element_count.most, len(distinct))
+    values = distinct(values)
+    most = len(values) if facts.element_count.most is None else min(facts.element_count.most, len(values))
     marks = compiler.json.marks
     options = []
     for count in range(facts.element_count.least, most + 1):
-        for chosen in combinations(distinct, count):
+        for chosen in combinations(values, count):
             for order in permutations(chosen):
                 parts: list[Node] = []
                 for value in order:

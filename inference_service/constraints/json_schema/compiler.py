@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from inference_service.constraints.errors import ConstraintError, UnsupportedKeyword
+from inference_service.constraints.errors import (
+    MAX_SCHEMAS,
+    ConstraintError,
+    TookTooLong,
+    UnsupportedKeyword,
+    check_time,
+)
 from inference_service.constraints.grammar import GrammarBuilder
 from inference_service.constraints.json_schema.arrays import array_node
 from inference_service.constraints.json_schema.document import Document, Schema, identified
@@ -16,7 +21,6 @@ from inference_service.constraints.json_schema.numbers import number_node
 from inference_service.constraints.json_schema.objects import goal_of_member, object_node
 from inference_service.constraints.json_schema.strings import string_node, text_language
 from inference_service.constraints.json_text import BOOLEAN, NULL, JsonRules, Marks, dumps
-from inference_service.constraints.limits import MAX_SCHEMAS, MAX_SECONDS
 from inference_service.constraints.nodes import NOTHING, Literal, Node, Ref, either, seq, terminal
 
 _VOID_DEPTH = 4
@@ -64,15 +68,16 @@ def schema_node_without_unsupported(
 
     """
     dropped: frozenset[tuple[str, str]] = frozenset()
-    deadline = time.thread_time() + MAX_SECONDS
     while True:
         trial = GrammarBuilder()
         try:
             trial.build(schema_node(trial, schema, marks, path=path, dropped=dropped))
             break
+        except TookTooLong:
+            raise
         except ConstraintError as error:
             culprit = _culprit(error, schema, path, dropped)
-            if culprit is None or culprit in dropped or time.thread_time() > deadline:
+            if culprit is None or culprit in dropped:
                 raise
             dropped |= {culprit}
     return schema_node(builder, schema, marks, path=path, dropped=dropped)
@@ -112,7 +117,6 @@ class SchemaCompiler:
         self._nodes: dict[Goal, Node] = {}
         self._pending: list[tuple[Ref, Goal]] = []
         self._void: dict[tuple[Goal, int], bool] = {}
-        self._deadline = time.thread_time() + MAX_SECONDS
 
     def _ignore(self, path: str) -> None:
         self._document.ignored.setdefault(path)
@@ -143,20 +147,10 @@ class SchemaCompiler:
                 self.builder.blame(goal[0][0].path)
         return found
 
-    def check_time(self) -> None:
-        """See that there is time left.
-
-        Raises:
-            ConstraintError: there is none.
-
-        """
-        if time.thread_time() > self._deadline:
-            raise ConstraintError(f"compiling it takes more than {MAX_SECONDS:g} seconds")
-
     def _expanded(self, goal: Goal) -> list[Facts]:
         found = self._alternatives.get(goal)
         if found is None:
-            self.check_time()
+            check_time()
             if len(self._alternatives) >= MAX_SCHEMAS:
                 raise ConstraintError(f"it needs more than {MAX_SCHEMAS} combinations of schemas")
             found = self._alternatives[goal] = self._expansion.alternatives(goal)
@@ -290,6 +284,8 @@ class SchemaCompiler:
     def _exclude(self, one: Schema, other: Schema) -> bool:
         try:
             return self.is_void(goal_of([(one, True), (other, True)]))
+        except TookTooLong:
+            raise
         except ConstraintError:
             return False
 

@@ -1,10 +1,10 @@
-"""Holds the document of a JSON schema: finds its schemas by place, and resolves references."""
+"""Holds the document of a JSON schema: finds its schemas by place, resolves references, compares values."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NoReturn
 from urllib.parse import unquote, urldefrag, urljoin
@@ -117,10 +117,15 @@ class Schema:
             path = f"{path}[{name}]" if isinstance(name, int) else inside(path, name)
         return self._document.schema(value, path, self.base)
 
-    @property
+    @cached_property
     def reference(self) -> Schema:
         """What its `$ref` leads to."""
         return self._document.follow(self.keywords["$ref"], self)
+
+    @cached_property
+    def listed(self) -> frozenset[Hashable]:
+        """The values of its `enum`, as `value_key` gives them."""
+        return frozenset(map(value_key, self.keywords["enum"]))
 
     def unsupported(self, keyword: str, message: str) -> UnsupportedKeyword:
         """An error that names a keyword of this schema."""
@@ -197,9 +202,7 @@ class Document:
         address, fragment = urldefrag(urljoin(origin.base, reference))
         if reference.startswith("#") and not origin.base:
             address = ""
-        found = self._resources.get(address)
-        if found is None and address in ("", self.root.base):
-            found = (self._root_value, self._path)
+        found = self._resource(address)
         if found is None:
             raise origin.unsupported("$ref", "only references into the schema itself are supported")
         value, path = found
@@ -220,6 +223,11 @@ class Document:
             else:
                 raise origin.unsupported("$ref", "this reference leads nowhere")
         return self.schema(value, path, base)
+
+    def _resource(self, address: str) -> tuple[Any, str] | None:
+        if address in ("", self.root.base):
+            return self._root_value, self._path
+        return self._resources.get(address)
 
     @cached_property
     def _resources(self) -> dict[str, tuple[Any, str]]:
@@ -259,3 +267,31 @@ def identified(
             ]
         elif isinstance(value, list):
             waiting += [(item, f"{path}[{index}]", base) for index, item in enumerate(value)]
+
+
+def type_of(value: object) -> str:
+    """The JSON type of a value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+    return "array" if isinstance(value, list) else "object"
+
+
+def value_key(value: Any) -> Hashable:
+    """Something that is equal for values that are equal in JSON: 1 is 1.0 and not true."""
+    if isinstance(value, list):
+        return ("array", *map(value_key, value))
+    if isinstance(value, dict):
+        return ("object", frozenset((name, value_key(item)) for name, item in value.items()))
+    return type_of(value), value
+
+
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """The values without those that are equal to an earlier one."""
+    return list({value_key(value): value for value in reversed(list(values))}.values())[::-1]

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from inference_service.constraints.json_schema.document import Schema
-from inference_service.constraints.json_schema.facts import Atom, exact, same_value, type_of
+from inference_service.constraints.json_schema.document import Schema, distinct, type_of, value_key
+from inference_service.constraints.json_schema.facts import Atom, exact
 from inference_service.constraints.json_schema.formats import NUMBER_FORMATS, language_of_format
 from inference_service.constraints.matching import Expressions
 from inference_service.constraints.nodes import Node
@@ -50,9 +50,9 @@ def _demands(schema: Schema, value: Any) -> bool:
     keywords = schema.keywords
     if "type" in keywords and not _has_type(keywords, value):
         return False
-    if "enum" in keywords and not any(same_value(value, other) for other in keywords["enum"]):
+    if "enum" in keywords and value_key(value) not in schema.listed:
         return False
-    if "const" in keywords and not same_value(value, keywords["const"]):
+    if "const" in keywords and value_key(value) != value_key(keywords["const"]):
         return False
     match value:
         case bool() | None:
@@ -122,10 +122,8 @@ def _is_array(schema: Schema, value: list[Any]) -> bool:
     keywords = schema.keywords
     if not keywords.get("minItems", 0) <= len(value) <= keywords.get("maxItems", len(value)):
         return False
-    if keywords.get("uniqueItems"):
-        for index, item in enumerate(value):
-            if any(same_value(item, other) for other in value[:index]):
-                return False
+    if keywords.get("uniqueItems") and len(distinct(value)) < len(value):
+        return False
     is_old = isinstance(schema.value, dict) and isinstance(schema.value.get("items"), list)
     prefix = len(keywords.get("prefixItems", ()))
     rest = "additionalItems" if is_old else "items"

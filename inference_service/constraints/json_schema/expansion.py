@@ -13,8 +13,8 @@ from functools import partial
 from itertools import combinations
 from typing import TypeAlias
 
-from inference_service.constraints.errors import ConstraintError
-from inference_service.constraints.json_schema.document import Schema
+from inference_service.constraints.errors import MAX_ALTERNATIVES, ConstraintError
+from inference_service.constraints.json_schema.document import Schema, distinct, value_key
 from inference_service.constraints.json_schema.evaluation import holds_all
 from inference_service.constraints.json_schema.facts import (
     Atom,
@@ -26,11 +26,9 @@ from inference_service.constraints.json_schema.facts import (
     Members,
     exact,
     followed,
-    same_value,
 )
 from inference_service.constraints.json_schema.formats import NUMBER_FORMATS, language_of_format
 from inference_service.constraints.json_schema.keywords import JSON_TYPES
-from inference_service.constraints.limits import MAX_ALTERNATIVES
 from inference_service.constraints.nodes import Complement, Node
 from inference_service.constraints.regex import found_text
 
@@ -269,7 +267,7 @@ class Expansion:
             yield from _other_types(_type_names(keywords))
         values = [*keywords.get("enum", ()), *([keywords["const"]] if "const" in keywords else ())]
         if "enum" in keywords and "const" in keywords:
-            values = [value for value in keywords["enum"] if same_value(value, keywords["const"])]
+            values = [value for value in keywords["enum"] if value_key(value) == value_key(keywords["const"])]
         if values:
             yield [lambda facts: facts.excluded.extend(values)]
         yield from _denied_number(schema)
@@ -389,23 +387,10 @@ def _other_types(names: frozenset[str]) -> Iterator[Option]:
 
 def _one_of(facts: Facts, values: list[object]) -> None:
     if facts.values is None:
-        unique: list[object] = []
-        scalars: set[object] = set()
-        for value in values:
-            if isinstance(value, str):
-                if value not in scalars:
-                    scalars.add(value)
-                    unique.append(value)
-            elif not any(same_value(value, other) for other in unique):
-                unique.append(value)
-        facts.values = unique
+        facts.values = distinct(values)
     else:
-        texts = {value for value in values if isinstance(value, str)}
-        facts.values = [
-            value
-            for value in facts.values
-            if (value in texts if isinstance(value, str) else any(same_value(value, v) for v in values))
-        ]
+        allowed = set(map(value_key, values))
+        facts.values = [value for value in facts.values if value_key(value) in allowed]
 
 
 def _raise_to(counts: Counts, least: int) -> None:

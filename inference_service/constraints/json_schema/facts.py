@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 from inference_service.constraints.errors import ConstraintError
-from inference_service.constraints.json_schema.document import Schema
+from inference_service.constraints.json_schema.document import Schema, type_of
 from inference_service.constraints.json_schema.keywords import JSON_TYPES
 from inference_service.constraints.nodes import Node
 
@@ -70,31 +70,6 @@ def exact(number: int | float) -> Fraction:
     if isinstance(number, float) and not math.isfinite(number):
         raise ConstraintError("a number in the schema has no JSON text: it is too large")
     return Fraction(number) if isinstance(number, int) else Fraction(Decimal(repr(number)))
-
-
-def type_of(value: object) -> str:
-    """The JSON type of a value."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
-    return "array" if isinstance(value, list) else "object"
-
-
-def same_value(one: Any, other: Any) -> bool:
-    """Whether two values are equal in JSON: 1 is 1.0 and not true."""
-    if type_of(one) != type_of(other):
-        return False
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same_value, one, other))
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same_value(one[key], other[key]) for key in one)
-    return bool(one == other)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from inference_service.constraints.automata import is_empty
-from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.errors import ConstraintError, check_time
 from inference_service.constraints.json_schema.evaluation import holds_all, is_found
 from inference_service.constraints.json_schema.facts import Atom, Facts, Goal, goal_of
 from inference_service.constraints.json_text import dumps, free_text, written
@@ -200,7 +200,7 @@ class _ObjectWriter:
         widest = {pattern: found_text(pattern, widest=True) for pattern in patterns}
         for count in range(len(patterns) + 1):
             for matched in combinations(patterns, count):
-                self._compiler.check_time()
+                check_time()
                 goal = self._goal_of_class(frozenset(matched))
                 if self._compiler.is_void(goal):
                     continue

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from inference_service.constraints.automata import is_empty, lengths
 from inference_service.constraints.json_schema.facts import Counts
-from inference_service.constraints.json_text import free_text, string, written
+from inference_service.constraints.json_text import free_string, string, written
 from inference_service.constraints.nodes import (
     ANY_CHAR,
     NOTHING,
@@ -31,7 +31,7 @@ def string_node(languages: Iterable[Node], length: Counts, excluded: Iterable[st
     language = text_language(languages, length, excluded)
     if language == NOTHING:
         return NOTHING
-    return string(free_text(*_limits(length)) if language is None else written(language))
+    return free_string(*_limits(length)) if language is None else string(written(language))
 
 
 def text_language(languages: Iterable[Node], length: Counts, excluded: Iterable[str] = ()) -> Node | None:

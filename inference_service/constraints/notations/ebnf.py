@@ -10,9 +10,8 @@ complements: what holds some becomes the rules of an automaton.
 from __future__ import annotations
 
 from inference_service.constraints.automata import to_rules
-from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.errors import MAX_REPETITIONS, ConstraintError
 from inference_service.constraints.grammar import Grammar
-from inference_service.constraints.limits import MAX_REPETITIONS
 from inference_service.constraints.nodes import (
     Chars,
     Choice,

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from inference_service.constraints.errors import ConstraintError
-from inference_service.constraints.limits import MAX_DEPTH, MAX_REPETITIONS
+from inference_service.constraints.errors import MAX_DEPTH, MAX_REPETITIONS, ConstraintError
 from inference_service.constraints.nodes import (
     EMPTY,
     MAX_CODE_POINT,
