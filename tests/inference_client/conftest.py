@@ -10,8 +10,8 @@ from inference_client import AsyncClient, Client, Event
 from tests.support.scripted import Running, ScriptedService, serve
 
 
-class Door:
-    """One of the two clients, called in the same way."""
+class Caller:
+    """Calls `AsyncClient` and `Client` in the same way."""
 
     def __init__(self, client: AsyncClient | Client) -> None:
         self.client = client
@@ -37,20 +37,20 @@ class Door:
             return list(stream)
 
 
-class Transports:
-    """Makes clients of one kind, and closes them."""
+class CallerFactory:
+    """Makes clients of one class, and closes them."""
 
     def __init__(self, kind: type[AsyncClient] | type[Client]) -> None:
         self._kind = kind
-        self._made: list[Door] = []
+        self._made: list[Caller] = []
 
-    def __call__(self, target: str, **options: Any) -> Door:
-        self._made.append(Door(self._kind(target, **options)))
+    def __call__(self, target: str, **options: Any) -> Caller:
+        self._made.append(Caller(self._kind(target, **options)))
         return self._made[-1]
 
     async def close(self) -> None:
-        for door in self._made:
-            await door.close()
+        for caller in self._made:
+            await caller.close()
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ async def client(running: Running) -> AsyncIterator[AsyncClient]:
 
 
 @pytest.fixture(params=[AsyncClient, Client], ids=["async", "sync"])
-async def transports(request: pytest.FixtureRequest) -> AsyncIterator[Transports]:
-    transports = Transports(request.param)
-    yield transports
-    await transports.close()
+async def make_caller(request: pytest.FixtureRequest) -> AsyncIterator[CallerFactory]:
+    make_caller = CallerFactory(request.param)
+    yield make_caller
+    await make_caller.close()
 
 
 @pytest.fixture
-def door(transports: Transports, running: Running) -> Door:
-    return transports(running.target)
+def caller(make_caller: CallerFactory, running: Running) -> Caller:
+    return make_caller(running.target)

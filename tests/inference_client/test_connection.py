@@ -15,7 +15,7 @@ import pytest
 
 from inference_client import AsyncClient, Client, Delta, InferenceError, Started, TlsConfig, UnavailableError
 from inference_client.channel import channel_options
-from tests.inference_client.conftest import Transports
+from tests.inference_client.conftest import CallerFactory
 from tests.support.scripted import ScriptedService, serve
 
 ROOT = Path(__file__).parents[2]
@@ -75,24 +75,24 @@ async def test_a_killed_server_ends_a_sync_stream(
         await asyncio.wait_for(asyncio.to_thread(read), 30)
 
 
-async def test_a_server_that_returns_is_found_again(transports: Transports) -> None:
+async def test_a_server_that_returns_is_found_again(make_caller: CallerFactory) -> None:
     """On the same port, by a client that has already been refused there many times."""
     service = ScriptedService()
     async with serve(service) as first:
         target = first.target
-        door = transports(target, retries=0)
-        await door.call("generate", model="m", prompt="p")
+        caller = make_caller(target, retries=0)
+        await caller.call("generate", model="m", prompt="p")
     began = time.monotonic()
     while time.monotonic() - began < 3:  # long enough for the pauses between attempts to grow
         with pytest.raises(UnavailableError):
-            await door.call("generate", model="m", prompt="p")
+            await caller.call("generate", model="m", prompt="p")
         await asyncio.sleep(0.1)
 
     async with serve(service, target):
         returned = time.monotonic()
         while True:
             try:
-                await door.call("generate", model="m", prompt="p")
+                await caller.call("generate", model="m", prompt="p")
                 break
             except UnavailableError:
                 assert time.monotonic() - returned < 10
@@ -101,31 +101,31 @@ async def test_a_server_that_returns_is_found_again(transports: Transports) -> N
     assert time.monotonic() - returned < 5
 
 
-async def test_retries_bridge_a_short_absence(transports: Transports) -> None:
+async def test_retries_bridge_a_short_absence(make_caller: CallerFactory) -> None:
     """A restart that takes a moment is not seen by callers."""
     service = ScriptedService()
     async with serve(service) as first:
         target = first.target
-        door = transports(target, retries=6)
-        await door.call("generate", model="m", prompt="p")
-    call = asyncio.create_task(door.call("generate", model="m", prompt="p"))
+        caller = make_caller(target, retries=6)
+        await caller.call("generate", model="m", prompt="p")
+    call = asyncio.create_task(caller.call("generate", model="m", prompt="p"))
     await asyncio.sleep(0.5)
     async with serve(service, target):
         assert (await asyncio.wait_for(call, 30)).text == "Hello"
 
 
-async def test_replicas_share_the_load(transports: Transports) -> None:
+async def test_replicas_share_the_load(make_caller: CallerFactory) -> None:
     """Every address of the target is used."""
     services = [ScriptedService(), ScriptedService()]
     async with serve(services[0]) as one, serve(services[1]) as two:
-        door = transports(f"ipv4:{one.target},{two.target}")
+        caller = make_caller(f"ipv4:{one.target},{two.target}")
         deadline = time.monotonic() + 10
         while not all(service.seen for service in services):
             assert time.monotonic() < deadline
-            await door.call("generate", model="m", prompt="p")
+            await caller.call("generate", model="m", prompt="p")
 
 
-async def test_two_clients_have_two_connections(transports: Transports) -> None:
+async def test_two_clients_have_two_connections(make_caller: CallerFactory) -> None:
     service = ScriptedService()
     peers: set[str] = set()
 
@@ -137,8 +137,8 @@ async def test_two_clients_have_two_connections(transports: Transports) -> None:
 
     service.answer = answer
     async with serve(service) as running:
-        for door in (transports(running.target), transports(running.target)):
-            await door.call("generate", model="m", prompt="p")
+        for caller in (make_caller(running.target), make_caller(running.target)):
+            await caller.call("generate", model="m", prompt="p")
 
     assert len(peers) == 2
 
@@ -168,18 +168,20 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]
     return (folder / "key.pem").read_bytes(), (folder / "cert.pem").read_bytes()
 
 
-async def test_tls_wants_the_servers_name(transports: Transports, certificate: tuple[bytes, bytes]) -> None:
+async def test_tls_wants_the_servers_name(
+    make_caller: CallerFactory, certificate: tuple[bytes, bytes]
+) -> None:
     key, chain = certificate
     credentials = grpc.ssl_server_credentials([(key, chain)])
     async with serve(ScriptedService(), credentials=credentials) as running:
         named = TlsConfig(root_certificates=chain, server_name="inference.test")
         assert (
-            await transports(running.target, tls=named).call("generate", model="m", prompt="p")
+            await make_caller(running.target, tls=named).call("generate", model="m", prompt="p")
         ).text == "Hello"
 
         unnamed = TlsConfig(root_certificates=chain)
         with pytest.raises(UnavailableError):
-            await transports(running.target, tls=unnamed, retries=0).call("generate", model="m", prompt="p")
+            await make_caller(running.target, tls=unnamed, retries=0).call("generate", model="m", prompt="p")
 
 
 @pytest.mark.parametrize(
@@ -199,11 +201,11 @@ def test_loopback_goes_around_the_environments_proxy(target: str, proxied: bool)
     assert (("grpc.enable_http_proxy", 0) not in channel_options(target, 1, None)) is proxied
 
 
-async def test_a_unix_socket_is_a_target(transports: Transports, tmp_path: Path) -> None:
+async def test_a_unix_socket_is_a_target(make_caller: CallerFactory, tmp_path: Path) -> None:
     service = ScriptedService()
     async with serve(service, f"unix:{tmp_path}/s"):
         assert (
-            await transports(f"unix:{tmp_path}/s").call("generate", model="m", prompt="p")
+            await make_caller(f"unix:{tmp_path}/s").call("generate", model="m", prompt="p")
         ).text == "Hello"
 
 
@@ -225,7 +227,7 @@ async def _silent(request: Any, context: Any) -> AsyncIterator[Any]:
 
 
 async def test_pings_during_a_long_silence_are_welcome(
-    transports: Transports, monkeypatch: pytest.MonkeyPatch
+    make_caller: CallerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pair of keepalive settings at a hundredth of its scale: many pings, no data, no GOAWAY."""
     from inference_client import channel
@@ -240,4 +242,4 @@ async def test_pings_during_a_long_silence_are_welcome(
     ]
     monkeypatch.setattr(channel, "KEEPALIVE_TIME_MS", channel.KEEPALIVE_TIME_MS // 100)
     async with serve(service, options=scaled) as running:
-        assert len(await transports(running.target).events(model="m", prompt="p")) == 5
+        assert len(await make_caller(running.target).events(model="m", prompt="p")) == 5

@@ -10,7 +10,7 @@ import pytest
 
 from inference_client import AsyncClient, DeadlineError, FinishReason, StopCause, Summary
 from inference_client.call import rounded_for_the_wire
-from tests.inference_client.conftest import Door, Transports
+from tests.inference_client.conftest import Caller, CallerFactory
 from tests.support.scripted import (
     Event,
     Response,
@@ -34,24 +34,24 @@ async def _silent(request: Any, context: Any) -> AsyncIterator[Event]:
     await asyncio.sleep(60)
 
 
-async def test_a_call_ends_at_its_deadline(door: Door, service: ScriptedService) -> None:
+async def test_a_call_ends_at_its_deadline(caller: Caller, service: ScriptedService) -> None:
     service.answer, service.stream = _sleep, _silent
     began = time.monotonic()
     with pytest.raises(DeadlineError):
-        await door.call("generate", model="m", prompt="p", timeout=0.2)
+        await caller.call("generate", model="m", prompt="p", timeout=0.2)
     with pytest.raises(DeadlineError) as caught:
-        await door.events(model="m", prompt="p", timeout=0.2)
+        await caller.events(model="m", prompt="p", timeout=0.2)
 
     assert 0.4 <= time.monotonic() - began < 10
     assert caught.value.code == "deadline_exceeded"
     assert len(service.seen) == 2
 
 
-async def test_the_timeout_is_sent_as_it_is(transports: Transports, running: Running) -> None:
+async def test_the_timeout_is_sent_as_it_is(make_caller: CallerFactory, running: Running) -> None:
     """The client's own timeout holds where the call brings none."""
-    door = transports(running.target, timeout=50)
-    await door.call("generate", model="m", prompt="p", timeout=20)
-    await door.call("generate", model="m", prompt="p")
+    caller = make_caller(running.target, timeout=50)
+    await caller.call("generate", model="m", prompt="p", timeout=20)
+    await caller.call("generate", model="m", prompt="p")
 
     first, second = (seen.time_remaining for seen in running.service.seen)
     assert first is not None
@@ -74,14 +74,14 @@ async def test_both_sides_mean_the_same_moment(
     assert timeout - 0.01 <= rounded_for_the_wire(timeout) <= timeout * 1.01
 
 
-async def test_without_a_timeout_there_is_no_deadline(door: Door, service: ScriptedService) -> None:
-    await door.call("generate", model="m", prompt="p")
+async def test_without_a_timeout_there_is_no_deadline(caller: Caller, service: ScriptedService) -> None:
+    await caller.call("generate", model="m", prompt="p")
 
     remaining = service.seen[0].time_remaining
     assert remaining is None or remaining > 3600
 
 
-async def test_the_services_early_ending_wins(door: Door, service: ScriptedService) -> None:
+async def test_the_services_early_ending_wins(caller: Caller, service: ScriptedService) -> None:
     """A service that ends a little before the deadline gets its whole answer through."""
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
@@ -92,16 +92,16 @@ async def test_the_services_early_ending_wins(door: Door, service: ScriptedServi
         yield summary()
 
     service.stream = stream
-    events = await door.events(model="m", prompt="p", timeout=1)
+    events = await caller.events(model="m", prompt="p", timeout=1)
 
     assert isinstance(events[-1], Summary)
     assert (events[-2].reason, events[-2].cause) == (FinishReason.LENGTH, StopCause.DEADLINE)  # type: ignore[union-attr]
 
 
-async def test_a_longer_timeout_is_not_told_again(door: Door, service: ScriptedService) -> None:
+async def test_a_longer_timeout_is_not_sent_again(caller: Caller, service: ScriptedService) -> None:
     """The gRPC core likes to repeat a header of another call where it is within 3 %."""
     for timeout in (60, 59, 58.5):
-        await door.call("generate", model="m", prompt="p", timeout=timeout)
+        await caller.call("generate", model="m", prompt="p", timeout=timeout)
 
     for seen, timeout in zip(service.seen, (60, 59, 58.5), strict=True):
         assert seen.time_remaining is not None
@@ -110,21 +110,21 @@ async def test_a_longer_timeout_is_not_told_again(door: Door, service: ScriptedS
 
 @pytest.mark.parametrize("timeout", [0, -1.0])
 async def test_a_timeout_that_has_passed_is_not_sent(
-    door: Door, service: ScriptedService, timeout: float
+    caller: Caller, service: ScriptedService, timeout: float
 ) -> None:
     with pytest.raises(DeadlineError):
-        await door.call("generate", model="m", prompt="p", timeout=timeout)
+        await caller.call("generate", model="m", prompt="p", timeout=timeout)
     with pytest.raises(DeadlineError):
-        await door.events(model="m", prompt="p", timeout=timeout)
+        await caller.events(model="m", prompt="p", timeout=timeout)
 
     assert service.seen == []
 
 
-async def test_a_timeout_of_nan_is_refused(door: Door) -> None:
+async def test_a_timeout_of_nan_is_refused(caller: Caller) -> None:
     with pytest.raises(ValueError, match="timeout must be a number of seconds"):
-        await door.call("generate", model="m", prompt="p", timeout=math.nan)
+        await caller.call("generate", model="m", prompt="p", timeout=math.nan)
 
 
 @pytest.mark.parametrize("timeout", [1e18, math.inf])
-async def test_a_timeout_beyond_the_clock_is_long(door: Door, timeout: float) -> None:
-    assert (await door.call("generate", model="m", prompt="p", timeout=timeout)).text == "Hello"
+async def test_a_timeout_beyond_the_clock_is_long(caller: Caller, timeout: float) -> None:
+    assert (await caller.call("generate", model="m", prompt="p", timeout=timeout)).text == "Hello"

@@ -30,7 +30,7 @@ from inference_client import (
     UnavailableError,
 )
 from inference_client.status import _BY_REASON, _BY_STATUS
-from tests.inference_client.conftest import Door, Transports
+from tests.inference_client.conftest import Caller, CallerFactory
 from tests.support.scripted import Event, Response, Running, ScriptedService, error_info, refuse, retry_info
 
 REASONS: list[tuple[str, StatusCode, type[InferenceError]]] = [
@@ -48,7 +48,7 @@ REASONS: list[tuple[str, StatusCode, type[InferenceError]]] = [
     ("NOT_READY", StatusCode.UNAVAILABLE, UnavailableError),
     ("DEADLINE_EXCEEDED", StatusCode.DEADLINE_EXCEEDED, DeadlineError),
     ("INTERNAL_ERROR", StatusCode.INTERNAL, InternalError),
-    # A reason that is newer than the client is told by its status code.
+    # A reason that is newer than the client is known by its status code.
     ("CONTENT_REFUSED", StatusCode.INVALID_ARGUMENT, InvalidRequestError),
 ]
 
@@ -85,48 +85,48 @@ def refusing(service: ScriptedService, code: StatusCode, message: str, *details:
     service.answer, service.stream = answer, stream
 
 
-async def fail(door: Door, **kwargs: Any) -> tuple[InferenceError, InferenceError]:
+async def fail(caller: Caller, **kwargs: Any) -> tuple[InferenceError, InferenceError]:
     """What `generate` and `stream` raise; no error of gRPC may be among it."""
     with pytest.raises(InferenceError) as unary:
-        await door.call("generate", model="m", prompt="p", **kwargs)
+        await caller.call("generate", model="m", prompt="p", **kwargs)
     with pytest.raises(InferenceError) as streamed:
-        await door.events(model="m", prompt="p", **kwargs)
+        await caller.events(model="m", prompt="p", **kwargs)
     return unary.value, streamed.value
 
 
 @pytest.mark.parametrize(("reason", "status", "kind"), REASONS)
 async def test_the_reason_decides(
-    transports: Transports, running: Running, reason: str, status: StatusCode, kind: type[InferenceError]
+    make_caller: CallerFactory, running: Running, reason: str, status: StatusCode, kind: type[InferenceError]
 ) -> None:
     refusing(running.service, status, "What went wrong.", error_info(reason))
 
-    for error in await fail(transports(running.target, retries=0), request_id="r1"):
+    for error in await fail(make_caller(running.target, retries=0), request_id="r1"):
         assert type(error) is kind
         assert (error.code, str(error), error.request_id) == (reason.lower(), "What went wrong.", "r1")
 
 
 @pytest.mark.parametrize(("status", "kind", "code"), STATUSES)
 async def test_without_a_reason_the_status_decides(
-    transports: Transports, running: Running, status: StatusCode, kind: type[InferenceError], code: str
+    make_caller: CallerFactory, running: Running, status: StatusCode, kind: type[InferenceError], code: str
 ) -> None:
     """Such a status is not the service's own; its text stays in the cause."""
     refusing(running.service, status, "ipv4:10.0.0.1:50051 secret")
 
-    for error in await fail(transports(running.target, retries=0)):
+    for error in await fail(make_caller(running.target, retries=0)):
         assert (type(error), error.code) == (kind, code)
         assert "10.0.0.1" not in str(error)
         assert isinstance(error.__cause__, grpc.RpcError)
 
 
-async def test_another_domains_reason_is_not_ours(door: Door, service: ScriptedService) -> None:
+async def test_another_domains_reason_is_not_ours(caller: Caller, service: ScriptedService) -> None:
     foreign = error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="example.com")
     refusing(service, StatusCode.PERMISSION_DENIED, "no", foreign)
 
-    for error in await fail(door):
+    for error in await fail(caller):
         assert type(error) is PermissionDeniedError
 
 
-async def test_every_violation_is_listed(door: Door, service: ScriptedService) -> None:
+async def test_every_violation_is_listed(caller: Caller, service: ScriptedService) -> None:
     violations = [
         error_details_pb2.BadRequest.FieldViolation(
             field="top_p", description="0 to 1", reason="INVALID_VALUE"
@@ -143,7 +143,7 @@ async def test_every_violation_is_listed(door: Door, service: ScriptedService) -
         error_details_pb2.BadRequest(field_violations=violations),
     )
 
-    for error in await fail(door):
+    for error in await fail(caller):
         assert isinstance(error, InvalidRequestError)
         assert error.param == "top_p"
         assert error.violations == (
@@ -152,50 +152,50 @@ async def test_every_violation_is_listed(door: Door, service: ScriptedService) -
         )
 
 
-async def test_the_numbers_of_a_prompt_that_does_not_fit_are_told(
-    door: Door, service: ScriptedService
+async def test_the_numbers_of_a_prompt_that_does_not_fit_are_reported(
+    caller: Caller, service: ScriptedService
 ) -> None:
     info = error_info("CONTEXT_LENGTH_EXCEEDED", prompt_tokens="90", max_tokens="20", context_length="100")
     refusing(service, StatusCode.INVALID_ARGUMENT, "Too long.", info)
 
-    for error in await fail(door):
+    for error in await fail(caller):
         assert isinstance(error, ContextLengthError)
         assert isinstance(error, InvalidRequestError)
         assert (error.prompt_tokens, error.max_tokens, error.context_length) == (90, 20, 100)
 
 
-async def test_a_number_that_is_none_is_none(door: Door, service: ScriptedService) -> None:
+async def test_a_number_that_is_none_is_none(caller: Caller, service: ScriptedService) -> None:
     refusing(
         service, StatusCode.INVALID_ARGUMENT, "x", error_info("CONTEXT_LENGTH_EXCEEDED", max_tokens="many")
     )
 
-    for error in await fail(door):
+    for error in await fail(caller):
         assert isinstance(error, ContextLengthError)
         assert (error.prompt_tokens, error.max_tokens) == (None, None)
 
 
-async def test_refusals_for_load_say_when_to_return(door: Door, service: ScriptedService) -> None:
+async def test_refusals_for_load_say_when_to_return(caller: Caller, service: ScriptedService) -> None:
     """They are not retried: a retry makes the load worse."""
     for reason in ("RATE_LIMIT_EXCEEDED", "QUEUE_FULL"):
         service.seen.clear()
         details = (error_info(reason, limit="100"), retry_info(1.5))
         refusing(service, StatusCode.RESOURCE_EXHAUSTED, "Later.", *details)
 
-        for error in await fail(door):
+        for error in await fail(caller):
             assert error.retry_after == 1.5
             if isinstance(error, RateLimitError):
                 assert error.limit == 100
         assert len(service.seen) == 2
 
 
-async def test_an_unknown_model_names_what_is_served(door: Door) -> None:
+async def test_an_unknown_model_names_what_is_served(caller: Caller) -> None:
     with pytest.raises(NotFoundError) as caught:
-        await door.call("get_model", "nobody")
+        await caller.call("get_model", "nobody")
 
     assert caught.value.served == ("m", "other")
 
 
-async def test_the_id_of_the_reply_wins(door: Door, service: ScriptedService) -> None:
+async def test_the_id_of_the_reply_wins(caller: Caller, service: ScriptedService) -> None:
     """The service replaces an id it does not like, and says so in the metadata."""
 
     async def answer(request: Any, context: Any) -> Response:
@@ -205,23 +205,23 @@ async def test_the_id_of_the_reply_wins(door: Door, service: ScriptedService) ->
 
     service.answer = answer
     with pytest.raises(InternalError) as caught:
-        await door.call("generate", model="m", prompt="p", request_id="ours")
+        await caller.call("generate", model="m", prompt="p", request_id="ours")
 
     assert caught.value.request_id == "theirs"
 
 
-async def test_an_exception_of_the_server_does_not_leak(door: Door, service: ScriptedService) -> None:
+async def test_an_exception_of_the_server_does_not_leak(caller: Caller, service: ScriptedService) -> None:
     async def answer(request: Any, context: Any) -> Response:
         raise KeyError("secret")
 
     service.answer = answer
     with pytest.raises(InternalError) as caught:
-        await door.call("generate", model="m", prompt="p")
+        await caller.call("generate", model="m", prompt="p")
 
     assert "secret" not in str(caught.value)
 
 
-async def test_details_that_are_garbage_are_ignored(door: Door, service: ScriptedService) -> None:
+async def test_details_that_are_garbage_are_ignored(caller: Caller, service: ScriptedService) -> None:
     async def answer(request: Any, context: Any) -> Response:
         garbage = (("grpc-status-details-bin", b"\xff\xff\xff"),)
         await context.abort(StatusCode.NOT_FOUND, "x", garbage)
@@ -229,25 +229,25 @@ async def test_details_that_are_garbage_are_ignored(door: Door, service: Scripte
 
     service.answer = answer
     with pytest.raises(NotFoundError):
-        await door.call("generate", model="m", prompt="p")
+        await caller.call("generate", model="m", prompt="p")
 
 
 @pytest.mark.parametrize("key", ["pg_é", "pg_\n"])
 async def test_a_key_that_no_header_can_carry_is_no_key(
-    transports: Transports, running: Running, key: str
+    make_caller: CallerFactory, running: Running, key: str
 ) -> None:
-    for error in await fail(transports(running.target, api_key=key)):
+    for error in await fail(make_caller(running.target, api_key=key)):
         assert type(error) is AuthenticationError
         assert key not in str(error)
     assert running.service.seen == []
 
 
-async def test_a_request_over_the_limit_is_not_sent(transports: Transports, running: Running) -> None:
-    door = transports(running.target, max_message_bytes=1000)
+async def test_a_request_over_the_limit_is_not_sent(make_caller: CallerFactory, running: Running) -> None:
+    caller = make_caller(running.target, max_message_bytes=1000)
     with pytest.raises(RequestTooLargeError) as unary:
-        await door.call("generate", model="m", prompt="x" * 995, request_id="r1")
+        await caller.call("generate", model="m", prompt="x" * 995, request_id="r1")
     with pytest.raises(RequestTooLargeError) as streamed:
-        await door.events(model="m", prompt="x" * 995, request_id="r1")
+        await caller.events(model="m", prompt="x" * 995, request_id="r1")
 
     for caught in (unary, streamed):
         assert (caught.value.size, caught.value.limit, caught.value.request_id) == (1001, 1000, "r1")
@@ -255,53 +255,53 @@ async def test_a_request_over_the_limit_is_not_sent(transports: Transports, runn
     assert running.service.seen == []
 
 
-async def test_a_request_at_the_limit_is_sent(transports: Transports, running: Running) -> None:
-    await transports(running.target, max_message_bytes=1000).call("generate", model="m", prompt="x" * 994)
+async def test_a_request_at_the_limit_is_sent(make_caller: CallerFactory, running: Running) -> None:
+    await make_caller(running.target, max_message_bytes=1000).call("generate", model="m", prompt="x" * 994)
 
     assert running.service.seen[0].request.ByteSize() == 1000
 
 
-async def test_the_servers_limit_is_told_in_the_same_way(
-    transports: Transports, service: ScriptedService
+async def test_the_servers_limit_is_reported_in_the_same_way(
+    make_caller: CallerFactory, service: ScriptedService
 ) -> None:
     from tests.support.scripted import serve
 
     async with serve(service, options=[("grpc.max_receive_message_length", 1000)]) as small:
-        for error in await fail(transports(small.target), user="x" * 2000):
+        for error in await fail(make_caller(small.target), user="x" * 2000):
             assert isinstance(error, RequestTooLargeError)
             assert error.size is not None
             assert (error.limit, error.size > 2000) == (1000, True)
 
 
 async def test_an_answer_over_the_servers_limit_is_not_the_requests_fault(
-    transports: Transports, service: ScriptedService
+    make_caller: CallerFactory, service: ScriptedService
 ) -> None:
     from tests.support.scripted import answering, serve, whole_answer
 
     service.answer = answering(whole_answer("x" * 2000))
     async with serve(service, options=[("grpc.max_send_message_length", 1000)]) as small:
         with pytest.raises(InternalError) as caught:
-            await transports(small.target).call("generate", model="m", prompt="p")
+            await make_caller(small.target).call("generate", model="m", prompt="p")
 
     assert caught.value.code == "response_too_large"
 
 
-async def test_an_answer_may_be_larger_than_a_request(transports: Transports, running: Running) -> None:
+async def test_an_answer_may_be_larger_than_a_request(make_caller: CallerFactory, running: Running) -> None:
     from tests.support.scripted import answering, whole_answer
 
     running.service.answer = answering(whole_answer("x" * 5_000_000))
-    answer = await transports(running.target, max_message_bytes=1000).call("generate", model="m", prompt="p")
+    answer = await make_caller(running.target, max_message_bytes=1000).call("generate", model="m", prompt="p")
 
     assert len(answer.text) == 5_000_000
 
 
-async def test_many_violations_fit(door: Door, service: ScriptedService) -> None:
+async def test_many_violations_fit(caller: Caller, service: ScriptedService) -> None:
     """A refusal that names hundreds of fields is larger than gRPC's own limit on metadata."""
     violation = error_details_pb2.BadRequest.FieldViolation(field="messages[0].role", description="x" * 100)
     bad_request = error_details_pb2.BadRequest(field_violations=[violation] * 250)
     refusing(service, StatusCode.INVALID_ARGUMENT, "x", error_info("INVALID_VALUE"), bad_request)
 
-    for error in await fail(door):
+    for error in await fail(caller):
         assert isinstance(error, InvalidRequestError)
         assert len(error.violations) == 250
 
@@ -314,10 +314,10 @@ def test_errors_survive_pickling() -> None:
     assert (type(copy), str(copy), vars(copy)) == (QueueFullError, "Full.", vars(error))
 
 
-async def test_nobody_listens(transports: Transports) -> None:
+async def test_nobody_listens(make_caller: CallerFactory) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
 
-    for error in await fail(transports("127.0.0.1:1")):
+    for error in await fail(make_caller("127.0.0.1:1")):
         assert (type(error), error.code) == (UnavailableError, "not_ready")
     assert loop.time() - began < 10

@@ -18,7 +18,7 @@ from inference_client import (
     Usage,
     build_request,
 )
-from tests.inference_client.conftest import Door
+from tests.inference_client.conftest import Caller
 from tests.support.scripted import Response, ScriptedService, whole_answer
 
 WHOLE = Generation(
@@ -31,8 +31,8 @@ WHOLE = Generation(
 )
 
 
-async def test_the_answer_arrives_whole(door: Door) -> None:
-    generation = await door.call("generate", model="m", prompt="p")
+async def test_the_answer_arrives_whole(caller: Caller) -> None:
+    generation = await caller.call("generate", model="m", prompt="p")
 
     assert generation == WHOLE
     assert (generation.text, generation.finish_reason, generation.usage.total_tokens) == ("Hello", "stop", 5)
@@ -44,11 +44,11 @@ async def test_a_collected_stream_is_the_same_answer(client: AsyncClient) -> Non
 
 
 async def test_a_ready_message_brings_its_own_key_id_and_metadata(
-    door: Door, service: ScriptedService
+    caller: Caller, service: ScriptedService
 ) -> None:
     """The key of one call overrides the client's; the message goes out as it is."""
     request = build_request(model="m", prompt="p", temperature=0)
-    await door.call(
+    await caller.call(
         "generate_request",
         request,
         api_key="pg_mine",
@@ -63,11 +63,11 @@ async def test_a_ready_message_brings_its_own_key_id_and_metadata(
     assert (seen.metadata["traceparent"], seen.metadata["blob-bin"]) == ("00-1-2-01", b"\x00")
 
 
-async def test_the_clients_key_goes_with_every_call(transports: Any, running: Any) -> None:
-    door = transports(running.target, api_key="pg_ours")
-    await door.call("generate", model="m", prompt="p")
-    await door.events(model="m", prompt="p")
-    await door.call("list_models")
+async def test_the_clients_key_goes_with_every_call(make_caller: Any, running: Any) -> None:
+    caller = make_caller(running.target, api_key="pg_ours")
+    await caller.call("generate", model="m", prompt="p")
+    await caller.events(model="m", prompt="p")
+    await caller.call("list_models")
 
     assert {seen.metadata["authorization"] for seen in running.service.seen} == {"Bearer pg_ours"}
 
@@ -93,7 +93,7 @@ async def test_metadata_that_no_header_can_carry_is_refused(client: AsyncClient,
         await client.generate_request(build_request(model="m", prompt="p"), metadata=[item])
 
 
-async def test_reasons_of_a_newer_service_are_unknown(door: Door, service: ScriptedService) -> None:
+async def test_reasons_of_a_newer_service_are_unknown(caller: Caller, service: ScriptedService) -> None:
     """FinishReason and StopCause are open enums."""
 
     async def answer(request: Any, context: Any) -> Response:
@@ -103,7 +103,7 @@ async def test_reasons_of_a_newer_service_are_unknown(door: Door, service: Scrip
         return response
 
     service.answer = answer
-    generation = await door.call("generate", model="m", prompt="p")
+    generation = await caller.call("generate", model="m", prompt="p")
 
     assert generation.finish_reason is FinishReason.UNKNOWN
     assert generation.choices[0].finished.cause is StopCause.UNKNOWN
@@ -111,14 +111,14 @@ async def test_reasons_of_a_newer_service_are_unknown(door: Door, service: Scrip
 
 @pytest.mark.parametrize("broken", [Response(), Response(choices=[{}])])  # type: ignore[list-item]
 async def test_half_an_answer_is_a_protocol_error(
-    door: Door, service: ScriptedService, broken: Response
+    caller: Caller, service: ScriptedService, broken: Response
 ) -> None:
     async def answer(request: Any, context: Any) -> Response:
         return broken
 
     service.answer = answer
     with pytest.raises(ProtocolError) as caught:
-        await door.call("generate", model="m", prompt="p", request_id="r1")
+        await caller.call("generate", model="m", prompt="p", request_id="r1")
 
     assert caught.value.request_id == "r1"
 

@@ -6,18 +6,18 @@ import time
 import pytest
 
 from inference_client import DeadlineError, Health, Model, NotFoundError, TokenCount, UnavailableError
-from tests.inference_client.conftest import Door, Transports
+from tests.inference_client.conftest import Caller, CallerFactory
 from tests.support.scripted import Running, ScriptedService
 
 MODEL = Model("m", ("alias",), 7, "us", 64, 100, "", 0)
 
 
-async def test_models_are_listed(door: Door) -> None:
-    assert await door.call("list_models") == (MODEL,)
+async def test_models_are_listed(caller: Caller) -> None:
+    assert await caller.call("list_models") == (MODEL,)
 
 
-async def test_a_model_is_described(door: Door, service: ScriptedService) -> None:
-    assert await door.call("get_model", "m", api_key="k", request_id="r1", timeout=20) == MODEL
+async def test_a_model_is_described(caller: Caller, service: ScriptedService) -> None:
+    assert await caller.call("get_model", "m", api_key="k", request_id="r1", timeout=20) == MODEL
 
     seen = service.seen[0]
     assert (seen.metadata["authorization"], seen.metadata["x-request-id"]) == ("Bearer k", "r1")
@@ -25,21 +25,21 @@ async def test_a_model_is_described(door: Door, service: ScriptedService) -> Non
     assert seen.time_remaining <= 20.01
 
 
-async def test_an_unknown_model_is_not_found(door: Door) -> None:
+async def test_an_unknown_model_is_not_found(caller: Caller) -> None:
     with pytest.raises(NotFoundError):
-        await door.call("get_model", "nobody")
+        await caller.call("get_model", "nobody")
 
 
-async def test_tokens_are_counted(door: Door, service: ScriptedService) -> None:
-    count = await door.call("count_tokens", "m", messages=[{"role": "user", "content": "hi"}])
+async def test_tokens_are_counted(caller: Caller, service: ScriptedService) -> None:
+    count = await caller.call("count_tokens", "m", messages=[{"role": "user", "content": "hi"}])
 
     assert count == TokenCount(2, (5, 6))
     assert service.seen[0].request.chat.messages[0].content == "hi"
 
 
-async def test_a_count_wants_one_input(door: Door) -> None:
+async def test_a_count_wants_one_input(caller: Caller) -> None:
     with pytest.raises(TypeError, match="exactly one"):
-        await door.call("count_tokens", "m")
+        await caller.call("count_tokens", "m")
 
 
 @pytest.mark.parametrize(
@@ -47,29 +47,29 @@ async def test_a_count_wants_one_input(door: Door) -> None:
     [("SERVING", Health.SERVING), ("NOT_SERVING", Health.NOT_SERVING), ("UNKNOWN", Health.UNKNOWN)],
 )
 async def test_health_is_what_the_service_says(
-    door: Door, running: Running, name: str, state: Health
+    caller: Caller, running: Running, name: str, state: Health
 ) -> None:
     await running.set_health(name)
 
-    assert await door.call("health") is state
+    assert await caller.call("health") is state
 
 
-async def test_a_service_that_nobody_knows_is_unknown(door: Door) -> None:
-    assert await door.call("health", "nobody") is Health.SERVICE_UNKNOWN
+async def test_a_service_that_nobody_knows_is_unknown(caller: Caller) -> None:
+    assert await caller.call("health", "nobody") is Health.SERVICE_UNKNOWN
 
 
-async def test_health_is_asked_once(transports: Transports) -> None:
+async def test_health_is_asked_once(make_caller: CallerFactory) -> None:
     """A probe has to be quick, and must see the first failure."""
     began = time.monotonic()
     with pytest.raises(UnavailableError):
-        await transports("127.0.0.1:1", retries=50).call("health")
+        await make_caller("127.0.0.1:1", retries=50).call("health")
 
     assert time.monotonic() - began < 10
 
 
-async def test_wait_ready_returns_when_the_service_is(door: Door, running: Running) -> None:
+async def test_wait_ready_returns_when_the_service_is(caller: Caller, running: Running) -> None:
     await running.set_health("NOT_SERVING")
-    waiting = asyncio.create_task(door.call("wait_ready", 20))
+    waiting = asyncio.create_task(caller.call("wait_ready", 20))
     await asyncio.sleep(0.5)
     assert not waiting.done()
     await running.set_health("SERVING")
@@ -77,9 +77,9 @@ async def test_wait_ready_returns_when_the_service_is(door: Door, running: Runni
     await asyncio.wait_for(waiting, 10)
 
 
-async def test_wait_ready_gives_up(transports: Transports, running: Running) -> None:
+async def test_wait_ready_gives_up(make_caller: CallerFactory, running: Running) -> None:
     await running.set_health("NOT_SERVING")
     with pytest.raises(DeadlineError, match=r"not ready within 0\.3 s; last seen: not_serving"):
-        await transports(running.target).call("wait_ready", 0.3)
+        await make_caller(running.target).call("wait_ready", 0.3)
     with pytest.raises(DeadlineError, match="not reachable"):
-        await transports("127.0.0.1:1").call("wait_ready", 0.3)
+        await make_caller("127.0.0.1:1").call("wait_ready", 0.3)

@@ -28,7 +28,7 @@ from inference_client import (
     Usage,
 )
 from inference_client.events import GenerationFold
-from tests.inference_client.conftest import Door
+from tests.inference_client.conftest import Caller
 from tests.support.scripted import (
     HELLO,
     REPORT,
@@ -53,13 +53,13 @@ def _deltas(events: list[Event]) -> list[Delta]:
     return [event for event in events if isinstance(event, Delta)]
 
 
-async def test_logprobs_are_of_each_token(door: Door, service: ScriptedService) -> None:
+async def test_logprobs_are_of_each_token(caller: Caller, service: ScriptedService) -> None:
     """Also where several leave in one delta."""
     both = [logprob("a", top=["a", "ü"]), logprob("ü")]
     service.stream = script(
         started(), delta("aü", ids=(97, 252), logprobs=both), delta("b"), finished(), summary()
     )
-    first, second = _deltas(await door.events(model="m", prompt="p", logprobs=True, top_logprobs=2))
+    first, second = _deltas(await caller.events(model="m", prompt="p", logprobs=True, top_logprobs=2))
 
     top = (TokenLogprob(97, "a", b"", -1.5), TokenLogprob(252, "ü", b"", -1.5))
     assert first.logprobs == (
@@ -69,7 +69,9 @@ async def test_logprobs_are_of_each_token(door: Door, service: ScriptedService) 
     assert (second.logprobs, second.tool_calls) == ((), ())
 
 
-async def test_pieces_of_tool_calls_arrive_as_they_were_sent(door: Door, service: ScriptedService) -> None:
+async def test_pieces_of_tool_calls_arrive_as_they_were_sent(
+    caller: Caller, service: ScriptedService
+) -> None:
     service.stream = script(
         started(),
         call_delta(id="c1", name="f"),
@@ -77,7 +79,7 @@ async def test_pieces_of_tool_calls_arrive_as_they_were_sent(door: Door, service
         finished(reason=4, cause=7),
         summary(),
     )
-    events = await door.events(**ASKED, tools=[Tool("f")])
+    events = await caller.events(**ASKED, tools=[Tool("f")])
     first, second = _deltas(events)
 
     assert first.tool_calls == (ToolCallDelta(0, "c1", "f", ""),)
@@ -85,23 +87,23 @@ async def test_pieces_of_tool_calls_arrive_as_they_were_sent(door: Door, service
     assert events[3] == Finished(0, FinishReason.TOOL_CALLS, StopCause.TOOL_CALLS)
 
 
-async def test_the_content_filter_names_its_rule(door: Door, service: ScriptedService) -> None:
+async def test_the_content_filter_names_its_rule(caller: Caller, service: ScriptedService) -> None:
     service.stream = script(started(), finished(reason=3, cause=6, filter_rule="r1"), summary())
-    end = (await door.events(model="m", prompt="p"))[1]
+    end = (await caller.events(model="m", prompt="p"))[1]
 
     assert end == Finished(0, FinishReason.CONTENT_FILTER, StopCause.CONTENT_FILTER, filter_rule="r1")
 
 
-async def test_the_report_explains_every_option(door: Door, service: ScriptedService) -> None:
+async def test_the_report_explains_every_option(caller: Caller, service: ScriptedService) -> None:
     service.stream = script(*HELLO[:-1], summary(REPORT))
     response = whole_answer()
     response.report.CopyFrom(REPORT)
     service.answer = answering(response)
 
-    end = (await door.events(model="m", prompt="p"))[-1]
+    end = (await caller.events(model="m", prompt="p"))[-1]
     assert isinstance(end, Summary)
     assert end.report == EXPLAINED
-    assert (await door.call("generate", model="m", prompt="p")).report == EXPLAINED
+    assert (await caller.call("generate", model="m", prompt="p")).report == EXPLAINED
 
 
 def test_the_report_knows_every_option_of_the_protocol() -> None:
@@ -110,11 +112,13 @@ def test_the_report_knows_every_option_of_the_protocol() -> None:
     assert options == set(EffectiveSampling.__dataclass_fields__)
 
 
-async def test_a_service_without_reports_sends_one_of_zeroes(door: Door) -> None:
-    assert (await door.call("generate", model="m", prompt="p")).report == Report()
+async def test_a_service_without_reports_sends_one_of_zeroes(caller: Caller) -> None:
+    assert (await caller.call("generate", model="m", prompt="p")).report == Report()
 
 
-async def test_a_stream_folds_into_what_the_whole_answer_says(door: Door, service: ScriptedService) -> None:
+async def test_a_stream_folds_into_what_the_whole_answer_says(
+    caller: Caller, service: ScriptedService
+) -> None:
     """Two choices: a text with log probabilities, and two calls of which one was cut short."""
     calls = [
         generation_pb2.ToolCall(id="c1", name="f", arguments='{"a":1}'),
@@ -154,9 +158,9 @@ async def test_a_stream_folds_into_what_the_whole_answer_says(door: Door, servic
         finished(1, 2, 4),
         summary(REPORT),
     )
-    whole = await door.call("generate", **ASKED, n=2)
+    whole = await caller.call("generate", **ASKED, n=2)
     fold = GenerationFold()
-    for event in await door.events(**ASKED, n=2):
+    for event in await caller.events(**ASKED, n=2):
         fold.add(event)
 
     assert fold.result() == whole
@@ -216,7 +220,7 @@ async def test_an_answers_message_continues_the_conversation(
     ],
 )
 async def test_an_answer_has_the_choices_that_were_asked_for(
-    door: Door, service: ScriptedService, indexes: list[int], options: dict[str, Any]
+    caller: Caller, service: ScriptedService, indexes: list[int], options: dict[str, Any]
 ) -> None:
     response = whole_answer()
     choice = response.choices.pop()
@@ -226,4 +230,4 @@ async def test_an_answer_has_the_choices_that_were_asked_for(
     service.answer = answering(response)
 
     with pytest.raises(ProtocolError, match="the request wants"):
-        await door.call("generate", **{"model": "m", "prompt": "p"} | options)
+        await caller.call("generate", **{"model": "m", "prompt": "p"} | options)

@@ -12,7 +12,7 @@ from grpc import StatusCode
 from inference_client import ClosedError, DeadlineError, InferenceError, UnavailableError
 from inference_client.call import RetryPolicy
 from inference_client.errors import QueueFullError
-from tests.inference_client.conftest import Door, Transports
+from tests.inference_client.conftest import Caller, CallerFactory
 from tests.support.scripted import (
     HELLO,
     Event,
@@ -48,35 +48,35 @@ def failing(service: ScriptedService, times: int, *details: Any, code: StatusCod
     service.answer, service.stream = answer, stream
 
 
-async def test_unavailable_is_tried_again(door: Door, service: ScriptedService) -> None:
+async def test_unavailable_is_tried_again(caller: Caller, service: ScriptedService) -> None:
     """Every attempt carries the same request id."""
     failing(service, 2)
-    generation = await door.call("generate", model="m", prompt="p", request_id="r1")
+    generation = await caller.call("generate", model="m", prompt="p", request_id="r1")
 
     assert generation.text == "Hello"
     assert [seen.metadata["x-request-id"] for seen in service.seen] == ["r1"] * 3
 
 
-async def test_what_the_other_side_cancelled_is_tried_again(door: Door, service: ScriptedService) -> None:
+async def test_what_the_other_side_cancelled_is_tried_again(caller: Caller, service: ScriptedService) -> None:
     """Nobody here cancelled it: gRPC's core drops calls where too many wait."""
     failing(service, 2, code=StatusCode.CANCELLED)
 
-    assert (await door.call("generate", model="m", prompt="p")).text == "Hello"
+    assert (await caller.call("generate", model="m", prompt="p")).text == "Hello"
     service.seen.clear()
-    assert len(await door.events(model="m", prompt="p")) == len(HELLO)
+    assert len(await caller.events(model="m", prompt="p")) == len(HELLO)
 
 
-async def test_retry_timeout_outlasts_the_retries(transports: Transports, running: Running) -> None:
+async def test_retry_timeout_outlasts_the_retries(make_caller: CallerFactory, running: Running) -> None:
     failing(running.service, 8)
-    door = transports(running.target, retries=0, retry_timeout=60.0)
+    caller = make_caller(running.target, retries=0, retry_timeout=60.0)
 
-    assert (await door.call("generate", model="m", prompt="p")).text == "Hello"
+    assert (await caller.call("generate", model="m", prompt="p")).text == "Hello"
     running.service.seen.clear()
-    assert len(await door.events(model="m", prompt="p")) == len(HELLO)
+    assert len(await caller.events(model="m", prompt="p")) == len(HELLO)
 
 
 async def test_within_the_retry_timeout_a_stream_without_output_begins_again(
-    transports: Transports, running: Running
+    make_caller: CallerFactory, running: Running
 ) -> None:
     """Its caller sees one beginning, whichever attempt the output is of."""
     service = running.service
@@ -89,49 +89,49 @@ async def test_within_the_retry_timeout_a_stream_without_output_begins_again(
             yield event
 
     service.stream = stream
-    events = await transports(running.target, retry_timeout=60.0).events(model="m", prompt="p")
+    events = await make_caller(running.target, retry_timeout=60.0).events(model="m", prompt="p")
 
     assert len(service.seen) == 3
     assert len(events) == len(HELLO)
 
 
-async def test_retry_timeout_ends(transports: Transports, running: Running) -> None:
+async def test_retry_timeout_ends(make_caller: CallerFactory, running: Running) -> None:
     failing(running.service, 10_000)
-    door = transports(running.target, retries=0, retry_timeout=0.5)
+    caller = make_caller(running.target, retries=0, retry_timeout=0.5)
     began = time.monotonic()
 
     with pytest.raises(UnavailableError):
-        await door.call("generate", model="m", prompt="p")
+        await caller.call("generate", model="m", prompt="p")
 
     assert 0.5 <= time.monotonic() - began < 10
     assert len(running.service.seen) > 2
 
 
-async def test_a_stream_that_did_not_begin_is_tried_again(door: Door, service: ScriptedService) -> None:
+async def test_a_stream_that_did_not_begin_is_tried_again(caller: Caller, service: ScriptedService) -> None:
     failing(service, 2)
-    events = await door.events(model="m", prompt="p")
+    events = await caller.events(model="m", prompt="p")
 
     assert len(events) == len(HELLO)
     assert len({seen.metadata["x-request-id"] for seen in service.seen}) == 1
 
 
-async def test_every_question_is_tried_again(door: Door, service: ScriptedService) -> None:
+async def test_every_question_is_tried_again(caller: Caller, service: ScriptedService) -> None:
     """Not just generations: here the service is not even there at first."""
     failing(service, 1)
-    assert (await door.call("generate", model="m", prompt="p")).text == "Hello"
-    assert (await door.call("list_models"))[0].id == "m"
+    assert (await caller.call("generate", model="m", prompt="p")).text == "Hello"
+    assert (await caller.call("list_models"))[0].id == "m"
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-async def test_retries_are_counted(transports: Transports, running: Running, retries: int) -> None:
+async def test_retries_are_counted(make_caller: CallerFactory, running: Running, retries: int) -> None:
     failing(running.service, 99)
     with pytest.raises(UnavailableError):
-        await transports(running.target, retries=retries).call("generate", model="m", prompt="p")
+        await make_caller(running.target, retries=retries).call("generate", model="m", prompt="p")
 
     assert len(running.service.seen) == retries + 1
 
 
-async def test_a_stream_that_began_is_not_tried_again(door: Door, service: ScriptedService) -> None:
+async def test_a_stream_that_began_is_not_tried_again(caller: Caller, service: ScriptedService) -> None:
     """The first event counts: from there on a second attempt could answer twice."""
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
@@ -140,12 +140,12 @@ async def test_a_stream_that_began_is_not_tried_again(door: Door, service: Scrip
 
     service.stream = stream
     with pytest.raises(UnavailableError):
-        await door.events(model="m", prompt="p")
+        await caller.events(model="m", prompt="p")
 
     assert len(service.seen) == 1
 
 
-async def test_nothing_after_a_delta_is_tried_again(door: Door, service: ScriptedService) -> None:
+async def test_nothing_after_a_delta_is_tried_again(caller: Caller, service: ScriptedService) -> None:
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
         yield started()
         yield delta("a")
@@ -153,7 +153,7 @@ async def test_nothing_after_a_delta_is_tried_again(door: Door, service: Scripte
 
     service.stream = stream
     with pytest.raises(UnavailableError):
-        await door.events(model="m", prompt="p")
+        await caller.events(model="m", prompt="p")
 
     assert len(service.seen) == 1
 
@@ -168,50 +168,54 @@ async def test_nothing_after_a_delta_is_tried_again(door: Door, service: Scripte
         StatusCode.UNKNOWN,
     ],
 )
-async def test_nothing_else_is_tried_again(door: Door, service: ScriptedService, code: StatusCode) -> None:
+async def test_nothing_else_is_tried_again(
+    caller: Caller, service: ScriptedService, code: StatusCode
+) -> None:
     failing(service, 99, retry_info(0.01), code=code)
     with pytest.raises(InferenceError):
-        await door.call("generate", model="m", prompt="p")
+        await caller.call("generate", model="m", prompt="p")
     with pytest.raises(InferenceError):
-        await door.events(model="m", prompt="p")
+        await caller.events(model="m", prompt="p")
 
     assert len(service.seen) == 2
 
 
-async def test_the_services_own_pause_is_kept(door: Door, service: ScriptedService) -> None:
+async def test_the_services_own_pause_is_kept(caller: Caller, service: ScriptedService) -> None:
     failing(service, 2, error_info("NOT_READY"), retry_info(0.4))
-    await door.call("generate", model="m", prompt="p")
+    await caller.call("generate", model="m", prompt="p")
 
     first, second, third = (seen.at for seen in service.seen)
     assert second - first >= 0.4
     assert third - second >= 0.4
 
 
-async def test_a_pause_that_is_too_long_is_left_to_the_caller(door: Door, service: ScriptedService) -> None:
+async def test_a_pause_that_is_too_long_is_left_to_the_caller(
+    caller: Caller, service: ScriptedService
+) -> None:
     failing(service, 1, error_info("NOT_READY"), retry_info(60))
     began = time.monotonic()
     with pytest.raises(UnavailableError) as caught:
-        await door.call("generate", model="m", prompt="p")
+        await caller.call("generate", model="m", prompt="p")
 
     assert caught.value.retry_after == 60
     assert time.monotonic() - began < 10
 
 
-async def test_a_pause_beyond_the_deadline_is_not_begun(door: Door, service: ScriptedService) -> None:
+async def test_a_pause_beyond_the_deadline_is_not_begun(caller: Caller, service: ScriptedService) -> None:
     """What is raised is why there is no answer, not that time ran out."""
     failing(service, 99, error_info("NOT_READY"), retry_info(3))
     began = time.monotonic()
     with pytest.raises(UnavailableError):
-        await door.call("generate", model="m", prompt="p", timeout=2)
+        await caller.call("generate", model="m", prompt="p", timeout=2)
 
     assert time.monotonic() - began < 2
     assert len(service.seen) == 1
 
 
-async def test_the_deadline_is_one_for_all_attempts(door: Door, service: ScriptedService) -> None:
-    """Each attempt is told what is left."""
+async def test_the_deadline_is_one_for_all_attempts(caller: Caller, service: ScriptedService) -> None:
+    """Each attempt gets the time that is left."""
     failing(service, 2, error_info("NOT_READY"), retry_info(0.5))
-    await door.call("generate", model="m", prompt="p", timeout=20)
+    await caller.call("generate", model="m", prompt="p", timeout=20)
 
     left = [seen.time_remaining for seen in service.seen if seen.time_remaining is not None]
     assert len(left) == 3
@@ -219,13 +223,13 @@ async def test_the_deadline_is_one_for_all_attempts(door: Door, service: Scripte
     assert 0.9 < left[0] - left[2] < 10
 
 
-async def test_closing_the_client_ends_the_pause(transports: Transports, running: Running) -> None:
+async def test_closing_the_client_ends_the_pause(make_caller: CallerFactory, running: Running) -> None:
     failing(running.service, 99, error_info("NOT_READY"), retry_info(2))
-    door = transports(running.target)
-    call = asyncio.create_task(door.call("generate", model="m", prompt="p"))
+    caller = make_caller(running.target)
+    call = asyncio.create_task(caller.call("generate", model="m", prompt="p"))
     await eventually(lambda: bool(running.service.seen))
     await asyncio.sleep(0.1)
-    await door.close()
+    await caller.close()
 
     with pytest.raises(ClosedError):
         await call
@@ -244,10 +248,10 @@ class TestPolicy:
             assert pause is not None
             assert least <= pause <= least * 1.25
 
-    def test_the_services_wish_is_a_lower_bound(self) -> None:
-        wish = UnavailableError("x", retry_after=1.0)
+    def test_the_services_pause_is_a_lower_bound(self) -> None:
+        error = UnavailableError("x", retry_after=1.0)
 
-        pauses = {RetryPolicy(9).pause(1, wish, math.inf) for _ in range(50)}
+        pauses = {RetryPolicy(9).pause(1, error, math.inf) for _ in range(50)}
         assert all(pause is not None and 1.0 <= pause <= 1.25 for pause in pauses)
         assert len(pauses) > 1
 

@@ -21,7 +21,7 @@ from inference_client import (
     Timings,
     Usage,
 )
-from tests.inference_client.conftest import Door
+from tests.inference_client.conftest import Caller
 from tests.support.scripted import (
     HELLO,
     Event,
@@ -38,11 +38,11 @@ from tests.support.scripted import (
 )
 
 
-async def test_events_arrive_as_they_were_sent(door: Door, service: ScriptedService) -> None:
+async def test_events_arrive_as_they_were_sent(caller: Caller, service: ScriptedService) -> None:
     end = finished(reason=1, cause=2, stop_sequence="END", stop_token_id=9)
     service.stream = script(started(), delta("a", ids=[1, 2]), delta("", ids=[]), end, summary())
 
-    assert await door.events(model="m", prompt="p") == [
+    assert await caller.events(model="m", prompt="p") == [
         Started("server-id", "m", 7, 3),
         Delta(0, "a", (1, 2), 2),
         Delta(0, "", (), 0),
@@ -111,11 +111,13 @@ async def test_nothing_is_sent_before_the_first_event_is_asked_for(
     assert len(service.seen) == 1
 
 
-async def test_kinds_of_events_of_a_newer_service_are_skipped(door: Door, service: ScriptedService) -> None:
+async def test_kinds_of_events_of_a_newer_service_are_skipped(
+    caller: Caller, service: ScriptedService
+) -> None:
     unknown = Event.FromString(b"\x9a\x06\x00")  # field 99
     service.stream = script(unknown, *HELLO[:2], unknown, *HELLO[2:], unknown)
 
-    assert len(await door.events(model="m", prompt="p")) == len(HELLO)
+    assert len(await caller.events(model="m", prompt="p")) == len(HELLO)
 
 
 async def test_a_broken_grammar_cancels_the_call(client: AsyncClient, service: ScriptedService) -> None:
@@ -133,7 +135,7 @@ async def test_a_broken_grammar_cancels_the_call(client: AsyncClient, service: S
     assert [event async for event in stream_object] == []
 
 
-async def test_an_error_after_the_beginning_ends_the_stream(door: Door, service: ScriptedService) -> None:
+async def test_an_error_after_the_beginning_ends_the_stream(caller: Caller, service: ScriptedService) -> None:
     import grpc
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
@@ -143,7 +145,7 @@ async def test_an_error_after_the_beginning_ends_the_stream(door: Door, service:
 
     service.stream = stream
     with pytest.raises(InternalError, match=r"Logged\.") as caught:
-        await door.events(model="m", prompt="p")
+        await caller.events(model="m", prompt="p")
 
     assert caught.value.request_id == "server-id"
 
@@ -163,7 +165,7 @@ async def test_leaving_at_the_summary_is_not_a_cancellation(
 
 
 async def test_a_connection_that_breaks_after_the_summary_takes_nothing_away(
-    door: Door, service: ScriptedService
+    caller: Caller, service: ScriptedService
 ) -> None:
     import grpc
 
@@ -174,7 +176,7 @@ async def test_a_connection_that_breaks_after_the_summary_takes_nothing_away(
 
     service.stream = stream
 
-    assert len(await door.events(model="m", prompt="p")) == len(HELLO)
+    assert len(await caller.events(model="m", prompt="p")) == len(HELLO)
 
 
 async def _echo(request: Any, context: Any) -> AsyncIterator[Event]:

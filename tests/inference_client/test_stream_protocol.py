@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from inference_client import ProtocolError
-from tests.inference_client.conftest import Door
+from tests.inference_client.conftest import Caller
 from tests.support.scripted import (
     HELLO,
     Event,
@@ -21,11 +21,11 @@ from tests.support.scripted import (
 TWO: dict[str, Any] = {"model": "m", "prompt": "p", "n": 2}
 
 
-async def _complaint(door: Door, service: ScriptedService, events: list[Event], **options: Any) -> str:
+async def _complaint(caller: Caller, service: ScriptedService, events: list[Event], **options: Any) -> str:
     """What is said against a stream; its error carries the id of the request."""
     service.stream = script(*events)
     with pytest.raises(ProtocolError) as caught:
-        await door.events(request_id="r1", **{"model": "m", "prompt": "p"} | options)
+        await caller.events(request_id="r1", **{"model": "m", "prompt": "p"} | options)
     assert caught.value.request_id in {"r1", "server-id"}
     assert caught.value.code == "protocol_error"
     return str(caught.value)
@@ -51,9 +51,9 @@ async def _complaint(door: Door, service: ScriptedService, events: list[Event], 
     ],
 )
 async def test_a_stream_that_breaks_its_grammar_is_refused(
-    door: Door, service: ScriptedService, events: list[Event], complaint: str
+    caller: Caller, service: ScriptedService, events: list[Event], complaint: str
 ) -> None:
-    assert complaint in await _complaint(door, service, events)
+    assert complaint in await _complaint(caller, service, events)
 
 
 @pytest.mark.parametrize(
@@ -67,23 +67,23 @@ async def test_a_stream_that_breaks_its_grammar_is_refused(
     ],
 )
 async def test_every_choice_of_several_keeps_the_grammar(
-    door: Door, service: ScriptedService, events: list[Event], complaint: str
+    caller: Caller, service: ScriptedService, events: list[Event], complaint: str
 ) -> None:
-    assert complaint in await _complaint(door, service, events, **TWO)
+    assert complaint in await _complaint(caller, service, events, **TWO)
 
 
-async def test_each_prompt_has_its_choices(door: Door, service: ScriptedService) -> None:
+async def test_each_prompt_has_its_choices(caller: Caller, service: ScriptedService) -> None:
     """Two of each of two prompts: choices 0 to 3."""
     events = [started(), *(finished(choice) for choice in (2, 0, 3)), summary()]
-    assert "every choice" in await _complaint(door, service, events, prompt=["p", "q"], n=2)
+    assert "every choice" in await _complaint(caller, service, events, prompt=["p", "q"], n=2)
 
     service.stream = script(*events[:-1], finished(1), summary())
-    assert len(await door.events(model="m", prompt=["p", "q"], n=2)) == 6
+    assert len(await caller.events(model="m", prompt=["p", "q"], n=2)) == 6
 
 
-async def test_many_choices_cost_nothing_before_they_come(door: Door, service: ScriptedService) -> None:
+async def test_many_choices_cost_nothing_before_they_come(caller: Caller, service: ScriptedService) -> None:
     """It is the service that refuses them."""
-    assert "every choice" in await _complaint(door, service, list(HELLO), n=2**31 - 1)
+    assert "every choice" in await _complaint(caller, service, list(HELLO), n=2**31 - 1)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ async def test_many_choices_cost_nothing_before_they_come(door: Door, service: S
     ],
 )
 async def test_tool_calls_begin_with_their_id_and_name(
-    door: Door, service: ScriptedService, pieces: list[Event], complaint: str
+    caller: Caller, service: ScriptedService, pieces: list[Event], complaint: str
 ) -> None:
-    assert complaint in await _complaint(door, service, [started(), *pieces], **TWO)
+    assert complaint in await _complaint(caller, service, [started(), *pieces], **TWO)
 
 
-async def test_calls_and_choices_may_be_interleaved(door: Door, service: ScriptedService) -> None:
+async def test_calls_and_choices_may_be_interleaved(caller: Caller, service: ScriptedService) -> None:
     service.stream = script(
         started(),
         call_delta(0, 0, id="a", name="f"),
@@ -118,4 +118,4 @@ async def test_calls_and_choices_may_be_interleaved(door: Door, service: Scripte
         summary(),
     )
 
-    assert len(await door.events(**TWO)) == 10
+    assert len(await caller.events(**TWO)) == 10

@@ -15,7 +15,7 @@ from inference_client import (
     build_request,
 )
 from inference_client.request import build_validation
-from tests.inference_client.conftest import Door
+from tests.inference_client.conftest import Caller
 from tests.inference_client.test_output import EXPLAINED
 from tests.support.scripted import (
     REPORT,
@@ -32,16 +32,16 @@ from tests.support.scripted import (
 )
 
 
-async def test_a_valid_request_is_explained(door: Door, service: ScriptedService) -> None:
+async def test_a_valid_request_is_explained(caller: Caller, service: ScriptedService) -> None:
     service.answer = answering(validated())
-    validation = await door.call("validate", model="alias", prompt=["p", "q"], n=2, temperature=0)
+    validation = await caller.call("validate", model="alias", prompt=["p", "q"], n=2, temperature=0)
 
     assert validation == Validation("server-id", "m", 3, EXPLAINED)
     request = service.seen[0].request
     assert (request.validate_only, request.output.n, request.sampling.temperature) == (True, 2, 0)
 
 
-async def test_an_invalid_request_is_the_same_error(door: Door, service: ScriptedService) -> None:
+async def test_an_invalid_request_is_the_same_error(caller: Caller, service: ScriptedService) -> None:
     async def answer(request: Any, context: Any) -> Response:
         info = error_info("CONTEXT_LENGTH_EXCEEDED", prompt_tokens="9", max_tokens="1", context_length="8")
         await refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "Too long.", info)
@@ -49,13 +49,15 @@ async def test_an_invalid_request_is_the_same_error(door: Door, service: Scripte
 
     service.answer = answer
     with pytest.raises(ContextLengthError, match="Too long"):
-        await door.call("validate", model="m", prompt="p")
+        await caller.call("validate", model="m", prompt="p")
 
 
-async def test_a_ready_message_is_validated_and_left_as_it_is(door: Door, service: ScriptedService) -> None:
+async def test_a_ready_message_is_validated_and_left_as_it_is(
+    caller: Caller, service: ScriptedService
+) -> None:
     service.answer = answering(validated())
     request = build_request(model="m", prompt="p")
-    await door.call("validate_request", request, api_key="pg_mine", request_id="mine")
+    await caller.call("validate_request", request, api_key="pg_mine", request_id="mine")
 
     assert not request.HasField("validate_only")
     assert service.seen[0].request.validate_only
@@ -63,10 +65,10 @@ async def test_a_ready_message_is_validated_and_left_as_it_is(door: Door, servic
     assert service.seen[0].metadata["x-request-id"] == "mine"
 
 
-async def test_a_service_that_generates_all_the_same_is_found_out(door: Door) -> None:
+async def test_a_service_that_generates_all_the_same_is_found_out(caller: Caller) -> None:
     """As one does that is older than the field."""
     with pytest.raises(ProtocolError, match="too old to validate only"):
-        await door.call("validate", model="m", prompt="p")
+        await caller.call("validate", model="m", prompt="p")
 
 
 async def test_a_stream_that_validates_has_no_choices(client: AsyncClient, service: ScriptedService) -> None:
@@ -81,10 +83,10 @@ async def test_a_stream_that_validates_has_no_choices(client: AsyncClient, servi
     assert (generation.choices, generation.report) == ((), EXPLAINED)
 
 
-async def test_a_whole_answer_that_validates_has_no_choices(door: Door, service: ScriptedService) -> None:
+async def test_a_whole_answer_that_validates_has_no_choices(caller: Caller, service: ScriptedService) -> None:
     service.answer = answering(validated())
     request = build_validation(build_request(model="m", prompt="p"))
-    generation = await door.call("generate_request", request)
+    generation = await caller.call("generate_request", request)
 
     assert (generation.choices, generation.usage.prompt_tokens) == ((), 3)
 

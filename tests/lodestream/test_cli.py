@@ -181,7 +181,7 @@ def test_version_prints_name_and_version_lines(lodestream: Lodestream) -> None:
 
 
 def test_a_filter_file_is_checked(lodestream: Lodestream, tmp_path: Path) -> None:
-    """A good one is told rule by rule; a broken one is one line, as it would be from the service."""
+    """A good file is printed rule by rule; a malformed one is one line, as it would be from the service."""
     rules = tmp_path / "rules.toml"
     rules.write_text("[[rules]]\nname = 'heron'\nphrases = ['heron']\naction = 'block'\nkeys = ['bob']\n")
     done = lodestream("filter", "check", str(rules))

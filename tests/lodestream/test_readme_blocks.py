@@ -175,7 +175,7 @@ def test_what_is_to_be_installed_can_be(environment: dict[str, str]) -> None:
 
 
 def test_an_engine_is_planned_built_verified_and_served(environment: dict[str, str], tmp_path: Path) -> None:
-    """Line by line, on the double of TensorRT-LLM. The last line serves until it is told to end."""
+    """Line by line, on the double of TensorRT-LLM. The last line serves until a signal ends it."""
     write_model(tmp_path / "Llama-3.1-8B-Instruct")
     (tmp_path / "examples").symlink_to(DOUBLE / "examples")
     for name in ("LODESTREAM_MODEL", "LODESTREAM_ALIAS"):

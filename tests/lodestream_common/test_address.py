@@ -1,4 +1,4 @@
-"""Addresses: read, printed, and told apart by who can reach them."""
+"""Addresses: parsed, printed, and whether other machines can reach them."""
 
 from __future__ import annotations
 

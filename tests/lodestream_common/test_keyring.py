@@ -64,7 +64,7 @@ def test_a_key_is_recognised_and_others_are_not(file: KeyFile) -> None:
 
 
 def test_a_new_key_is_noticed_without_a_restart(file: KeyFile) -> None:
-    """The first key closes an open door, and opens it to its owner."""
+    """The first key closes an open server, and its owner can still call it."""
     ring = Keyring(file.path)
     _, token = file.create("alice")
 
@@ -119,7 +119,7 @@ def test_a_restored_file_counts_again(file: KeyFile) -> None:
 
 
 def test_an_emptied_file_shuts_everybody_out(file: KeyFile) -> None:
-    """A file that is replaced by one without keys ends all keys, and does not open a guarded door."""
+    """A file that is replaced by one without keys ends all keys, and does not open a guarded server."""
     _, token = file.create("alice")
     ring = Keyring(file.path)
 
