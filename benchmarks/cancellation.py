@@ -1,4 +1,4 @@
-"""How soon the engine's slot is free after its caller left: embedded engine, both transports, engine busy."""
+"""The time until an engine slot is free after a cancelled call: embedded engine, both transports."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from lodestream_common import logs
 from tests.support.transports import Transports, grpc_request, running_transports
 
 MODEL = "smollm2-135m-instruct"
-NEIGHBOURS = 3
-"""Streams that decode all the time, in the other slots."""
+OTHER_STREAMS = 3
+"""Streams that decode all the time in the other slots."""
 PROMPT_TOKENS = 96
-LONGEST_STAY = 1.0
-"""Seconds; the prompt takes about half of them, so callers leave in prefill and in decode."""
+MAX_CALL_SECONDS = 1.0
+"""The prefill takes about half of this time, so calls are cancelled in prefill and in decode."""
 CONTEXT = 2048
 
 
 def measure(callers: int) -> None:
-    """Print, for each door, how long slots stayed taken, in milliseconds."""
+    """Print, for each transport, the milliseconds from the cancellation until the slot is free."""
     logs.configure("warning", "json", server="service")
-    print("| door | callers | median ms | 95 % ms | slowest ms | within 100 ms |\n|---|---|---|---|---|---|")
+    print(
+        "| transport | calls | median ms | 95 % ms | slowest ms | within 100 ms |\n|---|---|---|---|---|---|"
+    )
     asyncio.run(_measure(callers))
 
 
@@ -33,18 +35,18 @@ async def _measure(callers: int) -> None:
     settings: dict[str, Any] = {
         "backend": "llama_cpp",
         "context_length": CONTEXT,
-        "max_concurrency": NEIGHBOURS + 1,
+        "max_concurrency": OTHER_STREAMS + 1,
     }
     async with running_transports(**settings) as transports:
-        for name, door in (("gRPC", by_grpc), ("REST, streamed", by_sse), ("REST, plain", by_plain)):
-            freed = sorted([await _leave(transports, door) for _ in range(callers)])
+        for name, call in (("gRPC", by_grpc), ("REST, streamed", by_sse), ("REST, plain", by_plain)):
+            freed = sorted([await _cancel(transports, call) for _ in range(callers)])
             late = freed[int(0.95 * callers)]
             share = sum(seconds <= 0.1 for seconds in freed) / callers
             row = [f"{1e3 * seconds:.0f}" for seconds in (median(freed), late, freed[-1])]
             print(f"| {name} | {callers} | {' | '.join(row)} | {share:.0%} |", flush=True)
 
 
-Ask = Callable[[Transports, dict[str, Any]], Coroutine[Any, Any, None]]
+Call = Callable[[Transports, dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 async def by_grpc(transports: Transports, body: dict[str, Any]) -> None:
@@ -62,26 +64,26 @@ async def by_sse(transports: Transports, body: dict[str, Any]) -> None:
 
 
 async def by_plain(transports: Transports, body: dict[str, Any]) -> None:
-    """Ask over REST for the whole answer."""
+    """Get the whole answer over REST."""
     await transports.http.post("/v1/completions", json=body)
 
 
-async def _leave(transports: Transports, door: Ask) -> float:
-    """One caller comes, stays for a while, and leaves: seconds until its slot is free."""
-    async with _neighbours(transports):
-        caller = asyncio.create_task(door(transports, _body(PROMPT_TOKENS)))
-        await _until(transports, NEIGHBOURS + 1)
-        await asyncio.sleep(random.uniform(0, LONGEST_STAY))
+async def _cancel(transports: Transports, call: Call) -> float:
+    """Start a call, cancel it after a random time, and return the seconds until its slot is free."""
+    async with _other_streams(transports):
+        caller = asyncio.create_task(call(transports, _body(PROMPT_TOKENS)))
+        await _until(transports, OTHER_STREAMS + 1)
+        await asyncio.sleep(random.uniform(0, MAX_CALL_SECONDS))
         began = time.perf_counter()
         caller.cancel()
-        await _until(transports, NEIGHBOURS)
+        await _until(transports, OTHER_STREAMS)
         return time.perf_counter() - began
 
 
 @asynccontextmanager
-async def _neighbours(transports: Transports) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(by_grpc(transports, _body(4))) for _ in range(NEIGHBOURS)]
-    await _until(transports, NEIGHBOURS)
+async def _other_streams(transports: Transports) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(by_grpc(transports, _body(4))) for _ in range(OTHER_STREAMS)]
+    await _until(transports, OTHER_STREAMS)
     try:
         yield
     finally:

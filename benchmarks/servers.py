@@ -48,16 +48,16 @@ def pair(**settings: str) -> Iterator[Pair]:
 
 @contextmanager
 def server(
-    command: str, home: Path, settings: Mapping[str, str], *, log: Path | None = None, patience: float = 120.0
+    command: str, home: Path, settings: Mapping[str, str], *, log: Path | None = None, timeout: float = 120.0
 ) -> Iterator[Running]:
     """Run `lodestream COMMAND` until the context ends.
 
     Args:
         command: `serve` or `bridge`.
         home: a directory for its ready file.
-        settings: by their names.
-        log: the file that gets what it prints; None: printed with ours.
-        patience: seconds until it must be ready.
+        settings: name → value.
+        log: the file for its output; None: the output of this process.
+        timeout: seconds within which it must be ready.
 
     """
     ready = home / f"{command}.ready"
@@ -71,7 +71,7 @@ def server(
             stderr=output,
         )
         stack.callback(_end, process)
-        yield Running(_wait_ready(process, ready, patience), process.pid)
+        yield Running(_wait_ready(process, ready, timeout), process.pid)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -79,14 +79,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(60)
     except subprocess.TimeoutExpired:
-        # It would keep the engine's memory from whoever comes next.
+        # A running server would keep the memory that the next one needs.
         process.kill()
         process.wait()
         raise
 
 
-def _wait_ready(process: subprocess.Popen[bytes], ready: Path, patience: float) -> str:
-    for _ in range(int(patience * 10)):
+def _wait_ready(process: subprocess.Popen[bytes], ready: Path, timeout: float) -> str:
+    for _ in range(int(timeout * 10)):
         if address := read_ready(ready):
             return address
         if process.poll() is not None:

@@ -1,7 +1,7 @@
 """Kills an engine's worker process and looks who notices, and when; prints JSON.
 
 `python -m benchmarks.gpu_smoke.dead_worker ENGINE`. A process of its own: MPI may well end it too. As far as
-we know nobody is told before the next request.
+no caller is known to get an error before the next request.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ async def watch(llm: Any) -> dict[str, Any]:
     }
 
 
-async def _shut_down_after(llm: Any, patience: float) -> float | None:
+async def _shut_down_after(llm: Any, timeout: float) -> float | None:
     """Seconds until the library says so; None: it did not."""
     begun = time.monotonic()
-    while time.monotonic() - begun < patience:
+    while time.monotonic() - begun < timeout:
         executor = getattr(llm, "_executor", None)
         if executor is None or executor.is_shutdown():
             return round(time.monotonic() - begun, 2)

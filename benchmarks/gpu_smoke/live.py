@@ -155,9 +155,9 @@ class Questions:
         prompt = list(range(64, 64 + 128))
         await self._finished(prompt=prompt, max_tokens=2)
         output = await self._finished(prompt=prompt, max_tokens=2)
-        told = getattr(output, "cached_tokens", None)
-        self.notes["cached tokens of a repeated prompt of 128"] = told
-        return bool(told)
+        cached = getattr(output, "cached_tokens", None)
+        self.notes["cached tokens of a repeated prompt of 128"] = cached
+        return bool(cached)
 
     async def shut_down_engine_says(self) -> str:
         """The last question."""

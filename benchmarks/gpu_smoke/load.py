@@ -21,7 +21,9 @@ def measure(pair: Pair, concurrencies: Sequence[int], tokens: int) -> list[Row]:
     for streams in concurrencies:
         for transport, url in urls.items():
             _round(url, streams, min(tokens, 16), seed=0)
-            rows.append({"door": transport, "streams": streams, **_round(url, streams, tokens, seed=streams)})
+            rows.append(
+                {"transport": transport, "streams": streams, **_round(url, streams, tokens, seed=streams)}
+            )
     return rows
 
 

@@ -136,16 +136,16 @@ def _suite(lines: Sequence[str]) -> Iterator[str]:
 
 def _load(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "## Speed"
-    names = ("streams", "door", "tokens_per_second", "ttft_median_ms", "ttft_p95_ms")
+    names = ("streams", "transport", "tokens_per_second", "ttft_median_ms", "ttft_p95_ms")
     yield _table(names, [[row[name] for name in names] for row in rows])
 
 
 def _errors(steps: Steps) -> Iterator[str]:
     yield "## What went wrong"
-    told = [step for step in steps.done if step.error]
-    for step in told:
+    failed = [step for step in steps.done if step.error]
+    for step in failed:
         yield f"### {step.name}: {step.status}\n\n{_fenced(step.error.strip())}"
-    if not told:
+    if not failed:
         yield "Nothing."
 
 

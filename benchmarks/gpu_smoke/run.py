@@ -138,7 +138,7 @@ def _build(steps: Steps, runtime: Runtime, options: Options) -> Path | None:
         elif steps.run(name, partial(_built, runtime, checkpoint, engine, route, examples)) is not None:
             built.append(engine)
     if examples is not None and runtime.gpus[0].sm < 89:
-        # Nobody has told yet whether the compiled path takes it there.
+        # It is not known yet whether the compiled path accepts it there.
         cache = options.work / "engine-fp8-cache"
         steps.run(
             "build with an FP8 KV cache",

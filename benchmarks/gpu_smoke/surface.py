@@ -103,7 +103,7 @@ PARTS: Mapping[str, tuple[Callable[[Any], Names], tuple[str, ...]]] = {
 
 
 def surface() -> dict[str, Any]:
-    """Look at every part; one that cannot be looked at is told with its reason."""
+    """Describe every part; a part that cannot be read is reported with the reason."""
     package = import_module("tensorrt_llm")
     return {
         "version": str(getattr(package, "__version__", "unknown")),

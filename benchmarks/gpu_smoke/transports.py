@@ -37,7 +37,7 @@ def serving(engine: Path, logs: Path, **settings: str) -> Iterator[Pair]:
     with ExitStack() as stack:
         own = {"engine": str(engine), "grpc_address": "127.0.0.1:0", **common, **settings}
         service = stack.enter_context(
-            server("serve", logs, own, log=logs / "serve.log", patience=_START_SECONDS)
+            server("serve", logs, own, log=logs / "serve.log", timeout=_START_SECONDS)
         )
         other = {"http_address": "127.0.0.1:0", "grpc_address": service.address, **common}
         bridge = stack.enter_context(server("bridge", logs, other, log=logs / "bridge.log"))
@@ -139,8 +139,8 @@ class Checks:
         return "ok"
 
     async def too_much_is_refused(self) -> str:
-        told = await self._callers.by_rest({**self._body, "top_k": 1025})
-        assert (told.error, told.param) == ("invalid_value", "top_k"), told
+        reply = await self._callers.by_rest({**self._body, "top_k": 1025})
+        assert (reply.error, reply.param) == ("invalid_value", "top_k"), reply
         long = {**self._body, "prompt": [65] * 9000}
         answers = [await ask(long) for ask in self._ways]
         assert {answer.error for answer in answers} == {"context_length_exceeded"}, answers

@@ -106,7 +106,7 @@ def test_everything_is_tried_and_reported(tmp_path: Path) -> None:
     assert all(outcome.startswith("ok") for outcome in results["transports"].values())
     assert re.match(r"\d\d passed, \d skipped, 3 deselected", results["contract suite"][-1])
     assert results["dead worker"] == {"workers": 0}
-    assert [(row["door"], row["streams"]) for row in results["benchmark"]] == [
+    assert [(row["transport"], row["streams"]) for row in results["benchmark"]] == [
         ("grpc", 1),
         ("rest", 1),
         ("grpc", 3),
