@@ -1,7 +1,7 @@
 """Kills a worker process of an engine, and prints as JSON which parts notice it, and when.
 
-`python -m benchmarks.gpu_smoke.dead_worker ENGINE` is a process of its own, since MPI may end it too. As far as is
-known, no caller gets an error before the next request.
+`python -m benchmarks.gpu_smoke.dead_worker ENGINE` is a process of its own, since MPI may end it too. As far
+as is known, no caller gets an error before the next request.
 """
 
 from __future__ import annotations
