@@ -115,6 +115,13 @@ class ServiceConfig(CommonConfig):
         le=1e9,
         description="Tokens a second and request of the simulated engine; 0: no delay.",
     )
+    simulated_token_cost_us: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="Microseconds of CPU that the simulated engine burns in the service's process for each "
+        "token, as an engine library's own Python does.",
+    )
     simulated_fault: str = Field(
         default="",
         description="A fault for every request of the simulated engine: fail_at=N, stall_at=N, die_at=N, "

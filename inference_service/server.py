@@ -28,6 +28,7 @@ from inference_service.scheduling.workers import FairPool
 from lodestream_common.address import Address, cannot_listen, check_free, check_open_address, parse_address
 from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
+from lodestream_common.pacing import Pacer
 from lodestream_common.ready import announce_ready
 
 _log = structlog.get_logger(__name__)
@@ -67,6 +68,7 @@ class Server:
         self._keyring = keyring
         self._access = Access(keyring, RateLimiter(config.requests_per_minute))
         self._slot = EngineSlot()
+        self._pacer = Pacer(config.max_stream_interval, config.stream_pacing)
         threads, most_bytes = usable_cores(), _WAITING_MESSAGES * config.max_message_bytes
         self._workers = FairPool(threads, "lodestream-worker", most_bytes)
         self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
@@ -131,7 +133,7 @@ class Server:
         server = grpc.aio.server(options=options, interceptors=[AuthInterceptor(self._access, self.calls)])
         server.add_generic_rpc_handlers(
             (
-                GenerateServicer(self._slot).handlers(self.calls),
+                GenerateServicer(self._slot, self._pacer).handlers(self.calls),
                 ModelServicer(self._slot).handlers(self.calls),
             )
         )

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lodestream_common.address import Address
+from lodestream_common.pacing import HIGHEST_INTERVAL, Pacing
 
 
 def config_home() -> Path:
@@ -73,6 +74,18 @@ class CommonConfig(BaseModel):
         ge=1,
         le=1_000_000,
         description="Most open connections of each server; further ones are refused.",
+    )
+    max_stream_interval: float = Field(
+        default=0.25,
+        ge=0,
+        le=HIGHEST_INTERVAL,
+        description="Largest pause in seconds between two messages of a stream. A busy server gathers tokens "
+        "in it and sends them together; one that is not busy makes none. 0: no server does.",
+    )
+    stream_pacing: Pacing = Field(
+        default="auto",
+        description="How the pause between two messages of a stream is chosen: auto follows the load; always "
+        "takes the largest, and random any up to it, to test callers with.",
     )
     shutdown_grace: float = Field(
         default=30.0,

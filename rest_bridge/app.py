@@ -16,6 +16,7 @@ from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient
 from lodestream_common.address import parse_address
 from lodestream_common.errors import SettingError
 from lodestream_common.keys import Keyring
+from lodestream_common.pacing import Pacer
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError
 from rest_bridge.middleware import RequestContextMiddleware
@@ -44,6 +45,8 @@ def create_app(config: BridgeConfig) -> FastAPI:
         raise SettingError("grpc_address: port 0 is no place to find the service")
     target = str(service.reachable)
 
+    pacer = Pacer(config.max_stream_interval, config.stream_pacing)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # What a body becomes for the service may be a little larger than the body.
@@ -51,7 +54,7 @@ def create_app(config: BridgeConfig) -> FastAPI:
         async with AsyncClient(
             target, retries=_RETRIES, retry_timeout=config.retry_timeout, max_message_bytes=limit
         ) as client:
-            app.state.bridge = Bridge(config, client, keyring)
+            app.state.bridge = Bridge(config, client, keyring, pacer)
             watching = asyncio.create_task(_watch(keyring), name="watched-keys")
             yield
             watching.cancel()

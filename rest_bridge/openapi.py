@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from lodestream_common.pacing import HIGHEST_INTERVAL, INTERVAL_NAME
 from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
 from rest_bridge.openai.response_schemas import ChatCompletionChunk, CompletionChunk, ErrorReply, Validation
 
@@ -87,7 +88,7 @@ def takes(body: type[BaseModel], example: Extra) -> Extra:
     return {
         **SECURED,
         "requestBody": {"required": True, "content": {"application/json": content}},
-        "parameters": [*SECURED["parameters"], coding],
+        "parameters": [*SECURED["parameters"], coding, _INTERVAL],
     }
 
 
@@ -115,6 +116,12 @@ def _headers(with_times: bool) -> Extra:
 def _header(name: str, description: str, schema: Extra) -> Extra:
     return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
+
+_INTERVAL = _header(
+    INTERVAL_NAME,
+    "Largest pause in seconds between two events of a stream on a busy server. 0: each token at once.",
+    {"type": "number", "minimum": 0, "maximum": HIGHEST_INTERVAL},
+)
 
 SECURED: Extra = {
     **_KEY_OR_NONE,

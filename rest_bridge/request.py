@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from inference_client import AsyncClient, InferenceError
 from lodestream_common.keys import FailedKeys, Keyring, Level
+from lodestream_common.pacing import INTERVAL_NAME, Pacer, parse_interval
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_API_KEY, ApiError, ClientGone, invalid, too_large, unsupported_coding
 from rest_bridge.middleware import RequestContext
@@ -61,6 +62,7 @@ class Bridge:
     config: BridgeConfig
     client: AsyncClient
     keyring: Keyring
+    pacer: Pacer
     engine: EngineName = field(default_factory=EngineName)
     failed_keys: FailedKeys = field(default_factory=FailedKeys)
 
@@ -75,6 +77,8 @@ class AdmittedRequest:
     """The caller's key; the service checks it, too."""
     timeout: float | None
     """Seconds; None: no deadline."""
+    max_interval: float | None
+    """Largest stream interval that the caller accepts, in seconds; None: the caller does not say."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -83,7 +87,12 @@ class AdmittedRequest:
             "request_id": self.exchange.request_id,
             "api_key": self.api_key,
             "timeout": self.timeout,
+            "metadata": () if self.max_interval is None else ((INTERVAL_NAME, f"{self.max_interval:.6f}"),),
         }
+
+    def interval(self) -> float:
+        """Seconds for which its stream gathers between two writes, now."""
+        return self.bridge.pacer.interval(self.max_interval)
 
 
 def bridge_of(request: Request) -> Bridge:
@@ -96,7 +105,7 @@ def admit(request: Request, needed: Level) -> AdmittedRequest:
     """Let a request in, before anything of its body is read.
 
     Raises:
-        ApiError: its key does not allow this, or its deadline is malformed.
+        ApiError: its key does not allow this, or its deadline or its stream interval is malformed.
 
     """
     bridge = bridge_of(request)
@@ -108,10 +117,11 @@ def admit(request: Request, needed: Level) -> AdmittedRequest:
             address = request.client.host if request.client else ""
             request.state.exchange.refusal_delay = bridge.failed_keys.delay(address)
         raise
+    max_interval = _max_interval(request.headers.get(INTERVAL_NAME))
     timeout = _timeout(request.headers.get("x-request-timeout"), bridge.config.request_timeout)
     exchange: RequestContext = request.state.exchange
     exchange.until_revoked = UntilRevoked(bridge.keyring, token)
-    return AdmittedRequest(bridge, exchange, token, timeout)
+    return AdmittedRequest(bridge, exchange, token, timeout, max_interval)
 
 
 def _timeout(header: str | None, default: float | None) -> float | None:
@@ -123,6 +133,15 @@ def _timeout(header: str | None, default: float | None) -> float | None:
             "x-request-timeout", f"x-request-timeout must be a number of seconds in (0, {_MAX_SECONDS}]."
         )
     return seconds
+
+
+def _max_interval(header: str | None) -> float | None:
+    if header is None:
+        return None
+    try:
+        return parse_interval(header)
+    except ValueError as error:
+        raise invalid(INTERVAL_NAME, f"{INTERVAL_NAME} {error}.") from None
 
 
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS

@@ -16,6 +16,10 @@ from inference_service.backends.types import BackendDescription, BackendStats, E
 from inference_service.constraints.grammar import Grammar
 from lodestream_common.errors import OperatorError
 
+Steps = AsyncGenerator[EngineStep, float | None]
+"""The steps of one request. `anext` waits for the next token, `asend(seconds)` also for what comes in so many
+seconds."""
+
 
 class Backend(ABC):
     """Drives one kind of engine through five methods and a description.
@@ -46,12 +50,13 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+    def generate(self, request: EngineRequest) -> Steps:
         """Generate for one request.
 
         Iterating never loses a token: what became ready between two `anext` calls is merged into one
-        step. Closing the iterator (or cancelling the task inside `anext`) aborts the request; the
-        engine's slot is released within one engine step, also during prefill.
+        step. `asend(seconds)` gathers for so many seconds first; the end of the request, and its failure,
+        end this wait at once. Closing the iterator (or cancelling the task inside `anext`) aborts the
+        request; the engine's slot is released within one engine step, also during prefill.
 
         Raises:
             EngineRequestError: this request failed, the engine lives on; EngineGrammarError: as

@@ -72,6 +72,7 @@ def _simulated(config: ServiceConfig, _: Path, tokenizer: ModelTokenizer, shape:
         max_concurrency=shape.slots or 1,
         prefill_tps=config.simulated_prefill_tps,
         decode_tps=config.simulated_decode_tps,
+        token_cost=config.simulated_token_cost_us * 1e-6,
         faults=config.simulated_fault,
     )
 

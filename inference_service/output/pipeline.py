@@ -60,6 +60,11 @@ class ChoicePipeline:
         self._is_over = False
         self.finished: Finished | None = None
 
+    @property
+    def may_end_choice(self) -> bool:
+        """Whether a stage may end the choice before the engine does."""
+        return bool(self._stops or self._stop_token_ids or self._filter or self._tools)
+
     def on_step(self, step: EngineStep) -> Iterator[ChoiceEvent]:
         """Take one engine step in; yield what may leave."""
         end_id = self._end_of_sequence_id(step)

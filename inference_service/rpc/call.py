@@ -30,6 +30,7 @@ from inference_service.rpc import status
 from inference_service.rpc.auth import ANONYMOUS, Access, Caller, Metadata
 from inference_service.scheduling.admission import DeadlinePassed, Tenant
 from lodestream_common.keys import Level
+from lodestream_common.pacing import INTERVAL_NAME, parse_interval
 
 _log = structlog.get_logger(__name__)
 _LEAST_RATE = 100_000
@@ -79,6 +80,21 @@ class RpcCall:
     @property
     def verdict(self) -> ServiceError | None:
         return self._verdict
+
+    def max_interval(self) -> float | None:
+        """The largest stream interval that the caller accepts, in seconds; None: the caller does not say.
+
+        Raises:
+            InvalidRequest: it is no number in the range.
+
+        """
+        text = next((value for name, value in self.metadata if name == INTERVAL_NAME), None)
+        if text is None:
+            return None
+        try:
+            return parse_interval(str(text))
+        except ValueError as error:
+            raise InvalidRequest.of(INTERVAL_NAME, f"{error}.") from None
 
     async def read(self, kind: type[RequestT], limit: int, patience: float) -> RequestT:
         """The request's message.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import grpc
@@ -23,6 +24,7 @@ from inference_service.scheduling.planner import Planner, effort_of
 from inference_service.scheduling.runner import Generation, GenerationRequest, Progress
 from inference_service.scheduling.served_model import Effort, ServedModel
 from lodestream_common.keys import Level
+from lodestream_common.pacing import Pacer
 
 MAX_ANSWER_BYTES = 1 << 30
 """Most bytes of an answer in one message. The limit of protobuf is twice as much."""
@@ -40,8 +42,9 @@ _REPLACEMENT_BYTES = 3
 class GenerateServicer:
     """Answers generation requests."""
 
-    def __init__(self, slot: EngineSlot) -> None:
+    def __init__(self, slot: EngineSlot, pacer: Pacer) -> None:
         self._slot = slot
+        self._pacer = pacer
 
     def handlers(self, calls: RunningCalls) -> grpc.GenericRpcHandler:
         """The methods, for the server."""
@@ -74,6 +77,7 @@ class GenerateServicer:
     ) -> AsyncIterator[AsyncIterator[Event]]:
         """Run a generation and give its events. The engine is free when the context ends."""
         progress = Progress()
+        interval = partial(self._pacer.interval, call.max_interval())
         loaded = self._slot.loaded
         loaded.admission.check_open()
         if not message.validate_only:
@@ -83,7 +87,7 @@ class GenerateServicer:
             _check_answer_size(request, loaded.model.tokenizer.longest_token)
         call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
         with loaded.admission.reserve(call.tenant, request.permits, request.deadline) as permit:
-            generation = Generation(loaded.backend, permit, request, progress)
+            generation = Generation(loaded.backend, permit, request, progress, interval)
             try:
                 async with aclosing(generation.events()) as events:
                     yield events

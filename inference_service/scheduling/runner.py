@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from inference_service.backends.base import Backend, EngineRequestError
+from inference_service.backends.base import Backend, EngineRequestError, Steps
 from inference_service.backends.types import EngineRequest, EngineStep
 from inference_service.output.events import (
     ChoiceEvent,
@@ -25,6 +25,10 @@ from inference_service.output.events import (
 )
 from inference_service.output.pipeline import ChoicePipeline
 from inference_service.scheduling.admission import Deadline, DeadlinePassed, Permit
+from lodestream_common.pacing import Interval, no_interval
+
+_SENDING_SECONDS = 0.05
+"""Before the deadline, from which on no tokens are gathered any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +108,30 @@ class Progress:
 
 
 class Generation:
-    """Runs one request on the engine and reports what happens as events."""
+    """Runs one request on the engine and reports what happens as events.
+
+    Args:
+        backend: the engine.
+        permit: admits the choices.
+        request: what to generate.
+        progress: is kept up to date.
+        interval: seconds for which a choice gathers tokens after a batch of events, now.
+
+    """
 
     def __init__(
-        self, backend: Backend, permit: Permit, request: GenerationRequest, progress: Progress
+        self,
+        backend: Backend,
+        permit: Permit,
+        request: GenerationRequest,
+        progress: Progress,
+        interval: Interval = no_interval,
     ) -> None:
         self._backend = backend
         self._permit = permit
         self._request = request
         self._progress = progress
+        self._interval = interval
 
     @property
     def usage(self) -> Usage:
@@ -181,18 +200,33 @@ class Generation:
                 first, opening = opening, []
                 yield first
                 async with aclosing(self._backend.generate(plan.engine)) as steps:
-                    batch = await self._advance(plan, steps)
+                    has_output, batch = False, await self._advance(plan, steps)
                     while plan.pipeline.finished is None:
                         yield batch
-                        batch = await self._advance(plan, steps)
+                        has_output = has_output or bool(batch)
+                        batch = await self._advance(plan, steps, self._pause(plan) if has_output else 0.0)
             yield batch
         except DeadlinePassed:
             if not self._progress.completion_tokens:
                 raise
             yield [*opening, *plan.pipeline.cut(StopCause.DEADLINE)]
 
-    async def _advance(self, plan: ChoicePlan, steps: AsyncIterator[EngineStep]) -> list[ChoiceEvent]:
-        deadline, next_step = self._request.deadline, steps.__anext__()
+    def _pause(self, plan: ChoicePlan) -> float:
+        """Seconds in which the engine gathers tokens for the next batch of a choice."""
+        if plan.pipeline.may_end_choice:
+            # The end is never held, and only the tokens show it.
+            return 0.0
+        pause = self._interval()
+        if pause and self._request.deadline is not None:
+            # What is ready by the deadline is still sent.
+            left = self._request.deadline.at - time.monotonic() - _SENDING_SECONDS
+            return max(0.0, min(pause, left))
+        return pause
+
+    async def _advance(self, plan: ChoicePlan, steps: Steps, pause: float = 0.0) -> list[ChoiceEvent]:
+        # A generator that has not begun takes no value.
+        next_step = steps.asend(pause) if pause else steps.__anext__()
+        deadline = self._request.deadline
         try:
             step = await (next_step if deadline is None else deadline.bound(next_step))
         except StopAsyncIteration:

@@ -102,7 +102,14 @@ class Endpoint(Generic[Body]):
         def headers(started: Started | None) -> dict[str, str]:
             return policy.header(account.ignored_by_all(started) if started else account.ignored)
 
-        return EventStream(stream, frames, call.exchange, call.bridge.config.sse_keepalive, headers)
+        return EventStream(
+            stream,
+            frames,
+            call.exchange,
+            keepalive=call.bridge.config.sse_keepalive,
+            interval=call.interval,
+            headers=headers,
+        )
 
 
 _CHAT_EXAMPLE = {

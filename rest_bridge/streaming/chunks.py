@@ -200,6 +200,11 @@ class Frames:
         self._endings: list[Finished] = []
         self._summary: Summary | None = None
 
+    @property
+    def choices_begun(self) -> int:
+        """How many choices have had output."""
+        return len(self._choices)
+
     def render(self, event: Event) -> bytes:
         """What goes out for one event; may be nothing."""
         if isinstance(event, Delta):

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from inference_client import AsyncStream, ProtocolError, Started
+from inference_client import AsyncStream, Finished, ProtocolError, Started
+from lodestream_common.pacing import Interval, no_interval
 from rest_bridge.errors import ClientGone, api_error, error_body
 from rest_bridge.middleware import RequestContext, UntilDisconnect
 from rest_bridge.streaming.chunks import Frames, error_frame
@@ -34,6 +35,7 @@ class EventStream(Response):
         frames: makes the renderer of its events once it is known when it began.
         exchange: the request; is told how the stream ended.
         keepalive: seconds of silence before the head of the reply, and before each comment line.
+        interval: seconds for which frames are gathered after some were sent, now.
         headers: further headers of the response, by the stream's first event; None: it is still to come.
 
     """
@@ -43,7 +45,9 @@ class EventStream(Response):
         stream: AsyncStream,
         frames: Callable[[int], Frames],
         exchange: RequestContext,
+        *,
         keepalive: float,
+        interval: Interval,
         headers: Callable[[Started | None], Mapping[str, str]],
     ) -> None:
         # No super().__init__(): it would give the response a body, and the length of that.
@@ -54,6 +58,7 @@ class EventStream(Response):
         self._frames = frames
         self._exchange = exchange
         self._keepalive = keepalive
+        self._interval = interval
         self._until_revoked = exchange.until_revoked
         self._headers_after = headers
 
@@ -69,7 +74,7 @@ class EventStream(Response):
             ClientGone: the caller left; the generation is cancelled.
 
         """
-        output = Output(send, self._keepalive, self.status_code, self.raw_headers)
+        output = Output(send, self._keepalive, self.status_code, self.raw_headers, self._interval)
         try:
             with self._until_revoked:
                 async with UntilDisconnect(receive), self._stream:
@@ -81,7 +86,7 @@ class EventStream(Response):
                 raise
             last = self._failure(error)
         finally:
-            output.stop_keepalive()
+            output.stop_timers()
         await output.finish(last)
 
     async def _relay(self, output: Output) -> bytes:
@@ -94,8 +99,11 @@ class EventStream(Response):
         frames = self._frames(started.created)
         await output.write(missed + frames.render(first))
         async for event in self._stream:
+            choices = frames.choices_begun
             if frame := frames.render(event):
-                await output.write(frame)
+                # Neither the first output of a choice nor its end waits for others.
+                at_once = isinstance(event, Finished) or frames.choices_begun > choices
+                await output.write(frame, at_once=at_once)
         return frames.closing()
 
     def _failure(self, error: BaseException) -> bytes:
@@ -108,25 +116,50 @@ class Output:
     """The reply of an event stream: its head, whole events, and a comment line after each silence.
 
     The silence counts from the beginning; the head is sent with whatever comes first, event or comment.
+    Frames that come within the interval after others were sent go out together at its end.
 
     Args:
         send: the server's.
-        interval: seconds of silence before a comment line.
+        keepalive: seconds of silence before a comment line.
         status: HTTP status of the reply.
         headers: all headers of the reply.
+        interval: seconds for which frames are gathered, now.
 
     """
 
-    __slots__ = ("_comment", "_head", "_interval", "_last", "_loop", "_send", "_timer")
+    __slots__ = (
+        "_flush_timer",
+        "_gathered",
+        "_head",
+        "_interval",
+        "_keepalive",
+        "_last",
+        "_loop",
+        "_send",
+        "_silence_timer",
+        "_writer",
+    )
 
-    def __init__(self, send: Send, interval: float, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        keepalive: float,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        interval: Interval = no_interval,
+    ) -> None:
         self._send = send
+        self._keepalive = keepalive
         self._interval = interval
         self._head: Message | None = {"type": "http.response.start", "status": status, "headers": headers}
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
-        self._comment: asyncio.Task[None] | None = None
-        self._timer = self._loop.call_later(interval, self._on_timer)
+        """When something was sent; infinite while it is being sent."""
+        self._gathered: list[bytes] = []
+        self._writer: asyncio.Task[None] | None = None
+        """Sends a comment, or what was gathered."""
+        self._silence_timer = self._loop.call_later(keepalive, self._on_silence)
+        self._flush_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_started(self) -> bool:
@@ -149,48 +182,85 @@ class Output:
             self._head["headers"] = [*kept, *added]
         return b""
 
-    async def write(self, frame: bytes) -> None:
-        """Send a frame; waits as long as the caller does not read."""
-        if self._comment is not None:
-            await self._finish_comment()
-        self._last = math.inf
-        await self._write(frame)
-        self._last = self._loop.time()
+    async def write(self, frame: bytes, *, at_once: bool = True) -> None:
+        """Send a frame, or gather it; waits as long as the caller does not read."""
+        if self._writer is not None:
+            await self._finish_writer()
+        if not at_once and self._is_gathering():
+            self._gathered.append(frame)
+            return
+        await self._write(self._take(frame))
 
     async def finish(self, frame: bytes) -> None:
         """Send the last frame and the end."""
-        if self._comment is not None:
-            await self._finish_comment()
-        await self._write(frame, is_last=True)
+        if self._writer is not None:
+            await self._finish_writer()
+        await self._write(self._take(frame), is_last=True)
 
-    def stop_keepalive(self) -> None:
+    def stop_timers(self) -> None:
         """Begin no comment line from now on; one that began is finished before anything else is sent."""
-        self._timer.cancel()
-        if self._comment is not None and not self.is_started:
-            self._comment.cancel()
-            self._comment = None
+        self._silence_timer.cancel()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        if self._writer is not None and not self.is_started:
+            self._writer.cancel()
+            self._writer = None
 
-    async def _write(self, frame: bytes, *, is_last: bool = False) -> None:
+    def _is_gathering(self) -> bool:
+        """Whether what comes now waits for more."""
+        if self._flush_timer is not None:
+            return True
+        interval = self._interval()
+        if not interval:
+            return False
+        left = self._last + interval - self._loop.time()
+        if left <= 0:
+            return False
+        self._flush_timer = self._loop.call_later(left, self._on_interval)
+        return True
+
+    def _take(self, frame: bytes) -> bytes:
+        """Everything that was gathered, and this frame."""
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        if not self._gathered:
+            return frame
+        frames, self._gathered = [*self._gathered, frame], []
+        return b"".join(frames)
+
+    async def _write(self, frames: bytes, *, is_last: bool = False) -> None:
+        self._last = math.inf
         if self._head is not None:
             head, self._head = self._head, None
             await self._send(head)
-        await self._send({"type": "http.response.body", "body": frame, "more_body": not is_last})
-
-    async def _finish_comment(self) -> None:
-        comment, self._comment = self._comment, None
-        if comment is not None:
-            await comment
-
-    def _on_timer(self) -> None:
-        # One timer that looks back costs less than one that every event would set anew.
-        left = self._last + self._interval - self._loop.time()
-        if left <= 0:
-            self._last = math.inf
-            self._comment = self._loop.create_task(self._write_comment())
-        self._timer = self._loop.call_later(
-            left if 0 < left < self._interval else self._interval, self._on_timer
-        )
-
-    async def _write_comment(self) -> None:
-        await self._write(KEEPALIVE)
+        await self._send({"type": "http.response.body", "body": frames, "more_body": not is_last})
         self._last = self._loop.time()
+
+    def _start_writer(self, frames: bytes) -> None:
+        """Send something while nobody waits for it, after what is being sent already."""
+        self._last = math.inf
+        self._writer = self._loop.create_task(self._write_after(self._writer, frames))
+
+    async def _write_after(self, writer: asyncio.Task[None] | None, frames: bytes) -> None:
+        if writer is not None:
+            await writer
+        await self._write(frames)
+
+    async def _finish_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer
+
+    def _on_interval(self) -> None:
+        self._flush_timer = None
+        self._start_writer(self._take(b""))
+
+    def _on_silence(self) -> None:
+        # One timer that looks back costs less than one that every event would set anew.
+        left = self._last + self._keepalive - self._loop.time()
+        if left <= 0:
+            self._start_writer(KEEPALIVE)
+        self._silence_timer = self._loop.call_later(
+            left if 0 < left < self._keepalive else self._keepalive, self._on_silence
+        )

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from rest_bridge.config import BridgeConfig
 from rest_bridge.server import BridgeServer, make_server
+from tests.support.pacing import pacing_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ def bridge_config(grpc_address: str, **overrides: Any) -> BridgeConfig:
         "keys_file": Path(tempfile.gettempdir()) / uuid4().hex / "keys.json",
         "shutdown_grace": 1.0,
         "retry_timeout": 2.0,
+        **pacing_settings(),
     }
     return BridgeConfig(**{**settings, **overrides})
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lodestream_common.ready import READY_FILE, read_ready
+from tests.support.pacing import pacing_settings
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ def _spawn(
 ) -> tuple[subprocess.Popen[bytes], Path]:
     ready = home / f"{command}.ready"
     ready.unlink(missing_ok=True)
-    given = {"keys_file": home / "keys.json", "log_level": "warning", **settings}
+    given = {"keys_file": home / "keys.json", "log_level": "warning", **pacing_settings(), **settings}
     if command == "bridge":
         given.setdefault("retry_timeout", 2.0)
     variables = {f"LODESTREAM_{name.upper()}": str(value) for name, value in given.items()}

@@ -17,6 +17,7 @@ from lodestream.inference.v1 import model_service_pb2_grpc as model_grpc
 from inference_service.config import ServiceConfig
 from inference_service.scheduling.loaded_engine import LoadedEngine
 from inference_service.server import Server
+from tests.support.pacing import pacing_settings
 
 MODEL_ID = "smollm2-135m-instruct"
 """The model that the service of the tests serves."""
@@ -52,6 +53,7 @@ def service_config(**overrides: Any) -> ServiceConfig:
         "grpc_address": "127.0.0.1:0",
         "keys_file": Path(tempfile.gettempdir()) / uuid4().hex / "keys.json",
         "shutdown_grace": 1.0,
+        **pacing_settings(),
     }
     return ServiceConfig(**{**settings, **overrides})
 

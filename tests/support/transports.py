@@ -16,6 +16,7 @@ from rest_bridge.config import BridgeConfig
 from rest_bridge.server import make_server
 from tests.support.answers import Answer, join_chunks, read_error, read_generation, read_refusal, read_reply
 from tests.support.messages import grpc_request
+from tests.support.pacing import pacing_settings
 from tests.support.service import Running, running_service
 
 __all__ = ["Answer", "Callers", "Transports", "grpc_request", "running_transports", "serving_bridge"]
@@ -97,7 +98,9 @@ async def running_transports(
     async with running_service(**service) as running:
         keys_file = running.server.config.keys_file
         config = BridgeConfig(
-            grpc_address=running.address, keys_file=keys_file, **{"retry_timeout": 2.0, **(bridge or {})}
+            grpc_address=running.address,
+            keys_file=keys_file,
+            **{"retry_timeout": 2.0, **pacing_settings(), **(bridge or {})},
         )
         async with (
             serving_bridge(config) as url,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Set
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from inference_service.backends.base import Backend, BackendStartError, EngineDeadError
+from inference_service.backends.base import Backend, BackendStartError, EngineDeadError, Steps
 from inference_service.backends.llama_cpp.grammar import AnswerReader, GrammarChecker
 from inference_service.backends.llama_cpp.loading import EngineSettings, load_engine
 from inference_service.backends.llama_cpp.lookup import Lookup
@@ -23,7 +23,7 @@ from inference_service.backends.llama_cpp.request import (
 )
 from inference_service.backends.llama_cpp.sampling import completion_body
 from inference_service.backends.llama_cpp.steps import ModelTokenizer, Speller, StepBuffer
-from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
+from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest
 from inference_service.constraints.grammar import Grammar
 
 RELEASE_SECONDS = 10.0
@@ -91,7 +91,7 @@ class LlamaCppBackend(Backend):
     def check_grammar(self, grammar: Grammar) -> None:
         self._grammars.check(grammar)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+    async def generate(self, request: EngineRequest) -> Steps:
         if request.grammar is not None:
             await _off_loop(self._grammars.check, request.grammar)
         call = self._call(request)
@@ -102,13 +102,13 @@ class LlamaCppBackend(Backend):
             if len(self._gate.inside) == 1:
                 self._pulse.beat()
             call.start()
-            finished = False
+            finished, gather = False, None
             while not finished:
-                step = await call.next_step()
+                step = await call.next_step(gather or 0.0)
                 finished = step.finish is not None
                 if reader is not None:
                     reader.read(step.text or "")
-                yield step if lookup is None else await lookup.complete(step)
+                gather = yield step if lookup is None else await lookup.complete(step)
         finally:
             call.abort()
             self._on_change(call)

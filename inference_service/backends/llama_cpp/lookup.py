@@ -7,10 +7,11 @@ each of these tokens a request of one token computes them again, with the shared
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from inference_service.backends.base import Steps
 from inference_service.backends.llama_cpp.steps import TextEncoder
 from inference_service.backends.types import EngineRequest, EngineStep, Sampling, TokenLogprob
 
@@ -30,7 +31,7 @@ _GREEDY = Sampling(
     reproducible=False,
 )
 
-Generate = Callable[[EngineRequest], AsyncGenerator[EngineStep, None]]
+Generate = Callable[[EngineRequest], Steps]
 
 
 class Lookup:

@@ -15,6 +15,7 @@ from inference_service.backends.base import BackendError, EngineRequestError
 from inference_service.backends.llama_cpp.loop_waker import LoopWaker
 from inference_service.backends.llama_cpp.steps import End, Progress, StepBuffer, read_chunk
 from inference_service.backends.types import EngineStep
+from lodestream_common.pacing import Pause
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -77,6 +78,7 @@ class LlamaCppRequest:
         self._on_change = on_change
         self._steps = steps
         self._changed = asyncio.Event()
+        self._gathering = Pause()
         self._error: BackendError | None = None
         self._ended = False
         self._abort = False
@@ -101,13 +103,17 @@ class LlamaCppRequest:
         if self._thread.is_alive():
             self._thread.join(max(0.0, timeout))
 
-    async def next_step(self) -> EngineStep:
+    async def next_step(self, gather: float = 0.0) -> EngineStep:
         """Wait for tokens, and take all that are ready.
+
+        Args:
+            gather: seconds to wait in any case, unless the request ends.
 
         Raises:
             BackendError: the request failed.
 
         """
+        await self._gathering.wait(gather)
         while not self._steps.is_ready:
             if self._error is not None:
                 raise self._error
@@ -122,6 +128,7 @@ class LlamaCppRequest:
     def fail(self, error: BackendError) -> None:
         """End the request with this error, unless it has one already."""
         self._error = self._error or error
+        self._gathering.end()
         self._changed.set()
 
     def _run(self) -> None:
@@ -151,6 +158,8 @@ class LlamaCppRequest:
         except Exception as error:
             self._log("engine_request_failed", error)
             self._error = EngineRequestError("the engine failed this request")
+        if self._error is not None or self._steps.has_ended:
+            self._gathering.end()
         self._changed.set()
 
     def _take_in(self, raw: bytes) -> None:

@@ -131,6 +131,11 @@ class StepBuffer:
         """Whether there is a token or the end to take."""
         return self._count > 0 or self._finish is not None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing will be added any more."""
+        return self._ended
+
     def add(self, chunk: Chunk) -> None:
         if isinstance(chunk, Progress):
             self._cached = chunk.cached

@@ -80,7 +80,7 @@ def _said(codec: TextCodec, request: EngineRequest, prompt: str) -> tuple[list[i
 
 
 def _to_end(ids: Sequence[int], ends: frozenset[int]) -> Iterator[int]:
-    return chain(ids, [min(ends)])
+    return iter([*ids, min(ends)])
 
 
 def _chosen(ids: Sequence[int], ends: frozenset[int]) -> Iterator[int]:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import length_hint
 
-from inference_service.backends.base import Backend, BackendStartError, EngineDeadError, EngineRequestError
+from inference_service.backends.base import (
+    Backend,
+    BackendStartError,
+    EngineDeadError,
+    EngineRequestError,
+    Steps,
+)
 from inference_service.backends.simulated.answer import TextCodec, answer, made_up_logprobs
 from inference_service.backends.types import (
     BackendDescription,
@@ -23,6 +30,8 @@ from inference_service.backends.types import (
 from inference_service.constraints.grammar import Grammar
 
 _IGNORED_CANCEL_SECONDS = 1.0
+_GATHERED_TPS = 1000.0
+"""What an engine without delays makes a second while its reader gathers."""
 
 
 @dataclass(slots=True)
@@ -33,14 +42,22 @@ class _Pace:
     began: float = field(default_factory=time.monotonic)
     emitted: int = 0
 
-    async def next_batch(self) -> int:
-        """Wait for the next token; how many are ready by then."""
+    async def next_batch(self, gather: float, left: int) -> int:
+        """Wait for the next token; how many are ready by then.
+
+        Args:
+            gather: seconds to wait in any case, unless the last token comes earlier.
+            left: tokens up to that one, 1 or more.
+
+        """
         self.emitted += 1
         if not self.tokens_per_second:
             await asyncio.sleep(0)
-            return 1
+            return 1 + int(gather * _GATHERED_TPS)
+        now = time.monotonic()
         due = self.began + self.emitted / self.tokens_per_second
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        last = due + (left - 1) / self.tokens_per_second
+        await asyncio.sleep(max(0.0, due - now, min(gather, last - now)))
         late = int((time.monotonic() - due) * self.tokens_per_second)
         self.emitted += late
         return 1 + late
@@ -57,9 +74,10 @@ class SimulatedBackend(Backend):
         max_concurrency: int,
         prefill_tps: float = 0.0,
         decode_tps: float = 0.0,
+        token_cost: float = 0.0,
         faults: str = "",
     ) -> None:
-        """Args: speeds in tokens a second, 0 for no delay.
+        """Args: speeds in tokens a second, 0 for no delay; `token_cost` in seconds of CPU.
 
         Raises:
             BackendStartError: `faults` cannot be read.
@@ -72,6 +90,7 @@ class SimulatedBackend(Backend):
         self._codec = codec
         self._prefill_tps = prefill_tps
         self._decode_tps = decode_tps
+        self._token_cost = token_cost
         self._description = BackendDescription(
             "simulated", context_length, max_concurrency, codec.vocabulary_size
         )
@@ -90,16 +109,18 @@ class SimulatedBackend(Backend):
     def check_grammar(self, grammar: Grammar) -> None:
         """It follows every grammar."""
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+    async def generate(self, request: EngineRequest) -> Steps:
         faults = self._faults_of(request)
         self._enter()
         finished = False
         try:
             await self._prefill(request)
             async with aclosing(self._decode(request, faults)) as steps:
-                async for step in steps:
+                gather = None
+                while not finished:
+                    step = await steps.asend(gather)
                     finished = step.finish is not None
-                    yield step
+                    gather = yield step
         finally:
             self._leave(keep_slot=faults.ignore_cancel and not finished)
 
@@ -131,18 +152,21 @@ class SimulatedBackend(Backend):
             await asyncio.sleep(len(request.prompt_ids) / self._prefill_tps)
             self._last_step = time.monotonic()
 
-    async def _decode(self, request: EngineRequest, faults: Faults) -> AsyncGenerator[EngineStep, None]:
+    async def _decode(self, request: EngineRequest, faults: Faults) -> Steps:
         if request.grammar is None:
             ids_to_say = answer(self._codec, request)
         else:
             # The text of a large grammar takes a second to find.
             ids_to_say = await asyncio.to_thread(answer, self._codec, request)
         pace = _Pace(self._decode_tps)
-        position = 0
+        position, gather = 0, None
         while True:
-            wanted = min(await pace.next_batch(), request.max_tokens - position)
-            wanted = await self._misbehave(faults, position, wanted)
-            ids = list(islice(ids_to_say, wanted))
+            most = request.max_tokens - position
+            left = faults.before(position, min(most, length_hint(ids_to_say, most)))
+            wanted = min(await pace.next_batch(gather or 0.0, left), most)
+            await self._misbehave(faults, position)
+            ids = list(islice(ids_to_say, faults.before(position, wanted)))
+            _burn(self._token_cost * len(ids))
             cached = 0 if position == 0 else None
             position += len(ids)
             self._last_step = time.monotonic()
@@ -150,7 +174,7 @@ class SimulatedBackend(Backend):
             self._untaken += 1
             try:
                 logprobs = self._logprobs(ids, request)
-                yield EngineStep(ids, len(ids), None, finish, cached, logprobs)
+                gather = yield EngineStep(ids, len(ids), None, finish, cached, logprobs)
             finally:
                 self._untaken -= 1
                 self._last_step = time.monotonic()
@@ -167,8 +191,8 @@ class SimulatedBackend(Backend):
             return EngineFinish.END_OF_SEQUENCE
         return EngineFinish.MAX_TOKENS if position >= request.max_tokens else None
 
-    async def _misbehave(self, faults: Faults, position: int, wanted: int) -> int:
-        """Do what the script says at this token; otherwise how many tokens may still pass before it does."""
+    async def _misbehave(self, faults: Faults, position: int) -> None:
+        """Do what the script says at this token."""
         if not self._alive or position == faults.die_at:
             self._alive = False
             raise EngineDeadError("the simulated engine died")
@@ -176,8 +200,6 @@ class SimulatedBackend(Backend):
             raise EngineRequestError("the simulated engine was told to fail this request")
         if position == faults.stall_at:
             await asyncio.Event().wait()
-        ahead = [n - position for n in (faults.fail_at, faults.stall_at, faults.die_at) if n is not None]
-        return min([wanted, *(n for n in ahead if n > 0)])
 
     def _faults_of(self, request: EngineRequest) -> Faults:
         try:
@@ -185,6 +207,14 @@ class SimulatedBackend(Backend):
         except ValueError as error:
             raise EngineRequestError(str(error)) from None
         return self._faults if found is None else found.or_else(self._faults)
+
+
+def _burn(seconds: float) -> None:
+    """Compute for so many seconds of this thread's CPU time."""
+    if seconds:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
 
 
 _DIRECTIVE = re.compile(r"@sim\(([a-z_=0-9, ]*)\)")
@@ -218,6 +248,13 @@ class Faults:
             else:
                 raise ValueError(f"unknown fault {part!r}")
         return cls(**found)  # type: ignore[arg-type]
+
+    def before(self, position: int, wanted: int) -> int:
+        """How many of the wanted tokens from this position on come before the next fault."""
+        places = (self.fail_at, self.stall_at, self.die_at)
+        return min(
+            [wanted, *(place - position for place in places if place is not None and place > position)]
+        )
 
     def or_else(self, other: Faults) -> Faults:
         """These faults, or the other ones where there are none."""

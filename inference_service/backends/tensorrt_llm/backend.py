@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from inference_service.backends.base import Backend, BackendStartError, EngineDeadError
+from inference_service.backends.base import Backend, BackendStartError, EngineDeadError, Steps
 from inference_service.backends.tensorrt_llm import loading
 from inference_service.backends.tensorrt_llm.engine import Engine, Reading
 from inference_service.backends.tensorrt_llm.loading import load_engine
 from inference_service.backends.tensorrt_llm.off_loop import off_loop
 from inference_service.backends.tensorrt_llm.request import OutputCursor, TensorRtLlmRequest
 from inference_service.backends.tensorrt_llm.sampling import MAX_TOP_K, first_end_id
-from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
+from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest
 from inference_service.constraints.grammar import Grammar
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -106,16 +105,16 @@ class TensorRtLlmBackend(Backend):
         if self._engine is not None:
             self._engine.check_grammar(grammar)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+    async def generate(self, request: EngineRequest) -> Steps:
         if request.grammar is not None:
             await off_loop(partial(self.check_grammar, request.grammar))
         call = self._enter(request)
         try:
-            finished = False
+            finished, gather = False, None
             while not finished:
-                step = await call.next_step()
+                step = await call.next_step(gather or 0.0)
                 finished = step.finish is not None
-                yield step
+                gather = yield step
         finally:
             call.abort()
 

@@ -10,6 +10,7 @@ import structlog
 from inference_service.backends.base import BackendError
 from inference_service.backends.tensorrt_llm.engine import Completion, Engine, Output
 from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
+from lodestream_common.pacing import Pause
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class TensorRtLlmRequest:
         self._on_response = on_response
         self._on_left = on_left
         self._changed = asyncio.Event()
+        self._gathering = Pause()
         self._error: BackendError | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._follower = asyncio.create_task(self._follow(), name=f"tensorrt_llm-{request_id}")
@@ -68,13 +70,17 @@ class TensorRtLlmRequest:
         """Aborted, and still in the engine."""
         return self._patience is not None and not self._follower.done()
 
-    async def next_step(self) -> EngineStep:
+    async def next_step(self, gather: float = 0.0) -> EngineStep:
         """Wait for tokens, and take all that are ready.
+
+        Args:
+            gather: seconds to wait in any case, unless the request ends.
 
         Raises:
             BackendError: the request failed.
 
         """
+        await self._gathering.wait(gather)
         while True:
             self._changed.clear()
             completion = self._output.outputs[0]
@@ -102,6 +108,7 @@ class TensorRtLlmRequest:
         """End the request with this error, unless it has one already. Sends nothing to the engine."""
         self._error = self._error or error
         self._follower.cancel()
+        self._gathering.end()
         self._changed.set()
 
     async def wait_left(self) -> None:
@@ -112,6 +119,8 @@ class TensorRtLlmRequest:
         try:
             async for _ in self._output:
                 self._on_response()
+                if self._output.outputs[0].finish_reason is not None:
+                    self._gathering.end()
                 self._changed.set()
         except Exception as error:
             # Iterating on after an error would wait for ever.
@@ -122,6 +131,7 @@ class TensorRtLlmRequest:
             self._patience.cancel()
         if self._error is None and self._output.outputs[0].finish_reason is None:
             self._error = self._engine.failure("the engine dropped this request")
+        self._gathering.end()
         self._changed.set()
         self._on_left(self)
 

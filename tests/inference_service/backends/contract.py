@@ -12,13 +12,13 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import count
 
 import pytest
 
-from inference_service.backends.base import Backend, BackendError, EngineDeadError
+from inference_service.backends.base import Backend, BackendError, EngineDeadError, Steps
 from inference_service.backends.types import EngineFinish, EngineRequest, EngineStep, Sampling
 from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 from inference_service.prompt.tokenizer import Tokenizer
@@ -117,7 +117,7 @@ async def released(backend: Backend) -> None:
         await asyncio.sleep(0.005)
 
 
-async def next_step(steps: AsyncGenerator[EngineStep, None]) -> EngineStep:
+async def next_step(steps: Steps) -> EngineStep:
     return await asyncio.wait_for(steps.__anext__(), STEP_SECONDS)
 
 
@@ -193,6 +193,46 @@ class BackendContract:
         assert text_of(lazy, tokenizer) == text_of(eager, tokenizer)
         assert sum(s.token_count for s in lazy) == 40
         assert len(lazy) <= len(eager)
+
+    async def test_gathering_loses_nothing(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        wanted = request(tokenizer.encode_text("Once upon a time"), 40)
+        single = await collect(backend, wanted)
+
+        async with aclosing(backend.generate(wanted)) as steps:
+            gathered = [await next_step(steps)]
+            while gathered[-1].finish is None:
+                gathered.append(await asyncio.wait_for(steps.asend(0.02), STEP_SECONDS))
+
+        assert text_of(gathered, tokenizer) == text_of(single, tokenizer)
+        assert sum(s.token_count for s in gathered) == 40
+        assert gathered[-1].finish is EngineFinish.MAX_TOKENS
+
+    async def test_the_end_of_a_request_ends_the_gathering(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        wanted = request(chat_ids(tokenizer, "What is the capital of France?"), 200, ignore_eos=False)
+        single = await collect(backend, wanted)
+
+        async with aclosing(backend.generate(wanted)) as steps:
+            first = await next_step(steps)
+            rest = await asyncio.wait_for(steps.asend(10 * STEP_SECONDS), STEP_SECONDS)
+
+        assert rest.finish is EngineFinish.END_OF_SEQUENCE
+        assert text_of([first, rest], tokenizer) == text_of(single, tokenizer)
+
+    async def test_closing_while_it_gathers_frees_the_slot(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        steps = backend.generate(request(tokenizer.encode_text("Once upon a time"), 3_000))
+        await next_step(steps)
+        gathering = asyncio.ensure_future(steps.asend(1000.0))
+        await asyncio.sleep(0.05)
+
+        gathering.cancel()
+        await asyncio.gather(gathering, return_exceptions=True)
+        await steps.aclose()
+
+        await released(backend)
 
     async def test_greedy_is_deterministic(self, backend: Backend, tokenizer: Tokenizer) -> None:
         prompt = chat_ids(tokenizer, "Tell me about the sea.")
@@ -328,6 +368,24 @@ class BackendContract:
             with pytest.raises(BackendError):
                 await asyncio.wait_for(reader, RELEASE_SECONDS)
         assert backend.stats().running == 0
+
+    async def test_closing_ends_what_gathers(self, fresh_backend: FreshBackend, tokenizer: Tokenizer) -> None:
+        backend = fresh_backend()
+        await backend.start()
+        steps = backend.generate(request(tokenizer.encode_text("Once upon a time"), 3_000))
+        await next_step(steps)
+        gathering = asyncio.ensure_future(steps.asend(1000.0))
+        await asyncio.sleep(0.05)
+
+        await backend.close()
+
+        # What was ready may come first.
+        await asyncio.wait({gathering}, timeout=RELEASE_SECONDS)
+        assert gathering.done()
+        if gathering.exception() is None:
+            gathering = asyncio.ensure_future(anext(steps))
+        with pytest.raises(BackendError):
+            await asyncio.wait_for(gathering, RELEASE_SECONDS)
 
 
 async def _at_most(reading: Callable[[], int], limit: int) -> None:

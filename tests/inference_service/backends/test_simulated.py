@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 import pytest_asyncio
 
-from inference_service.backends.base import Backend
+from inference_service.backends.base import Backend, EngineRequestError
 from inference_service.backends.simulated.backend import SimulatedBackend
 from inference_service.backends.types import EngineFinish
 from inference_service.prompt.tokenizer import Tokenizer
@@ -18,6 +21,7 @@ from tests.inference_service.backends.contract import (
     FreshBackend,
     collect,
     ids_of,
+    next_step,
     request,
     text_of,
 )
@@ -138,3 +142,27 @@ class TestOptions:
 
         assert [math.exp(value) for _, value in told.top] == pytest.approx([1 / 2, 1 / 4, 1 / 8])
         assert [i - told.token_id for i, _ in told.top] == [0, 1, 2]
+
+
+async def test_a_token_costs_the_cpu_time_that_it_is_set_to(tokenizer: Tokenizer) -> None:
+    backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=1, token_cost=0.002)
+    await backend.start()
+    before = time.thread_time()
+
+    await collect(backend, request(tokenizer.encode_text("Hello"), 50))
+
+    assert time.thread_time() - before >= 50 * 0.002
+
+
+async def test_a_failure_ends_the_gathering(tokenizer: Tokenizer) -> None:
+    backend = SimulatedBackend(
+        tokenizer, context_length=512, max_concurrency=1, decode_tps=100, faults="fail_at=5"
+    )
+    await backend.start()
+
+    async with aclosing(backend.generate(request(tokenizer.encode_text("Hello"), 50))) as steps:
+        read = [await next_step(steps), await asyncio.wait_for(steps.asend(1000.0), 10)]
+        with pytest.raises(EngineRequestError):
+            await asyncio.wait_for(steps.asend(1000.0), 10)
+
+    assert len(ids_of(read)) == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from inference_service.backends.base import Backend, EngineDeadError, EngineRequestError
+from inference_service.backends.base import Backend, EngineDeadError, EngineRequestError, Steps
 from inference_service.backends.tensorrt_llm import request as call
 from inference_service.backends.tensorrt_llm.backend import TensorRtLlmBackend
-from inference_service.backends.types import EngineFinish, EngineStep
+from inference_service.backends.types import EngineFinish
 from inference_service.models.engine_directory import read_engine_model
 from inference_service.prompt.tokenizer import Tokenizer
 from tests.inference_service.backends.contract import (
@@ -395,7 +395,7 @@ class TestLoop:
         assert zero != one
 
 
-async def _read_into(got: list[int], steps: AsyncGenerator[EngineStep, None]) -> None:
+async def _read_into(got: list[int], steps: Steps) -> None:
     async for step in steps:
         got += step.token_ids
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from inference_service.backends.base import Backend, EngineDeadError, EngineRequestError
+from inference_service.backends.base import Backend, EngineDeadError, EngineRequestError, Steps
 from inference_service.backends.simulated.backend import SimulatedBackend
 from inference_service.backends.types import (
     BackendDescription,
@@ -51,7 +51,7 @@ class Scripted(Backend):
     def check_grammar(self, grammar: Grammar) -> None:
         raise NotImplementedError
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineStep, None]:
+    async def generate(self, request: EngineRequest) -> Steps:
         self.running += 1
         script = self._scripts[min(self._requests, len(self._scripts) - 1)]
         self._requests += 1

@@ -94,6 +94,10 @@ class GenerateServiceServicer(object):
         joined are exactly the text that Generate returns for the same seed. Each choice has exactly one `finished`, and
         no delta after it. The last event is the only `summary`. Events of several choices are interleaved. A stream that
         ends without a `summary` has failed, and its status is the reason. With `validate_only` there are no choices.
+
+        A delta has one token or more. A busy service gathers tokens between two deltas of a choice, at most for the
+        seconds of the metadata `x-stream-interval` (optional, range [0, 10]; unset means what the server allows; 0 gives
+        each token alone, at once). It never delays the first delta of a choice, nor its `finished`.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
