@@ -6,8 +6,7 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import grpc
 import structlog
@@ -30,6 +29,7 @@ from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
 from lodestream_common.pacing import Pacer
 from lodestream_common.ready import announce_ready
+from lodestream_common.waiting import finishes_before
 
 _log = structlog.get_logger(__name__)
 
@@ -108,11 +108,7 @@ class Server:
         self.health.enter(State.DRAINING)
         self._slot.loaded.admission.close()
         _log.info("draining", running=len(self.calls), grace=self.config.shutdown_grace)
-        idle = asyncio.create_task(self.calls.wait_idle(self.config.shutdown_grace))
-        hurried = asyncio.create_task(hurry.wait())
-        await asyncio.wait({idle, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
-        hurried.cancel()
+        await finishes_before(hurry, self.calls.wait_idle(self.config.shutdown_grace))
         for call in self.calls:
             call.end_with(NotReady("it is shutting down"))
         await self.calls.wait_idle(2.0)
@@ -204,13 +200,13 @@ async def serve(config: ServiceConfig) -> int:
     server = Server(config)
     asked, hurry = _listen_to_signals()
     try:
-        if not await _finishes_before(asked, server.start()):
+        if not await finishes_before(asked, server.start()):
             return 0
         # What exists by now stays: vocabulary and engine need not be looked at with every collection.
         gc.collect()
         gc.freeze()
         announce_ready(str(server.address))
-        died = await _finishes_before(asked, server.health.died.wait())
+        died = await finishes_before(asked, server.health.died.wait())
         await server.drain(hurry)
         return int(died)
     finally:
@@ -229,20 +225,6 @@ def _listen_to_signals() -> tuple[asyncio.Event, asyncio.Event]:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, on_signal)
     return asked, hurry
-
-
-async def _finishes_before(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
-    """Run `work` until it is done or `event` is set, whichever comes first; True if it is done."""
-    working, waiting = asyncio.create_task(work), asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-            return True
-        return False
-    finally:
-        working.cancel()
-        waiting.cancel()
 
 
 KEEPALIVE_TIME_MS = 5_000

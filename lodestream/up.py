@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from lodestream_common.config import CommonConfig
 from lodestream_common.errors import OperatorError
 from lodestream_common.keys import Keyring
 from lodestream_common.ready import PARENT_PIPE, READY_FILE, read_failure, read_ready
+from lodestream_common.waiting import finishes_before
 from rest_bridge.config import BridgeConfig
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Supervisor:
         self._listen_to_signals()
         with tempfile.TemporaryDirectory(prefix="lodestream-") as directory, _parent_pipe() as pipe:
             try:
-                await _unless(self._stop, self._serve(Path(directory), pipe))
+                await finishes_before(self._stop, self._serve(Path(directory), pipe))
             finally:
                 failures = await self._end_children()
         if self._stop_now.is_set():
@@ -201,18 +202,6 @@ class Supervisor:
             if code not in (0, -signal.SIGTERM):
                 failures.append(f"the {child.name} {describe_exit(code)}")
         return failures
-
-
-async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Run the work until it is done or the event is set."""
-    working, waiting = asyncio.create_task(work), asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-    finally:
-        working.cancel()
-        waiting.cancel()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import json
 import os
+import re
 import secrets
 import string
 import tempfile
@@ -33,6 +34,7 @@ PREFIX = "pg_"
 _ALPHABET = string.ascii_letters + string.digits
 _SECRET_LENGTH = 40
 _LONGEST_TOKEN = 256
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([\x21-\x7e]{1,1024}) *")
 
 
 class Level(Enum):
@@ -364,6 +366,12 @@ class FailedKeys:
         if len(self._due) > _MAX_ADDRESSES:
             self._due.popitem(last=False)
         return max(0.0, self._due[source] - now - free)
+
+
+def bearer_token(authorization: str | None) -> str | None:
+    """The token of an `authorization: Bearer …` header; None: it is missing or malformed."""
+    match = _BEARER.fullmatch(authorization or "")
+    return match[1] if match else None
 
 
 def host_of_peer(peer: str) -> str:

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Literal, TextIO
@@ -132,6 +133,7 @@ def _descriptor_of(stream: TextIO) -> int | None:
 
 
 _KEY = re.compile(r"pg_[0-9A-Za-z]{8,}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _VERBOSE = (
     "asyncio",
     "grpc",
@@ -266,6 +268,11 @@ def _take_over(handler: logging.Handler, level: str) -> None:
             logging.DEBUG if level == "DEBUG" else max(root.level, logging.WARNING)
         )
     logging.captureWarnings(True)
+
+
+def choose_request_id(given: str | None = None) -> str:
+    """The caller's id of a request, if it is safe in logs and headers; else a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def catch_exceptions() -> None:

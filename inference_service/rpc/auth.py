@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from inference_service.errors import PermissionDenied, RateLimited, Unauthenticated
-from lodestream_common.keys import FailedKeys, Keyring, Level, host_of_peer
+from lodestream_common.keys import FailedKeys, Keyring, Level, bearer_token, host_of_peer
 
 ANONYMOUS = "anonymous"
 """The key name of every caller of an open server."""
@@ -100,8 +100,6 @@ class Access:
 
 
 def _bearer(metadata: Metadata) -> str:
-    for name, value in metadata:
-        if name == "authorization" and isinstance(value, str):
-            scheme, _, token = value.partition(" ")
-            return token.strip() if scheme.lower() == "bearer" else ""
-    return ""
+    """The caller's token; empty where there is none."""
+    value = next((value for name, value in metadata if name == "authorization"), None)
+    return (bearer_token(value) or "") if isinstance(value, str) else ""

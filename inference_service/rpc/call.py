@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +28,7 @@ from inference_service.rpc import status
 from inference_service.rpc.auth import ANONYMOUS, Access, Caller, Metadata
 from inference_service.scheduling.admission import DeadlinePassed, Tenant
 from lodestream_common.keys import Level
+from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME, parse_interval
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +37,6 @@ _LEAST_RATE = 100_000
 ABORT_GRACE_SECONDS = 1.0
 """How long an error waits until its caller has read what was sent before. It arrives later, too, but
 nothing of ours waits for it any more."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 RequestT = TypeVar("RequestT", bound=Message)
@@ -300,10 +298,8 @@ def _expected(error: Exception) -> ServiceError | None:
 
 
 def _request_id(metadata: Metadata) -> str:
-    for name, value in metadata:
-        if name == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return value
-    return f"req-{uuid.uuid4().hex}"
+    given = next((value for name, value in metadata if name == "x-request-id"), None)
+    return choose_request_id(given if isinstance(given, str) else None)
 
 
 def _write_log_line(call: RpcCall, outcome: str) -> None:
