@@ -1,4 +1,4 @@
-"""The app: routes, what they share, and how everything that can go wrong is told."""
+"""Assembles the FastAPI app: state, middleware, routes, and the errors of the router."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from rest_bridge.middleware import RequestContextMiddleware
 from rest_bridge.openapi import DescribedApp, add_docs
 from rest_bridge.request import Bridge
 from rest_bridge.routes import generation, health, models
-from rest_bridge.security import Allowed, BrowserGuard
+from rest_bridge.security import AllowedSites, BrowserMiddleware
 
 _RETRIES = 2
 """Attempts after the first, once the time of the setting `retry_timeout` is over."""
 
-_FILES_INTERVAL = 0.5
-"""Seconds between two looks at the key file."""
+_KEYS_INTERVAL = 0.5
+"""Seconds between two checks of the key file."""
 
 
 def create_app(config: BridgeConfig) -> FastAPI:
-    """Make the bridge's app. It connects to the service with the first request.
+    """Make the bridge's app. It connects to the service for the first request.
 
     Raises:
         OperatorError: the key file is malformed, or the service's address is.
@@ -42,20 +42,20 @@ def create_app(config: BridgeConfig) -> FastAPI:
     keyring = Keyring(config.keys_file)
     service = parse_address(config.grpc_address, "grpc_address")
     if not service.port and not service.is_unix:
-        raise SettingError("grpc_address: port 0 is no place to find the service")
+        raise SettingError("grpc_address: the port of the service must not be 0")
     target = str(service.reachable)
 
     pacer = Pacer(config.max_stream_interval, config.stream_pacing)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # What a body becomes for the service may be a little larger than the body.
+        # The protocol message for a body may be a little larger than the body.
         limit = max(config.max_body_bytes, DEFAULT_MAX_MESSAGE_BYTES)
         async with AsyncClient(
             target, retries=_RETRIES, retry_timeout=config.retry_timeout, max_message_bytes=limit
         ) as client:
             app.state.bridge = Bridge(config, client, keyring, pacer)
-            watching = asyncio.create_task(_watch(keyring), name="watched-keys")
+            watching = asyncio.create_task(_watch(keyring), name="key-file-watch")
             yield
             watching.cancel()
 
@@ -69,11 +69,11 @@ def create_app(config: BridgeConfig) -> FastAPI:
         redoc_url=None,
         exception_handlers={HTTPException: _on_http_exception},
     )
-    allowed = Allowed.of(config)
-    app.add_middleware(BrowserGuard, allowed=allowed, keyring=keyring)
+    allowed = AllowedSites.of(config)
+    app.add_middleware(BrowserMiddleware, allowed=allowed, keyring=keyring)
     app.add_middleware(RequestContextMiddleware)
     if allowed.origins:
-        # Outermost, so that pages may read refusals, too.
+        # It is the outermost middleware, so that pages can read errors, too.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=sorted(allowed.origins),
@@ -88,21 +88,21 @@ def create_app(config: BridgeConfig) -> FastAPI:
 
 
 async def _watch(keyring: Keyring) -> None:
-    """Notice changes of the keys while nobody asks: a broken file is the operator's to know."""
+    """Read the key file regularly, so that the log reports a broken file though no request needs a key."""
     while True:
-        await asyncio.sleep(_FILES_INTERVAL)
+        await asyncio.sleep(_KEYS_INTERVAL)
         keyring.refresh()
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
-    """Hand what the router refuses to where every other refusal is answered."""
-    raise refusal(error.status_code, dict(error.headers or {})) from None
+    """Raise the router's error as an `ApiError`, which the middleware answers."""
+    raise router_error(error.status_code, dict(error.headers or {})) from None
 
 
-def refusal(status: int, headers: dict[str, str]) -> ApiError:
-    """What the router refuses, in our words."""
+def router_error(status: int, headers: dict[str, str]) -> ApiError:
+    """The `ApiError` for a status with which the router refuses a request."""
     if status == 404:
-        return ApiError(ROUTE_NOT_FOUND, "No such route; /docs lists those there are.")
+        return ApiError(ROUTE_NOT_FOUND, "No such route; /docs lists all routes.")
     if status == 405:
-        return ApiError(METHOD_NOT_ALLOWED, "The route does not take this method.", headers=headers)
+        return ApiError(METHOD_NOT_ALLOWED, "The route does not support this method.", headers=headers)
     return ApiError(INVALID_VALUE, "The request is malformed.")

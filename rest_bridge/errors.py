@@ -1,4 +1,8 @@
-"""Maps every error to an HTTP status, a type, a code and a body."""
+"""Maps every error to an HTTP status, a type, a code and a body, in which parameters have their REST names.
+
+The client raises typed errors for refusals of the service; the bridge makes its own refusals here. Both are
+sent as an `ApiError`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -16,13 +20,14 @@ from starlette.responses import Response
 from inference_client import errors as client
 
 MAX_MESSAGE_BYTES = 1000
+_NO_NAMES: Mapping[str, str] = {}
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one cause is told to REST callers."""
+    """The response to one kind of error."""
 
     status: int
     """HTTP status."""
@@ -70,7 +75,7 @@ TABLE: Mapping[type[client.InferenceError], Row] = {
 
 
 class ApiError(Exception):
-    """Expected: a request that ends in an error body. The message is safe to send and never echoes input."""
+    """Expected: a request that ends with an error body. The message never repeats the caller's input."""
 
     def __init__(
         self,
@@ -86,10 +91,10 @@ class ApiError(Exception):
         self.row = row
         self.message = message
         self.param = param
-        """The parameter that is wrong, as REST spells it; None: no single one is."""
+        """The REST name of the wrong parameter; None: no single one is wrong."""
         self.code = code or row.code
         self.retry_after = retry_after
-        """Seconds after which a retry makes sense."""
+        """Seconds until a retry makes sense."""
         self.headers = dict(headers or {})
 
     @property
@@ -98,26 +103,26 @@ class ApiError(Exception):
 
 
 class ClientGone(Exception):
-    """Expected: the caller closed the connection before the reply was complete."""
+    """Expected: the caller closed the connection before the response was complete."""
 
 
 def invalid(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
-    """Make the refusal of one parameter."""
+    """Make the error for one wrong parameter."""
     return ApiError(INVALID_VALUE, message, param=param, code=code)
 
 
 def unsupported(param: str, message: str) -> ApiError:
-    """Make the refusal of a parameter that cannot be honoured here."""
+    """Make the error for a parameter that is not supported."""
     return invalid(param, message, "unsupported_parameter")
 
 
 def too_large(limit: int) -> ApiError:
-    """Make the refusal of a body over `limit` bytes."""
+    """Make the error for a body over `limit` bytes."""
     return ApiError(REQUEST_TOO_LARGE, f"The request body is larger than the limit of {limit} bytes.")
 
 
 def unsupported_coding() -> ApiError:
-    """Make the refusal of a body in a coding that is not taken."""
+    """Make the error for a body in an unsupported coding."""
     return ApiError(
         UNSUPPORTED_CODING,
         "The request's content-encoding must be gzip or zstd.",
@@ -126,13 +131,13 @@ def unsupported_coding() -> ApiError:
     )
 
 
-def api_error(error: BaseException, request_id: str, names: Names | None = None) -> ApiError:
-    """Turn whatever ended a request into what its caller is told; the unexpected is logged here, once.
+def api_error(error: BaseException, request_id: str, names: Mapping[str, str] = _NO_NAMES) -> ApiError:
+    """Turn an exception that ended a request into the error for its caller; log an unexpected one.
 
     Args:
         error: of the bridge, of the service, or unexpected.
-        request_id: where the log has it.
-        names: what the caller calls the fields of the protocol.
+        request_id: of the request, for the log and the message.
+        names: the request's own names of protocol fields, by path.
 
     """
     if isinstance(error, ApiError):
@@ -140,26 +145,27 @@ def api_error(error: BaseException, request_id: str, names: Names | None = None)
     if isinstance(error, asyncio.CancelledError):
         return ApiError(NOT_READY, "The server is shutting down.")
     if isinstance(error, client.InferenceError) and _row_of(type(error)) is not INTERNAL_ERROR:
-        return _from_client(error, names or Names())
+        return _from_client(error, names)
     _log.error("request failed", request_id=request_id, exc_info=error)
     return ApiError(
         INTERNAL_ERROR, f"An internal error occurred; it is logged under request id {request_id}."
     )
 
 
-def _from_client(error: client.InferenceError, names: Names) -> ApiError:
+def _from_client(error: client.InferenceError, names: Mapping[str, str]) -> ApiError:
     row = _row_of(type(error))
     code = row.code if row is NOT_READY else error.code
     message, param = error.message, None
     if isinstance(error, client.InvalidRequestError) and error.violations:
-        param = names.of(error.violations[0].field) or None
+        param = rest_name(error.violations[0].field, names) or None
         if not isinstance(error, client.ContextLengthError):
             message = " ".join(_sentence(violation, names) for violation in error.violations)
     return ApiError(row, message, param=param, code=code, retry_after=error.retry_after)
 
 
-def _sentence(violation: client.FieldViolation, names: Names) -> str:
-    return f"{names.of(violation.field) or 'The request'} {names.in_text(violation.description)}"
+def _sentence(violation: client.FieldViolation, names: Mapping[str, str]) -> str:
+    subject = rest_name(violation.field, names) or "The request"
+    return f"{subject} {in_rest_names(violation.description, names)}"
 
 
 def _row_of(kind: type[client.InferenceError]) -> Row:
@@ -167,7 +173,7 @@ def _row_of(kind: type[client.InferenceError]) -> Row:
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    """The body of an error, also the payload of the event that ends a failed stream."""
+    """The body of an error response, and the data of the event that ends a failed stream."""
     return {
         "error": {
             "message": _shorten(error.message),
@@ -179,7 +185,7 @@ def error_body(error: ApiError) -> dict[str, Any]:
 
 
 def error_response(error: ApiError) -> Response:
-    """The reply that says what went wrong."""
+    """The response with an error's status, headers and body."""
     headers = dict(error.headers)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -190,7 +196,7 @@ def error_response(error: ApiError) -> Response:
 
 
 def _retry_headers(seconds: float) -> dict[str, str]:
-    # Whole seconds are all that `Retry-After` can say; the official SDKs look for the milliseconds first.
+    # `Retry-After` has whole seconds only; the official SDKs read the milliseconds first.
     return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
 
 
@@ -201,7 +207,7 @@ def _shorten(message: str) -> str:
 _INDEX = re.compile(r"\[\d+]")
 _QUOTED = re.compile(r"`([^`]*)`")
 _GROUPS = re.compile(r"^(?:chat|sampling|stopping|output)\.")
-"""Fields within these are called alike, without the group's own name."""
+"""Fields of these groups have the same name in REST, without the group's."""
 
 _FIELDS: Mapping[str, str] = {
     "input": "messages",
@@ -239,39 +245,36 @@ _FIELDS: Mapping[str, str] = {
     "TOOL_CHOICE_MODE_REQUIRED": "required",
     "TOOL_CHOICE_MODE_NAMED": "a named tool",
 }
-"""Path of a field, without its indexes, or value of an enum → REST's word. All others are called alike."""
+"""Path of a field, without its indexes, or value of an enum → its REST name. Others have the same name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The words of one request.
+def rest_name(path: str, own: Mapping[str, str] = _NO_NAMES) -> str:
+    """The REST name of a protocol field: `stopping.max_tokens` is `max_tokens`. Indexes are kept.
 
     Args:
-        own: what this request calls parameters otherwise than most, by their paths in the protocol.
+        path: of the field, or a value of an enum.
+        own: the names that one request has for fields, by path; other fields have their usual names.
 
     """
+    known, rest = _split(_INDEX.sub("[]", path), own)
+    indexes = iter(_INDEX.findall(path))
+    return re.sub(r"\[]", lambda _: next(indexes, "[]"), known + rest)
 
-    own: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, path: str) -> str:
-        """REST's name of a field: `stopping.max_tokens` is `max_tokens`; indexes stay where they are."""
-        known, rest = self._split(_INDEX.sub("[]", path))
-        indexes = iter(_INDEX.findall(path))
-        return re.sub(r"\[]", lambda _: next(indexes, "[]"), known + rest)
+def in_rest_names(text: str, own: Mapping[str, str] = _NO_NAMES) -> str:
+    """A text of the service with REST names in the place of the protocol's, which stand in backticks."""
+    return _QUOTED.sub(lambda found: rest_name(found[1], own), text)
 
-    def _split(self, plain: str) -> tuple[str, str]:
-        """REST's name of the longest beginning of a path that has one, and what follows it in the path."""
-        begin = plain
-        while begin:
-            if name := self.own.get(begin) or _FIELDS.get(begin):
-                return name, plain[len(begin) :]
-            shorter = re.sub(r"(?:(?:^|\.)[^.\[\]]*|\[])$", "", begin)
-            if shorter == begin:
-                # A name of the caller's in brackets: nothing before it is a field of the protocol.
-                break
-            begin = shorter
-        return _GROUPS.sub("", plain, count=1), ""
 
-    def in_text(self, text: str) -> str:
-        """A text of the service, whose names stand between backticks, in REST's words."""
-        return _QUOTED.sub(lambda found: self.of(found[1]), text)
+def _split(path: str, own: Mapping[str, str]) -> tuple[str, str]:
+    """The REST name of the longest prefix of a path that has one, and the rest of the path."""
+    prefix = path
+    while prefix:
+        if name := own.get(prefix) or _FIELDS.get(prefix):
+            return name, path[len(prefix) :]
+        shorter = re.sub(r"(?:(?:^|\.)[^.\[\]]*|\[])$", "", prefix)
+        if shorter == prefix:
+            # The brackets hold a name that the caller chose, so no prefix is a field of the protocol.
+            break
+        prefix = shorter
+    return _GROUPS.sub("", path, count=1), ""

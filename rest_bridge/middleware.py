@@ -1,61 +1,78 @@
-"""What every request gets, whatever becomes of it: an id, a log line, and an end when its caller leaves."""
+"""What every request gets around the app: id, log line, error bodies, and an end when its caller leaves."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rest_bridge.errors import ApiError, ClientGone, Names, api_error, error_response
+from lodestream_common.keys import Keyring
+from lodestream_common.logs import choose_request_id
+from lodestream_common.pacing import INTERVAL_NAME
+from rest_bridge.errors import INVALID_API_KEY, ApiError, ClientGone, api_error, error_response
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_GONE = 499
-"""Logged, never sent: there is nobody left to read it."""
+"""Status in the log of a request whose caller left; it is never sent."""
+_KEY_INTERVAL = 0.4
+"""Seconds between two checks of a running request's key."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request and what is known of its reply."""
+    """One request, and the facts about its response that the log line has."""
 
     request_id: str
     method: str
     route: str | None = None
-    """The path of the route that took it, as declared; None: none did."""
+    """The path of the matching route, as declared; None: there is none."""
     status: int | None = None
-    """HTTP status of the reply; None: it has not begun."""
+    """HTTP status of the response; None: it has not started."""
     outcome: str = ""
-    """For the log, where the status does not tell it: `client_gone`, or the code of an error."""
+    """For the log, where the status says too little: `client_gone`, or the code of an error."""
+    api_key: str | None = None
+    """The caller's key; the service checks it, too."""
+    timeout: float | None = None
+    """Seconds; None: no deadline."""
+    max_interval: float | None = None
+    """Largest stream interval that the caller accepts, in seconds; None: the server's."""
     stream: Callable[[Receive, Send], Awaitable[None]] | None = None
-    """A reply that takes long. It runs after the app has returned, so that no frame of the app, and nothing
-    that one holds, lives as long as the stream does."""
-    until_revoked: AbstractContextManager[None] = field(default_factory=nullcontext)
-    """Ends the block it wraps once the caller's key does not count any more."""
-    names: Names = field(default_factory=Names)
-    """What the service calls a parameter → what the caller does."""
+    """A streamed response. It runs after the app has returned, so that no frame of the app, and no object
+    that such a frame refers to, lives as long as the stream does."""
+    until_revoked: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
+    """Cancels the block inside it soon after the caller's key is revoked."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Protocol fields by path → this request's names of them, where they are not the usual ones."""
     refusal_delay: float = 0.0
-    """Seconds that a refusal waits: whoever tries keys is slowed down."""
-    _began: float = field(default_factory=time.monotonic)
+    """Seconds before an error is sent: callers who try many keys are slowed down."""
+    _started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def rpc_options(self) -> dict[str, Any]:
+        """The arguments of every RPC for this request."""
+        return {
+            "request_id": self.request_id,
+            "api_key": self.api_key,
+            "timeout": self.timeout,
+            "metadata": () if self.max_interval is None else ((INTERVAL_NAME, f"{self.max_interval:.6f}"),),
+        }
 
     @property
     def elapsed_ms(self) -> float:
-        """Milliseconds since it began."""
-        return (time.monotonic() - self._began) * 1000
+        """Milliseconds since the request arrived."""
+        return (time.monotonic() - self._started_at) * 1000
 
     def log(self) -> None:
-        """Write the request's one line; probes ask so often that theirs are for debugging only."""
+        """Write the request's log line; probes are frequent, so their lines have the level debug."""
         is_probe = self.route is not None and self.route.startswith("/health")
         _log.log(
             logging.DEBUG if is_probe else logging.INFO,
@@ -70,20 +87,20 @@ class RequestContext:
 
 
 class Connection(Protocol):
-    """What the server tells about the connection that a request came on."""
+    """The server's connection on which a request arrived."""
 
     @property
     def cause(self) -> ApiError | None:
         """Why the server ended the request; None: it did not."""
 
     async def flushed(self) -> None:
-        """Wait until little of what was sent waits for the caller to read, or the connection has ended."""
+        """Wait until the caller has read nearly all that was sent, or the connection has ended."""
 
 
 class RequestContextMiddleware:
-    """Gives each request its id, sends it back, turns every exception into a reply, and logs one line.
+    """Gives each request its id, returns it in a header, answers every exception, and writes one log line.
 
-    Plain ASGI, so that nothing stands between the app and the disconnects of its callers.
+    It is plain ASGI: Starlette's base class for middleware would hide the caller's disconnect from the app.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -94,37 +111,37 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = RequestContext(_request_id(scope), scope["method"])
-        reply = _tagging(send, exchange)
+        context = RequestContext(choose_request_id(Headers(scope=scope).get("x-request-id")), scope["method"])
+        send_with_id = _with_request_id(send, context)
         connection: Connection | None = scope.get("state", {}).get("connection")
         try:
-            await self._run_app(exchange, scope, receive, reply)
-            if exchange.stream is not None:
-                await exchange.stream(receive, reply)
+            await self._run_app(context, scope, receive, send_with_id)
+            if context.stream is not None:
+                await context.stream(receive, send_with_id)
             await _flush(connection)
         except ClientGone:
             cause = connection.cause if connection is not None else None
-            exchange.status, exchange.outcome = (
+            context.status, context.outcome = (
                 (cause.status, cause.code) if cause else (_CLIENT_GONE, "client_gone")
             )
         except (Exception, asyncio.CancelledError) as error:
-            await _refuse(error, exchange, scope, receive, reply)
+            await _send_error(error, context, scope, receive, send_with_id)
         finally:
-            exchange.log()
+            context.log()
 
-    async def _run_app(self, exchange: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
-        # The server cuts the body off the reply to a HEAD request; for the app it is a GET.
+    async def _run_app(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+        # The server removes the body from the response to a HEAD request; the app handles it as a GET.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        state = {**scope.get("state", {}), "exchange": exchange}
+        state = {**scope.get("state", {}), "context": context}
         inner = {**scope, "method": method, "state": state}
         try:
             await self._app(inner, receive, send)
         finally:
-            exchange.route = getattr(inner.get("route"), "path", None)
+            context.route = getattr(inner.get("route"), "path", None)
 
 
 async def _flush(connection: Connection | None) -> None:
-    """Wait until the caller has taken all but a little of the reply.
+    """Wait until the caller has read nearly all of the response.
 
     Raises:
         ClientGone: the caller did not read it, and the server ended the connection.
@@ -136,72 +153,98 @@ async def _flush(connection: Connection | None) -> None:
             raise ClientGone
 
 
-def _request_id(scope: Scope) -> str:
-    """The caller's id, if it is one that may go into logs and headers; else a new one."""
-    given = Headers(scope=scope).get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def _with_request_id(send: Send, context: RequestContext) -> Send:
+    header = (b"x-request-id", context.request_id.encode("ascii"))
 
-
-def _tagging(send: Send, exchange: RequestContext) -> Send:
-    header = (b"x-request-id", exchange.request_id.encode("ascii"))
-
-    async def tag(message: Message) -> None:
+    async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
-            exchange.status = message["status"]
+            context.status = message["status"]
             message["headers"] = [*message.get("headers", ()), header]
         await send(message)
 
-    return tag
+    return send_with_id
 
 
-async def _refuse(
-    error: BaseException, exchange: RequestContext, scope: Scope, receive: Receive, send: Send
+async def _send_error(
+    error: BaseException, context: RequestContext, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    failure = api_error(error, exchange.request_id, exchange.names)
-    exchange.outcome = failure.code
-    if exchange.refusal_delay:
-        await asyncio.sleep(exchange.refusal_delay)
-    # Of a reply that has begun nothing can be taken back: leaving it incomplete tells the caller.
-    if exchange.status is None:
+    failure = api_error(error, context.request_id, context.names)
+    context.outcome = failure.code
+    if context.refusal_delay:
+        await asyncio.sleep(context.refusal_delay)
+    # A response that has started cannot become an error: the caller sees that it is incomplete.
+    if context.status is None:
         await error_response(failure)(scope, receive, send)
 
 
-class UntilDisconnect:
-    """Cancels the block it wraps as soon as the caller closes the connection.
+@asynccontextmanager
+async def until_disconnect(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the block as soon as the caller closes the connection.
 
-    The request's body must have been read: whatever else arrives is dropped. The block must end before the
-    reply is complete, as servers report that as a disconnect, too.
+    The request's body must have been read: other messages are dropped. The block must end before the
+    response is complete, because servers report that as a disconnect, too.
 
     Raises:
-        ClientGone: on leaving the block, if the caller left first.
+        ClientGone: the caller left before the block ended.
 
     """
 
-    __slots__ = ("_gone", "_listener", "_receive", "_task")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = False
-
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "runs in a task"  # noqa: S101  always true of a coroutine
-        self._task = task
-        self._listener = asyncio.create_task(self._listen())
-
-    async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+    async def disconnect() -> None:
+        while (await receive())["type"] != "http.disconnect":
             pass
-        self._gone = True
-        self._task.cancel()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._listener.cancel()
-        if not self._gone:
-            return
-        if self._task.uncancel() > 0 and kind is asyncio.CancelledError:
-            # Somebody else cancelled the task, too.
-            return
-        raise ClientGone from error
+    async with _until(disconnect, ClientGone):
+        yield
+
+
+@asynccontextmanager
+async def until_revoked(keyring: Keyring, token: str | None) -> AsyncIterator[None]:
+    """Cancel the block soon after the caller's key is revoked.
+
+    Args:
+        keyring: the keys.
+        token: the caller's key, which was active when the request arrived; None: it needs none.
+
+    Raises:
+        ApiError: 401: the key was revoked before the block ended.
+
+    """
+    if token is None or not keyring.guarded:
+        yield
+        return
+    key = token
+
+    async def revocation() -> None:
+        while keyring.verify(key) is not None:  # noqa: ASYNC110  a key file has no event for it
+            await asyncio.sleep(_KEY_INTERVAL)
+
+    async with _until(revocation, lambda: ApiError(INVALID_API_KEY, "The API key was revoked.")):
+        yield
+
+
+@asynccontextmanager
+async def _until(
+    wait: Callable[[], Awaitable[None]], make_error: Callable[[], Exception]
+) -> AsyncIterator[None]:
+    """Cancel the block as soon as `wait` returns; the block then raises the error.
+
+    A timeout without a time does it: asyncio tells its own cancellation of a task from that of others.
+    """
+    scope = asyncio.timeout(None)
+
+    async def cancel_block() -> None:
+        await wait()
+        scope.reschedule(0)
+
+    watcher = asyncio.create_task(cancel_block())
+    try:
+        async with scope:
+            yield
+    except Exception as cause:
+        if scope.expired():
+            raise make_error() from cause
+        raise
+    finally:
+        watcher.cancel()
+    if scope.expired():
+        raise make_error()

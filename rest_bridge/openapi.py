@@ -129,8 +129,9 @@ SECURED: Extra = {
         _header("x-request-id", "Your own id of the request, for the logs.", {"type": "string"}),
         _header(
             "x-request-timeout",
-            "Deadline in seconds. After the first token it ends the text early, before that the request.",
-            {"type": "number", "exclusiveMinimum": 0, "maximum": 3600},
+            "Deadline in seconds, as a decimal number without an exponent. A deadline after the first token "
+            "ends the text early; one before it ends the request with an error.",
+            {"type": "number", "minimum": 0.001, "maximum": 3600},
         ),
     ],
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-import uuid
 from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
@@ -16,6 +15,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from lodestream_common.logs import choose_request_id
 from rest_bridge.errors import ApiError, error_response, invalid
 from rest_bridge.limits import (
     SPARE_SECONDS,
@@ -129,7 +129,7 @@ class BridgeProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(_WRITE_HIGH, _WRITE_LOW)
         if not self._cap.takes(len(self.connections)):
-            self._send_last(too_many(), uuid.uuid4().hex)
+            self._send_last(too_many(), choose_request_id())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the running request, which need not be the last one that was parsed."""
@@ -315,7 +315,7 @@ class BridgeProtocol(HttpToolsProtocol):
             self._close_with(error)
 
     def _close_with(self, error: ApiError) -> None:
-        request_id = uuid.uuid4().hex
+        request_id = choose_request_id()
         self._send_last(error, request_id)
         _log.info("request refused", request_id=request_id, status=error.status, outcome=error.code)
 

@@ -10,54 +10,55 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 from starlette.requests import ClientDisconnect, Request
 
 from inference_client import AsyncClient, InferenceError
-from lodestream_common.keys import FailedKeys, Keyring, Level
+from lodestream_common.keys import FailedKeys, Keyring, Level, bearer_token
 from lodestream_common.pacing import INTERVAL_NAME, Pacer, parse_interval
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_API_KEY, ApiError, ClientGone, invalid, too_large, unsupported_coding
-from rest_bridge.middleware import RequestContext
+from rest_bridge.middleware import RequestContext, until_revoked
 from rest_bridge.openai.inputs import RequestModel
-from rest_bridge.security import UntilRevoked, bearer_token, check_key
+from rest_bridge.security import check_key
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
+_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,20})?")
 _MAX_SECONDS = 3600
-_SECONDS_BETWEEN_QUESTIONS = 60.0
-_PATIENCE = 2.0
-"""Seconds that the service gets to tell about itself."""
+_ENGINE_NAME_SECONDS = 60.0
+"""Seconds for which the engine's name is kept."""
+_RPC_TIMEOUT = 2.0
+"""Seconds that the service has to report the engine's name."""
 
 
 class EngineName:
-    """The name of an open service's engine. It is asked for now and then, not for every probe."""
+    """The name of the engine behind a service without keys. It is kept for a minute."""
 
     def __init__(self) -> None:
         self._name: str | None = None
-        self._asked_at = -math.inf
+        self._requested_at = -math.inf
 
     async def name(self, client: AsyncClient) -> str | None:
-        """The name, as it was at most a minute ago; None: the service does not say."""
+        """The name, at most a minute old; None: the service does not report it."""
         now = time.monotonic()
-        if now - self._asked_at > _SECONDS_BETWEEN_QUESTIONS:
-            self._asked_at = now
+        if now - self._requested_at > _ENGINE_NAME_SECONDS:
+            self._requested_at = now
             with contextlib.suppress(InferenceError):
-                models = await client.list_models(timeout=_PATIENCE)
+                models = await client.list_models(timeout=_RPC_TIMEOUT)
                 self._name = models[0].backend if models else None
         return self._name
 
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """What lives as long as the app."""
+    """The state of the app, shared by all requests."""
 
     config: BridgeConfig
     client: AsyncClient
@@ -67,61 +68,37 @@ class Bridge:
     failed_keys: FailedKeys = field(default_factory=FailedKeys)
 
 
-@dataclass(frozen=True, slots=True)
-class AdmittedRequest:
-    """One request that was let in, as the service will see it."""
-
-    bridge: Bridge
-    exchange: RequestContext
-    api_key: str | None
-    """The caller's key; the service checks it, too."""
-    timeout: float | None
-    """Seconds; None: no deadline."""
-    max_interval: float | None
-    """Largest stream interval that the caller accepts, in seconds; None: the caller does not say."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What every RPC of the call is given."""
-        return {
-            "request_id": self.exchange.request_id,
-            "api_key": self.api_key,
-            "timeout": self.timeout,
-            "metadata": () if self.max_interval is None else ((INTERVAL_NAME, f"{self.max_interval:.6f}"),),
-        }
-
-    def interval(self) -> float:
-        """Seconds for which its stream gathers between two writes, now."""
-        return self.bridge.pacer.interval(self.max_interval)
-
-
 def bridge_of(request: Request) -> Bridge:
-    """The app's own state."""
+    """The state of the app that serves a request."""
     bridge: Bridge = request.app.state.bridge
     return bridge
 
 
-def admit(request: Request, needed: Level) -> AdmittedRequest:
-    """Let a request in, before anything of its body is read.
+def admit(request: Request, needed: Level) -> RequestContext:
+    """Check a request's key, and read its deadline and its stream interval, before its body is read.
+
+    Returns:
+        The request's context, with all three.
 
     Raises:
-        ApiError: its key does not allow this, or its deadline or its stream interval is malformed.
+        ApiError: the key does not allow this, or the deadline or the stream interval is malformed.
 
     """
     bridge = bridge_of(request)
+    context: RequestContext = request.state.context
     token = bearer_token(request.headers.get("authorization"))
     try:
         check_key(bridge.keyring, token, needed)
     except ApiError as error:
         if token is not None and error.row is INVALID_API_KEY:
             address = request.client.host if request.client else ""
-            request.state.exchange.refusal_delay = bridge.failed_keys.delay(address)
+            context.refusal_delay = bridge.failed_keys.delay(address)
         raise
-    max_interval = _max_interval(request.headers.get(INTERVAL_NAME))
-    timeout = _timeout(request.headers.get("x-request-timeout"), bridge.config.request_timeout)
-    exchange: RequestContext = request.state.exchange
-    exchange.until_revoked = UntilRevoked(bridge.keyring, token)
-    return AdmittedRequest(bridge, exchange, token, timeout, max_interval)
+    context.api_key = token
+    context.timeout = _timeout(request.headers.get("x-request-timeout"), bridge.config.request_timeout)
+    context.max_interval = _max_interval(request.headers.get(INTERVAL_NAME))
+    context.until_revoked = until_revoked(bridge.keyring, token)
+    return context
 
 
 def _timeout(header: str | None, default: float | None) -> float | None:
@@ -130,7 +107,8 @@ def _timeout(header: str | None, default: float | None) -> float | None:
     seconds = float(header) if _SECONDS.fullmatch(header) else 0.0
     if not 0 < seconds <= _MAX_SECONDS:
         raise invalid(
-            "x-request-timeout", f"x-request-timeout must be a number of seconds in (0, {_MAX_SECONDS}]."
+            "x-request-timeout",
+            f"x-request-timeout must be a decimal number of seconds in (0, {_MAX_SECONDS}].",
         )
     return seconds
 
@@ -144,16 +122,54 @@ def _max_interval(header: str | None) -> float | None:
         raise invalid(INTERVAL_NAME, f"{INTERVAL_NAME} {error}.") from None
 
 
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        ApiError: 413 as soon as the body is over `limit` bytes, encoded or decoded; 415 if it is in
+            a coding other than gzip and zstd.
+        ClientGone: the caller left before the body was complete.
+
+    """
+    _check_length(request, limit)
+    decoder = _decoder(request, limit)
+    body, arrived = bytearray(), 0
+    try:
+        async for chunk in request.stream():
+            arrived += len(chunk)
+            if arrived > limit:
+                raise too_large(limit)
+            body += decoder.decode(chunk) if decoder else chunk
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    if decoder:
+        decoder.finish()
+    return bytes(body)
+
+
+def _decoder(request: Request, limit: int) -> Decoder | None:
+    names = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    # Empty elements of a list mean nothing (RFC 9110, section 5.6.1).
+    codings = [name.strip() for name in names if name.strip() not in ("", "identity")]
+    return Decoder(",".join(codings), limit) if codings else None
+
+
+def _check_length(request: Request, limit: int) -> None:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large(limit)
+
+
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 """zlib's number for the gzip format with its largest window."""
 _ZSTD_WINDOW_LOG = 23
-"""8 MiB, what a decoder should support (RFC 8878, section 3.1.1.1.2); a frame may ask for 2 GiB."""
+"""8 MiB, which a decoder should support (RFC 8878, section 3.1.1.1.2); a frame may demand 2 GiB."""
 _MAX_PARTS = 1024
-"""Members or frames of one body. Empty ones unpack to nothing, and each costs a new decompressor."""
+"""Members or frames of one body. Empty ones decode to no bytes, and each costs a new decompressor."""
 
 
 class _Decompressor(Protocol):
-    """What the libraries' decompressors have in common."""
+    """The interface that the libraries' decompressors share."""
 
     @property
     def eof(self) -> bool: ...
@@ -183,16 +199,16 @@ class Decoder:
     """Decodes one body.
 
     Args:
-        coding: the header `content-encoding`.
-        limit: most bytes of the decoded body.
+        coding: in lower case, as in the header `content-encoding`.
+        limit: largest size of the decoded body, in bytes.
 
     Raises:
-        ApiError: 415: it is neither `gzip` nor `zstd`.
+        ApiError: 415: the coding is neither `gzip` nor `zstd`.
 
     """
 
     def __init__(self, coding: str, limit: int) -> None:
-        make = _CODINGS.get(coding.strip().lower())
+        make = _CODINGS.get(coding)
         if make is None:
             raise unsupported_coding()
         self._make = make
@@ -202,10 +218,10 @@ class Decoder:
         self._part: _Decompressor | None = None
 
     def decode(self, data: bytes) -> bytes:
-        """What the next piece unpacks to.
+        """Decode the next part of the body.
 
         Raises:
-            ApiError: 413 as soon as it is over the limit, and unpacked no further; 400 if it is malformed.
+            ApiError: 413 as soon as the decoded body is over the limit; 400 if it is malformed.
 
         """
         decoded = bytearray()
@@ -222,7 +238,7 @@ class Decoder:
         return bytes(decoded)
 
     def finish(self) -> None:
-        """See that nothing is missing.
+        """Check that the body is complete.
 
         Raises:
             ApiError: 400: the body ends too early.
@@ -239,43 +255,7 @@ class Decoder:
 
 
 def _malformed() -> ApiError:
-    return invalid("content-encoding", "The body is not what its Content-Encoding says, or it is incomplete.")
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read the body of a request.
-
-    Raises:
-        ApiError: 413 as soon as it is known to be over `limit` bytes, as sent or as decoded; 415 if it is in
-            a coding other than gzip and zstd.
-        ClientGone: the caller left before it was complete.
-
-    """
-    _check_length(request, limit)
-    decoder = _decoder(request, limit)
-    body, arrived = bytearray(), 0
-    try:
-        async for chunk in request.stream():
-            arrived += len(chunk)
-            if arrived > limit:
-                raise too_large(limit)
-            body += decoder.decode(chunk) if decoder else chunk
-    except ClientDisconnect as error:
-        raise ClientGone from error
-    if decoder:
-        decoder.finish()
-    return bytes(body)
-
-
-def _decoder(request: Request, limit: int) -> Decoder | None:
-    coding = ",".join(request.headers.getlist("content-encoding"))
-    return None if coding.strip().lower() in ("", "identity") else Decoder(coding, limit)
-
-
-def _check_length(request: Request, limit: int) -> None:
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_large(limit)
+    return invalid("content-encoding", "The body does not match its Content-Encoding, or it is incomplete.")
 
 
 Schema = TypeVar("Schema", bound=RequestModel)
@@ -294,14 +274,14 @@ _PROBLEMS = {
     "model_type": "must be an object",
     "string_type": "must be a string",
 }
-"""What pydantic calls a problem → what callers read."""
+"""Pydantic's type of a problem → the text for callers."""
 
 
 def parse_body(schema: type[Schema], body: bytes) -> Schema:
-    """Read a request's body.
+    """Parse and validate a request's body.
 
     Raises:
-        ApiError: 400, with the first parameter that is wrong as `param`.
+        ApiError: 400, with the first wrong parameter as `param`.
 
     """
     document = _parse_json(body)
@@ -318,7 +298,7 @@ def _parse_json(body: bytes) -> object:
     if not body.strip():
         raise invalid(None, "The request body is empty; it must be a JSON object.")
     try:
-        # A NaN or a lone surrogate is no JSON, whatever other parsers make of it.
+        # NaN and lone surrogates are not JSON, though some parsers accept them.
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         place = _PLACE.search(str(error))
@@ -342,6 +322,6 @@ def _code(kind: str) -> str:
 
 
 def _path(loc: Sequence[int | str]) -> str:
-    # Every name in it is one of ours: members that callers invent are never validated.
+    # Only declared members are validated, so the path has no name that the caller chose.
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc)
     return path.removeprefix(".")

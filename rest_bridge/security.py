@@ -1,18 +1,16 @@
-"""Who calls, and whether they may: keys, keys that are revoked meanwhile, and pages of other sites.
+"""Access to the bridge: API keys, and, on a bridge without keys, a check against foreign web pages.
 
-A bridge without keys trusts whoever reaches its loopback address. A browser on the same machine reaches it,
-too, on behalf of any page that it shows: by a request to the address itself, or under a host name of the
-page's own that suddenly resolves to 127.0.0.1 (DNS rebinding). The first is told by `Origin` and
-`Sec-Fetch-Site`, which pages cannot set; the second by `Host`.
+A bridge without keys trusts everybody who reaches its loopback address. A browser on the same machine reaches
+it, too, for any page that it shows: with a request to the address itself, or under a host name of the page's
+own site that now resolves to 127.0.0.1 (DNS rebinding). `Origin` and `Sec-Fetch-Site`, which pages cannot
+set, reveal the first; `Host` reveals the second.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
 from dataclasses import dataclass
-from types import TracebackType
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,20 +25,12 @@ from rest_bridge.errors import (
     ApiError,
 )
 
-_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([\x21-\x7e]{1,1024}) *")
-
-
-def bearer_token(authorization: str | None) -> str | None:
-    """The token of an `Authorization: Bearer` header; None where there is none, or one of another form."""
-    match = _BEARER.fullmatch(authorization or "")
-    return match[1] if match else None
-
 
 def check_key(keyring: Keyring, token: str | None, needed: Level) -> None:
-    """Let a caller through or not. Without any key the server is open, and everybody passes.
+    """Check a caller's key. Without any key the server is open to everybody.
 
     Raises:
-        ApiError: 401 for no key or one that is not active, 403 for one whose level is below `needed`.
+        ApiError: 401 if the key is missing or not active, 403 if its level is below `needed`.
 
     """
     if not keyring.guarded:
@@ -54,84 +44,30 @@ def check_key(keyring: Keyring, token: str | None, needed: Level) -> None:
         )
 
 
-INTERVAL = 0.4
-"""Seconds between two looks at a running request's key."""
-
-
-class UntilRevoked:
-    """Cancels the block it wraps soon after the caller's key was revoked.
-
-    Args:
-        keyring: the keys.
-        token: the caller's, active when the request was let in; None: it needs none.
-
-    Raises:
-        ApiError: 401, on leaving the block, if the key was revoked first.
-
-    """
-
-    __slots__ = ("_keyring", "_revoked", "_task", "_timer", "_token")
-
-    def __init__(self, keyring: Keyring, token: str | None) -> None:
-        self._keyring = keyring
-        self._token = token
-        self._revoked = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "runs in a task"  # noqa: S101  always true of a coroutine
-        self._task = task
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._token is not None and self._keyring.guarded:
-            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look)
-
-    def _look(self) -> None:
-        if self._token is None or self._keyring.verify(self._token) is not None:
-            self._set_timer()
-            return
-        self._revoked = True
-        self._task.cancel()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._revoked:
-            return
-        if self._task.uncancel() > 0 and kind is asyncio.CancelledError:
-            # Somebody else cancelled the task, too.
-            return
-        raise ApiError(INVALID_API_KEY, "The API key was revoked.") from error
-
-
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]*)?")
 _OWN_SITES = frozenset({"same-origin", "none"})
-"""Values of Sec-Fetch-Site: the bridge's own pages, and what the user typed."""
+"""Values of Sec-Fetch-Site for the bridge's own pages, and for addresses that the user typed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
-    """What the operator allows beside loopback."""
+class AllowedSites:
+    """The hosts and origins that the operator allows beside loopback."""
 
     hosts: frozenset[str]
-    """Names that `Host` may have, in lower case, without a port."""
+    """Values of `Host`, in lower case, without a port."""
     origins: frozenset[str]
-    """Origins whose pages may call, in lower case, as `https://chat.example.org`."""
+    """Origins of web pages, in lower case, as `https://chat.example.org`."""
 
     @classmethod
-    def of(cls, config: BridgeConfig) -> Allowed:
-        """The settings as sets."""
+    def of(cls, config: BridgeConfig) -> AllowedSites:
+        """Read the settings."""
         return cls(_words(config.allowed_hosts), _words(config.allowed_origins))
 
     def check(self, method: str, headers: Headers) -> None:
-        """Refuse a request that only a foreign page can have made.
+        """Refuse a request that a foreign page may have made.
 
         Raises:
-            ApiError: its host is neither loopback nor listed, or its page is of another site.
+            ApiError: 403: its host is neither loopback nor allowed, or its page is of another site.
 
         """
         host = headers.get("host")
@@ -161,20 +97,17 @@ class Allowed:
             return True
         site = headers.get("sec-fetch-site", "none")
         if site not in _OWN_SITES:
-            # Following a link shows the reply to the user and not to the page that had the link.
-            followed = headers.get("sec-fetch-mode") == "navigate" and method in {"GET", "HEAD"}
-            return followed and not origin
+            # When the user follows a link, the page with the link cannot read the response.
+            is_link = headers.get("sec-fetch-mode") == "navigate" and method in {"GET", "HEAD"}
+            return is_link and not origin
         own = {f"{scheme}://{(host or '').lower()}" for scheme in ("http", "https")}
         return not origin or origin in own
 
 
-class BrowserGuard:
-    """Asks `Allowed` about every request, as long as there are no keys.
+class BrowserMiddleware:
+    """Refuses requests of foreign web pages while there are no keys."""
 
-    Plain ASGI, inside what answers refusals.
-    """
-
-    def __init__(self, app: ASGIApp, allowed: Allowed, keyring: Keyring) -> None:
+    def __init__(self, app: ASGIApp, allowed: AllowedSites, keyring: Keyring) -> None:
         self._app = app
         self._allowed = allowed
         self._keyring = keyring
@@ -183,7 +116,7 @@ class BrowserGuard:
         """Run one request.
 
         Raises:
-            ApiError: it is refused.
+            ApiError: 403: a foreign page may have made it.
 
         """
         if scope["type"] == "http" and not self._keyring.guarded:
@@ -192,7 +125,7 @@ class BrowserGuard:
 
 
 def _is_loopback(name: str) -> bool:
-    """Whether a name is an address of loopback; no other name is looked up, whatever it resolves to."""
+    """Whether a name is a loopback address. Other names are not resolved."""
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

@@ -9,9 +9,8 @@ from typing import Any
 
 from lodestream.inference.v1 import generation_pb2 as pb
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
-from lodestream.inference.v1.generation_pb2 import Constraint
 
-from rest_bridge.errors import ApiError, Names, invalid, unsupported
+from rest_bridge.errors import ApiError, invalid, unsupported
 from rest_bridge.openai.inputs import RequestModel
 from rest_bridge.openai.requests import (
     ChatCompletionRequest,
@@ -35,10 +34,64 @@ _MODES = {
     "none": pb.TOOL_CHOICE_MODE_NONE,
     "required": pb.TOOL_CHOICE_MODE_REQUIRED,
 }
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "seed",
+)
 
 
-def fill_conversation(target: pb.ChatInput, body: ChatCompletionRequest) -> None:
-    """Put what a body says into a request.
+def chat_request(body: ChatCompletionRequest) -> GenerateRequest:
+    """Convert the body of a chat completion.
+
+    Raises:
+        ApiError: 400, a number is out of its field's range, two parameters contradict each other, or one is
+            incomplete.
+
+    """
+    message = _common(body)
+    _fill_conversation(message.chat, body)
+    _set_field(message.output, "logprobs", body.logprobs, type(body))
+    _set_field(message.output, "top_logprobs", body.top_logprobs, type(body))
+    return message
+
+
+def completion_request(body: CompletionRequest) -> GenerateRequest:
+    """Convert the body of a text completion.
+
+    Raises:
+        ApiError: as `chat_request`.
+
+    """
+    message = _common(body)
+    _fill_prompt(message, body.prompt)
+    if body.logprobs is not None:
+        message.output.logprobs = True
+        _set_field(message.output, "top_logprobs", body.logprobs, type(body), "logprobs")
+    _set_field(message, "parse_special", body.parse_special, type(body))
+    _set_field(message.output, "echo", body.echo, type(body))
+    if body.best_of not in (None, 1, body.n):
+        raise unsupported("best_of", "best_of is only supported with the value 1 or the value of n.")
+    return message
+
+
+def own_names(body: GenerationRequest) -> dict[str, str]:
+    """The protocol fields for which this body has another name than most, by path, with that name."""
+    own = {"output.top_logprobs": "logprobs"} if isinstance(body, CompletionRequest) else {}
+    own["stopping.max_tokens"] = _limit_name(body)
+    constraint = _read_constraint(body)
+    if constraint is not None:
+        own[f"constraint.{constraint.kind}"] = constraint.param
+    return own
+
+
+def _fill_conversation(target: pb.ChatInput, body: ChatCompletionRequest) -> None:
+    """Write the messages and tools of a body into a message.
 
     Raises:
         ApiError: 400, the parameters of a tool cannot be written as JSON.
@@ -68,7 +121,7 @@ def _add_tool(target: pb.ChatInput, tool: Tool, param: str) -> None:
     function = tool.function
     added = target.tools.add(name=function.name, description=function.description or "")
     if function.parameters is not None:
-        added.parameters = json_text(function.parameters, f"{param}.function.parameters")
+        added.parameters = _json_text(function.parameters, f"{param}.function.parameters")
     if function.strict is not None:
         added.strict = function.strict
 
@@ -81,62 +134,6 @@ def _choose(target: pb.ToolChoice, choice: str | NamedTool) -> None:
         target.mode = _MODES[choice]
 
 
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "seed",
-)
-
-
-def chat_request(body: ChatCompletionRequest) -> GenerateRequest:
-    """The request of a chat completion.
-
-    Raises:
-        ApiError: 400, a number fits no field of the protocol, two parameters contradict each other, or one
-            lacks what it needs.
-
-    """
-    message = _common(body)
-    fill_conversation(message.chat, body)
-    set_field(message.output, "logprobs", body.logprobs, type(body))
-    set_field(message.output, "top_logprobs", body.top_logprobs, type(body))
-    return message
-
-
-def completion_request(body: CompletionRequest) -> GenerateRequest:
-    """The request of a text completion.
-
-    Raises:
-        ApiError: as `chat_request`.
-
-    """
-    message = _common(body)
-    _fill_prompt(message, body.prompt)
-    if body.logprobs is not None:
-        message.output.logprobs = True
-        set_field(message.output, "top_logprobs", body.logprobs, type(body), "logprobs")
-    set_field(message, "parse_special", body.parse_special, type(body))
-    set_field(message.output, "echo", body.echo, type(body))
-    if body.best_of not in (None, 1, body.n):
-        raise unsupported("best_of", "best_of is not supported here but as 1, or as the same as n.")
-    return message
-
-
-def names_in(body: GenerationRequest) -> Names:
-    """What the body calls the fields of its request."""
-    own = {"output.top_logprobs": "logprobs"} if isinstance(body, CompletionRequest) else {}
-    own["stopping.max_tokens"] = _limit_name(body)
-    wish = read_constraint(body)
-    if wish is not None:
-        own[f"constraint.{wish.kind}"] = wish.param
-    return Names(own)
-
-
 def _fill_prompt(message: GenerateRequest, prompts: list[str | list[int]]) -> None:
     if len(prompts) > 1:
         for number, prompt in enumerate(prompts):
@@ -145,7 +142,7 @@ def _fill_prompt(message: GenerateRequest, prompts: list[str | list[int]]) -> No
         message.prompt = prompts[0]
     else:
         message.token_ids.SetInParent()
-        extend_ids(message.token_ids.ids, prompts[0], "prompt")
+        _extend_ids(message.token_ids.ids, prompts[0], "prompt")
 
 
 def _add_prompt(message: GenerateRequest, prompt: str | list[int], param: str) -> None:
@@ -154,7 +151,7 @@ def _add_prompt(message: GenerateRequest, prompt: str | list[int], param: str) -
     else:
         added = message.batch.prompts.add()
         added.token_ids.SetInParent()
-        extend_ids(added.token_ids.ids, prompt, param)
+        _extend_ids(added.token_ids.ids, prompt, param)
 
 
 def _common(body: GenerationRequest) -> GenerateRequest:
@@ -162,32 +159,32 @@ def _common(body: GenerationRequest) -> GenerateRequest:
     message = GenerateRequest(model=body.model)
     for name in _SAMPLING:
         if (value := getattr(body, name)) is not None:
-            set_field(message.sampling, name, value, schema)
+            _set_field(message.sampling, name, value, schema)
     if body.logit_bias:
         message.sampling.logit_bias.update(body.logit_bias)
     _fill_stopping(message, body)
-    set_field(message.output, "n", body.n, schema)
-    wish = read_constraint(body)
-    if wish is not None:
-        write_constraint(message.constraint, wish)
-    set_field(message, "user", body.user, schema)
-    set_field(message, "validate_only", body.validate_only, schema)
+    _set_field(message.output, "n", body.n, schema)
+    constraint = _read_constraint(body)
+    if constraint is not None:
+        _write_constraint(message.constraint, constraint)
+    _set_field(message, "user", body.user, schema)
+    _set_field(message, "validate_only", body.validate_only, schema)
     return message
 
 
 def _fill_stopping(message: GenerateRequest, body: GenerationRequest) -> None:
     schema = type(body)
-    set_field(message.stopping, "max_tokens", _max_tokens(body), schema, _limit_name(body))
-    set_field(message.stopping, "ignore_eos", body.ignore_eos, schema)
-    set_field(message.stopping, "include_stop", body.include_stop_str_in_output, schema)
+    _set_field(message.stopping, "max_tokens", _max_tokens(body), schema, _limit_name(body))
+    _set_field(message.stopping, "ignore_eos", body.ignore_eos, schema)
+    _set_field(message.stopping, "include_stop", body.include_stop_str_in_output, schema)
     if body.stop:
         message.stopping.stop.extend(body.stop)
     if body.stop_token_ids:
-        extend_ids(message.stopping.stop_token_ids, body.stop_token_ids, "stop_token_ids")
+        _extend_ids(message.stopping.stop_token_ids, body.stop_token_ids, "stop_token_ids")
 
 
 def _limit_name(body: GenerationRequest) -> str:
-    """What the body calls `max_tokens`."""
+    """The body's name for the limit of tokens."""
     uses_other = body.max_tokens is None and body.max_completion_tokens is not None
     return "max_completion_tokens" if uses_other else "max_tokens"
 
@@ -196,71 +193,72 @@ def _max_tokens(body: GenerationRequest) -> int | None:
     one, other = body.max_tokens, body.max_completion_tokens
     if one is not None and other is not None and one != other:
         raise invalid(
-            "max_completion_tokens", "max_completion_tokens and max_tokens are one limit, but differ."
+            "max_completion_tokens", "max_completion_tokens and max_tokens set the same limit, but differ."
         )
     return other if one is None else one
 
 
 @dataclass(frozen=True, slots=True)
-class RequestedConstraint:
-    """One constraint that a body asks for."""
+class _RequestedConstraint:
+    """A constraint in a body."""
 
     kind: str
-    """The field of the protocol."""
+    """The protocol field for it."""
     param: str
-    """Where the body says it."""
+    """The body's parameter for it."""
     value: dict[str, Any] | str | bool
 
 
-def read_constraint(body: GenerationRequest) -> RequestedConstraint | None:
-    """The constraint of a body.
+def _read_constraint(body: GenerationRequest) -> _RequestedConstraint | None:
+    """The constraint of a body; None: it has none.
 
     Raises:
-        ApiError: 400, it has two, or one without what it needs.
+        ApiError: 400, the body has two constraints, or an incomplete one.
 
     """
-    first, second = [*_wishes(body), None, None][:2]
+    first, second = [*_constraints(body), None, None][:2]
     if first is not None and second is not None:
         raise invalid(second.param, f"{second.param} and {first.param} are two constraints; one is possible.")
     return first
 
 
-def write_constraint(target: Constraint, wish: RequestedConstraint) -> None:
-    """Put a constraint into a request.
+def _write_constraint(target: pb.Constraint, constraint: _RequestedConstraint) -> None:
+    """Write a constraint into a message.
 
     Raises:
         ApiError: 400, a schema cannot be written as JSON.
 
     """
-    value = wish.value
-    setattr(target, wish.kind, json_text(value, wish.param) if isinstance(value, dict) else value)
+    value = constraint.value
+    text = _json_text(value, constraint.param) if isinstance(value, dict) else value
+    setattr(target, constraint.kind, text)
 
 
-def _wishes(body: GenerationRequest) -> Iterator[RequestedConstraint]:
+def _constraints(body: GenerationRequest) -> Iterator[_RequestedConstraint]:
     if body.response_format is not None and body.response_format.type != "text":
         yield _from_format(body.response_format)
     if body.guided_json is not None:
-        yield RequestedConstraint("json_schema", "guided_json", body.guided_json)
+        yield _RequestedConstraint("json_schema", "guided_json", body.guided_json)
     if body.guided_regex is not None:
-        yield RequestedConstraint("regex", "guided_regex", body.guided_regex)
+        yield _RequestedConstraint("regex", "guided_regex", body.guided_regex)
     if body.guided_grammar is not None:
-        yield RequestedConstraint("grammar", "guided_grammar", body.guided_grammar)
+        yield _RequestedConstraint("grammar", "guided_grammar", body.guided_grammar)
 
 
-def _from_format(wanted: ResponseFormat) -> RequestedConstraint:
-    if wanted.type == "json_object":
-        return RequestedConstraint("json_object", "response_format", True)
-    if wanted.type == "json_schema":
-        if wanted.json_schema is None:
+def _from_format(chosen: ResponseFormat) -> _RequestedConstraint:
+    if chosen.type == "json_object":
+        return _RequestedConstraint("json_object", "response_format", True)
+    if chosen.type == "json_schema":
+        if chosen.json_schema is None:
             raise _missing("response_format.json_schema")
-        return RequestedConstraint(
-            "json_schema", "response_format.json_schema.schema", wanted.json_schema.schema_
+        return _RequestedConstraint(
+            "json_schema", "response_format.json_schema.schema", chosen.json_schema.schema_
         )
-    value: str | None = getattr(wanted, wanted.type)
-    param = f"response_format.{wanted.type}"
+    value: str | None = getattr(chosen, chosen.type)
+    param = f"response_format.{chosen.type}"
     if value is None:
         raise _missing(param)
-    return RequestedConstraint("regex" if wanted.type == "regex" else "grammar", param, value)
+    return _RequestedConstraint("regex" if chosen.type == "regex" else "grammar", param, value)
 
 
 def _missing(param: str) -> ApiError:
@@ -269,17 +267,17 @@ def _missing(param: str) -> ApiError:
 
 _INT32 = 2**31 - 1
 _UINT32 = 2**32 - 1
-_LONGEST_NUMBER = 24
-"""Digits of a number that a message still repeats."""
+_MAX_DIGITS = 24
+"""Longest number that an error message repeats."""
 
 
-def set_field(
+def _set_field(
     target: Any, name: str, value: float | str | None, schema: type[RequestModel], param: str | None = None
 ) -> None:
-    """Set a field of a message, where there is a value for it; `param` is what REST calls it.
+    """Set a field of a message, unless the value is None; `param` is the field's REST name.
 
     Raises:
-        ApiError: 400, the number has more bits than the field.
+        ApiError: 400, the number is out of the field's range.
 
     """
     if value is None:
@@ -290,11 +288,11 @@ def set_field(
         raise _out_of_range(param or name, value, schema) from None
 
 
-def extend_ids(target: Any, ids: Sequence[int], param: str) -> None:
+def _extend_ids(target: Any, ids: Sequence[int], param: str) -> None:
     """Add token ids to a repeated field.
 
     Raises:
-        ApiError: 400, one of them has more bits than the field.
+        ApiError: 400, an id is out of the field's range.
 
     """
     try:
@@ -306,23 +304,23 @@ def extend_ids(target: Any, ids: Sequence[int], param: str) -> None:
 
 def _out_of_range(param: str, value: object, schema: type[RequestModel]) -> ApiError:
     documented = schema.model_json_schema()["properties"][param]
-    # Where the operator sets the greatest value, the bridge knows only what the protocol has room for.
+    # Where the operator sets the maximum, the bridge knows only the range of the protocol field.
     return _outside(param, value, documented["minimum"], documented.get("maximum", _INT32))
 
 
 def _outside(param: str, value: object, low: int, high: int) -> ApiError:
-    number = f"is {value}" if len(str(value)) <= _LONGEST_NUMBER else "is out of range"
+    number = f"is {value}" if len(str(value)) <= _MAX_DIGITS else "is out of range"
     return invalid(param, f"{param} {number}; it must be in [{low}, {high}].")
 
 
-def json_text(value: dict[str, Any], param: str) -> str:
-    """An object that came in a body, as text again: names in the same order, numbers of any size.
+def _json_text(value: dict[str, Any], param: str) -> str:
+    """The JSON text of an object of a body, with members in the same order and integers of any size.
 
     Raises:
-        ApiError: 400, a number in it is too large to be one.
+        ApiError: 400, a number in it is too large for a float.
 
     """
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError:
-        raise invalid(param, f"{param} holds a number that is out of range.") from None
+        raise invalid(param, f"{param} has a number that is out of range.") from None

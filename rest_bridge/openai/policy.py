@@ -300,7 +300,7 @@ def ignored_parameters(request: GenerationRequest, *, streams: bool, strict: boo
     return [*names, *_without_sense(request, streams)]
 
 
-def header(names: Iterable[str]) -> dict[str, str]:
+def ignored_header(names: Iterable[str]) -> dict[str, str]:
     """The header that names them, where there are any; ends with `...` where there are too many."""
     value = ",".join(_clean(name) for name in names)
     if len(value) > _HEADER_LIMIT:

@@ -1,4 +1,4 @@
-"""Writes whole responses, and the parts that they share with chunks."""
+"""Writes whole responses, and the parts that they share with the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -27,206 +27,80 @@ from inference_client import (
     ToolCallDelta,
     Usage,
 )
+from rest_bridge.errors import rest_name
 from rest_bridge.middleware import RequestContext
 from rest_bridge.openai.requests import GenerationRequest
 
 Json = dict[str, Any]
 LogprobsWriter = Callable[[Sequence[TokenLogprob]], Json]
-"""Writes the next tokens of one choice."""
+"""Writes the log probabilities of the next tokens of one choice."""
 
-_LEAST = -9999.0
-"""JSON has no minus infinity; this is what OpenAI's own API says in its place."""
-
-
-def chat_logprobs() -> LogprobsWriter:
-    """The writer for a choice of a conversation."""
-    return lambda tokens: {"content": [_chat_token(token) for token in tokens], "refusal": None}
+_MIN_LOGPROB = -9999.0
+"""JSON has no minus infinity; OpenAI's own API sends this number in its place."""
 
 
-def _chat_token(token: TokenLogprob) -> Json:
-    return {**_chat_entry(token), "top_logprobs": [_chat_entry(entry) for entry in token.top]}
-
-
-def _chat_entry(token: TokenLogprob) -> Json:
-    return {"token": token.token, "bytes": list(token.bytes) or None, "logprob": _finite(token.logprob)}
-
-
-class CompletionLogprobs:
-    """The writer for a choice of a completion. It counts characters, from one piece to the next."""
-
-    def __init__(self) -> None:
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._offset = 0
-
-    def __call__(self, tokens: Sequence[TokenLogprob]) -> Json:
-        """Write the next tokens."""
-        return {
-            "tokens": [_name(token) for token in tokens],
-            "token_logprobs": [_finite(token.logprob) for token in tokens],
-            "top_logprobs": [_by_name((*token.top, token)) for token in tokens],
-            "text_offset": [self._pass(token) for token in tokens],
-        }
-
-    def _pass(self, token: TokenLogprob) -> int:
-        """Where a token begins; one that goes on with a character begins where that does."""
-        offset = self._offset
-        self._offset += len(self._utf8.decode(token.bytes))
-        return offset
-
-
-def _by_name(tokens: Iterable[TokenLogprob]) -> dict[str, float]:
-    """The likeliest one of each name."""
-    found: dict[str, float] = {}
-    for token in tokens:
-        found.setdefault(_name(token), _finite(token.logprob))
-    return found
-
-
-def _name(token: TokenLogprob) -> str:
-    """The text of a token; of part of a character, which many tokens would share, its bytes."""
-    if "\ufffd" not in token.token:
-        return token.token
-    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
-
-
-def _finite(logprob: float) -> float:
-    return max(logprob, _LEAST)
-
-
-def whole_call(call: ToolCall) -> Json:
-    """A call as a message has it."""
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments},
-    }
-
-
-def call_piece(piece: ToolCallDelta) -> Json:
-    """A piece of a call as a chunk has it: id, type and name in the first one, and only there."""
-    if piece.id is None:
-        return {"index": piece.index, "function": {"arguments": piece.arguments}}
-    return {
-        "index": piece.index,
-        "id": piece.id,
-        "type": "function",
-        "function": {"name": piece.name, "arguments": piece.arguments},
-    }
+def json_response(content: Json, headers: dict[str, str] | None = None) -> Response:
+    """A response with a JSON body."""
+    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """How the whole replies of one endpoint look."""
+class ResponseContext:
+    """The facts about a request that its response is written from, known before the generation starts."""
 
-    prefix: str
-    """Of the reply's id."""
-    kind: str
-    """`object` of the reply."""
-    content: Callable[[Choice], Json]
-    """What a choice says."""
-    logprobs: Callable[[], LogprobsWriter]
-
-    def render(
-        self, generation: Generation, model: str, wanted: ReplyOptions, account: ResponseMetadata
-    ) -> Json:
-        """The whole reply; `model` is the name that the caller used."""
-        return {
-            **self._head(generation, self.kind, model),
-            "choices": [self._choice(choice, wanted) for choice in generation.choices],
-            "usage": usage(generation.usage),
-            "pg_metadata": account.metadata(generation, (choice.finished for choice in generation.choices)),
-        }
-
-    def validation(self, generation: Generation, model: str, account: ResponseMetadata) -> Json:
-        """The reply to a request that was only to be checked."""
-        report = generation.report
-        return {
-            **self._head(generation, "validation", model),
-            "choices": [],
-            "usage": usage(generation.usage),
-            "parameters": parameters(report),
-            "queue_estimate_ms": report.queue_estimate_ms,
-            "ignored_parameters": account.ignored_by_all(report),
-        }
-
-    def _head(self, generation: Generation, kind: str, model: str) -> Json:
-        return {"id": new_id(self.prefix), "object": kind, "created": generation.created, "model": model}
-
-    def _choice(self, choice: Choice, wanted: ReplyOptions) -> Json:
-        return {
-            "index": choice.index,
-            **self.content(choice),
-            "logprobs": self.logprobs()(choice.logprobs) if wanted.logprobs else None,
-            "finish_reason": finish_reason(choice.finish_reason),
-            **({"token_ids": choice.token_ids} if wanted.token_ids else {}),
-        }
-
-
-def _message(choice: Choice) -> Json:
-    if not choice.tool_calls:
-        return {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
-    calls = [whole_call(call) for call in choice.tool_calls]
-    content = choice.text or None
-    return {"message": {"role": "assistant", "content": content, "refusal": None, "tool_calls": calls}}
-
-
-def _text(choice: Choice) -> Json:
-    return {"text": choice.text}
-
-
-CHAT_REPLY = Reply("chatcmpl", "chat.completion", _message, chat_logprobs)
-COMPLETION_REPLY = Reply("cmpl", "text_completion", _text, CompletionLogprobs)
-
-
-def new_id(prefix: str) -> str:
-    """A fresh id of a reply: `chatcmpl-…`, `cmpl-…`."""
-    return f"{prefix}-{uuid.uuid4().hex}"
-
-
-def finish_reason(reason: FinishReason) -> str:
-    """Why a choice ended, as REST spells it. A reason newer than this bridge ends it all the same."""
-    return "stop" if reason is FinishReason.UNKNOWN else reason.value
-
-
-def usage(counts: Usage) -> Json:
-    """Token counts. Details are absent where the engine does not tell what its cache held."""
-    known = counts.cached_tokens is not None
-    return {
-        "prompt_tokens": counts.prompt_tokens,
-        "completion_tokens": counts.completion_tokens,
-        "total_tokens": counts.total_tokens,
-        **({"prompt_tokens_details": {"cached_tokens": counts.cached_tokens}} if known else {}),
-    }
-
-
-Reported = Generation | Summary
-"""Both have timings and a report."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseMetadata:
-    """What is told of one request."""
-
-    exchange: RequestContext
+    request: RequestContext
+    model: str
+    """The model's name, as the caller wrote it."""
     region: str
-    ignored: Sequence[str]
-    """Names of parameters without effect, as far as the bridge knows them itself."""
+    ignored: Sequence[str] = ()
+    """Parameters without effect, as far as the bridge knows them itself."""
+    has_token_ids: bool = False
+    has_logprobs: bool = False
+    has_tool_calls: bool = False
+    has_usage: bool = False
+    """Only for streams: one more chunk has the token counts."""
 
-    def ignored_by_all(self, told: Started | Report) -> list[str]:
-        """What is without effect here, and what the service says it is, both as the caller calls it."""
-        named = map(self.exchange.names.of, told.ignored_parameters)
-        return list(dict.fromkeys((*self.ignored, *named)))
+    @classmethod
+    def of(
+        cls,
+        request: RequestContext,
+        body: GenerationRequest,
+        message: GenerateRequest,
+        region: str,
+        ignored: Sequence[str],
+    ) -> ResponseContext:
+        """The facts about a request. It keeps neither the body nor the message, which may be large."""
+        return cls(
+            request,
+            body.model,
+            region,
+            ignored,
+            has_token_ids=bool(body.return_token_ids),
+            has_logprobs=message.output.logprobs,
+            has_tool_calls=bool(message.chat.tools),
+            has_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        )
 
-    def metadata(self, told: Reported, endings: Iterable[Finished]) -> Json:
-        """The `pg_metadata` of a whole reply, or of the last chunk of a stream."""
-        timings, report = told.timings, told.report
+    @property
+    def has_only_text(self) -> bool:
+        """Whether deltas have text and nothing else."""
+        return not (self.has_token_ids or self.has_logprobs or self.has_tool_calls)
+
+    def ignored_parameters(self, reported: Started | Report) -> list[str]:
+        """All parameters without effect, those that the service reports included, by their REST names."""
+        by_service = (rest_name(path, self.request.names) for path in reported.ignored_parameters)
+        return list(dict.fromkeys((*self.ignored, *by_service)))
+
+    def metadata(self, result: Generation | Summary, endings: Iterable[Finished]) -> Json:
+        """The `pg_metadata` of a whole response, or of the last chunk of a stream."""
+        timings, report = result.timings, result.report
         inference, bridge = timings.prefill_ms + timings.decode_ms, self._bridge_ms(timings)
         return {
             "region": self.region,
             "latency_ms": round(timings.queue_ms + inference + bridge),
             "queue_time_ms": round(timings.queue_ms),
             "inference_time_ms": round(inference),
-            # The model is loaded before requests are taken.
+            # The service accepts requests only after the model is loaded.
             "model_load_time_ms": 0,
             "timings": {
                 "queue_ms": _ms(timings.queue_ms),
@@ -236,13 +110,13 @@ class ResponseMetadata:
                 "time_to_first_token_ms": _ms(timings.time_to_first_token_ms),
             },
             "batch_size": report.batch_size,
-            "parameters": parameters(report),
-            "ignored_parameters": self.ignored_by_all(report),
+            "parameters": effective_parameters(report),
+            "ignored_parameters": self.ignored_parameters(report),
             "choices": [_ending(ending) for ending in endings],
         }
 
     def headers(self, generation: Generation) -> dict[str, str]:
-        """The same in short, for the headers of a whole reply."""
+        """The timings, the batch size and the cached tokens, as headers of a whole response."""
         timings, cached = generation.timings, generation.usage.cached_tokens
         return {
             "x-queue-ms": str(_ms(timings.queue_ms)),
@@ -254,13 +128,86 @@ class ResponseMetadata:
         }
 
     def _bridge_ms(self, timings: Timings) -> float:
-        """All but what the service measured: the bridge, the way between them, and waiting for the reader."""
-        served = timings.queue_ms + timings.prefill_ms + timings.decode_ms
-        return max(0.0, self.exchange.elapsed_ms - served)
+        """The time that the service did not measure: bridge, network, and waiting for a slow reader."""
+        measured = timings.queue_ms + timings.prefill_ms + timings.decode_ms
+        return max(0.0, self.request.elapsed_ms - measured)
 
 
-def parameters(report: Report) -> Json:
-    """The parameters in effect, by the names that requests use."""
+@dataclass(frozen=True, slots=True)
+class ResponseShape:
+    """The form of the whole responses of one endpoint."""
+
+    prefix: str
+    """Prefix of the response's id."""
+    kind: str
+    """`object` of the response."""
+    content: Callable[[Choice], Json]
+    """Writes the message or the text of a choice."""
+    logprobs: Callable[[], LogprobsWriter]
+
+    def render(self, generation: Generation, context: ResponseContext) -> Json:
+        """The body of a whole response."""
+        endings = (choice.finished for choice in generation.choices)
+        return {
+            **self._head(generation, self.kind, context),
+            "choices": [self._choice(choice, context) for choice in generation.choices],
+            "usage": usage(generation.usage),
+            "pg_metadata": context.metadata(generation, endings),
+        }
+
+    def validation(self, generation: Generation, context: ResponseContext) -> Json:
+        """The body of the response to a request with `validate_only`."""
+        report = generation.report
+        return {
+            **self._head(generation, "validation", context),
+            "choices": [],
+            "usage": usage(generation.usage),
+            "parameters": effective_parameters(report),
+            "queue_estimate_ms": report.queue_estimate_ms,
+            "ignored_parameters": context.ignored_parameters(report),
+        }
+
+    def _head(self, generation: Generation, kind: str, context: ResponseContext) -> Json:
+        return {
+            "id": new_id(self.prefix),
+            "object": kind,
+            "created": generation.created,
+            "model": context.model,
+        }
+
+    def _choice(self, choice: Choice, context: ResponseContext) -> Json:
+        return {
+            "index": choice.index,
+            **self.content(choice),
+            "logprobs": self.logprobs()(choice.logprobs) if context.has_logprobs else None,
+            "finish_reason": finish_reason(choice.finish_reason),
+            **({"token_ids": choice.token_ids} if context.has_token_ids else {}),
+        }
+
+
+def new_id(prefix: str) -> str:
+    """A new id of a response: `chatcmpl-…`, `cmpl-…`."""
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def finish_reason(reason: FinishReason) -> str:
+    """The REST name of a finish reason; `stop` for a reason that is newer than this bridge."""
+    return "stop" if reason is FinishReason.UNKNOWN else reason.value
+
+
+def usage(counts: Usage) -> Json:
+    """Token counts. The details are absent where the engine does not report cached tokens."""
+    is_known = counts.cached_tokens is not None
+    return {
+        "prompt_tokens": counts.prompt_tokens,
+        "completion_tokens": counts.completion_tokens,
+        "total_tokens": counts.total_tokens,
+        **({"prompt_tokens_details": {"cached_tokens": counts.cached_tokens}} if is_known else {}),
+    }
+
+
+def effective_parameters(report: Report) -> Json:
+    """The parameters in effect, by their names in requests."""
     return {"max_tokens": report.max_tokens, **_sampling(report.sampling)}
 
 
@@ -284,33 +231,93 @@ def _ms(value: float) -> float:
     return round(value, 3)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyOptions:
-    """What an answer may hold beside text."""
-
-    token_ids: bool = False
-    logprobs: bool = False
-    tool_calls: bool = False
-    usage: bool = False
-    """Of streams: one more chunk that says the token counts."""
-
-    @property
-    def only_text(self) -> bool:
-        """Whether deltas hold nothing else."""
-        return not (self.token_ids or self.logprobs or self.tool_calls)
+def chat_logprobs() -> LogprobsWriter:
+    """Make the writer for a choice of a chat completion."""
+    return lambda tokens: {"content": [_chat_token(token) for token in tokens], "refusal": None}
 
 
-def reply_options(body: GenerationRequest, message: GenerateRequest) -> ReplyOptions:
-    """What a request asks for."""
-    options = body.stream_options
-    return ReplyOptions(
-        token_ids=bool(body.return_token_ids),
-        logprobs=message.output.logprobs,
-        tool_calls=bool(message.chat.tools),
-        usage=options is not None and bool(options.include_usage),
-    )
+def _chat_token(token: TokenLogprob) -> Json:
+    return {**_chat_entry(token), "top_logprobs": [_chat_entry(entry) for entry in token.top]}
 
 
-def json_response(content: Json, headers: dict[str, str] | None = None) -> Response:
-    """A reply in JSON."""
-    return Response(orjson.dumps(content), headers=headers, media_type="application/json")
+def _chat_entry(token: TokenLogprob) -> Json:
+    return {"token": token.token, "bytes": list(token.bytes) or None, "logprob": _finite(token.logprob)}
+
+
+class CompletionLogprobs:
+    """The writer for a choice of a text completion. It counts the characters of all tokens so far."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._offset = 0
+
+    def __call__(self, tokens: Sequence[TokenLogprob]) -> Json:
+        """Write the next tokens."""
+        return {
+            "tokens": [_name(token) for token in tokens],
+            "token_logprobs": [_finite(token.logprob) for token in tokens],
+            "top_logprobs": [_by_name((*token.top, token)) for token in tokens],
+            "text_offset": [self._next_offset(token) for token in tokens],
+        }
+
+    def _next_offset(self, token: TokenLogprob) -> int:
+        """The offset of a token; one that continues a character has the offset of that character."""
+        offset = self._offset
+        self._offset += len(self._utf8.decode(token.bytes))
+        return offset
+
+
+def _by_name(tokens: Iterable[TokenLogprob]) -> dict[str, float]:
+    """The likeliest token of each name."""
+    found: dict[str, float] = {}
+    for token in tokens:
+        found.setdefault(_name(token), _finite(token.logprob))
+    return found
+
+
+def _name(token: TokenLogprob) -> str:
+    """The text of a token; its bytes if it is part of a character, as many tokens have the text U+FFFD."""
+    if "\ufffd" not in token.token:
+        return token.token
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, _MIN_LOGPROB)
+
+
+def tool_call(call: ToolCall) -> Json:
+    """A tool call in a whole message."""
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
+def tool_call_delta(delta: ToolCallDelta) -> Json:
+    """A part of a tool call in a chunk; only the first part has the id, the type and the name."""
+    if delta.id is None:
+        return {"index": delta.index, "function": {"arguments": delta.arguments}}
+    return {
+        "index": delta.index,
+        "id": delta.id,
+        "type": "function",
+        "function": {"name": delta.name, "arguments": delta.arguments},
+    }
+
+
+def _message(choice: Choice) -> Json:
+    if not choice.tool_calls:
+        return {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
+    calls = [tool_call(call) for call in choice.tool_calls]
+    content = choice.text or None
+    return {"message": {"role": "assistant", "content": content, "refusal": None, "tool_calls": calls}}
+
+
+def _text(choice: Choice) -> Json:
+    return {"text": choice.text}
+
+
+CHAT_RESPONSE = ResponseShape("chatcmpl", "chat.completion", _message, chat_logprobs)
+COMPLETION_RESPONSE = ResponseShape("cmpl", "text_completion", _text, CompletionLogprobs)

@@ -10,11 +10,11 @@ from typing import Generic, TypeVar
 from fastapi import APIRouter, Request, Response
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
-from inference_client import Generation, Started
+from inference_client import Started
 from lodestream_common.keys import Level
-from rest_bridge.middleware import UntilDisconnect
-from rest_bridge.openai import policy
-from rest_bridge.openai.convert import chat_request, completion_request, names_in
+from rest_bridge.middleware import until_disconnect
+from rest_bridge.openai.convert import chat_request, completion_request, own_names
+from rest_bridge.openai.policy import ignored_header, ignored_parameters
 from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest, GenerationRequest
 from rest_bridge.openai.response_schemas import (
     ChatCompletion,
@@ -23,31 +23,29 @@ from rest_bridge.openai.response_schemas import (
     CompletionChunk,
 )
 from rest_bridge.openai.responses import (
-    CHAT_REPLY,
-    COMPLETION_REPLY,
-    Reply,
-    ResponseMetadata,
+    CHAT_RESPONSE,
+    COMPLETION_RESPONSE,
+    ResponseContext,
+    ResponseShape,
     json_response,
-    reply_options,
 )
 from rest_bridge.openapi import GENERATION_ERRORS, event_stream, takes
-from rest_bridge.request import AdmittedRequest, admit, parse_body, read_body
-from rest_bridge.streaming.chunks import CHAT, COMPLETION, Frames, Shape
+from rest_bridge.request import Bridge, admit, bridge_of, parse_body, read_body
+from rest_bridge.streaming.chunks import CHAT, COMPLETION, ChunkShape, Frames
 from rest_bridge.streaming.sse import EventStream
 
+router = APIRouter(tags=["generation"])
 Body = TypeVar("Body", bound=GenerationRequest)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[Body]):
-    """One way of generating."""
+    """The differences between chat and text completions."""
 
     schema: type[Body]
-    to_request: Callable[[Body], GenerateRequest]
-    reply: Reply
-    """Of whole replies."""
-    shape: Shape
-    """Of the chunks of a stream."""
+    to_message: Callable[[Body], GenerateRequest]
+    response: ResponseShape
+    chunks: ChunkShape
 
     async def respond(self, request: Request, *, always_stream: bool = False) -> Response:
         """Answer one request.
@@ -57,57 +55,42 @@ class Endpoint(Generic[Body]):
             ClientGone: the caller left.
 
         """
-        call = admit(request, Level.READ_WRITE)
-        config = call.bridge.config
+        bridge, context = bridge_of(request), admit(request, Level.READ_WRITE)
+        config = bridge.config
         body = parse_body(self.schema, await read_body(request, config.max_body_bytes))
         streams = (always_stream or bool(body.stream)) and not body.validate_only
-        names = policy.ignored_parameters(body, streams=streams, strict=config.strict)
-        message = self.to_request(body)
-        call.exchange.names = names_in(body)
-        account = ResponseMetadata(call.exchange, config.region, names)
+        ignored = ignored_parameters(body, streams=streams, strict=config.strict)
+        message = self.to_message(body)
+        context.names = own_names(body)
+        response = ResponseContext.of(context, body, message, config.region, ignored)
         if streams:
-            return self._stream(call, body, message, account)
-        return await self._whole(request, call, body, message, account)
+            return self._stream(bridge, message, response)
+        return await self._whole(bridge, request, message, response)
 
     async def _whole(
-        self,
-        request: Request,
-        call: AdmittedRequest,
-        body: Body,
-        message: GenerateRequest,
-        account: ResponseMetadata,
+        self, bridge: Bridge, request: Request, message: GenerateRequest, context: ResponseContext
     ) -> Response:
-        with call.exchange.until_revoked:
-            async with UntilDisconnect(request.receive):
-                generation = await self._generation(call, message)
-        names = account.ignored_by_all(generation.report)
-        if body.validate_only:
-            reply = self.reply.validation(generation, body.model, account)
-            return json_response(reply, policy.header(names))
-        reply = self.reply.render(generation, body.model, reply_options(body, message), account)
-        return json_response(reply, {**account.headers(generation), **policy.header(names)})
+        # `collect_request` reads a stream: a whole answer in one message may exceed the message limit.
+        is_validation = message.validate_only
+        generate = bridge.client.generate_request if is_validation else bridge.client.collect_request
+        async with context.request.until_revoked, until_disconnect(request.receive):
+            generation = await generate(message, **context.request.rpc_options)
+        ignored = ignored_header(context.ignored_parameters(generation.report))
+        if is_validation:
+            return json_response(self.response.validation(generation, context), ignored)
+        content = self.response.render(generation, context)
+        return json_response(content, {**context.headers(generation), **ignored})
 
-    async def _generation(self, call: AdmittedRequest, message: GenerateRequest) -> Generation:
-        """The whole answer; it comes in pieces, since in one it may be too large for a message."""
-        client = call.bridge.client
-        ask = client.generate_request if message.validate_only else client.collect_request
-        return await ask(message, **call.options)
-
-    def _stream(
-        self, call: AdmittedRequest, body: Body, message: GenerateRequest, account: ResponseMetadata
-    ) -> EventStream:
-        frames = partial(Frames, self.shape, body.model, reply_options(body, message), account)
-        stream = call.bridge.client.stream_request(message, **call.options)
-
+    def _stream(self, bridge: Bridge, message: GenerateRequest, context: ResponseContext) -> EventStream:
         def headers(started: Started | None) -> dict[str, str]:
-            return policy.header(account.ignored_by_all(started) if started else account.ignored)
+            return ignored_header(context.ignored_parameters(started) if started else context.ignored)
 
         return EventStream(
-            stream,
-            frames,
-            call.exchange,
-            keepalive=call.bridge.config.sse_keepalive,
-            interval=call.interval,
+            bridge.client.stream_request(message, **context.request.rpc_options),
+            partial(Frames, self.chunks, context),
+            context.request,
+            keepalive=bridge.config.sse_keepalive,
+            interval=partial(bridge.pacer.interval, context.request.max_interval),
             headers=headers,
         )
 
@@ -118,8 +101,7 @@ _CHAT_EXAMPLE = {
     "max_tokens": 150,
 }
 
-router = APIRouter(tags=["generation"])
-_chat = Endpoint(ChatCompletionRequest, chat_request, CHAT_REPLY, CHAT)
+_chat = Endpoint(ChatCompletionRequest, chat_request, CHAT_RESPONSE, CHAT)
 
 
 @router.post(
@@ -135,7 +117,7 @@ async def create_chat_completion(request: Request) -> Response:
 
 _COMPLETION_EXAMPLE = {"model": "llama-3.1-8b", "prompt": "The capital of France is", "max_tokens": 16}
 
-_completion = Endpoint(CompletionRequest, completion_request, COMPLETION_REPLY, COMPLETION)
+_completion = Endpoint(CompletionRequest, completion_request, COMPLETION_RESPONSE, COMPLETION)
 
 
 @router.post(

@@ -11,7 +11,7 @@ import inference_client
 from lodestream_common.keys import Level
 from rest_bridge.openai.responses import Json, json_response
 from rest_bridge.openapi import MODEL_ERRORS, SECURED
-from rest_bridge.request import admit
+from rest_bridge.request import admit, bridge_of
 
 
 class Model(BaseModel):
@@ -51,8 +51,8 @@ router = APIRouter(tags=["models"])
 )
 async def list_models(request: Request) -> Response:
     """List what is served: every name that requests may use, aliases too."""
-    call = admit(request, Level.READ_ONLY)
-    models = await call.bridge.client.list_models(**call.options)
+    context = admit(request, Level.READ_ONLY)
+    models = await bridge_of(request).client.list_models(**context.rpc_options)
     return json_response({"object": "list", "data": [_model(model) for model in models]})
 
 
@@ -65,8 +65,8 @@ async def list_models(request: Request) -> Response:
 )
 async def retrieve_model(request: Request, model: str) -> Response:
     """Describe one model under the name in the path, its id or an alias."""
-    call = admit(request, Level.READ_ONLY)
-    return json_response(_model(await call.bridge.client.get_model(model, **call.options)))
+    context = admit(request, Level.READ_ONLY)
+    return json_response(_model(await bridge_of(request).client.get_model(model, **context.rpc_options)))
 
 
 def _model(model: inference_client.Model) -> Json:

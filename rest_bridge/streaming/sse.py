@@ -1,4 +1,4 @@
-"""A stream of the service as a response of server-sent events."""
+"""Sends the service's stream as server-sent events, with a comment line after each silence."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from starlette.types import Message, Receive, Scope, Send
 from inference_client import AsyncStream, Finished, ProtocolError, Started
 from lodestream_common.pacing import Interval, no_interval
 from rest_bridge.errors import ClientGone, api_error, error_body
-from rest_bridge.middleware import RequestContext, UntilDisconnect
+from rest_bridge.middleware import RequestContext, until_disconnect
 from rest_bridge.streaming.chunks import Frames, error_frame
 
 KEEPALIVE = b": keep-alive\n\n"
 _HEADERS = {
     "content-type": "text/event-stream",
-    # No proxy on the way may hold events back, or compress several into one.
+    # Proxies must neither buffer events nor compress several of them together.
     "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",
 }
 
 
 class EventStream(Response):
-    """Relays a generation.
+    """A response that relays a generation.
 
-    Nothing is sent before its first output or a silence of `keepalive`: until then a failure is a plain error
-    with its status, from then on an event.
+    Nothing is sent before the first output or a silence of `keepalive` seconds. A failure before that is an
+    error response with its own status; a failure after that is an event.
 
     Args:
-        stream: the generation, not begun.
-        frames: makes the renderer of its events once it is known when it began.
-        exchange: the request; is told how the stream ended.
-        keepalive: seconds of silence before the head of the reply, and before each comment line.
-        interval: seconds for which frames are gathered after some were sent, now.
-        headers: further headers of the response, by the stream's first event; None: it is still to come.
+        stream: the generation, not started.
+        frames: makes the renderer of events, from the time at which the generation started.
+        context: the request; gets the outcome of the stream.
+        keepalive: seconds of silence before the response's head, and before each comment line.
+        interval: returns the current stream interval, in seconds.
+        headers: further headers of the response, from the stream's first event; None: it has not arrived.
 
     """
 
@@ -44,41 +44,39 @@ class EventStream(Response):
         self,
         stream: AsyncStream,
         frames: Callable[[int], Frames],
-        exchange: RequestContext,
+        context: RequestContext,
         *,
         keepalive: float,
         interval: Interval,
         headers: Callable[[Started | None], Mapping[str, str]],
     ) -> None:
-        # No super().__init__(): it would give the response a body, and the length of that.
+        # super().__init__() would give the response a body and a content-length.
         self.status_code = 200
         self.background = None
         self.init_headers({**_HEADERS, **headers(None)})
         self._stream = stream
         self._frames = frames
-        self._exchange = exchange
+        self._context = context
         self._keepalive = keepalive
         self._interval = interval
-        self._until_revoked = exchange.until_revoked
         self._headers_after = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Leave it to run after the app."""
-        self._exchange.stream = self.run
+        """Schedule the stream to run after the app has returned."""
+        self._context.stream = self.run
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Run the whole stream.
 
         Raises:
-            InferenceError: it failed before anything was sent.
+            InferenceError: the generation failed before anything was sent.
             ClientGone: the caller left; the generation is cancelled.
 
         """
         output = Output(send, self._keepalive, self.status_code, self.raw_headers, self._interval)
         try:
-            with self._until_revoked:
-                async with UntilDisconnect(receive), self._stream:
-                    last = await self._relay(output)
+            async with self._context.until_revoked, until_disconnect(receive), self._stream:
+                last = await self._relay(output)
         except ClientGone:
             raise
         except (Exception, asyncio.CancelledError) as error:
@@ -90,40 +88,41 @@ class EventStream(Response):
         await output.finish(last)
 
     async def _relay(self, output: Output) -> bytes:
-        """Send everything but the end, and return that."""
+        """Send all events but the last ones, and return those."""
         started = await anext(self._stream)
         if not isinstance(started, Started):
-            raise ProtocolError("The stream has no beginning.")
-        missed = output.set_headers(self._headers_after(started))
+            raise ProtocolError("The stream does not begin with its start event.")
+        late_headers = output.set_headers(self._headers_after(started))
         first = await anext(self._stream)
         frames = self._frames(started.created)
-        await output.write(missed + frames.render(first))
+        await output.write(late_headers + frames.render(first))
         async for event in self._stream:
-            choices = frames.choices_begun
+            choices = frames.choices_started
             if frame := frames.render(event):
                 # Neither the first output of a choice nor its end waits for others.
-                at_once = isinstance(event, Finished) or frames.choices_begun > choices
+                at_once = isinstance(event, Finished) or frames.choices_started > choices
                 await output.write(frame, at_once=at_once)
         return frames.closing()
 
     def _failure(self, error: BaseException) -> bytes:
-        failure = api_error(error, self._exchange.request_id, self._exchange.names)
-        self._exchange.outcome = failure.code
+        failure = api_error(error, self._context.request_id, self._context.names)
+        self._context.outcome = failure.code
         return error_frame(error_body(failure))
 
 
 class Output:
-    """The reply of an event stream: its head, whole events, and a comment line after each silence.
+    """Writes an event stream: the response's head, whole events, and a comment line after each silence.
 
-    The silence counts from the beginning; the head is sent with whatever comes first, event or comment.
-    Frames that come within the interval after others were sent go out together at its end.
+    The first silence counts from the creation of this object. The head is sent with the first event or
+    comment line. Frames that arrive within the stream interval after a write are gathered and sent together
+    at its end.
 
     Args:
         send: the server's.
         keepalive: seconds of silence before a comment line.
-        status: HTTP status of the reply.
-        headers: all headers of the reply.
-        interval: seconds for which frames are gathered, now.
+        status: HTTP status of the response.
+        headers: all headers of the response.
+        interval: returns the current stream interval, in seconds.
 
     """
 
@@ -154,23 +153,23 @@ class Output:
         self._head: Message | None = {"type": "http.response.start", "status": status, "headers": headers}
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
-        """When something was sent; infinite while it is being sent."""
+        """Time of the last write; infinite during one."""
         self._gathered: list[bytes] = []
         self._writer: asyncio.Task[None] | None = None
-        """Sends a comment, or what was gathered."""
+        """Sends a comment line, or the gathered frames."""
         self._silence_timer = self._loop.call_later(keepalive, self._on_silence)
         self._flush_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_started(self) -> bool:
-        """Whether the head was sent: nothing can be taken back any more."""
+        """Whether the head was sent, so that neither status nor headers can change."""
         return self._head is None
 
     def set_headers(self, headers: Mapping[str, str]) -> bytes:
-        """Set headers of the reply, in the place of those with the same names.
+        """Set headers of the response; each replaces those with its name.
 
         Returns:
-            Comment lines that say the same, where the head was sent already; else nothing.
+            Comment lines with the same content if the head was sent already; else no bytes.
 
         """
         if self._head is None:
@@ -183,7 +182,7 @@ class Output:
         return b""
 
     async def write(self, frame: bytes, *, at_once: bool = True) -> None:
-        """Send a frame, or gather it; waits as long as the caller does not read."""
+        """Send a frame, or gather it; wait while the caller does not read."""
         if self._writer is not None:
             await self._finish_writer()
         if not at_once and self._is_gathering():
@@ -192,13 +191,13 @@ class Output:
         await self._write(self._take(frame))
 
     async def finish(self, frame: bytes) -> None:
-        """Send the last frame and the end."""
+        """Send the last frame and end the response."""
         if self._writer is not None:
             await self._finish_writer()
         await self._write(self._take(frame), is_last=True)
 
     def stop_timers(self) -> None:
-        """Begin no comment line from now on; one that began is finished before anything else is sent."""
+        """Start no more comment lines; one that is being sent is completed before the next frame."""
         self._silence_timer.cancel()
         if self._flush_timer is not None:
             self._flush_timer.cancel()
@@ -207,7 +206,7 @@ class Output:
             self._writer = None
 
     def _is_gathering(self) -> bool:
-        """Whether what comes now waits for more."""
+        """Whether the next frame waits for further ones."""
         if self._flush_timer is not None:
             return True
         interval = self._interval()
@@ -220,7 +219,7 @@ class Output:
         return True
 
     def _take(self, frame: bytes) -> bytes:
-        """Everything that was gathered, and this frame."""
+        """All gathered frames, and this one."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
@@ -238,7 +237,7 @@ class Output:
         self._last = self._loop.time()
 
     def _start_writer(self, frames: bytes) -> None:
-        """Send something while nobody waits for it, after what is being sent already."""
+        """Send frames in a task of their own, after those that are being sent already."""
         self._last = math.inf
         self._writer = self._loop.create_task(self._write_after(self._writer, frames))
 
@@ -257,7 +256,7 @@ class Output:
         self._start_writer(self._take(b""))
 
     def _on_silence(self) -> None:
-        # One timer that looks back costs less than one that every event would set anew.
+        # One timer that checks the last write costs less than a new timer for every event.
         left = self._last + self._keepalive - self._loop.time()
         if left <= 0:
             self._start_writer(KEEPALIVE)

@@ -17,7 +17,7 @@ from inference_client import (
     Usage,
 )
 from rest_bridge.middleware import RequestContext
-from rest_bridge.openai.responses import ResponseMetadata
+from rest_bridge.openai.responses import ResponseContext
 
 ENDED = Finished(0, FinishReason.LENGTH, StopCause.MAX_TOKENS)
 REPORT = Report(
@@ -31,9 +31,10 @@ TIMINGS = Timings(queue_ms=1.4, prefill_ms=20.3, decode_ms=30.1, time_to_first_t
 SUMMARY = Summary(Usage(3, 2, 1), TIMINGS, REPORT)
 
 
-def account(*ignored: str) -> ResponseMetadata:
-    """The account of a request that began just now."""
-    return ResponseMetadata(RequestContext("id", "POST"), "here", ignored)
+def response_context(model: str, *ignored: str, **has: bool) -> ResponseContext:
+    """The context of a request that arrived just now; `has` are its fields, without their prefix."""
+    wanted = {f"has_{name}": value for name, value in has.items()}
+    return ResponseContext(RequestContext("id", "POST"), model, "here", ignored, **wanted)
 
 
 def token(text: str, logprob: float = -0.5, *top: TokenLogprob, raw: bytes | None = None) -> TokenLogprob:

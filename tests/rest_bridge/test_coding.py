@@ -49,6 +49,14 @@ async def test_no_coding_at_all_has_a_name_too(http: httpx.AsyncClient) -> None:
     assert (await post(http, json.dumps(chat()).encode(), "identity")).status_code == 200
 
 
+@pytest.mark.parametrize("coding", ["", ",", ",identity"])
+async def test_a_header_that_names_no_coding_is_like_none(http: httpx.AsyncClient, coding: str) -> None:
+    """Empty elements of a list mean nothing."""
+    assert (await post(http, json.dumps(chat()).encode(), coding)).status_code == 200
+    packed = gzip.compress(json.dumps(chat()).encode())
+    assert (await post(http, packed, f"{coding}, gzip".replace("identity", ""))).status_code == 200
+
+
 @pytest.mark.parametrize("coding", ["br", "deflate", "compress", "gzip, zstd", "gzip;q=1", "none"])
 async def test_other_codings_are_refused(
     http: httpx.AsyncClient, service: ScriptedService, coding: str

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rest_bridge.errors import ApiError
-from rest_bridge.openai.convert import names_in
+from rest_bridge.errors import ApiError, in_rest_names, rest_name
+from rest_bridge.openai.convert import own_names
 from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
 from rest_bridge.request import parse_body
 from tests.rest_bridge.bodies import chat, completion, sent
@@ -128,7 +128,7 @@ def sent_raw(raw: bytes) -> None:
 def test_refusals_name_what_the_caller_wrote(body: dict[str, Any], service: str, rest: str) -> None:
     """The service has one name for each parameter; the body may have used another."""
     schema = CompletionRequest if "prompt" in body else ChatCompletionRequest
-    names = names_in(parse_body(schema, json.dumps(body).encode()))
+    names = own_names(parse_body(schema, json.dumps(body).encode()))
 
-    assert names.of(f"{service}.type[1]") == f"{rest}.type[1]"
-    assert names.in_text(f"is 99 at `{service}.type[1]`.") == f"is 99 at {rest}.type[1]."
+    assert rest_name(f"{service}.type[1]", names) == f"{rest}.type[1]"
+    assert in_rest_names(f"is 99 at `{service}.type[1]`.", names) == f"is 99 at {rest}.type[1]."

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from rest_bridge.errors import ClientGone
-from rest_bridge.middleware import UntilDisconnect
+from rest_bridge.middleware import until_disconnect
 from tests.rest_bridge.bodies import CHAT, COMPLETIONS, COMPLETIONS_STREAM, chat, completion
 from tests.rest_bridge.running import RunningBridge
 from tests.rest_bridge.wire import connect, head
@@ -163,7 +163,7 @@ async def _stays() -> dict[str, str]:
 async def test_the_block_ends_when_the_caller_leaves() -> None:
     """As an event of its own, not as a cancellation; the task goes on."""
     with pytest.raises(ClientGone):
-        async with UntilDisconnect(_disconnect_later):
+        async with until_disconnect(_disconnect_later):
             await asyncio.sleep(3600)
     await asyncio.sleep(0)
 
@@ -173,7 +173,7 @@ async def test_the_block_ends_when_the_caller_leaves() -> None:
 async def test_an_error_of_the_block_is_itself() -> None:
     """As long as the caller is there."""
     with pytest.raises(ZeroDivisionError):
-        async with UntilDisconnect(_stays):
+        async with until_disconnect(_stays):
             raise ZeroDivisionError
 
 
@@ -181,7 +181,7 @@ async def test_being_cancelled_from_above_stays_a_cancellation() -> None:
     """The server that ends is not taken for a caller that left."""
 
     async def block() -> None:
-        async with UntilDisconnect(_stays):
+        async with until_disconnect(_stays):
             await asyncio.sleep(3600)
 
     task = asyncio.create_task(block())

@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2
 import inference_client
 from inference_client import InferenceError
 from rest_bridge import errors
-from rest_bridge.errors import ApiError, Names, api_error, error_body, error_response
+from rest_bridge.errors import ApiError, api_error, error_body, error_response, in_rest_names, rest_name
 from tests.rest_bridge.bodies import CHAT, chat
 from tests.support.scripted import ScriptedService, delta, error_info, refuse, retry_info, started
 
@@ -234,10 +234,10 @@ def test_a_path_with_a_name_in_brackets_is_told_as_it_is() -> None:
     """It once had the bridge search for ever."""
     text = 'cannot be enforced (at `$.properties["é"].pattern`)'
 
-    assert Names().in_text(text) == text.replace("`", "")
+    assert in_rest_names(text) == text.replace("`", "")
 
 
 def test_the_path_of_a_schema_s_keyword_has_rest_s_name_before_it() -> None:
-    assert Names().of("chat.tools[2].parameters.properties.a.format") == (
+    assert rest_name("chat.tools[2].parameters.properties.a.format") == (
         "tools[2].function.parameters.properties.a.format"
     )

@@ -8,19 +8,18 @@ from hypothesis import strategies as st
 
 from inference_client import Delta, Event, Finished, FinishReason, StopCause, ToolCallDelta
 from rest_bridge.openai.response_schemas import ChatCompletionChunk, CompletionChunk
-from rest_bridge.openai.responses import ReplyOptions
-from rest_bridge.streaming.chunks import CHAT, COMPLETION, Frames, Shape, error_frame
-from tests.rest_bridge.rendering import ENDED, SUMMARY, account, payloads, token
+from rest_bridge.streaming.chunks import CHAT, COMPLETION, ChunkShape, Frames, error_frame
+from tests.rest_bridge.rendering import ENDED, SUMMARY, payloads, response_context, token
 
 OPENING = {"role": "assistant", "content": "", "refusal": None}
 SILENT_OPENING = {**OPENING, "content": None}
 
 
-def frames(shape: Shape = CHAT, **wanted: bool) -> Frames:
-    return Frames(shape, "m", ReplyOptions(**wanted), account(), 7)
+def frames(shape: ChunkShape = CHAT, **wanted: bool) -> Frames:
+    return Frames(shape, response_context("m", **wanted), 7)
 
 
-def opened(shape: Shape = CHAT, **wanted: bool) -> Frames:
+def opened(shape: ChunkShape = CHAT, **wanted: bool) -> Frames:
     """Frames whose first choice said something already."""
     made = frames(shape, **wanted)
     made.render(Delta(0, "x", (1,), 1))
@@ -113,7 +112,7 @@ def test_completions_have_text_and_no_role() -> None:
 
 
 @pytest.mark.parametrize(("shape", "schema"), [(CHAT, ChatCompletionChunk), (COMPLETION, CompletionChunk)])
-def test_the_last_chunk_tells_what_became_of_the_request(shape: Shape, schema: Any) -> None:
+def test_the_last_chunk_tells_what_became_of_the_request(shape: ChunkShape, schema: Any) -> None:
     """Once, if it was asked for: the counts and the metadata, without choices; all others say null."""
     made = frames(shape, usage=True)
     chunks = payloads(made.render(Delta(0, "x", (1,), 1)) + made.render(ENDED))
@@ -230,7 +229,7 @@ def test_text_and_calls_share_a_chunk() -> None:
 
 def test_all_chunks_share_one_head() -> None:
     """Id, creation time and the model as the caller named it are the same in every chunk."""
-    made = Frames(CHAT, 'my "alias"\u2028', ReplyOptions(), account(), 7)
+    made = Frames(CHAT, response_context('my "alias"\u2028'), 7)
     chunks = payloads(made.render(Delta(1, "x", (), 1)) + made.render(ENDED))
 
     assert len({chunk["id"] for chunk in chunks}) == 1

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rest_bridge.errors import ApiError
+from rest_bridge.errors import ApiError, rest_name
 from rest_bridge.openai import policy
-from rest_bridge.openai.convert import chat_request, completion_request, names_in
+from rest_bridge.openai.convert import chat_request, completion_request, own_names
 from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
 from rest_bridge.request import parse_body
 from tests.rest_bridge.bodies import chat, completion
@@ -27,7 +27,7 @@ def names(body: dict[str, Any], *, streams: bool = True, strict: bool = False) -
     request = parse_body(schema, json.dumps(body).encode())
     here = policy.ignored_parameters(request, streams=streams, strict=strict)
     message = convert(request)
-    return [*here, *map(names_in(request).of, ignored_there(message))]
+    return [*here, *(rest_name(path, own_names(request)) for path in ignored_there(message))]
 
 
 @pytest.mark.parametrize("name", sorted(policy.REFUSED_IN_CHAT))
@@ -267,14 +267,14 @@ def test_options_of_a_stream_mean_nothing_without_one() -> None:
 def test_names_are_safe_in_a_header(name: str) -> None:
     """Whatever a caller calls a member, the header stays one clean line."""
     found = names(chat(**{name: 1}))
-    value = policy.header(found)[policy.HEADER]
+    value = policy.ignored_header(found)[policy.HEADER]
 
     assert re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,64}", value)
 
 
 def test_the_header_is_bounded() -> None:
     """Thousands of unknown names end in an ellipsis."""
-    value = policy.header(names(chat(**{f"unknown{n}": 1 for n in range(5000)})))[policy.HEADER]
+    value = policy.ignored_header(names(chat(**{f"unknown{n}": 1 for n in range(5000)})))[policy.HEADER]
 
     assert len(value) <= 1010
     assert value.startswith("unknown0,unknown1,")
@@ -283,7 +283,7 @@ def test_the_header_is_bounded() -> None:
 
 def test_names_of_the_service_are_safe_in_a_header_too() -> None:
     """It names fields that it does not know by their numbers."""
-    assert policy.header(["top_p", "sampling.field 99"]) == {
+    assert policy.ignored_header(["top_p", "sampling.field 99"]) == {
         "x-ignored-parameters": "top_p,sampling.field_99"
     }
-    assert policy.header([]) == {}
+    assert policy.ignored_header([]) == {}

@@ -8,8 +8,8 @@ import pytest
 
 from inference_client import Choice, Finished, FinishReason, Generation, StopCause, ToolCall, Usage
 from rest_bridge.openai.response_schemas import ChatCompletion, Completion, Validation
-from rest_bridge.openai.responses import CHAT_REPLY, COMPLETION_REPLY, Reply, ReplyOptions, finish_reason
-from tests.rest_bridge.rendering import ENDED, REPORT, TIMINGS, account, token
+from rest_bridge.openai.responses import CHAT_RESPONSE, COMPLETION_RESPONSE, ResponseShape, finish_reason
+from tests.rest_bridge.rendering import ENDED, REPORT, TIMINGS, response_context, token
 
 GENERATION = Generation(
     request_id="r",
@@ -22,16 +22,16 @@ GENERATION = Generation(
 )
 
 
-def rendered(reply: Reply, generation: Generation = GENERATION, **wanted: bool) -> dict[str, Any]:
+def rendered(reply: ResponseShape, generation: Generation = GENERATION, **wanted: bool) -> dict[str, Any]:
     """What goes out, as it arrives."""
-    found = reply.render(generation, "my-alias", ReplyOptions(**wanted), account("store"))
+    found = reply.render(generation, response_context("my-alias", "store", **wanted))
     arrived: dict[str, Any] = json.loads(json.dumps(found))
     return arrived
 
 
 def test_a_chat_reply_has_every_field() -> None:
     """The reply validates against the documented schema, and names the model as the caller did."""
-    reply = rendered(CHAT_REPLY)
+    reply = rendered(CHAT_RESPONSE)
 
     ChatCompletion.model_validate(reply)
     assert reply["id"].startswith("chatcmpl-")
@@ -55,17 +55,17 @@ def test_a_chat_reply_has_every_field() -> None:
 def test_what_the_cache_held_is_absent_where_no_engine_tells() -> None:
     """In the body and among the headers; the reply still validates."""
     unknown = replace(GENERATION, usage=Usage(prompt_tokens=27, completion_tokens=8, cached_tokens=None))
-    reply = rendered(CHAT_REPLY, unknown)
+    reply = rendered(CHAT_RESPONSE, unknown)
 
     ChatCompletion.model_validate(reply)
     assert reply["usage"] == {"prompt_tokens": 27, "completion_tokens": 8, "total_tokens": 35}
-    assert "x-cached-tokens" not in account().headers(unknown)
-    assert account().headers(GENERATION)["x-cached-tokens"] == "5"
+    assert "x-cached-tokens" not in response_context("m").headers(unknown)
+    assert response_context("m").headers(GENERATION)["x-cached-tokens"] == "5"
 
 
 def test_a_completion_reply_has_every_field() -> None:
     """As above, with the text itself and the ids that were asked for."""
-    reply = rendered(COMPLETION_REPLY, token_ids=True)
+    reply = rendered(COMPLETION_RESPONSE, token_ids=True)
 
     Completion.model_validate(reply)
     assert reply["id"].startswith("cmpl-")
@@ -75,7 +75,7 @@ def test_a_completion_reply_has_every_field() -> None:
 
 def test_a_reply_tells_what_became_of_the_request() -> None:
     """Where, how long, with which parameters, and how each choice ended."""
-    told = rendered(CHAT_REPLY)["pg_metadata"]
+    told = rendered(CHAT_RESPONSE)["pg_metadata"]
 
     assert told["region"] == "here"
     assert (told["queue_time_ms"], told["inference_time_ms"], told["model_load_time_ms"]) == (1, 50, 0)
@@ -124,7 +124,7 @@ def test_a_reply_tells_what_became_of_the_request() -> None:
 )
 def test_each_choice_says_how_it_ended(ending: Finished, reason: str) -> None:
     """The reason in the choice, what was met beside it."""
-    reply = rendered(CHAT_REPLY, replace(GENERATION, choices=(Choice(0, "", (), 0, ending),)))
+    reply = rendered(CHAT_RESPONSE, replace(GENERATION, choices=(Choice(0, "", (), 0, ending),)))
     (told,) = reply["pg_metadata"]["choices"]
 
     assert reply["choices"][0]["finish_reason"] == reason
@@ -139,8 +139,8 @@ def test_each_choice_says_how_it_ended(ending: Finished, reason: str) -> None:
 
 def test_log_probabilities_are_told_if_asked_for() -> None:
     """In the shape of each endpoint."""
-    chat = rendered(CHAT_REPLY, logprobs=True)
-    text = rendered(COMPLETION_REPLY, logprobs=True)
+    chat = rendered(CHAT_RESPONSE, logprobs=True)
+    text = rendered(COMPLETION_RESPONSE, logprobs=True)
 
     ChatCompletion.model_validate(chat)
     Completion.model_validate(text)
@@ -158,7 +158,7 @@ def test_calls_of_tools_are_in_the_message(text: str, content: str | None) -> No
     """Beside the text, which is null where there is none."""
     ending = Finished(0, FinishReason.TOOL_CALLS, StopCause.END_OF_SEQUENCE)
     choice = Choice(0, text, (), 0, ending, (), (ToolCall("call_1", "f", "{}"), ToolCall("call_2", "g", "")))
-    reply = rendered(CHAT_REPLY, replace(GENERATION, choices=(choice,)), tool_calls=True)
+    reply = rendered(CHAT_RESPONSE, replace(GENERATION, choices=(choice,)), tool_calls=True)
 
     ChatCompletion.model_validate(reply)
     assert reply["choices"][0]["finish_reason"] == "tool_calls"
@@ -176,7 +176,7 @@ def test_calls_of_tools_are_in_the_message(text: str, content: str | None) -> No
 def test_a_validation_says_what_the_answer_would_be_made_with() -> None:
     """The prompt's length, the parameters, the queue, and no choice."""
     checked = replace(GENERATION, choices=(), usage=Usage(27, 0, 0))
-    reply = CHAT_REPLY.validation(checked, "my-alias", account("store"))
+    reply = CHAT_RESPONSE.validation(checked, response_context("my-alias", "store"))
 
     Validation.model_validate(reply)
     assert (reply["object"], reply["choices"]) == ("validation", [])

@@ -261,13 +261,32 @@ async def test_the_default_deadline_is_a_setting(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["", "0", "0.0", "-1", "soon", "nan", "inf", "1e3", "3601", "1_0", "9" * 400]
+    "given", ["", "0", "0.0", "-1", "soon", "nan", "inf", "1e3", "5e-324", "3601", "1_0", "9" * 400]
 )
 async def test_a_deadline_of_another_form_is_refused(http: httpx.AsyncClient, given: str) -> None:
     """400 that names the header."""
     reply = await http.post(CHAT, json=chat(), headers={"x-request-timeout": given})
 
-    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "x-request-timeout")
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, "x-request-timeout")
+    assert "decimal" in error["message"], "a number in the range may have a form that is refused"
+    assert "(0, 3600]" in error["message"]
+
+
+@pytest.mark.parametrize("given", ["0.001", "0.0012345678901234567", "3600", "3600.0"])
+async def test_every_deadline_that_the_description_allows_is_accepted(
+    http: httpx.AsyncClient, given: str
+) -> None:
+    """With all the decimals that a language prints; whether it is long enough is another matter."""
+    schemas = [
+        parameter["schema"]
+        for parameter in (await http.get("/openapi.json")).json()["paths"][CHAT]["post"]["parameters"]
+        if parameter["name"] == "x-request-timeout"
+    ]
+    reply = await http.post(CHAT, json=chat(), headers={"x-request-timeout": given})
+
+    assert [(schema["minimum"], schema["maximum"]) for schema in schemas] == [(0.001, 3600)]
+    assert reply.status_code in {200, 504}
 
 
 async def test_a_range_is_the_services_to_check(http: httpx.AsyncClient, service: ScriptedService) -> None:

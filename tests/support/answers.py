@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from inference_client import Choice, Generation, InferenceError, TokenLogprob
-from rest_bridge.errors import Names
+from rest_bridge.errors import in_rest_names, rest_name
 from tests.support.told import Answer, Score, ToldChoice, check_alike
 
 __all__ = [
@@ -22,14 +22,12 @@ __all__ = [
 ]
 
 Body = Mapping[str, Any]
-REST = Names()
-"""What REST calls the fields of the protocol."""
 
 
 def read_error(error: InferenceError) -> Answer:
     """A refusal over gRPC; its parameter by REST's most usual name, so that it can be compared."""
     param: str | None = getattr(error, "param", None)
-    return Answer(error=error.code, param=param and REST.of(param), message=REST.in_text(error.message))
+    return Answer(error=error.code, param=param and rest_name(param), message=in_rest_names(error.message))
 
 
 def read_generation(generation: Generation, request: Body) -> Answer:
@@ -40,7 +38,7 @@ def read_generation(generation: Generation, request: Body) -> Answer:
     parameters["logit_bias"] = {str(i): bias for i, bias in report.sampling.logit_bias.items()}
     choices = tuple(_told(choice, request) for choice in generation.choices)
     return Answer(
-        choices, usage, _less_drawn(parameters, request), frozenset(map(REST.of, report.ignored_parameters))
+        choices, usage, _less_drawn(parameters, request), frozenset(map(rest_name, report.ignored_parameters))
     )
 
 

@@ -14,9 +14,9 @@ from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 from inference_service.errors import InvalidRequest
 from inference_service.request.generate import parse_generate
 from inference_service.scheduling.served_model import ServedModel
-from rest_bridge.errors import ApiError
+from rest_bridge.errors import ApiError, rest_name
 from rest_bridge.openai import policy
-from rest_bridge.openai.convert import chat_request, completion_request, names_in
+from rest_bridge.openai.convert import chat_request, completion_request, own_names
 from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
 from rest_bridge.request import parse_body
 from tests.support.parameters.engines import NAMES, Engines
@@ -98,7 +98,7 @@ def _outcomes(path: str, endpoint: Endpoint, body: Body, engines: Engines) -> Ma
         if error.code != _UNSUPPORTED:
             raise
         return dict.fromkeys(NAMES, Outcome(REFUSED))
-    ignored_there = map(names_in(parsed).of, _ignored_by_service(message))
+    ignored_there = (rest_name(path, own_names(parsed)) for path in _ignored_by_service(message))
     is_ignored = path in map(plain_path, (*ignored_here, *ignored_there))
     accepted = NO_EFFECT if is_ignored else HONOURED
     return {name: _at_engine(path, message, engines, name, accepted) for name in NAMES}
