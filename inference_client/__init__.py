@@ -56,6 +56,7 @@ from inference_client.options import (
     ToolCallDelta,
     ToolChoice,
     ToolChoiceMode,
+    WhitespaceMode,
 )
 from inference_client.request import build_request
 from inference_client.sync_client import Client
@@ -118,5 +119,6 @@ __all__ = [
     "UnavailableError",
     "Usage",
     "Validation",
+    "WhitespaceMode",
     "build_request",
 ]

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 JsonSchemaSource = Mapping[str, Any] | str
 """A JSON Schema, as a mapping or as JSON text."""
 
+WhitespaceMode = Literal["compact", "flexible"]
+"""What may stand between the parts of JSON. `compact`: at most one space, behind a colon or a comma;
+`flexible`: spaces, tabs and line breaks, up to 64 in one place."""
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -91,13 +95,18 @@ class ToolCallDelta:
 class JsonObject:
     """The answer is any JSON object."""
 
+    whitespace: WhitespaceMode | None = None
+    """None is the same as not given: `compact`."""
+
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
     """The answer is JSON that validates against a schema."""
 
     schema: JsonSchemaSource
-    """The schema, at most 64 KiB of JSON text."""
+    """The schema, at most 512 KiB of JSON text."""
+    whitespace: WhitespaceMode | None = None
+    """None is the same as not given: `compact`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,10 @@ _MODES = {
     "none": generation_pb2.TOOL_CHOICE_MODE_NONE,
     "required": generation_pb2.TOOL_CHOICE_MODE_REQUIRED,
 }
+_WHITESPACES = {
+    "compact": generation_pb2.WHITESPACE_COMPACT,
+    "flexible": generation_pb2.WHITESPACE_FLEXIBLE,
+}
 
 
 def build_request(**options: Unpack[GenerateOptions]) -> generate_service_pb2.GenerateRequest:
@@ -238,14 +242,24 @@ def _write_tool(message: generation_pb2.Tool, tool: Tool, name: str) -> None:
 def _write_constraint(message: generation_pb2.Constraint, constraint: Constraint) -> None:
     if isinstance(constraint, JsonObject):
         message.json_object = True
+        _write_whitespace(message, constraint.whitespace)
     elif isinstance(constraint, JsonSchema):
         _set_field(message, "json_schema", _schema_text(constraint.schema, "constraint.schema"))
+        _write_whitespace(message, constraint.whitespace)
     elif isinstance(constraint, Regex):
         _set_field(message, "regex", constraint.pattern, "constraint.pattern")
     elif isinstance(constraint, Grammar):
         _set_field(message, "grammar", constraint.source, "constraint.source")
     else:
         raise TypeError("constraint must be JsonObject, JsonSchema, Regex or Grammar.")
+
+
+def _write_whitespace(message: generation_pb2.Constraint, whitespace: str | None) -> None:
+    if whitespace is None:
+        return
+    if whitespace not in _WHITESPACES:
+        raise ValueError(f"constraint.whitespace must be one of {', '.join(_WHITESPACES)}.")
+    message.whitespace = _WHITESPACES[whitespace]
 
 
 def _schema_text(schema: JsonSchemaSource, name: str) -> str:

@@ -37,6 +37,8 @@ class Parameter:
     """Most elements of an array or members of an object."""
     max_length: int | None = None
     """Most characters of a text, or of each text in an array."""
+    values: tuple[str, ...] = ()
+    """All that a text may be; empty: any. The first one holds where it is unset."""
 
     @property
     def range(self) -> str:
@@ -197,6 +199,14 @@ _TABLE = (
         low=0,
         high=20,
         unit="tokens",
+    ),
+    Parameter(
+        "whitespace",
+        "constraint.whitespace",
+        "string",
+        "What may stand between the parts of the JSON that the answer must be: `compact` is at most one "
+        "space, behind a colon or a comma; `flexible` is spaces, tabs and line breaks, up to 64 in a place.",
+        values=("compact", "flexible"),
     ),
     Parameter(
         "user",

@@ -236,6 +236,7 @@ _FIELDS: Mapping[str, str] = {
     "constraint.json_schema": "response_format.json_schema.schema",
     "constraint.regex": "guided_regex",
     "constraint.grammar": "guided_grammar",
+    "constraint.whitespace": "whitespace",
     "ROLE_SYSTEM": "system",
     "ROLE_USER": "user",
     "ROLE_ASSISTANT": "assistant",
@@ -244,6 +245,8 @@ _FIELDS: Mapping[str, str] = {
     "TOOL_CHOICE_MODE_NONE": "none",
     "TOOL_CHOICE_MODE_REQUIRED": "required",
     "TOOL_CHOICE_MODE_NAMED": "a named tool",
+    "WHITESPACE_COMPACT": "compact",
+    "WHITESPACE_FLEXIBLE": "flexible",
 }
 """Path of a field, without its indexes, or value of an enum → its REST name. Others have the same name."""
 

@@ -28,6 +28,7 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.backends.types import Sampling
 from inference_service.request.options import (
+    WHITESPACE,
     Constraint,
     ConstraintKind,
     Output,
@@ -203,6 +204,10 @@ def ineffective_fields(message: generate_pb.GenerateRequest) -> Iterator[str]:
     """Known parameters of a valid request that change nothing, by their paths."""
     if message.WhichOneof("input") == "chat":
         yield from _of_chat(message.chat, message.constraint.WhichOneof("kind"))
+    if message.constraint.HasField("whitespace") and (
+        _enforces_calls(message) or message.constraint.WhichOneof("kind") not in _JSON
+    ):
+        yield WHITESPACE.field
     yield from ineffective_in_prompt(message)
     if _enforces_calls(message):
         # Calls that are enforced end where their grammar does.

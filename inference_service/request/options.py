@@ -11,6 +11,7 @@ from typing import Literal
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.backends.types import GREEDY_BELOW, Sampling
+from inference_service.constraints.json_text import Whitespace
 from inference_service.request.prompt import BatchPrompt, ChatPrompt, Prompt
 from inference_service.request.violations import Violations, as_float32
 from lodestream_common.parameters import PARAMETERS, Parameter
@@ -189,6 +190,12 @@ def _logprobs(options: pb.OutputOptions, wrong: Violations) -> int | None:
 
 
 ConstraintKind = Literal["json_object", "json_schema", "regex", "grammar"]
+WHITESPACE = PARAMETERS["whitespace"]
+_WHITESPACES = {
+    pb.WHITESPACE_UNSPECIFIED: Whitespace.COMPACT,
+    pb.WHITESPACE_COMPACT: Whitespace.COMPACT,
+    pb.WHITESPACE_FLEXIBLE: Whitespace.FLEXIBLE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +205,8 @@ class Constraint:
     kind: ConstraintKind
     source: str
     """Empty for `json_object`."""
+    whitespace: Whitespace = Whitespace.COMPACT
+    """Between the parts of JSON."""
 
     @property
     def field(self) -> str:
@@ -213,14 +222,19 @@ def constraint_field(kind: ConstraintKind) -> str:
 def read_constraint(message: pb.Constraint, wrong: Violations) -> Constraint | None:
     """The constraint of a request, if it has one."""
     kind = message.WhichOneof("kind")
+    whitespace = _WHITESPACES.get(message.whitespace)
+    if whitespace is None:
+        known = ", ".join(f"`{pb.Whitespace.Name(value)}`" for value in _WHITESPACES if value)
+        wrong.add(WHITESPACE.field, f"must be one of {known}.")
+        whitespace = Whitespace.COMPACT
     if kind is None:
         wrong.missing("constraint.kind")
         return None
     if kind == "json_object":
         if not message.json_object:
             wrong.add("constraint.json_object", "must be true where it is set.")
-        return Constraint(kind, "")
+        return Constraint(kind, "", whitespace)
     source = getattr(message, kind)
     if not source:
         wrong.add(constraint_field(kind), "must not be empty.")
-    return Constraint(kind, source)
+    return Constraint(kind, source, whitespace)

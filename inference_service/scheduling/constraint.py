@@ -68,7 +68,7 @@ def _checked(grammar: Grammar | None, check: GrammarCheck, field: str) -> Gramma
 
 def _compiled(constraint: Constraint) -> Grammar:
     try:
-        return compile_constraint(ConstraintKind(constraint.kind), constraint.source)
+        return compile_constraint(ConstraintKind(constraint.kind), constraint.source, constraint.whitespace)
     except ConstraintError as error:
         raise _refusal(error, constraint.field) from None
 
@@ -92,6 +92,7 @@ def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: Served
             model.template.tool_format,
             parallel=chat.parallel_tool_calls,
             answer=_answer(constraint),
+            whitespace=Whitespace.COMPACT if constraint is None else constraint.whitespace,
         )
     except ConstraintError as error:
         raise _refusal(error, _field_of(error.path, constraint)) from None

@@ -44,6 +44,7 @@ _SAMPLING = (
     "repetition_penalty",
     "seed",
 )
+_WHITESPACE = {"compact": pb.WHITESPACE_COMPACT, "flexible": pb.WHITESPACE_FLEXIBLE}
 
 
 def chat_request(body: ChatCompletionRequest) -> GenerateRequest:
@@ -167,6 +168,8 @@ def _common(body: GenerationRequest) -> GenerateRequest:
     constraint = _read_constraint(body)
     if constraint is not None:
         _write_constraint(message.constraint, constraint)
+        if body.whitespace is not None:
+            message.constraint.whitespace = _WHITESPACE[body.whitespace]
     _set_field(message, "user", body.user, schema)
     _set_field(message, "validate_only", body.validate_only, schema)
     return message

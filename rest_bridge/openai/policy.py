@@ -188,6 +188,7 @@ _HERE: Mapping[str, str] = {
     "format": "response_format",
     "grammar": "guided_grammar",
     "guided_choice": "guided_regex",
+    "guided_whitespace_pattern": "whitespace",
     "json_schema": "response_format",
     "max_length": "max_tokens",
     "max_new_tokens": "max_tokens",
@@ -335,8 +336,16 @@ def _without_sense(request: GenerationRequest, streams: bool) -> Iterator[str]:
         yield "stream"
     if request.response_format is not None:
         yield from _of_format(request.response_format)
+    if request.whitespace is not None and not _has_constraint(request):
+        yield "whitespace"
     if isinstance(request, ChatCompletionRequest):
         yield from _unread_refusals(request)
+
+
+def _has_constraint(request: GenerationRequest) -> bool:
+    guided = (request.guided_json, request.guided_regex, request.guided_grammar)
+    wanted = request.response_format
+    return (wanted is not None and wanted.type != "text") or any(one is not None for one in guided)
 
 
 def _unread_refusals(request: ChatCompletionRequest) -> Iterator[str]:

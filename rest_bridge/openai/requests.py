@@ -152,7 +152,7 @@ class JsonSchemaFormat(RequestModel):
 
     name: str | None = documented("Your own name for it; the model does not see it.")
     description: str | None = documented("Without effect: the model does not see it.")
-    schema_: dict[str, Any] = Field(alias="schema", description="The schema, at most 64 KiB as text.")
+    schema_: dict[str, Any] = Field(alias="schema", description="The schema, at most 512 KiB as text.")
     strict: bool | None = documented("The schema is enforced whatever this says.")
 
 
@@ -166,6 +166,13 @@ class ResponseFormat(RequestModel):
     regex: str | None = documented("Required with the type `regex`: what matches the whole answer.")
     grammar: str | None = documented("Required with the type `grammar`: GBNF with a rule `root`.")
     ebnf: str | None = documented("Required with the type `ebnf`: the same as `grammar`.")
+
+
+def _check_whitespace(name: str | None) -> str | None:
+    values = PARAMETERS["whitespace"].values
+    if name is not None and name not in values:
+        raise PydanticCustomError("invalid_value", f"must be one of {', '.join(values)}")
+    return name
 
 
 SchemaOrText = Annotated[
@@ -217,6 +224,7 @@ class GenerationRequest(RequestModel):
     guided_json: SchemaOrText = documented("A JSON Schema that the answer validates against.")
     guided_regex: str | None = documented("A regular expression that matches the whole answer.")
     guided_grammar: str | None = documented("A grammar in GBNF; its rule `root` generates the whole answer.")
+    whitespace: Annotated[str | None, AfterValidator(_check_whitespace)] = parameter("whitespace")
     stream: bool | None = documented("Sends the text as it is made, as server-sent events.", default=False)
     stream_options: StreamOptions | None = documented("Only with `stream`.")
     user: str | None = parameter("user")

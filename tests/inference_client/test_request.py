@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -223,6 +224,18 @@ def test_each_constraint_is_a_kind(constraint: Any, kind: str, value: Any) -> No
 
     assert message.WhichOneof("kind") == kind
     assert getattr(message, kind) == value
+
+
+@pytest.mark.parametrize("kind", [JsonObject, partial(JsonSchema, SCHEMA)])
+def test_json_has_its_white_space(kind: Any) -> None:
+    """Unset stays unset."""
+    given = [kind(), kind(whitespace="compact"), kind(whitespace="flexible")]
+    sent = [build_request(model="m", prompt="p", constraint=one).constraint for one in given]
+
+    assert [message.HasField("whitespace") for message in sent] == [False, True, True]
+    assert [message.whitespace for message in sent] == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"constraint\.whitespace must be one of compact, flexible"):
+        build_request(model="m", prompt="p", constraint=kind(whitespace="wide"))
 
 
 def test_a_request_to_validate_is_a_copy() -> None:

@@ -34,6 +34,14 @@ def schema_format(**more: Any) -> dict[str, Any]:
         ),
         ({"guided_json": SCHEMA}, {"json_schema": TEXT}),
         ({"guided_json": "{ }"}, {"json_schema": "{ }"}),
+        (
+            {"guided_json": "{}", "whitespace": "flexible"},
+            {"json_schema": "{}", "whitespace": "WHITESPACE_FLEXIBLE"},
+        ),
+        (
+            {"response_format": {"type": "json_object"}, "whitespace": "compact"},
+            {"json_object": True, "whitespace": "WHITESPACE_COMPACT"},
+        ),
         ({"guided_regex": ""}, {"regex": ""}),
         ({"guided_grammar": "g", "response_format": {"type": "text"}}, {"grammar": "g"}),
     ],
@@ -78,6 +86,8 @@ def test_text_is_no_constraint(given: dict[str, Any]) -> None:
         ({"guided_json": []}, "guided_json", "invalid_value"),
         ({"guided_regex": {}}, "guided_regex", "invalid_value"),
         ({"guided_regex": "a", "guided_grammar": "b"}, "guided_grammar", "invalid_value"),
+        ({"guided_json": {}, "whitespace": "wide"}, "whitespace", "invalid_value"),
+        ({"guided_json": {}, "whitespace": 5}, "whitespace", "invalid_value"),
         ({"response_format": {"type": "json_object"}, "guided_json": {}}, "guided_json", "invalid_value"),
     ],
     ids=str,

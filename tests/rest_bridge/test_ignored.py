@@ -178,6 +178,8 @@ def test_what_other_servers_honour_is_refused_by_name(make: Any, name: str, valu
 def test_the_name_that_a_parameter_has_here_is_told() -> None:
     with pytest.raises(ApiError, match=r"max_new_tokens is not supported here\. Use max_tokens\."):
         names(completion(max_new_tokens=5))
+    with pytest.raises(ApiError, match=r"guided_whitespace_pattern is not supported here\. Use whitespace\."):
+        names(completion(guided_json={}, guided_whitespace_pattern=" *"))
 
 
 def test_no_parameter_is_both_declared_and_refused() -> None:
@@ -220,6 +222,10 @@ def test_strict_tools_are_strict_where_calls_are_demanded(
         ({"tool_choice": "auto", "parallel_tool_calls": False, "tools": [TOOL]}, []),
         ({"tool_choice": "required", "tools": [TOOL], "guided_json": {}}, ["guided_json"]),
         ({"tool_choice": "auto", "tools": [TOOL], "guided_json": {}}, []),
+        ({"whitespace": "flexible"}, ["whitespace"]),
+        ({"whitespace": "flexible", "response_format": {"type": "text"}}, ["whitespace"]),
+        ({"whitespace": "compact", "guided_regex": "a"}, ["whitespace"]),
+        ({"whitespace": "flexible", "guided_json": {}}, []),
     ],
     ids=str,
 )

@@ -47,6 +47,8 @@ def grpc_request(body: Mapping[str, Any]) -> GenerateRequest:
         stop = body["stop"]
         message["stopping"]["stop"] = [stop] if isinstance(stop, str) else stop
     if constraint := _constraint(body):
+        if "whitespace" in body:
+            constraint["whitespace"] = f"WHITESPACE_{body['whitespace'].upper()}"
         message["constraint"] = constraint
     return ParseDict(message, GenerateRequest())
 

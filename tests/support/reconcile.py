@@ -100,8 +100,11 @@ def _constrain(random: Random, body: dict[str, Any]) -> None:
         for name in _CONSTRAINTS:
             body.pop(name, None)
     demands = body.get("tool_choice") not in (None, "auto", "none")
-    if demands or any(body.get(name) is not None for name in _CONSTRAINTS):
+    is_constrained = any(body.get(name) is not None for name in _CONSTRAINTS)
+    if demands or is_constrained:
         body.pop("ignore_eos", None)
+    if not is_constrained or (body.get("response_format") or {}).get("type") == "text":
+        body.pop("whitespace", None)
 
 
 def _format(wanted: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from inference_service.constraints.errors import MAX_SECONDS, MAX_SOURCE_BYTES
 from inference_service.constraints.json_schema.formats import FORMATS, NUMBER_FORMATS
 from inference_service.constraints.json_schema.keywords import KEYWORDS, Role
+from inference_service.constraints.json_text import MAX_WHITESPACE
 
 PAGE = Path(__file__).parents[2] / "docs" / "structured-output.md"
 
@@ -27,7 +28,10 @@ Every answer that ends by itself complies. One that ends with `length` is a begi
   shall be none.
 - **Order.** Members come in the order of `properties`, then names that only `required` has, then further
   ones; or those of `required` come first, in its order.
-- **White space.** Compact: at most one space, behind a colon or a comma.
+- **White space.** Compact by default: at most one space, behind a colon or a comma. With `whitespace`
+  `"flexible"` (`constraint.whitespace`): spaces, tabs and line breaks between the parts, up to
+  {MAX_WHITESPACE} in one place; none before or behind the whole JSON. It counts for `response_format` and
+  `guided_json`, and for calls that a model may make instead of that JSON. Demanded calls are compact.
 - **Numbers** have at most 18 digits before the point, 20 behind it, and exponents of two digits. Integers
   have no point.
 - **Limits.** {MAX_SOURCE_BYTES // 1024} KiB of schema, {MAX_SECONDS:g} seconds of processor time for

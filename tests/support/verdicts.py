@@ -113,8 +113,7 @@ def _without_effect(value: Mapping[str, Any], name: str, *, is_streamed: bool) -
     if wanted.get("type") == "json_schema" and wanted["json_schema"].get("description"):
         yield _DESCRIPTION
     yield from _stopping(value)
-    if value.get("parse_special") and not _has_text(value):
-        yield "parse_special"
+    yield from _unneeded(value, wanted)
     if name == CHAT:
         yield from _unread_refusals(value)
         yield from _without_tools(value, wanted)
@@ -128,6 +127,19 @@ def is_only_rest(name: str) -> bool:
 def _has_text(value: Mapping[str, Any]) -> bool:
     prompt = value.get("prompt")
     return isinstance(prompt, str) or (isinstance(prompt, list) and isinstance(prompt[0], str))
+
+
+def _unneeded(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """What is only for a prompt of text, or for an answer that must be JSON."""
+    is_demanded = value.get("tools") and value.get("tool_choice") not in (None, "auto", "none")
+    if value.get("whitespace") is not None and (is_demanded or not _asks_for_json(value, wanted)):
+        yield "whitespace"
+    if value.get("parse_special") and not _has_text(value):
+        yield "parse_special"
+
+
+def _asks_for_json(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return wanted.get("type") in ("json_object", "json_schema") or value.get("guided_json") is not None
 
 
 def _stopping(value: Mapping[str, Any]) -> Iterator[str]:
@@ -155,8 +167,7 @@ def _without_tools(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Itera
     if not value.get("tools"):
         yield from (one for one in ("tool_choice", "parallel_tool_calls") if value.get(one) is not None)
         return
-    is_json = wanted.get("type") in ("json_object", "json_schema") or value.get("guided_json") is not None
-    free = ("none",) if is_json else ("auto", "none")
+    free = ("none",) if _asks_for_json(value, wanted) else ("auto", "none")
     if (value.get("tool_choice") or "auto") in free:
         for number, tool in enumerate(value["tools"]):
             if tool["function"].get("strict"):
@@ -202,6 +213,7 @@ def _is_only_rest(request: Mapping[str, Any]) -> bool:
     return (
         len(limits) > 1
         or constraints > 1
+        or ("whitespace" in request and not constraints)
         or request.get("best_of", 1) not in (1, request.get("n"))
         or any(turn["role"] != "assistant" for turn in silent)
         or request.get("prompt") == []

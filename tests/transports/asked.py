@@ -113,6 +113,27 @@ GOOD: dict[str, Body] = {
     "a schema cut short": chat(response_format=schema_of(CITY), max_tokens=4),
     "a schema for prompts": completion(["Bonn?", "Köln?"], guided_json=CITY, max_tokens=40),
     "a schema as text": completion(guided_json='{"enum": ["ü", {"k": [1, 2]}]}', max_tokens=24),
+    "a schema with white space": chat(
+        '@say<<{\n\t"city" : "Bonn" ,\n\t"on_the_rhine": true\n}>>',
+        response_format=schema_of(CITY),
+        whitespace="flexible",
+        max_tokens=40,
+    ),
+    "a compact schema": chat(response_format=schema_of(CITY), whitespace="compact", max_tokens=40),
+    "any object with white space": completion(
+        response_format={"type": "json_object"}, whitespace="flexible", max_tokens=40
+    ),
+    "white space of an expression": completion(guided_regex="[ab]", whitespace="flexible"),
+    "white space of calls or JSON": chat(
+        response_format=schema_of(CITY), whitespace="flexible", tools=[WEATHER], max_tokens=60
+    ),
+    "white space of demanded calls": chat(
+        response_format=schema_of(CITY),
+        whitespace="flexible",
+        tools=[WEATHER],
+        tool_choice="required",
+        max_tokens=60,
+    ),
     "a regular expression": completion(guided_regex=r"(Bonn|Basel), [0-9]{4}|ß+", max_tokens=24),
     "a regular expression as format": chat(response_format={"type": "regex", "regex": "[ab]{2,5}!"}),
     "a grammar": completion(guided_grammar=GRAMMAR),

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 from inference_service.constraints.errors import ConstraintError
@@ -33,6 +34,45 @@ def test_json_object_allows_any_object(text: str) -> None:
 @pytest.mark.parametrize("text", OTHERS)
 def test_json_object_allows_nothing_else(text: str) -> None:
     assert not matches(compile_constraint(ConstraintKind.JSON_OBJECT), text)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_flexible_white_space_changes_no_value(name: str) -> None:
+    """What is written with it validates, and the same value laid out in other ways is accepted too."""
+    schema = json.dumps(SCHEMAS[name])
+    flexible = compile_constraint(ConstraintKind.JSON_SCHEMA, schema, Whitespace.FLEXIBLE)
+    compact = compile_constraint(ConstraintKind.JSON_SCHEMA, schema)
+    texts = [Sampler(compact, seed).sentence() for seed in range(3)]
+
+    assert all(flexible.matches(text) for text in texts)
+    for seed in range(3):
+        written = Sampler(flexible, seed).sentence()
+        Draft202012Validator(SCHEMAS[name]).validate(json.loads(written))
+        assert flexible.matches(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "in_flexible", "in_compact"),
+    [
+        ('{"a":[1,2],"b":{}}', True, True),
+        ('{"a": [1, 2], "b": {}}', True, True),
+        ('{\n\t"a" : [ 1 ,\r\n 2 ] ,\n\t"b": { }\n}', True, False),
+        ('{%s"a":[],"b":{}}' % (" " * 64), True, False),
+        ('{%s"a":[],"b":{}}' % (" " * 65), False, False),
+        (' {"a":[],"b":{}}', False, False),
+        ('{"a":[],"b":{}}\n', False, False),
+        ('{"a":[1 2],"b":{}}', False, False),
+        ('{"a":[],\x0b"b":{}}', False, False),
+        ('{"a":[],"b":{"c": "x\n"}}', False, False),
+    ],
+    ids=str,
+)
+def test_white_space_stands_between_the_parts(text: str, in_flexible: bool, in_compact: bool) -> None:
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    schema = json.dumps({"type": "object", "properties": {"a": numbers, "b": {}}, "required": ["a", "b"]})
+
+    for whitespace, expected in ((Whitespace.FLEXIBLE, in_flexible), (Whitespace.COMPACT, in_compact)):
+        assert matches(compile_constraint(ConstraintKind.JSON_SCHEMA, schema, whitespace), text) is expected
 
 
 def test_every_json_object_that_is_generated_parses() -> None:

@@ -15,6 +15,7 @@ from inference_service.backends.llama_cpp.backend import LlamaCppBackend
 from inference_service.backends.types import EngineFinish, EngineRequest, Sampling
 from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 from inference_service.constraints.grammar import Grammar
+from inference_service.constraints.json_text import Whitespace
 from inference_service.models.loader import ModelFile
 from inference_service.prompt.tokenizer import Tokenizer
 from tests.inference_service.constraints.derivation import matches
@@ -96,6 +97,19 @@ async def test_a_schema_is_kept_however_hot_the_sampling_is(
     text, finish = await _answer(backend, tokenizer, grammar, temperature=2.0)
     assert finish is EngineFinish.END_OF_SEQUENCE
     Draft202012Validator(SCHEMAS[seed_schema]).validate(json.loads(text))
+
+
+@pytest.mark.parametrize("whitespace", Whitespace)
+async def test_the_engine_writes_white_space_where_it_may(
+    backend: Backend, tokenizer: Tokenizer, whitespace: Whitespace
+) -> None:
+    schema = json.dumps({"enum": [{"a": [1, True]}, {"b": []}]})
+    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, schema, whitespace)
+    (line,) = tokenizer.encode_text("\n")
+    text, finish = await _answer(backend, tokenizer, grammar, bias={line: 12.0})
+
+    assert ("\n" in text) is (whitespace is Whitespace.FLEXIBLE)
+    assert finish is EngineFinish.MAX_TOKENS or matches(grammar, text)
 
 
 async def test_the_end_comes_only_where_the_grammar_is_complete(

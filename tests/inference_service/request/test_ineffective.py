@@ -54,6 +54,16 @@ def _demanded(**constraint: Any) -> dict[str, Any]:
         ({**_chat(tools=_TOOLS), "stopping": {"stop": ["a"], "stop_token_ids": [3]}}, ()),
         (_demanded(json_object=True), ("constraint.json_object",)),
         (_demanded(json_schema="{}"), ("constraint.json_schema",)),
+        (
+            _demanded(json_schema="{}", whitespace="WHITESPACE_FLEXIBLE"),
+            ("constraint.json_schema", "constraint.whitespace"),
+        ),
+        (
+            {"prompt": "x", "constraint": {"regex": "a", "whitespace": "WHITESPACE_COMPACT"}},
+            ("constraint.whitespace",),
+        ),
+        ({"prompt": "x", "constraint": {"json_schema": "{}", "whitespace": "WHITESPACE_FLEXIBLE"}}, ()),
+        ({**_chat(tools=_TOOLS), "constraint": {"json_object": True, "whitespace": 2}}, ()),
     ],
     ids=str,
 )

@@ -124,6 +124,15 @@ def test_a_constraint_of_no_kind() -> None:
     assert codes(constrained()) == {"constraint.kind": "missing_required_parameter"}
 
 
+def test_white_space_is_one_that_is_known() -> None:
+    message = constrained(json_object=True)
+    message.constraint.whitespace = pb.Whitespace.ValueType(9)
+
+    assert wrong(message) == {
+        "constraint.whitespace": "must be one of `WHITESPACE_COMPACT`, `WHITESPACE_FLEXIBLE`."
+    }
+
+
 def test_a_constraint_has_an_end() -> None:
     message = constrained(regex="a")
     message.stopping.ignore_eos = True

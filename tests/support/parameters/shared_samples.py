@@ -79,6 +79,13 @@ _CONSTRAINTS = (
     sample("guided_json", {"guided_json": _SCHEMA}, {"guided_json": '{"enum": [1]}'}),
     sample("guided_regex", {"guided_regex": "a|b"}),
     sample("guided_grammar", {"guided_grammar": _GBNF}),
+    sample(
+        "whitespace",
+        {"whitespace": "flexible"},
+        beside=_format("json_object"),
+        when="where JSON is asked for",
+    ),
+    sample("whitespace", {"whitespace": "flexible"}, beside={"guided_regex": "a"}, when="otherwise"),
 )
 
 _REFUSED = tuple(sample(name) for name in sorted(policy.EVERYWHERE))

@@ -83,6 +83,30 @@ ROLE_TOOL: Role.ValueType  # 4
 """The result of a tool call."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _Whitespace:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhitespaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Whitespace.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHITESPACE_UNSPECIFIED: _Whitespace.ValueType  # 0
+    """The same as WHITESPACE_COMPACT."""
+    WHITESPACE_COMPACT: _Whitespace.ValueType  # 1
+    """At most one space, behind a colon or a comma."""
+    WHITESPACE_FLEXIBLE: _Whitespace.ValueType  # 2
+    """Spaces, tabs and line breaks, up to 64 in one place."""
+
+class Whitespace(_Whitespace, metaclass=_WhitespaceEnumTypeWrapper):
+    """Whitespace is what may stand between the parts of a JSON text. Open: new values may be added."""
+
+WHITESPACE_UNSPECIFIED: Whitespace.ValueType  # 0
+"""The same as WHITESPACE_COMPACT."""
+WHITESPACE_COMPACT: Whitespace.ValueType  # 1
+"""At most one space, behind a colon or a comma."""
+WHITESPACE_FLEXIBLE: Whitespace.ValueType  # 2
+"""Spaces, tabs and line breaks, up to 64 in one place."""
+Global___Whitespace: _TypeAlias = Whitespace  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -676,14 +700,19 @@ class Constraint(_message.Message):
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     REGEX_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
+    WHITESPACE_FIELD_NUMBER: _builtins.int
     json_object: _builtins.bool
     """Any JSON object; must be true."""
     json_schema: _builtins.str
-    """JSON that validates against this JSON Schema, given as JSON text of at most 64 KiB."""
+    """JSON that validates against this JSON Schema, given as JSON text of at most 512 KiB."""
     regex: _builtins.str
     """Text that this regular expression matches as a whole."""
     grammar: _builtins.str
     """Text that this grammar generates from its rule `root`: EBNF in the GBNF notation."""
+    whitespace: Global___Whitespace.ValueType
+    """What may stand between the parts of JSON; only for `json_object` and `json_schema`. It counts for tool
+    calls too that are written instead of that JSON. Unset means WHITESPACE_COMPACT.
+    """
     def __init__(
         self,
         *,
@@ -691,13 +720,19 @@ class Constraint(_message.Message):
         json_schema: _builtins.str = ...,
         regex: _builtins.str = ...,
         grammar: _builtins.str = ...,
+        whitespace: Global___Whitespace.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_whitespace", b"_whitespace", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex", "whitespace", b"whitespace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_whitespace", b"_whitespace", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex", "whitespace", b"whitespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__whitespace: _TypeAlias = _typing.Literal["whitespace"]  # noqa: Y015
+    _WhichOneofArgType__whitespace: _TypeAlias = _typing.Literal["_whitespace", b"_whitespace"]  # noqa: Y015
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["json_object", "json_schema", "regex", "grammar"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__whitespace) -> _WhichOneofReturnType__whitespace | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
