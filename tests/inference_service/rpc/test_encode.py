@@ -57,6 +57,15 @@ def fold(events: Sequence[Event]) -> generate_pb.GenerateResponse:
     return folded.response()
 
 
+def test_every_sampling_option_of_the_protocol_is_reported() -> None:
+    """The protocol promises that every one is set."""
+    sampling = stream_response(SUMMARY).summary.report.sampling
+
+    assert {field.name for field, _ in sampling.ListFields()} == set(
+        pb.SamplingOptions.DESCRIPTOR.fields_by_name
+    )
+
+
 def test_started() -> None:
     assert stream_response(STARTED).started == pb.Started(
         request_id="req-1", model="m", created=1_700_000_000, prompt_tokens=27
