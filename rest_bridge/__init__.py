@@ -1,1 +1,1 @@
-"""The REST door: OpenAI-style JSON and server-sent events onto the gRPC service."""
+"""The REST bridge: maps OpenAI-style JSON and server-sent events onto the gRPC service."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
@@ -36,34 +36,15 @@ def create_app(config: BridgeConfig) -> FastAPI:
     """Make the bridge's app. It connects to the service for the first request.
 
     Raises:
-        OperatorError: the key file is malformed, or the service's address is.
+        OperatorError: the key file or the service's address is malformed.
 
     """
     keyring = Keyring(config.keys_file)
-    service = parse_address(config.grpc_address, "grpc_address")
-    if not service.port and not service.is_unix:
-        raise SettingError("grpc_address: the port of the service must not be 0")
-    target = str(service.reachable)
-
-    pacer = Pacer(config.max_stream_interval, config.stream_pacing)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # The protocol message for a body may be a little larger than the body.
-        limit = max(config.max_body_bytes, DEFAULT_MAX_MESSAGE_BYTES)
-        async with AsyncClient(
-            target, retries=_RETRIES, retry_timeout=config.retry_timeout, max_message_bytes=limit
-        ) as client:
-            app.state.bridge = Bridge(config, client, keyring, pacer)
-            watching = asyncio.create_task(_watch(keyring), name="key-file-watch")
-            yield
-            watching.cancel()
-
     app = DescribedApp(
         title="Lodestream",
         version=version("lodestream"),
         description="Text generation over REST, OpenAI-style.",
-        lifespan=lifespan,
+        lifespan=_lifespan(config, keyring),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -85,6 +66,33 @@ def create_app(config: BridgeConfig) -> FastAPI:
         app.include_router(route.router)
     add_docs(app)
     return app
+
+
+def _lifespan(
+    config: BridgeConfig, keyring: Keyring
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Make the context that holds the app's state while the app runs."""
+    service = parse_address(config.grpc_address, "grpc_address")
+    if not service.port and not service.is_unix:
+        raise SettingError("grpc_address: the port of the service must not be 0")
+    # The protocol message for a body may be a little larger than the body.
+    limit = max(config.max_body_bytes, DEFAULT_MAX_MESSAGE_BYTES)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncClient(
+            str(service.reachable),
+            retries=_RETRIES,
+            retry_timeout=config.retry_timeout,
+            max_message_bytes=limit,
+        ) as client:
+            pacer = Pacer(config.max_stream_interval, config.stream_pacing)
+            app.state.bridge = Bridge(config, client, keyring, pacer)
+            watching = asyncio.create_task(_watch(keyring), name="key-file-watch")
+            yield
+            watching.cancel()
+
+    return lifespan
 
 
 async def _watch(keyring: Keyring) -> None:

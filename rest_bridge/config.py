@@ -8,7 +8,7 @@ from lodestream_common.config import AddressText, CommonConfig
 
 
 class BridgeConfig(CommonConfig):
-    """Everything that `lodestream bridge` can be told."""
+    """The settings of `lodestream bridge`."""
 
     http_address: AddressText = Field(
         default="127.0.0.1:8000",
@@ -22,22 +22,22 @@ class BridgeConfig(CommonConfig):
     )
     strict: bool = Field(
         default=False,
-        description="Refuse parameters that nobody knows; otherwise they are named in the response header "
-        "x-ignored-parameters.",
+        description="Refuse unknown parameters; otherwise the response header x-ignored-parameters "
+        "names them.",
     )
     region: str = Field(
         default="local",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="Name of this place, as /health and the metadata of replies give it.",
+        description="Name of this place in /health and in the metadata of responses.",
     )
     sse_keepalive: float = Field(
         default=15.0,
         gt=0,
         le=3600,
-        description="Seconds of silence after which a stream sends a comment line, so that no proxy cuts it; "
-        "before the first output the status 200 with it, and from then on a failure is an event.",
+        description="Seconds of silence after which a stream sends a comment line, so that no proxy cuts it. "
+        "Before the first output the status 200 is sent with it, and a later failure is an event.",
     )
-    # Longer than a restart of the service takes, and a little shorter than `sse_keepalive`: a stream that
+    # Longer than a restart of the service, and a little shorter than `sse_keepalive`: a stream that
     # cannot begin still fails with a status, not with an event.
     retry_timeout: float = Field(
         default=14.0,
@@ -49,8 +49,8 @@ class BridgeConfig(CommonConfig):
     allowed_hosts: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._:, -]*$",
-        description="Names that the Host header may have on a bridge without keys, beside those of loopback, "
-        "joined by commas: those of a proxy in front of it.",
+        description="Host names, joined by commas, that a bridge without keys accepts in the Host header "
+        "beside those of loopback: the names of a proxy in front of it.",
     )
     allowed_origins: str = Field(
         default="",

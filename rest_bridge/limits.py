@@ -1,4 +1,4 @@
-"""What one connection may take: how long its peer may be silent, and how many there may be."""
+"""Limits of connections: how long a peer may be silent, and how many connections there may be."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import NOT_READY, READER_STALLED, REQUEST_TIMEOUT, ApiError
 
 IDLE_SECONDS = 75
-"""How long a connection stays open between two requests: longer than the usual 60 of load balancers, so that
-none of them sends a request into a connection that is just being closed."""
-_LEAST_RATE = 500
-"""Bytes a second that a body arrives with at least, beyond the time that its first byte may take."""
+"""Seconds for which a connection stays open between two requests. Load balancers usually have 60; more than
+that keeps them from sending a request on a connection that is being closed."""
+_MIN_BODY_RATE = 500
+"""Bytes a second with which a body must arrive after its first byte."""
 SPARE_SECONDS = 1.0
-"""How long a connection may be without a request where others are waiting for its place."""
+"""Seconds for which a connection may be idle while other connections are refused."""
 _BYTES_ACKED = slice(120, 128)
-"""Where Linux's `struct tcp_info` has `tcpi_bytes_acked` (linux/tcp.h, since 4.1)."""
-_CALM = 0.9
-"""Part of the limit below which connections are no longer said to be too many."""
+"""Place of `tcpi_bytes_acked` in Linux's `struct tcp_info` (linux/tcp.h, since 4.1)."""
+_RELEASE_SHARE = 0.9
+"""Share of the limit below which the cap counts as no longer reached."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -39,94 +39,94 @@ class Limits:
 
     @classmethod
     def of(cls, config: BridgeConfig) -> Limits:
-        """Those of the settings."""
+        """Read the settings."""
         return cls(config.header_timeout, config.body_timeout, config.stall_timeout)
 
 
 class Deadlines:
-    """What the peer of one connection owes, and since when. Times are of the loop's clock, in seconds."""
+    """What a connection's peer must send or read next, and since when. Times are the loop's, in seconds."""
 
     __slots__ = (
+        "_accepted",
+        "_accepted_at",
         "_body_last",
         "_body_since",
         "_body_size",
         "_head_since",
         "_idle_since",
         "_limits",
-        "_taken",
-        "_taken_at",
     )
 
     def __init__(self, limits: Limits, now: float) -> None:
         self._limits = limits
         self._head_since = now
-        """Since when a head is due: the first from the beginning, each later one from its first byte."""
+        """Since when a head is expected: the first from the start, each later one from its first byte."""
         self._idle_since = now
-        """Since when nothing has arrived; infinite: something has."""
+        """Since when nothing has arrived; infinite: a part of a request has."""
         self._body_since = self._body_last = now
         self._body_size = 0
-        self._taken = 0
-        self._taken_at = now
+        self._accepted = 0
+        self._accepted_at = now
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing of the next request has arrived."""
+        """Whether no byte of the next request has arrived."""
         return self._idle_since < math.inf
 
     def idle_for(self, now: float) -> float:
-        """Seconds without a request, and without a byte of one; not above 0 where there is one."""
+        """Seconds since the last request; 0 or less once a byte of the next one has arrived."""
         return now - self._idle_since
 
-    def head_arrives(self, now: float) -> None:
-        """Something came that may be a head."""
+    def head_arrived(self, now: float) -> None:
+        """Note that bytes arrived that may be a head."""
         self._head_since = min(self._head_since, now)
         self._idle_since = math.inf
 
-    def request_ended(self, now: float, *, is_next_there: bool) -> None:
-        """A reply is complete; what is there of the next request has its time from now."""
-        self._head_since = now if is_next_there else math.inf
-        self._idle_since = math.inf if is_next_there else now
+    def request_ended(self, now: float, *, has_next: bool) -> None:
+        """Note that a response is complete. A next request that has begun to arrive has its time from now."""
+        self._head_since = now if has_next else math.inf
+        self._idle_since = math.inf if has_next else now
 
     def is_head_overdue(self, now: float) -> bool:
-        """Whether a head has been due for too long."""
+        """Whether a head has been expected for too long."""
         return now - self._head_since > self._limits.header_timeout
 
     def expect_body(self, now: float) -> None:
-        """A body begins, or the rest of one that nobody wants any more."""
+        """Expect a body, or the rest of one whose request was answered already."""
         self._body_since = self._body_last = now
         self._body_size = 0
 
     def body_arrived(self, size: int, now: float) -> None:
-        """A piece of the body came."""
+        """Note that a part of the body arrived."""
         self._body_size += size
         self._body_last = now
 
     def body_paused(self, now: float) -> None:
-        """The body does not arrive because nobody here reads it."""
+        """Note that the body does not arrive because this server does not read it."""
         self._body_last = now
         self._body_since = max(self._body_since, now - self._limits.body_timeout)
 
     def is_body_overdue(self, now: float) -> bool:
-        """Whether nothing has come for too long, or all of it too slowly."""
-        patience = self._limits.body_timeout
-        allowed = patience + self._body_size / _LEAST_RATE
-        return now - self._body_last > patience or now - self._body_since > allowed
+        """Whether no part has arrived for too long, or the whole arrives too slowly."""
+        timeout = self._limits.body_timeout
+        allowed = timeout + self._body_size / _MIN_BODY_RATE
+        return now - self._body_last > timeout or now - self._body_since > allowed
 
     def is_reader_stalled(self, transport: asyncio.Transport, now: float) -> bool:
-        """Whether something waits to be sent, and the peer has taken none of it for too long."""
+        """Whether data waits to be sent, and the peer has accepted none of it for too long."""
         if transport.get_write_buffer_size() == 0:
-            self._taken_at = now
+            self._accepted_at = now
             return False
-        taken = _acknowledged(transport)
-        if taken != self._taken:
-            self._taken, self._taken_at = taken, now
-        return now - self._taken_at > self._limits.stall_timeout
+        accepted = _acknowledged(transport)
+        if accepted != self._accepted:
+            self._accepted, self._accepted_at = accepted, now
+        return now - self._accepted_at > self._limits.stall_timeout
 
 
 def _acknowledged(transport: asyncio.Transport) -> int:
-    """How many bytes the peer's kernel has taken so far. A slow reader takes few, one that stalls none.
+    """How many bytes the peer's kernel has acknowledged. A slow reader acknowledges few, a stalled one none.
 
-    Where the kernel does not tell, a number that changes with what waits in this process.
+    Where the kernel does not report it: a number that changes with the data that waits in this process.
     """
     with suppress(AttributeError, OSError):
         info: bytes = transport.get_extra_info("socket").getsockopt(
@@ -138,44 +138,44 @@ def _acknowledged(transport: asyncio.Transport) -> int:
 
 
 class ConnectionCap:
-    """How many connections there may be. Tells once when it bites, and once when it no longer does."""
+    """The largest number of connections. It logs when it is reached, and when it no longer is."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._refused = 0
 
     @property
-    def is_biting(self) -> bool:
-        """Whether connections have been refused, and there are still about as many as there may be."""
+    def is_reached(self) -> bool:
+        """Whether connections were refused, and their number has not fallen since."""
         return self._refused > 0
 
-    def takes(self, count: int) -> bool:
+    def accepts(self, count: int) -> bool:
         """Whether there may be so many connections."""
-        if count <= self._most:
+        if count <= self._limit:
             return True
         if not self._refused:
-            _log.warning("too many connections: new ones are refused", max_connections=self._most)
+            _log.warning("too many connections: new ones are refused", max_connections=self._limit)
         self._refused += 1
         return False
 
-    def look(self, count: int) -> None:
-        """Notice how many there are now."""
-        if self._refused and count < self._most * _CALM:
-            _log.info("connections are taken again", refused=self._refused, connections=count)
+    def update(self, count: int) -> None:
+        """Note the number of connections now."""
+        if self._refused and count < self._limit * _RELEASE_SHARE:
+            _log.info("connections are accepted again", refused=self._refused, connections=count)
             self._refused = 0
 
 
 def reader_stalled(seconds: float) -> ApiError:
-    """What ended a reply that nobody read."""
-    return ApiError(READER_STALLED, f"The reply was not read for {seconds:g} seconds.")
+    """Make the error for a response that was not read."""
+    return ApiError(READER_STALLED, f"The response was not read for {seconds:g} seconds.")
 
 
 def overdue(what: str, seconds: float) -> ApiError:
-    """Make the refusal of a request that does not arrive."""
+    """Make the error for a request that does not arrive."""
     message = f"The request's {what} did not arrive within {seconds:g} seconds."
     return ApiError(REQUEST_TIMEOUT, message, headers={"connection": "close"})
 
 
 def too_many() -> ApiError:
-    """Make the refusal of a connection beyond the limit."""
-    return ApiError(NOT_READY, "The server has as many connections as it takes.")
+    """Make the error for a connection over the limit."""
+    return ApiError(NOT_READY, "The server has reached its limit of connections.")

@@ -38,7 +38,7 @@ class RequestContext:
     status: int | None = None
     """HTTP status of the response; None: it has not started."""
     outcome: str = ""
-    """For the log, where the status says too little: `client_gone`, or the code of an error."""
+    """For the log, where the status is not enough: `client_gone`, or the code of an error."""
     api_key: str | None = None
     """The caller's key; the service checks it, too."""
     timeout: float | None = None
@@ -59,12 +59,14 @@ class RequestContext:
     @property
     def rpc_options(self) -> dict[str, Any]:
         """The arguments of every RPC for this request."""
-        return {
-            "request_id": self.request_id,
-            "api_key": self.api_key,
-            "timeout": self.timeout,
-            "metadata": () if self.max_interval is None else ((INTERVAL_NAME, f"{self.max_interval:.6f}"),),
-        }
+        return {"request_id": self.request_id, "api_key": self.api_key, "timeout": self.timeout}
+
+    @property
+    def generation_options(self) -> dict[str, Any]:
+        """The arguments of an RPC that generates."""
+        interval = self.max_interval
+        metadata = () if interval is None else ((INTERVAL_NAME, f"{interval:.6f}"),)
+        return {**self.rpc_options, "metadata": metadata}
 
     @property
     def elapsed_ms(self) -> float:
@@ -228,7 +230,7 @@ async def _until(
 ) -> AsyncIterator[None]:
     """Cancel the block as soon as `wait` returns; the block then raises the error.
 
-    A timeout without a time does it: asyncio tells its own cancellation of a task from that of others.
+    A timeout without a time does this: asyncio distinguishes its own cancellation from that of others.
     """
     scope = asyncio.timeout(None)
 

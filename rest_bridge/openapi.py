@@ -1,4 +1,4 @@
-"""The API's description of itself, and the page that shows it."""
+"""The OpenAPI document, and the page that shows it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _TIMES = {
     "x-prefill-ms": "Milliseconds from admission to the first token.",
     "x-decode-ms": "Milliseconds from the first token to the last.",
     "x-bridge-ms": "Milliseconds of everything else.",
-    "x-batch-size": "Generations that ran when this one began, itself included.",
+    "x-batch-size": "Generations that ran when this one started, itself included.",
     "x-cached-tokens": "Prompt tokens that did not have to be computed again.",
 }
-"""Headers of whole replies; streams say the same in their last chunk, with the token counts."""
+"""Headers of whole responses; a stream has the same facts in its last chunk, beside the token counts."""
 _KEY = "ApiKey"
 
 _KEY_OR_NONE: Extra = {"security": [{_KEY: []}, {}]}
 _STREAMS = (
-    "Server-sent events. The data of each is a chunk, or an error, which ends the stream, or the text "
-    "`[DONE]`, which is the last of a stream that went well. Comment lines keep a silent stream alive, also "
-    "before its first output: a failure after that is an event, not a status."
+    "Server-sent events. The data of an event is a chunk, or an error, which ends the stream, or the text "
+    "`[DONE]`, which ends a stream without an error. Comment lines keep a silent stream alive, also before "
+    "its first output: a failure after the first comment line or event is an event, not a status."
 )
 _STREAM_EXAMPLE = """: keep-alive
 
@@ -59,12 +59,12 @@ _COMMON_ERRORS = _errors(
     _408="The request did not arrive in time.",
     _500="An internal error; it is logged under the reply's x-request-id.",
 )
-_NOT_READY_ERROR = _errors(_503="The service takes no requests now.")
+_NOT_READY_ERROR = _errors(_503="The service accepts no requests now.")
 _MODEL_ERRORS = _errors(
     _401="No API key, or a bad one.",
     _404="No such model.",
     _429="The key's quota is spent, or the queue is full.",
-    _504="The deadline passed before the first token, or the answer was left unread.",
+    _504="The deadline passed before the first token, or the response was not read in time.",
 )
 PROBE_ERRORS = _COMMON_ERRORS
 READY_ERRORS = {**_COMMON_ERRORS, **_NOT_READY_ERROR}
@@ -74,16 +74,18 @@ GENERATION_ERRORS = {
     **_errors(
         _400="A parameter is wrong, or the prompt does not fit the model.",
         _413="The body is too large.",
-        _415="The body is coded in a way that is not taken; gzip and zstd are.",
+        _415="The content-encoding is not supported; gzip and zstd are.",
     ),
 }
 
 
-def takes(body: type[BaseModel], example: Extra) -> Extra:
+def generation_body(body: type[BaseModel], example: Extra) -> Extra:
     """Describe the body and the headers of a route that generates."""
     content = {"schema": {"$ref": _PREFIX + body.__name__}, "example": example}
     coding = _header(
-        "content-encoding", "How the body is coded.", {"type": "string", "enum": ["gzip", "zstd", "identity"]}
+        "content-encoding",
+        "The coding of the body.",
+        {"type": "string", "enum": ["gzip", "zstd", "identity"]},
     )
     return {
         **SECURED,
@@ -93,9 +95,9 @@ def takes(body: type[BaseModel], example: Extra) -> Extra:
 
 
 def event_stream(whole: type[BaseModel] | None, chunk: type[BaseModel]) -> dict[str, Any]:
-    """Describe a reply that is `whole`, or comes as events of `chunk` each."""
+    """Describe a response that is `whole`, or a stream of events with a `chunk` each."""
     described: dict[str, Any] = {
-        "description": "The answer; with `validate_only` what it would be made with.",
+        "description": "The answer; with `validate_only` the effective parameters of the request.",
         "content": {"text/event-stream": {"schema": _event(chunk), "example": _STREAM_EXAMPLE}},
         "headers": _headers(whole is not None),
     }
@@ -108,9 +110,9 @@ def _event(chunk: type[BaseModel]) -> Extra:
 
 
 def _headers(with_times: bool) -> Extra:
-    names = {"x-ignored-parameters": "Names of what the request asked for to no effect.", **_TIMES}
-    told = names if with_times else {"x-ignored-parameters": names["x-ignored-parameters"]}
-    return {name: {"description": text, "schema": {"type": "string"}} for name, text in told.items()}
+    names = {"x-ignored-parameters": "Names of the request's parameters without effect.", **_TIMES}
+    described = names if with_times else {"x-ignored-parameters": names["x-ignored-parameters"]}
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in described.items()}
 
 
 def _header(name: str, description: str, schema: Extra) -> Extra:
@@ -135,18 +137,18 @@ SECURED: Extra = {
         ),
     ],
 }
-"""Of routes that need a key where there are keys."""
+"""The description of routes that need a key, if the bridge has keys."""
 
 
 class DescribedApp(FastAPI):
-    """A FastAPI app that also describes what its routes read and stream by hand."""
+    """A FastAPI app that also describes the bodies that its routes parse and the events that they send."""
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document; made once."""
+        """The OpenAPI document; it is made once."""
         if self.openapi_schema is None:
             document = super().openapi()
             for operation in _operations(document):
-                _tell_the_truth(operation["responses"])
+                _correct_responses(operation["responses"])
             components = document.setdefault("components", {})
             schemas = components.setdefault("schemas", {})
             schemas.update(_schemas())
@@ -163,8 +165,8 @@ def _operations(document: Extra) -> Iterator[Extra]:
     return (operation for item in document["paths"].values() for operation in item.values())
 
 
-def _tell_the_truth(responses: Extra) -> None:
-    """Take out the framework's own refusal, which nobody is sent; add the headers that all replies have."""
+def _correct_responses(responses: Extra) -> None:
+    """Remove the framework's own error, which is never sent; add the headers that all responses have."""
     responses.pop("422", None)
     for status, response in responses.items():
         headers = response.setdefault("headers", {})
@@ -180,8 +182,8 @@ def _tell_the_truth(responses: Extra) -> None:
 
 
 def _schemas() -> dict[str, Any]:
-    wanted = [(model, "validation") for model in (*_BODIES, *_CHUNKS)]
-    _, found = models_json_schema(wanted, ref_template=_PREFIX + "{model}")  # type: ignore[arg-type]
+    schemas = [(model, "validation") for model in (*_BODIES, *_CHUNKS)]
+    _, found = models_json_schema(schemas, ref_template=_PREFIX + "{model}")  # type: ignore[arg-type]
     definitions: dict[str, Any] = found["$defs"]
     return definitions
 
@@ -203,6 +205,6 @@ def add_docs(app: FastAPI) -> None:
             swagger_js_url=f"{root}{_ASSETS}/swagger-ui-bundle.js",
             swagger_css_url=f"{root}{_ASSETS}/swagger-ui.css",
             swagger_favicon_url=f"{root}{_ASSETS}/favicon-32x32.png",
-            # The badge of the page's default validator is an image of another host.
+            # The default validator shows an image of another host.
             swagger_ui_parameters={"validatorUrl": None},
         )

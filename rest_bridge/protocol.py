@@ -1,4 +1,4 @@
-"""What the HTTP server does before there is a request that the app could answer."""
+"""The HTTP protocol of a connection: strict parsing of requests, and its time limits."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ from rest_bridge.limits import (
 )
 
 HEAD_LIMIT = 64 * 1024
-"""Most bytes of a request line and its headers together; of the trailers of a body as well."""
+"""Largest size in bytes of a request line with its headers; also of the trailers of a body."""
 _VERSIONS = ("1.0", "1.1")
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 """`uri-host [":" port]` (RFC 9110, section 7.2); empty where the target has no authority."""
 _OFFERS = (b"upgrade", b"http2-settings")
-"""What an offer to upgrade consists of (RFC 7540, section 3.2), beside its names in `Connection`."""
+"""The headers of an offer to upgrade (RFC 7540, section 3.2), beside `Connection`, which names them."""
 
 Headers = Sequence[tuple[bytes, bytes]]
-"""Names in lower case, and values, in the order of their arrival."""
+"""Names in lower case, and values, in the order in which they arrived."""
 
 
 def check_head(version: str, url: bytes, headers: Headers) -> None:
-    """See that a request can be understood in one way only.
+    """Check that a request has only one meaning to all servers that may read it.
 
     Raises:
-        ApiError: it is too large, of another version, without a Host or with two, or coded unlike any other.
+        ApiError: its head is too large, its HTTP version or transfer coding is unsupported, or it does not
+            have exactly one valid Host.
 
     """
     if version not in _VERSIONS:
@@ -54,18 +55,18 @@ def check_head(version: str, url: bytes, headers: Headers) -> None:
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         raise invalid("host", "A request has exactly one Host header.")
     if hosts and not _HOST.fullmatch(hosts[0]):
-        raise invalid("host", "The Host header is no host, or host:port.")
+        raise invalid("host", "The Host header must be a host, or host:port.")
     if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in headers):
-        raise invalid("transfer-encoding", "The only transfer coding that is taken is chunked.")
+        raise invalid("transfer-encoding", "The only supported transfer coding is chunked.")
 
 
 def too_large_head() -> ApiError:
-    """Make the refusal of a head over the limit."""
+    """Make the error for a head over the limit."""
     return invalid(None, f"The request's head is larger than the limit of {HEAD_LIMIT} bytes.")
 
 
 def without_offer(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
-    """The same head without its offer to upgrade."""
+    """A request's head without its offer to upgrade."""
     lines = [b"%s %s HTTP/%s" % (method, url, version.encode("ascii"))]
     for name, value in headers:
         if name in _OFFERS:
@@ -82,23 +83,23 @@ def _without_offers(connection: bytes) -> bytes:
 
 
 _WRITE_HIGH, _WRITE_LOW = 16 * 1024, 4 * 1024
-"""Bytes that wait for the peer to read, above which nothing more is made, and below which it goes on."""
-_PIECE = 4096
-"""Bytes that are parsed at once: so many may follow a request that was pipelined before parsing stops."""
+"""Bytes that wait to be sent: above the first the app is paused, below the second it continues."""
+_PARSE_BYTES = 4096
+"""Bytes that are parsed at once; with pipelined requests, parsing stops only after so many."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 class BridgeProtocol(HttpToolsProtocol):
-    """Refuses what is no HTTP, heads without end, and requests that do not arrive, as all else is refused.
+    """uvicorn's protocol, which answers malformed HTTP, large heads and late requests with error bodies, too.
 
-    Of pipelined requests few are parsed ahead; the rest waits as bytes, and reading with it. What is wrong
-    with a request is told after the replies to those before it. Offers to upgrade are declined: the head is
-    parsed again without them. Java's own client offers HTTP/2 with its first request.
+    Few pipelined requests are parsed ahead; the others wait as bytes, and reading pauses. The error for a
+    malformed request is sent after the responses to the requests before it. Offers to upgrade are declined:
+    the head is parsed again without them. Java's own client offers HTTP/2 with its first request.
 
     Args:
         limits: how long the peer may be silent.
-        cap: counts the connections.
+        cap: limits the number of connections.
         args, kwargs: uvicorn's.
 
     """
@@ -109,30 +110,30 @@ class BridgeProtocol(HttpToolsProtocol):
         self._cap = cap
         self._deadlines = Deadlines(limits, self.loop.time())
         self.cause: ApiError | None = None
-        """Why the connection's request was ended from here, if it was."""
+        """Why this protocol ended the running request; None: it did not."""
         self._in_head = False
         self._in_body = False
         self._framing = 0
-        """Bytes that have arrived of the head, or of a body's framing without any of the body."""
+        """Bytes of the head so far, or of a body's framing since the last byte of the body itself."""
         self._has_progress = False
-        """Whether a head began or a piece of a body came with what is being parsed."""
+        """Whether the bytes that are being parsed contain the start of a head, or a part of a body."""
         self._unread = b""
-        """Arrived, but not parsed yet."""
+        """Bytes that have arrived but are not parsed yet."""
         self._running: RequestResponseCycle | None = None
-        self._reason: ApiError | None = None
+        self._parse_error: ApiError | None = None
         """Why a callback stopped the parser."""
         self._refusal: ApiError | None = None
-        """Of what followed requests that have no reply yet."""
+        """The error for a malformed request, until the requests before it have their responses."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a new connection, or refuse it."""
+        """Accept a new connection, or refuse it."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(_WRITE_HIGH, _WRITE_LOW)
-        if not self._cap.takes(len(self.connections)):
+        if not self._cap.accepts(len(self.connections)):
             self._send_last(too_many(), choose_request_id())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the running request, which need not be the last one that was parsed."""
+        """Signal the disconnect to the running request, which may not be the last one that was parsed."""
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
@@ -140,12 +141,12 @@ class BridgeProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     async def flushed(self) -> None:
-        """Wait until little of what was sent waits for the peer to read, or the connection has ended."""
+        """Wait until the peer has read nearly all that was sent, or the connection has ended."""
         if self.flow.write_paused:
             await self.flow.drain()
 
-    def look(self, now: float) -> None:
-        """End the connection if its peer has taken too long. Is called every so often.
+    def check_time(self, now: float) -> None:
+        """End the connection if its peer has taken too long. The server calls this regularly.
 
         Args:
             now: the loop's clock, in seconds.
@@ -157,25 +158,25 @@ class BridgeProtocol(HttpToolsProtocol):
         elif self.transport.is_closing():
             return
         elif self._in_body:
-            self._look_at_body(now)
+            self._check_body_time(now)
         elif not self._is_running:
-            self._look_at_head(now)
+            self._check_head_time(now)
 
-    def _look_at_body(self, now: float) -> None:
+    def _check_body_time(self, now: float) -> None:
         if self.pipeline or (self.flow.read_paused and self._is_running):
             self._deadlines.body_paused(now)
         elif self._deadlines.is_body_overdue(now) and self._is_running:
             self.cause = overdue("body", self._limits.body_timeout)
             self.cycle.message_event.set()
         elif self._deadlines.is_body_overdue(now):
-            # The reply is out, but not all of the body that it refused is in.
+            # The response is complete, but the rest of the refused body still arrives.
             self.transport.close()
 
-    def _look_at_head(self, now: float) -> None:
+    def _check_head_time(self, now: float) -> None:
         is_overdue = self._deadlines.is_head_overdue(now)
         if is_overdue and not self._deadlines.is_silent:
             self._close_with(overdue("head", self._limits.header_timeout))
-        elif is_overdue or (self._cap.is_biting and self._deadlines.idle_for(now) > SPARE_SECONDS):
+        elif is_overdue or (self._cap.is_reached and self._deadlines.idle_for(now) > SPARE_SECONDS):
             self.transport.close()
 
     @property
@@ -188,7 +189,7 @@ class BridgeProtocol(HttpToolsProtocol):
         self.scope["state"]["connection"] = self
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come while the app may already look at the headers, and change nothing (RFC 9110, 6.5.1).
+        # Trailers are dropped: the app may have read the headers already (RFC 9110, section 6.5.1).
         if not self._in_body:
             super().on_header(name, value)
 
@@ -198,7 +199,7 @@ class BridgeProtocol(HttpToolsProtocol):
         try:
             check_head(self.parser.get_http_version(), self.url, self.headers)
         except ApiError as error:
-            self._reason = error
+            self._parse_error = error
             raise
         super().on_headers_complete()
         self._in_head, self._in_body, self._has_progress = False, True, True
@@ -216,21 +217,21 @@ class BridgeProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrived."""
+        """Parse arriving bytes, or keep them until they can be parsed."""
         self._unset_keepalive_if_required()
         if not self._is_running:
-            self._deadlines.head_arrives(self.loop.time())
+            self._deadlines.head_arrived(self.loop.time())
         if self._refusal is None:
             self._unread += data
             self._parse()
 
     def on_response_complete(self) -> None:
-        """Go on with what arrived in the meantime."""
+        """Continue with the bytes that arrived in the meantime."""
         super().on_response_complete()
         if self.transport.is_closing():
             return
         now = self.loop.time()
-        self._deadlines.request_ended(now, is_next_there=self._in_head or bool(self._unread))
+        self._deadlines.request_ended(now, has_next=self._in_head or bool(self._unread))
         if self._in_body:
             self._deadlines.expect_body(now)
         if self._refusal is not None:
@@ -242,7 +243,7 @@ class BridgeProtocol(HttpToolsProtocol):
     def _parse(self) -> None:
         data, start = memoryview(self._unread), 0
         while start < len(data) and not self.pipeline and not self._is_over():
-            start += self._feed(data[start : start + _PIECE])
+            start += self._feed(data[start : start + _PARSE_BYTES])
         self._unread = b"" if self._is_over() else bytes(data[start:])
         if self._unread:
             self.flow.pause_reading()
@@ -250,30 +251,30 @@ class BridgeProtocol(HttpToolsProtocol):
     def _is_over(self) -> bool:
         return self._refusal is not None or self.transport.is_closing()
 
-    def _feed(self, piece: memoryview) -> int:
-        """Parse a piece; how many bytes of it are done with."""
+    def _feed(self, data: memoryview) -> int:
+        """Parse some bytes, and return how many of them were used."""
         was_idle = not (self._in_head or self._in_body)
         self._has_progress = False
         try:
-            self.parser.feed_data(piece)
+            self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
             self._decline()
             return int(offer.args[0])
         except httptools.HttpParserError:
-            self._refuse(self._reason or invalid(None, "This is no HTTP/1.1 request."))
+            self._refuse(self._parse_error or invalid(None, "The request is not valid HTTP/1.1."))
         else:
             if self._has_progress:
-                self._framing = len(piece) if was_idle else 0
+                self._framing = len(data) if was_idle else 0
             else:
-                self._framing += len(piece)
+                self._framing += len(data)
             if self._framing > HEAD_LIMIT:
                 self._refuse(too_large_head())
-        return len(piece)
+        return len(data)
 
     def _decline(self) -> None:
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
-            self._refuse(invalid(None, "The server is no proxy."))
+            self._refuse(invalid(None, "The server is not a proxy."))
             return
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -290,10 +291,10 @@ class BridgeProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, run)  # type: ignore[arg-type]
 
     async def _receive(self, receive: Receive) -> Message:
-        """What the app receives.
+        """Receive a message for the app.
 
         Raises:
-            ApiError: the body does not arrive.
+            ApiError: the body does not arrive in time.
 
         """
         message = await receive()
@@ -302,7 +303,7 @@ class BridgeProtocol(HttpToolsProtocol):
         return message
 
     def _refuse(self, error: ApiError) -> None:
-        """Refuse what is being parsed, once the requests before it have their replies."""
+        """Refuse the request that is being parsed, after the responses to the requests before it."""
         broken = self.cycle if self._in_body else None
         if broken is not None and self.pipeline and self.pipeline[0][0] is broken:
             self.pipeline.popleft()
@@ -330,7 +331,7 @@ class BridgeProtocol(HttpToolsProtocol):
 
 
 class _Unchunked:
-    """An app whose replies end with the connection where they tell no length: HTTP/1.0 has no chunks."""
+    """Ends responses without a content-length by closing the connection: HTTP/1.0 has no chunks."""
 
     def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
         self._app = app
@@ -338,19 +339,19 @@ class _Unchunked:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""
-        is_counted = True
+        has_length = True
 
-        async def send_plain(message: Message) -> None:
-            nonlocal is_counted
+        async def send_unchunked(message: Message) -> None:
+            nonlocal has_length
             if message["type"] == "http.response.start":
-                is_counted = any(name == b"content-length" for name, _ in message.get("headers", ()))
-                if not is_counted:
+                has_length = any(name == b"content-length" for name, _ in message.get("headers", ()))
+                if not has_length:
                     self._cycle.chunked_encoding = False
-            elif not is_counted:
+            elif not has_length:
                 is_last = not message.get("more_body", False)
                 self._cycle.expected_content_length = (
                     len(message.get("body", b"")) if is_last else sys.maxsize
                 )
             await send(message)
 
-        await self._app(scope, receive, send_plain)
+        await self._app(scope, receive, send_unchunked)

@@ -1,4 +1,4 @@
-"""The bridge as a process: binds, serves, drains."""
+"""The bridge's process: it binds its address, serves, and drains."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from rest_bridge.limits import IDLE_SECONDS, ConnectionCap, Limits
 from rest_bridge.protocol import BridgeProtocol
 
 _BACKLOG = 2048
-_LOOK_EVERY = 5
-"""Ticks of uvicorn, a tenth of a second each, between two looks at the connections."""
+_CHECK_TICKS = 5
+"""Ticks of uvicorn, a tenth of a second each, between two checks of the connections' times."""
 _KERNEL_BUFFER = 16 * 1024
-"""Bytes that the kernel keeps unsent for one connection; by itself it would take megabytes. With more, a slow
-reader would be written to too seldom, and the service would take it for one that stalls."""
+"""Bytes that the kernel buffers for one connection; its default is megabytes. A large buffer fills at once
+and empties slowly: the bridge would rarely read from the service, which then treats it as stalled."""
 _OTHER_FILES = 256
-"""Descriptors beside those of connections."""
+"""File descriptors that are not connections."""
 _ABORT_GRACE_SECONDS = 1.0
-"""Seconds that aborted requests get to tell their callers."""
+"""Seconds in which aborted requests can send their errors."""
 _SETTING = "http_address"
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 def run(config: BridgeConfig, on_ready: Callable[[str], None] = announce_ready) -> int:
-    """Serve until a signal comes, then finish what runs within `config.shutdown_grace` seconds.
+    """Serve until a signal arrives, then finish running requests within `config.shutdown_grace` seconds.
 
     Args:
         config: the settings.
-        on_ready: is told the bound `host:port` once requests are answered.
+        on_ready: is called with the bound `host:port` once requests are answered.
 
     Returns:
-        0, the exit status of a server that was told to end.
+        0, the exit status after a signal.
 
     Raises:
         OperatorError: a setting is wrong, or the address cannot be bound.
@@ -55,7 +55,7 @@ def run(config: BridgeConfig, on_ready: Callable[[str], None] = announce_ready) 
     """
 
     def ready(address: str) -> None:
-        # What exists by now stays: the collector need not look at it ever again.
+        # The objects that exist by now stay, so the garbage collector can skip them.
         gc.collect()
         gc.freeze()
         on_ready(address)
@@ -66,7 +66,7 @@ def run(config: BridgeConfig, on_ready: Callable[[str], None] = announce_ready) 
 
 
 def make_server(config: BridgeConfig, on_ready: Callable[[str], None]) -> BridgeServer:
-    """Make a server that is bound, but does not serve yet.
+    """Make a server that is bound to its address, but does not serve yet.
 
     Raises:
         OperatorError: as `run`.
@@ -94,11 +94,11 @@ def make_server(config: BridgeConfig, on_ready: Callable[[str], None]) -> Bridge
 def _listen(address: Address) -> socket.socket:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        # A name like localhost has both; callers expect the older one.
+        # A name like localhost has addresses of both families; callers expect IPv4.
         family, *_, place = min(found, key=lambda info: info[0] != socket.AF_INET)
         listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            # Connections inherit it.
+            # Accepted connections inherit the option.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_BUFFER)
         return listener
     except OSError as error:
@@ -106,21 +106,21 @@ def _listen(address: Address) -> socket.socket:
 
 
 def _affordable(connections: int) -> int:
-    """How many of so many connections the limit of open files allows; it is raised as far as it goes."""
+    """The number of connections, up to `connections`, that the limit of open files allows once raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _OTHER_FILES
-    if soft < wanted and soft != resource.RLIM_INFINITY:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = connections + _OTHER_FILES
+    if soft < needed and soft != resource.RLIM_INFINITY:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if soft == resource.RLIM_INFINITY or soft >= needed:
         return connections
     allowed = max(1, soft - _OTHER_FILES)
-    _log.warning("the limit of open files is low", max_connections=allowed, wanted=connections, files=soft)
+    _log.warning("the limit of open files is low", max_connections=allowed, needed=connections, files=soft)
     return allowed
 
 
 class BridgeServer(uvicorn.Server):
-    """uvicorn, bound to `socket`, with our drain: a signal ends it gently, the second one at once."""
+    """uvicorn, bound to `socket`. The first signal drains it, the second one ends it at once."""
 
     def __init__(
         self,
@@ -135,27 +135,27 @@ class BridgeServer(uvicorn.Server):
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to serve, and say so."""
+        """Start to serve, and report it."""
         await super().startup(sockets)
         self._on_started()
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after the connections; True: it is time to end."""
-        if counter % _LOOK_EVERY == 0:
-            self._look_at_connections()
+        """Check the connections; True: the server must end."""
+        if counter % _CHECK_TICKS == 0:
+            self._check_connections()
         return await super().on_tick(counter)
 
-    def _look_at_connections(self) -> None:
+    def _check_connections(self) -> None:
         now = asyncio.get_running_loop().time()
         connections = cast("set[BridgeProtocol]", self.server_state.connections)
         for connection in tuple(connections):
-            connection.look(now)
-        self._cap.look(len(connections))
+            connection.check_time(now)
+        self._cap.update(len(connections))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, wait for requests as long as the grace, then abort them."""
+        """Accept no more connections, wait for running requests within the grace, then abort them."""
         _log.info(
-            "ending", requests=len(self.server_state.tasks), grace=self.config.timeout_graceful_shutdown
+            "draining", requests=len(self.server_state.tasks), grace=self.config.timeout_graceful_shutdown
         )
         await super().shutdown(sockets)
         for task in self.server_state.tasks:
@@ -165,7 +165,7 @@ class BridgeServer(uvicorn.Server):
         _log.info("ended")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal. Unlike uvicorn's own, this does not send it again after a clean end."""
+        """Handle a signal. Unlike uvicorn's method, this does not raise it again after a clean end."""
         self.force_exit = self.should_exit
         self.should_exit = True
 

@@ -1,7 +1,6 @@
-"""Parameters that come in more than one form, each brought into one.
+"""The base of all request schemas, and the parameters that callers may write in more than one form.
 
-Every range check lives in the service. What the schemas say of ranges and defaults is the table of
-parameters, which the service checks by.
+The service checks all ranges. The schemas only document them, from the same table of parameters.
 """
 
 from __future__ import annotations
@@ -24,31 +23,31 @@ from pydantic_core import PydanticCustomError
 
 from lodestream_common.parameters import PARAMETERS
 
-FIRST_BAD = FailFast()
-"""Reads an array up to its first bad element: a body of nothing else must not cost seconds."""
+STOP_AT_FIRST_ERROR = FailFast()
+"""Validates an array up to its first bad element: an array of bad elements must not take seconds."""
 
 
 class RequestModel(BaseModel):
-    """A JSON object from a caller: strict types, unset and null alike, unknown names kept for the policy."""
+    """A JSON object of a request: types are strict, null means unset, undeclared members are kept."""
 
-    # An error must never carry what the caller sent.
+    # An error must never contain input of the caller.
     model_config = ConfigDict(
         strict=True, extra="allow", allow_inf_nan=False, hide_input_in_errors=True, frozen=True
     )
 
 
 def documented(description: str, **schema: Any) -> Any:
-    """Declare an optional parameter; `schema` goes into its JSON schema and checks nothing."""
+    """Declare an optional parameter; `schema` is added to its JSON schema, and is not checked."""
     return Field(default=None, description=description, json_schema_extra=_extra(schema))
 
 
 def parameter(name: str, meaning: str | None = None, **schema: Any) -> Any:
-    """Declare an optional parameter as the table of parameters has it; the service checks it.
+    """Declare an optional parameter with the range and default of the table; the service checks them.
 
     Args:
-        name: of a row of the table.
-        meaning: for callers; None: the table's.
-        schema: beside or instead of what the table says.
+        name: the parameter's name in the table.
+        meaning: description for callers; None: the table's.
+        schema: members of the JSON schema that replace or extend the table's.
 
     """
     row = PARAMETERS[name]
@@ -69,7 +68,7 @@ def parameter(name: str, meaning: str | None = None, **schema: Any) -> Any:
 
 def _extra(schema: dict[str, Any]) -> Any:
     def complete(found: dict[str, Any]) -> None:
-        # Null is accepted everywhere and means unset; it is no default worth showing.
+        # Null means unset everywhere, so it is not documented as a default.
         if found.get("default", ...) is None:
             del found["default"]
         found.update(schema)
@@ -97,23 +96,23 @@ def _check_part_type(name: str) -> str:
 
 
 Role = Annotated[str, AfterValidator(_check_role), WithJsonSchema({"type": "string", "enum": list(ROLES)})]
-"""Who speaks; `developer` is `system` by another name."""
+"""The role of a message; `developer` is another name of `system`."""
 
 
 class TextPart(RequestModel):
-    """A piece of a message's text."""
+    """A part of a message's text."""
 
     type: Annotated[
         str, AfterValidator(_check_part_type), WithJsonSchema({"type": "string", "enum": ["text"]})
     ]
-    text: str = Field(description="The piece; nothing is put between two of them.")
+    text: str = Field(description="The text; parts are joined without a separator.")
 
 
 class RefusalPart(RequestModel):
-    """The refusal of an assistant's earlier turn."""
+    """A refusal in an earlier turn of the assistant."""
 
     type: Annotated[Literal["refusal"], WithJsonSchema({"type": "string", "enum": ["refusal"]})]
-    refusal: str = Field(description="Its text.")
+    refusal: str = Field(description="The text of the refusal.")
 
 
 Part = TextPart | RefusalPart
@@ -126,12 +125,12 @@ def _read_part(value: Any) -> Part:
 
 
 _PARTS: TypeAdapter[list[Part]] = TypeAdapter(
-    Annotated[list[Annotated[Part, PlainValidator(_read_part)]], FIRST_BAD]
+    Annotated[list[Annotated[Part, PlainValidator(_read_part)]], STOP_AT_FIRST_ERROR]
 )
-_TEXTS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], FIRST_BAD])
-_IDS = TypeAdapter(Annotated[list[int], FIRST_BAD])
+_TEXTS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], STOP_AT_FIRST_ERROR])
+_IDS = TypeAdapter(Annotated[list[int], STOP_AT_FIRST_ERROR])
 _ID_LISTS: TypeAdapter[list[list[int]]] = TypeAdapter(
-    Annotated[list[Annotated[list[int], FIRST_BAD]], FIRST_BAD]
+    Annotated[list[Annotated[list[int], STOP_AT_FIRST_ERROR]], STOP_AT_FIRST_ERROR]
 )
 
 
@@ -160,7 +159,7 @@ def _read_prompt(value: Any) -> list[str | list[int]]:
         raise PydanticCustomError("invalid_value", "must be text, token ids, or an array of one of them")
     if not isinstance(value[0], str | list):
         return [_IDS.validate_python(value, strict=True)]
-    if len(value) > MAX_PROMPTS:  # the service's own limit; an endless array must not get that far
+    if len(value) > MAX_PROMPTS:  # the service's own limit, checked before a large array costs time
         raise PydanticCustomError("invalid_value", f"holds {len(value)} prompts; it may hold {MAX_PROMPTS}")
     return list((_TEXTS if isinstance(value[0], str) else _ID_LISTS).validate_python(value, strict=True))
 
@@ -184,7 +183,7 @@ Content = Annotated[
         }
     ),
 ]
-"""The text of a message: whole, or in pieces."""
+"""The text of a message: a string, or an array of parts."""
 
 Stop = Annotated[
     list[str] | None,
@@ -199,7 +198,7 @@ Stop = Annotated[
         }
     ),
 ]
-"""Up to four texts that end the generation."""
+"""Up to four stop sequences."""
 
 Prompts = Annotated[
     list[str | list[int]],
@@ -215,15 +214,15 @@ Prompts = Annotated[
         }
     ),
 ]
-"""One prompt or more, each text or token ids; a single one may come without the array."""
+"""One or more prompts, each a text or token ids; a single one may stand without the array."""
 
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
-_MOST = 2**32 - 1
+_MAX_TOKEN_ID = 2**32 - 1
 _ROW = PARAMETERS["logit_bias"]
 
 
-def _read(value: Any) -> dict[int, float] | None:
+def _read_logit_bias(value: Any) -> dict[int, float] | None:
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -232,8 +231,8 @@ def _read(value: Any) -> dict[int, float] | None:
 
 
 def _token_id(key: str) -> int:
-    # Of "7" and "07" only one is taken: two entries never mean one token.
-    if not _TOKEN_ID.fullmatch(key) or int(key) > _MOST:
+    # "07" is refused: no two members may mean the same token.
+    if not _TOKEN_ID.fullmatch(key) or int(key) > _MAX_TOKEN_ID:
         raise PydanticCustomError("invalid_value", "must have token ids for its names, as strings")
     return int(key)
 
@@ -249,7 +248,7 @@ def _bias(value: Any) -> float:
 
 LogitBias = Annotated[
     dict[int, float] | None,
-    PlainValidator(_read),
+    PlainValidator(_read_logit_bias),
     WithJsonSchema(
         {
             "anyOf": [
@@ -264,4 +263,4 @@ LogitBias = Annotated[
         }
     ),
 ]
-"""Token ids, and what is added to their logits."""
+"""Token ids, each with the number that is added to its logit."""

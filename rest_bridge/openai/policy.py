@@ -1,4 +1,10 @@
-"""What becomes of parameters that the schemas do not declare: refused, ignored, or unknown."""
+"""The policy for parameters that the schemas do not declare: refused, without effect, or unknown.
+
+A parameter that becomes supported moves from its table here to a schema. The tables cover OpenAI's APIs,
+vLLM, SGLang, Text Generation Inference, llama.cpp, Ollama, TensorRT-LLM, and hosted services that extend
+OpenAI's API. A parameter is refused only if it changes an answer by itself. A setting of a feature that is
+off (`mirostat_tau`), or of the server's own work (`cache_prompt`), is without effect.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +26,7 @@ from rest_bridge.openai.requests import (
 )
 
 Harmless = tuple[object, ...]
-"""The values, beside null, in which a parameter asks for nothing; given so, it is accepted."""
+"""The values, beside null, with which a refused parameter changes no answer, and is accepted."""
 
 _NEVER: Harmless = ()
 _OFF: Harmless = (False,)
@@ -39,7 +45,7 @@ CONSTRAINTS: Mapping[str, Harmless] = {
     "structural_tag": _NEVER,
     "structured_outputs": _NEVER,
 }
-"""What other servers call the constraints of the output."""
+"""Names of constraints of the output on other servers."""
 
 SAMPLING: Mapping[str, Harmless] = {
     "adaptive_target": (-1, -1.0),
@@ -159,7 +165,7 @@ EVERYWHERE: Mapping[str, Harmless] = {
     **OUTPUT,
     **MODEL,
 }
-"""At both endpoints."""
+"""Refused at both endpoints."""
 
 IN_CHAT: Mapping[str, Harmless] = {
     "add_special_tokens": _OFF,
@@ -183,7 +189,7 @@ IN_COMPLETIONS: Mapping[str, Harmless] = {"add_special_tokens": (True,)}
 
 IN_MESSAGES: Mapping[str, Harmless] = {"images": _NONE, "partial": _OFF, "prefix": _OFF}
 
-_HERE: Mapping[str, str] = {
+_ALTERNATIVES: Mapping[str, str] = {
     "ebnf": "guided_grammar",
     "format": "response_format",
     "grammar": "guided_grammar",
@@ -212,8 +218,8 @@ _HERE: Mapping[str, str] = {
 
 
 def advice(name: str) -> str:
-    """A sentence that names what does the same here; nothing where there is no such parameter."""
-    return f" Use {_HERE[name]}." if name in _HERE else ""
+    """A sentence that names the parameter with the same effect here; empty if there is none."""
+    return f" Use {_ALTERNATIVES[name]}." if name in _ALTERNATIVES else ""
 
 
 REFUSED_IN_CHAT: Mapping[str, Harmless] = {
@@ -255,21 +261,21 @@ WITHOUT_EFFECT = frozenset(
         "verbosity",
     }
 )
-"""Known, and without effect here by their nature."""
+"""Known parameters that never have an effect here."""
 
 _PLAIN = frozenset({bool, int, float, str, dict})
 HEADER = "x-ignored-parameters"
 _HEADER_LIMIT = 1000
 _NAME_LIMIT = 64
 _PATH_LIMIT = 200
-"""Of the path of a schema's keyword."""
+"""Longest path of a keyword in a schema."""
 _SCHEMAS = ("tools[", "response_format.", "guided_json")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What becomes of the undeclared members of one kind of object."""
+    """The policy for undeclared members of one kind of object."""
 
     refused: Mapping[str, Harmless] = field(default_factory=dict)
     without_effect: frozenset[str] = frozenset()
@@ -286,10 +292,10 @@ _POLICIES: Mapping[type[BaseModel], Policy] = {
 
 
 def ignored_parameters(request: GenerationRequest, *, streams: bool, strict: bool) -> list[str]:
-    """Name what the request asks for and will not get: `store`, `messages[0].name`. Null asks for nothing.
+    """The parameters of a request without effect: `store`, `messages[0].name`. Null counts as unset.
 
     Raises:
-        ApiError: a parameter cannot be honoured here, or nobody knows it and `strict` is set.
+        ApiError: a parameter is not supported, or it is unknown and `strict` is set.
 
     """
     names = [
@@ -298,11 +304,11 @@ def ignored_parameters(request: GenerationRequest, *, streams: bool, strict: boo
         for name, value in (model.model_extra or {}).items()
         if value is not None and _is_ignored(path, name, value, policy_of(type(model)), strict)
     ]
-    return [*names, *_without_sense(request, streams)]
+    return [*names, *_combined_without_effect(request, streams)]
 
 
 def ignored_header(names: Iterable[str]) -> dict[str, str]:
-    """The header that names them, where there are any; ends with `...` where there are too many."""
+    """The header with the names of ignored parameters, if there are any; `...` at its end: there are more."""
     value = ",".join(_clean(name) for name in names)
     if len(value) > _HEADER_LIMIT:
         value = value[:_HEADER_LIMIT].rpartition(",")[0] + ",..."
@@ -310,10 +316,10 @@ def ignored_header(names: Iterable[str]) -> dict[str, str]:
 
 
 def _objects(path: str, model: RequestModel) -> Iterator[tuple[str, RequestModel]]:
-    """Every object of a request with its path: `tools[0].function.`."""
+    """Every object of a request, with the path of its members: `tools[0].function.`."""
     yield path, model
     for name, value in model.__dict__.items():
-        # Most are unset, or plain; asking a model's class who belongs to it takes long.
+        # Most values are unset or plain, and isinstance() of a pydantic model is slow.
         if value is None or type(value) in _PLAIN:
             continue
         if isinstance(value, RequestModel):
@@ -324,12 +330,12 @@ def _objects(path: str, model: RequestModel) -> Iterator[tuple[str, RequestModel
 
 
 def policy_of(schema: type[RequestModel]) -> Policy:
-    """What becomes of the undeclared members of such objects."""
+    """The policy for the undeclared members of objects of a schema."""
     return _POLICIES.get(schema, _OTHERS)
 
 
-def _without_sense(request: GenerationRequest, streams: bool) -> Iterator[str]:
-    """Parameters that mean nothing together with the others, of those that the service never sees."""
+def _combined_without_effect(request: GenerationRequest, streams: bool) -> Iterator[str]:
+    """Declared parameters that the others make ineffective, of those that are not sent to the service."""
     if request.stream_options is not None and not streams:
         yield "stream_options"
     if request.stream and not streams:
@@ -354,12 +360,12 @@ def _unread_refusals(request: ChatCompletionRequest) -> Iterator[str]:
             yield f"messages[{number}].refusal"
 
 
-def _of_format(wanted: ResponseFormat) -> Iterator[str]:
-    """What a format holds and only one of another type needs, or nobody reads."""
+def _of_format(chosen: ResponseFormat) -> Iterator[str]:
+    """Members of a format that its type does not use."""
     for name in FORMATS:
-        if name != wanted.type and getattr(wanted, name, None) is not None:
+        if name != chosen.type and getattr(chosen, name, None) is not None:
             yield f"response_format.{name}"
-    if wanted.type == "json_schema" and wanted.json_schema and wanted.json_schema.description:
+    if chosen.type == "json_schema" and chosen.json_schema and chosen.json_schema.description:
         yield "response_format.json_schema.description"
 
 
@@ -367,10 +373,10 @@ def _is_ignored(path: str, name: str, value: object, policy: Policy, strict: boo
     if name in policy.refused:
         if _is_harmless(value, policy.refused[name]):
             return False
-        what = f"{path}{name} is not supported here.{advice(name)}"
-        raise unsupported(path + name, what)
+        message = f"{path}{name} is not supported here.{advice(name)}"
+        raise unsupported(path + name, message)
     if strict and name not in policy.without_effect:
-        raise unsupported(path + _clean(name), f"{path}{_clean(name)} is not a parameter that is known here.")
+        raise unsupported(path + _clean(name), f"{path}{_clean(name)} is not a known parameter.")
     return True
 
 

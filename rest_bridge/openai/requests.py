@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from lodestream_common.parameters import PARAMETERS
 from rest_bridge.openai.inputs import (
-    FIRST_BAD,
+    STOP_AT_FIRST_ERROR,
     Content,
     LogitBias,
     Part,
@@ -51,16 +51,16 @@ class FunctionDefinition(RequestModel):
         description="1 to 64 characters of A-Z, a-z, 0-9, _ and -.",
         json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,64}$"},
     )
-    description: str | None = documented("What it does, for the model to read.")
+    description: str | None = documented("A description of the function for the model.")
     parameters: dict[str, Any] | None = documented("JSON Schema of its arguments; unset: it has none.")
     strict: bool | None = documented(
-        "Where calls are enforced, by `tool_choice` or beside a constraint to JSON: a schema that cannot be "
-        "enforced is refused, and not loosened to any object."
+        "Where calls are enforced, by `tool_choice` or beside a JSON constraint: a schema that cannot be "
+        "enforced is refused, instead of accepting any object."
     )
 
 
 class Tool(RequestModel):
-    """Something that the model may call."""
+    """A tool that the model may call."""
 
     type: FunctionType
     function: FunctionDefinition
@@ -91,7 +91,7 @@ class CalledFunction(RequestModel):
 class CalledTool(RequestModel):
     """A call that the model made in an earlier turn."""
 
-    id: str = Field(description="Ties the result to the call.")
+    id: str = Field(description="The message with the result names the same id.")
     type: FunctionType = "function"
     function: CalledFunction
 
@@ -150,20 +150,22 @@ def _read_schema(value: Any) -> dict[str, Any] | str | None:
 class JsonSchemaFormat(RequestModel):
     """A JSON Schema that the answer validates against."""
 
-    name: str | None = documented("Your own name for it; the model does not see it.")
+    name: str | None = documented("A name of your own; the model does not see it.")
     description: str | None = documented("Without effect: the model does not see it.")
     schema_: dict[str, Any] = Field(alias="schema", description="The schema, at most 512 KiB as text.")
-    strict: bool | None = documented("The schema is enforced whatever this says.")
+    strict: bool | None = documented("The schema is enforced with any value.")
 
 
 class ResponseFormat(RequestModel):
-    """What the answer must be."""
+    """The constraint of the answer."""
 
     type: Annotated[
         str, AfterValidator(_check_format_type), WithJsonSchema({"type": "string", "enum": list(FORMATS)})
     ]
     json_schema: JsonSchemaFormat | None = documented("Required with the type `json_schema`.")
-    regex: str | None = documented("Required with the type `regex`: what matches the whole answer.")
+    regex: str | None = documented(
+        "Required with the type `regex`: an expression that matches the whole answer."
+    )
     grammar: str | None = documented("Required with the type `grammar`: GBNF with a rule `root`.")
     ebnf: str | None = documented("Required with the type `ebnf`: the same as `grammar`.")
 
@@ -187,7 +189,7 @@ _MAX_TOKENS = PARAMETERS["max_tokens"]
 
 
 class StreamOptions(RequestModel):
-    """What a stream holds beside the text."""
+    """Additional contents of a stream."""
 
     include_usage: bool | None = documented(
         "Sends one more chunk before the end, with the token counts and no choices.", default=False
@@ -216,16 +218,18 @@ class GenerationRequest(RequestModel):
     n: int | None = parameter("n")
     stop: Stop = documented(PARAMETERS["stop"].meaning)
     include_stop_str_in_output: bool | None = parameter("include_stop_str_in_output")
-    stop_token_ids: Annotated[list[int] | None, FIRST_BAD] = parameter("stop_token_ids")
+    stop_token_ids: Annotated[list[int] | None, STOP_AT_FIRST_ERROR] = parameter("stop_token_ids")
     ignore_eos: bool | None = parameter("ignore_eos")
     response_format: ResponseFormat | None = documented(
-        "What the answer must be. At most one of this and the `guided_` parameters."
+        "A constraint of the answer. At most one of this and the `guided_` parameters."
     )
     guided_json: SchemaOrText = documented("A JSON Schema that the answer validates against.")
     guided_regex: str | None = documented("A regular expression that matches the whole answer.")
     guided_grammar: str | None = documented("A grammar in GBNF; its rule `root` generates the whole answer.")
     whitespace: Annotated[str | None, AfterValidator(_check_whitespace)] = parameter("whitespace")
-    stream: bool | None = documented("Sends the text as it is made, as server-sent events.", default=False)
+    stream: bool | None = documented(
+        "Sends the text while it is generated, as server-sent events.", default=False
+    )
     stream_options: StreamOptions | None = documented("Only with `stream`.")
     user: str | None = parameter("user")
     return_token_ids: bool | None = documented(
@@ -241,13 +245,13 @@ class ChatMessage(RequestModel):
 
     role: Role
     content: Annotated[Content, Field(validate_default=True)] = None
-    tool_calls: Annotated[list[CalledTool] | None, FIRST_BAD] = documented(
-        "Only of the assistant: the calls that it made in this turn."
+    tool_calls: Annotated[list[CalledTool] | None, STOP_AT_FIRST_ERROR] = documented(
+        "Only with the role assistant: the calls that it made in this turn."
     )
-    tool_call_id: str | None = documented("Required of a tool: the call that this is the result of.")
+    tool_call_id: str | None = documented("Required with the role tool: the id of the call with this result.")
 
     refusal: str | None = documented(
-        "Only of the assistant: its refusal, read as the text of the turn where there is no other."
+        "Only with the role assistant: a refusal; it is the text of the turn if `content` is empty."
     )
 
     @field_validator("content")
@@ -262,7 +266,7 @@ class ChatMessage(RequestModel):
 
     @property
     def text(self) -> str:
-        """The text of the turn; none is empty."""
+        """The text of the turn; empty if it has none."""
         text = self.content or ""
         if not isinstance(text, str):
             text = "".join(p.refusal if isinstance(p, RefusalPart) else p.text for p in text)
@@ -272,12 +276,12 @@ class ChatMessage(RequestModel):
 class ChatCompletionRequest(GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], FIRST_BAD] = Field(
+    messages: Annotated[list[ChatMessage], STOP_AT_FIRST_ERROR] = Field(
         description="The conversation, oldest turn first.", json_schema_extra={"minItems": 1}
     )
     logprobs: bool | None = documented("Log probabilities of the answer's tokens.", default=False)
     top_logprobs: int | None = parameter("top_logprobs")
-    tools: Annotated[list[Tool] | None, FIRST_BAD] = parameter("tools")
+    tools: Annotated[list[Tool] | None, STOP_AT_FIRST_ERROR] = parameter("tools")
     tool_choice: ToolChoice = documented("Only with `tools`: whether the model calls them.", default="auto")
     parallel_tool_calls: bool | None = documented(
         "Only with `tools`: one answer may hold several calls.", default=True
@@ -303,9 +307,9 @@ class CompletionRequest(GenerationRequest):
         default=False,
     )
     logprobs: int | None = documented(
-        "Log probabilities of the tokens, and of so many likelier ones; OpenAI's own API has up to 5.",
+        "Log probabilities of the tokens, and of so many of the likeliest; OpenAI's own API allows up to 5.",
         minimum=PARAMETERS["top_logprobs"].low,
         maximum=PARAMETERS["top_logprobs"].high,
     )
     echo: bool | None = documented("Puts the prompt before the text; not with `logprobs`.", default=False)
-    best_of: int | None = documented("Only 1, or the same as `n`: nothing is generated to be left out.")
+    best_of: int | None = documented("Only 1, or the same as `n`: every generated choice is returned.")

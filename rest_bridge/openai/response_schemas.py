@@ -14,7 +14,7 @@ CompletionFinishReason = Literal["stop", "length", "content_filter"]
 
 
 class PromptTokensDetails(BaseModel):
-    """What became of the prompt."""
+    """Details of the prompt's tokens."""
 
     cached_tokens: int = Field(description="Prompt tokens that did not have to be computed again.")
 
@@ -26,17 +26,17 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails | None = Field(
-        default=None, description="Absent where the engine does not tell what its cache held."
+        default=None, description="Absent where the engine does not report cached tokens."
     )
 
 
 class Timings(BaseModel):
-    """Where the time went, in milliseconds."""
+    """The phases of the request, in milliseconds."""
 
     queue_ms: float = Field(description="From arrival at the service to admission.")
     prefill_ms: float = Field(description="From admission to the first token.")
     decode_ms: float = Field(description="From the first token to the last.")
-    bridge_ms: float = Field(description="The rest: this bridge, and waiting for a reader who is slow.")
+    bridge_ms: float = Field(description="The rest: this bridge, the network, and waiting for a slow reader.")
     time_to_first_token_ms: float = Field(description="From arrival at the service to the first token.")
 
 
@@ -51,7 +51,7 @@ class EffectiveParameters(BaseModel):
     frequency_penalty: float
     presence_penalty: float
     repetition_penalty: float
-    seed: int = Field(description="The request's own, or the one that was drawn for it.")
+    seed: int = Field(description="The request's own, or a random one.")
     logit_bias: dict[str, float]
 
 
@@ -63,13 +63,13 @@ class Ending(BaseModel):
         description="end_of_sequence, stop_sequence, stop_token, max_tokens, deadline, content_filter, "
         "tool_calls, or one that is newer than this description."
     )
-    stop_sequence: str | None = Field(description="The text of `stop` that was met, if one was.")
+    stop_sequence: str | None = Field(description="The stop sequence that ended it, if one did.")
     stop_token_id: int | None = Field(description="The token that ended it, if one did.")
-    filter_rule: str | None = Field(description="The rule of the content filter that was met, if one was.")
+    filter_rule: str | None = Field(description="The rule of the content filter that ended it, if one did.")
 
 
 class ReplyMetadata(BaseModel):
-    """What became of the request; times in milliseconds."""
+    """Facts about the request; times in milliseconds."""
 
     region: str
     latency_ms: int
@@ -79,12 +79,12 @@ class ReplyMetadata(BaseModel):
     timings: Timings
     batch_size: int = Field(description="Generations that ran when this one began, itself included.")
     parameters: EffectiveParameters
-    ignored_parameters: list[str] = Field(description="What the request asked for to no effect.")
+    ignored_parameters: list[str] = Field(description="Parameters of the request without effect.")
     choices: list[Ending]
 
 
 class Validation(BaseModel):
-    """The reply to a request with `validate_only` that would be taken."""
+    """The response to a valid request with `validate_only`."""
 
     id: str
     object: Literal["validation"]
@@ -93,16 +93,16 @@ class Validation(BaseModel):
     choices: list[Any] = Field(description="Always empty.", max_length=0)
     usage: Usage = Field(description="`prompt_tokens` counts the prompt; nothing is generated.")
     parameters: EffectiveParameters
-    queue_estimate_ms: float = Field(description="How long the request would wait now, as estimated.")
-    ignored_parameters: list[str] = Field(description="What the request asks for to no effect.")
+    queue_estimate_ms: float = Field(description="The estimated wait in the queue, in milliseconds.")
+    ignored_parameters: list[str] = Field(description="Parameters of the request without effect.")
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """The error."""
 
     message: str
     type: str
-    param: str | None = Field(description="The parameter that is wrong; null: no single one is.")
+    param: str | None = Field(description="The wrong parameter; null: no single one is wrong.")
     code: str | None
 
 
@@ -113,17 +113,19 @@ class ErrorReply(BaseModel):
 
 
 class TopLogprob(BaseModel):
-    """A token that could have stood here."""
+    """A token that was possible at this position."""
 
     token: str = Field(description="Its text; U+FFFD stands for bytes that are part of a character.")
     bytes: list[int] | None = Field(description="Its exact bytes; null for control tokens.")
-    logprob: float = Field(description="Natural logarithm of its probability; -9999.0 is the least told.")
+    logprob: float = Field(description="Natural logarithm of its probability; -9999.0 is the minimum.")
 
 
 class TokenLogprob(TopLogprob):
     """A token of the answer."""
 
-    top_logprobs: list[TopLogprob] = Field(description="The likeliest tokens here, likeliest first.")
+    top_logprobs: list[TopLogprob] = Field(
+        description="The likeliest tokens at this position, likeliest first."
+    )
 
 
 class ChatLogprobs(BaseModel):
@@ -141,9 +143,11 @@ class CompletionLogprobs(BaseModel):
     )
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]] = Field(
-        description="The likeliest tokens there and the token itself, by text."
+        description="The likeliest tokens at each position and the token itself, by text."
     )
-    text_offset: list[int] = Field(description="Where they begin in the text, in characters.")
+    text_offset: list[int] = Field(
+        description="The position in the text at which each begins, in characters."
+    )
 
 
 class Function(BaseModel):
@@ -164,14 +168,14 @@ class ToolCall(BaseModel):
 
 
 class FunctionDelta(BaseModel):
-    """What is new of a call: first the name, then its arguments, piece by piece."""
+    """The new part of a call: first the name, then parts of the arguments."""
 
     name: str | None = None
     arguments: str | None = None
 
 
 class ToolCallDelta(BaseModel):
-    """What is new of a call; its first piece has the id, the type and the function's name."""
+    """The new part of a call; the first part has the id, the type and the function's name."""
 
     index: int
     id: str | None = None
@@ -189,7 +193,7 @@ class ReplyMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """One generated answer."""
+    """One generated choice."""
 
     index: int
     message: ReplyMessage
@@ -199,7 +203,7 @@ class ChatChoice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """The whole answer."""
+    """A whole response."""
 
     id: str
     object: Literal["chat.completion"]
@@ -211,7 +215,7 @@ class ChatCompletion(BaseModel):
 
 
 class ChatDelta(BaseModel):
-    """What is new; the first one of a choice has the role, the last one of a choice is empty."""
+    """The new part of a message; the first one of a choice has the role, the last one is empty."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -220,7 +224,7 @@ class ChatDelta(BaseModel):
 
 
 class ChatChunkChoice(BaseModel):
-    """What is new of one answer."""
+    """The new part of one choice."""
 
     index: int
     delta: ChatDelta
@@ -242,7 +246,7 @@ class ChatCompletionChunk(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """One generated text; in a stream, what is new of it."""
+    """One generated text, or in a stream its new part."""
 
     text: str
     index: int
@@ -254,7 +258,7 @@ class CompletionChoice(BaseModel):
 
 
 class Completion(BaseModel):
-    """The whole answer."""
+    """A whole response."""
 
     id: str
     object: Literal["text_completion"]

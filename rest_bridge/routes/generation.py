@@ -29,7 +29,7 @@ from rest_bridge.openai.responses import (
     ResponseShape,
     json_response,
 )
-from rest_bridge.openapi import GENERATION_ERRORS, event_stream, takes
+from rest_bridge.openapi import GENERATION_ERRORS, event_stream, generation_body
 from rest_bridge.request import Bridge, admit, bridge_of, parse_body, read_body
 from rest_bridge.streaming.chunks import CHAT, COMPLETION, ChunkShape, Frames
 from rest_bridge.streaming.sse import EventStream
@@ -74,7 +74,7 @@ class Endpoint(Generic[Body]):
         is_validation = message.validate_only
         generate = bridge.client.generate_request if is_validation else bridge.client.collect_request
         async with context.request.until_revoked, until_disconnect(request.receive):
-            generation = await generate(message, **context.request.rpc_options)
+            generation = await generate(message, **context.request.generation_options)
         ignored = ignored_header(context.ignored_parameters(generation.report))
         if is_validation:
             return json_response(self.response.validation(generation, context), ignored)
@@ -86,7 +86,7 @@ class Endpoint(Generic[Body]):
             return ignored_header(context.ignored_parameters(started) if started else context.ignored)
 
         return EventStream(
-            bridge.client.stream_request(message, **context.request.rpc_options),
+            bridge.client.stream_request(message, **context.request.generation_options),
             partial(Frames, self.chunks, context),
             context.request,
             keepalive=bridge.config.sse_keepalive,
@@ -108,7 +108,7 @@ _chat = Endpoint(ChatCompletionRequest, chat_request, CHAT_RESPONSE, CHAT)
     "/v1/chat/completions",
     response_model=None,
     responses={200: event_stream(ChatCompletion, ChatCompletionChunk), **GENERATION_ERRORS},
-    openapi_extra=takes(ChatCompletionRequest, _CHAT_EXAMPLE),
+    openapi_extra=generation_body(ChatCompletionRequest, _CHAT_EXAMPLE),
 )
 async def create_chat_completion(request: Request) -> Response:
     """Continue a conversation. With `stream` the answer comes as server-sent events."""
@@ -124,7 +124,7 @@ _completion = Endpoint(CompletionRequest, completion_request, COMPLETION_RESPONS
     "/v1/completions",
     response_model=None,
     responses={200: event_stream(Completion, CompletionChunk), **GENERATION_ERRORS},
-    openapi_extra=takes(CompletionRequest, _COMPLETION_EXAMPLE),
+    openapi_extra=generation_body(CompletionRequest, _COMPLETION_EXAMPLE),
 )
 async def create_completion(request: Request) -> Response:
     """Continue a text. With `stream` the answer comes as server-sent events."""
@@ -135,7 +135,7 @@ async def create_completion(request: Request) -> Response:
     "/v1/completions/stream",
     response_model=None,
     responses={200: event_stream(None, CompletionChunk), **GENERATION_ERRORS},
-    openapi_extra=takes(CompletionRequest, _COMPLETION_EXAMPLE),
+    openapi_extra=generation_body(CompletionRequest, _COMPLETION_EXAMPLE),
 )
 async def stream_completion(request: Request) -> Response:
     """Continue a text, always as server-sent events."""

@@ -1,4 +1,4 @@
-"""How the bridge and the service behind it are. No key is needed to ask."""
+"""The health routes: the state of the bridge and of its service. They need no key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rest_bridge.request import bridge_of
 
 
 class Features(BaseModel):
-    """What this node can do beyond answering."""
+    """Optional features of this node."""
 
     dynamic_loading: bool
     huggingface_support: bool
@@ -27,13 +27,13 @@ class Features(BaseModel):
 class BackendInfo(BaseModel):
     """The engine behind the service."""
 
-    name: str | None = Field(description="Null where the service did not say.")
+    name: str | None = Field(description="Null if the service did not report it.")
     version: str | None
     extensions: list[str]
 
 
 class Backend(BaseModel):
-    """Whether the service behind the bridge serves."""
+    """Whether the service accepts requests."""
 
     healthy: bool
     info: BackendInfo
@@ -57,28 +57,29 @@ class Live(BaseModel):
 
 
 class Ready(BaseModel):
-    """The service behind the bridge takes requests."""
+    """The service accepts requests."""
 
     status: Literal["ready"]
 
 
 router = APIRouter(prefix="/health", tags=["health"])
-_PATIENCE = 2.0
-"""Seconds that the service gets to answer."""
+_TIMEOUT = 2.0
+"""Seconds within which the service must answer."""
 _VERSION = version("lodestream")
 
 
 @router.get("", response_model=None, responses={200: {"model": Health}, **PROBE_ERRORS})
 async def health(request: Request) -> Response:
-    """Say how the node is, always with 200: probes ask `/health/live` and `/health/ready` instead.
+    """Report the node's state, always with 200. Probes should use `/health/live` and `/health/ready`.
 
-    It needs no key, spends no quota and is not logged. Where there are keys, it does not name the engine.
+    It needs no key, uses no quota, and is only logged at the level debug. A bridge with keys does not name
+    the engine.
     """
     bridge = bridge_of(request)
     healthy = await _is_serving(bridge.client)
-    # With keys the name is for those who have one, in /v1/models: asking in their name would spend quota.
-    tells_engine = healthy and not bridge.keyring.guarded
-    backend = await bridge.engine.name(bridge.client) if tells_engine else None
+    # With keys, /v1/models reports the name to callers with a key. A request with their key would use quota.
+    shows_engine = healthy and not bridge.keyring.guarded
+    backend = await bridge.engine.name(bridge.client) if shows_engine else None
     return json_response(
         {
             "status": "healthy" if healthy else "unhealthy",
@@ -93,21 +94,21 @@ async def health(request: Request) -> Response:
 
 @router.get("/live", response_model=None, responses={200: {"model": Live}, **PROBE_ERRORS})
 async def live() -> Response:
-    """Say that this process answers."""
+    """Report that this process answers."""
     return json_response({"status": "ok"})
 
 
 @router.get("/ready", response_model=None, responses={200: {"model": Ready}, **READY_ERRORS})
 async def ready(request: Request) -> Response:
-    """Say whether requests would be taken."""
+    """Report whether the service accepts requests."""
     if not await _is_serving(bridge_of(request).client):
-        raise ApiError(NOT_READY, "The service behind the bridge takes no requests now.")
+        raise ApiError(NOT_READY, "The service behind the bridge accepts no requests now.")
     return json_response({"status": "ready"})
 
 
 async def _is_serving(client: AsyncClient) -> bool:
     try:
-        return await client.health(timeout=_PATIENCE) is State.SERVING
+        return await client.health(timeout=_TIMEOUT) is State.SERVING
     except InferenceError:
         return False
 

@@ -1,4 +1,4 @@
-"""The models that are served, as OpenAI's API lists them."""
+"""The routes that list the served models, in the form of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ class Model(BaseModel):
     parent: str | None
     permission: list[Any]
     aliases: list[str] = Field(description="The other names that requests may use for the same model.")
-    context_length: int = Field(description="Most tokens of prompt and output together.")
+    context_length: int = Field(description="Largest number of tokens of prompt and output together.")
     vocabulary_size: int
     backend: str = Field(description="The engine that runs it.")
-    max_concurrency: int = Field(description="Generations that run at once; more wait in the queue.")
-    default_max_tokens: int = Field(description="Tokens of an answer whose request sets no `max_tokens`.")
-    max_tokens_limit: int = Field(description="The most that `max_tokens` may ask for.")
+    max_concurrency: int = Field(description="Generations that run at once; others wait in the queue.")
+    default_max_tokens: int = Field(
+        description="Limit of an answer's tokens if the request sets no `max_tokens`."
+    )
+    max_tokens_limit: int = Field(description="The largest `max_tokens` of a request.")
 
 
 class ModelList(BaseModel):
@@ -50,7 +52,7 @@ router = APIRouter(tags=["models"])
     openapi_extra=SECURED,
 )
 async def list_models(request: Request) -> Response:
-    """List what is served: every name that requests may use, aliases too."""
+    """List every name that requests may use for a model, aliases included."""
     context = admit(request, Level.READ_ONLY)
     models = await bridge_of(request).client.list_models(**context.rpc_options)
     return json_response({"object": "list", "data": [_model(model) for model in models]})

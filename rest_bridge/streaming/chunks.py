@@ -77,7 +77,7 @@ class Frames:
 
     Args:
         shape: the endpoint's.
-        context: the request, and which parts of a response it asks for.
+        context: the request, and the parts of a response that it requests.
         created: seconds since the Unix epoch.
 
     """

@@ -165,7 +165,7 @@ async def test_the_cap_bites_once_and_lets_go() -> None:
     lines = [(line["log_level"], line["event"]) for line in logs if "connections" in line["event"]]
     assert lines == [
         ("warning", "too many connections: new ones are refused"),
-        ("info", "connections are taken again"),
+        ("info", "connections are accepted again"),
     ]
 
 
