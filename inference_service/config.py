@@ -14,12 +14,12 @@ from lodestream_common.parameters import PARAMETERS
 
 
 def cache_home() -> Path:
-    """The directory of fetched models (XDG base directory specification)."""
+    """The directory of downloaded models (XDG base directory specification)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lodestream"
 
 
 class ServiceConfig(CommonConfig):
-    """Everything that `lodestream serve` can be told."""
+    """All settings of `lodestream serve`."""
 
     engine: Path | None = Field(
         default=None,
@@ -137,7 +137,7 @@ class ServiceConfig(CommonConfig):
 
     @model_validator(mode="after")
     def _check_tokens(self) -> ServiceConfig:
-        # The default alone follows a lower limit; only what somebody set can contradict it.
+        # An unset default follows a lower limit; only an explicit value can contradict it.
         if "default_max_tokens" in self.model_fields_set and self.default_max_tokens > self.max_tokens_limit:
             raise PydanticCustomError(
                 "max_tokens",

@@ -1,19 +1,19 @@
-"""What the service tells callers on purpose. `status.py` is the one table that turns these into statuses.
+"""The errors that callers get. `rpc/status.py` turns each into a gRPC status.
 
 ServiceError
-├── InvalidRequest            a field is malformed, missing or out of range
+├── InvalidRequest            fields are malformed, missing or out of range
 ├── ContextLengthExceeded     the prompt does not fit the model
 ├── RequestTooLarge           the message is over the size limit
-├── Unauthenticated           no key, or a key nobody knows
+├── Unauthenticated           no key, or an unknown or revoked one
 ├── PermissionDenied          the key may not do this
 ├── ModelNotFound             no such model
-├── RateLimited               the key spent its quota
+├── RateLimited               the key used up its quota
 ├── QueueFull                 too many requests wait already
 ├── ReaderStalled             the caller stopped reading its stream
-├── RequestTimeout            the request's message did not arrive
+├── RequestTimeout            the request's message did not arrive in time
 ├── UnknownMethod             no such RPC
 ├── NotReady                  starting, draining, or the engine is down
-└── DeadlineBeforeFirstToken  the caller's deadline passed, or would, before there was anything to return
+└── DeadlineBeforeFirstToken  the deadline passed, or would pass, before the first token
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from dataclasses import dataclass
 
 
 class ServiceError(Exception):
-    """Expected: a refusal the caller can act on. The message is safe to send, and never echoes input."""
+    """Expected: the caller can act on it. The message is safe to send, and never echoes input."""
 
     retry_after: float | None = None
-    """Seconds after which a retry makes sense; None: it makes none."""
+    """Seconds after which a retry makes sense; None: a retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One field that is wrong."""
+    """One invalid field of a request."""
 
     field: str
     """Its path in the protocol: `stopping.max_tokens`, `chat.messages[2].role`; empty: the whole request."""
     description: str
-    """What is wrong with it, as the rest of a sentence that begins with the field: the value (numbers only),
-    and the accepted range. Other fields, and values of enums, stand between backticks, by the protocol's
-    names, so that a bridge can put its own in their place."""
+    """The rest of a sentence that begins with the field: the value (numbers only) and the accepted range.
+    Names of other fields and of enum values are those of the protocol, between backticks, so that a bridge
+    can replace them by its own."""
     code: str = "invalid_value"
     """`invalid_value`, `missing_required_parameter` or `unsupported_parameter`."""
 
     @property
     def sentence(self) -> str:
-        """The same as a whole."""
+        """The whole sentence, with the field."""
         return f"{self.field or 'The request'} {self.description}"
 
 
 class InvalidRequest(ServiceError):
-    """Expected: one or more fields are wrong."""
+    """Expected: one or more fields are invalid."""
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__(" ".join(v.sentence for v in violations))
@@ -57,19 +57,20 @@ class InvalidRequest(ServiceError):
 
     @classmethod
     def of(cls, field: str, description: str, code: str = "invalid_value") -> InvalidRequest:
+        """An error with one violation; see `Violation` for the arguments."""
         return cls([Violation(field, description, code)])
 
 
 class ContextLengthExceeded(ServiceError):
     """Expected: prompt and output together are longer than the model's context.
 
-    litellm and LangChain tell this error from others by its words: those of OpenAI and of Anthropic.
+    litellm and LangChain recognise this error by its words, which are those of OpenAI and Anthropic.
     """
 
     def __init__(
         self, prompt_tokens: int, max_tokens: int, context_length: int, field: str, *, is_least: bool = False
     ) -> None:
-        """Args: is_least: the prompt was not read, and may have more tokens than that."""
+        """Args: is_least: `prompt_tokens` is a lower bound, because the prompt was not encoded."""
         total, least = prompt_tokens + max_tokens, "at least " if is_least else ""
         super().__init__(
             f"This model's maximum context length is {context_length} tokens. However, you requested "
@@ -108,7 +109,7 @@ class ModelNotFound(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """Expected: the key spent its requests for this minute."""
+    """Expected: the key used up its requests for this minute."""
 
     def __init__(self, limit: int, retry_after: float) -> None:
         super().__init__(f"The key's limit of {limit} requests a minute is spent.")
@@ -120,7 +121,7 @@ class QueueFull(ServiceError):
     """Expected: the queue is full."""
 
     def __init__(self, waiting: int, retry_after: float) -> None:
-        """Args: waiting: requests that wait; where there are keys, those of the caller's own."""
+        """Args: waiting: requests that wait; on a server with keys, those of the caller's key."""
         super().__init__(f"All slots are busy and {waiting} requests wait already.")
         self.retry_after = retry_after
 
@@ -146,7 +147,7 @@ class DeadlineBeforeFirstToken(ServiceError):
 
 
 class ReaderStalled(ServiceError):
-    """Expected: the caller left its stream unread for too long."""
+    """Expected: the caller did not read its stream for too long."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"The stream was left unread for {seconds:g} seconds and was ended.")

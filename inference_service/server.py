@@ -1,4 +1,4 @@
-"""The gRPC server: assembles the parts, serves, and ends in good order."""
+"""The gRPC server: assembles the parts, serves, watches the running calls, drains and stops."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ SERVICES = (
 )
 
 _WAITING_MESSAGES = 16
-"""So many of the largest messages may wait to be read, in all."""
+"""How many messages of the largest size may wait for a worker, in all."""
 _KEYS_INTERVAL = 0.4
-"""Seconds between two looks at the keys of the calls that run."""
+"""Seconds between two checks of the running calls' keys."""
 _FILES_INTERVAL = 0.5
-"""Seconds between two looks at the files that are followed."""
+"""Seconds between two checks for changes of the keys file and the filter rules."""
 
 
 _REFUSALS = {State.STALLED: "its engine makes no progress", State.DEAD: "its engine is down"}
 
 
 class Server:
-    """The service on its port, from binding it to the last answer."""
+    """The service on its address, from binding it until the last answer is sent."""
 
     def __init__(self, config: ServiceConfig) -> None:
         """Prepare to serve.
 
         Raises:
-            OperatorError: the keys cannot be read, or an open server should listen beyond this machine.
+            OperatorError: the keys cannot be read, or a server without keys would listen beyond loopback.
 
         """
         self.config = config
         keyring = Keyring(config.keys_file)
-        self._wanted = parse_address(config.grpc_address, "grpc_address")
-        check_open_address(self._wanted, keyring.guarded, "grpc_address")
+        self._requested_address = parse_address(config.grpc_address, "grpc_address")
+        check_open_address(self._requested_address, keyring.guarded, "grpc_address")
         if not keyring.guarded:
             _log.warning("open", reason="no key exists: anybody on this machine may call")
         self._keyring = keyring
@@ -79,7 +79,7 @@ class Server:
         self.address: Address | None = None
 
     async def start(self) -> Address:
-        """Listen, load the engine, become ready; the bound address.
+        """Listen, load the engine, become ready. Returns the bound address.
 
         Raises:
             OperatorError: the port is taken, or the engine cannot be loaded.
@@ -98,23 +98,23 @@ class Server:
         _log.info("serving", address=str(self.address), model=self._slot.loaded.model.id)
         return self.address
 
-    async def drain(self, hurry: asyncio.Event) -> None:
-        """Take nothing new, let what runs finish within the grace, abort the rest.
+    async def drain(self, abort: asyncio.Event) -> None:
+        """Refuse new calls, let running ones finish within the grace period, and abort the rest.
 
         Args:
-            hurry: once set, the grace is over.
+            abort: ends the grace period once set.
 
         """
         self.health.enter(State.DRAINING)
         self._slot.loaded.admission.close()
         _log.info("draining", running=len(self.calls), grace=self.config.shutdown_grace)
-        await finishes_before(hurry, self.calls.wait_idle(self.config.shutdown_grace))
+        await finishes_before(abort, self.calls.wait_idle(self.config.shutdown_grace))
         for call in self.calls:
             call.end_with(NotReady("it is shutting down"))
         await self.calls.wait_idle(2.0)
 
     async def stop(self) -> None:
-        """End at once. Safe to call at any time, and twice."""
+        """Stop at once. Safe to call at any time, and twice."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -138,16 +138,20 @@ class Server:
         return server
 
     def _bind(self) -> Address:
-        check_free(self._wanted, "grpc_address")
+        check_free(self._requested_address, "grpc_address")
         try:
-            port = self._grpc.add_insecure_port(str(self._wanted))
+            port = self._grpc.add_insecure_port(str(self._requested_address))
         except RuntimeError as error:
-            # Taken since, or something that only gRPC minds.
-            raise cannot_listen(self._wanted, "grpc_address", OSError(str(error))) from error
-        return self._wanted if self._wanted.is_unix else Address(self._wanted.host, port)
+            # Another process took the port since, or gRPC has a reason of its own.
+            raise cannot_listen(self._requested_address, "grpc_address", OSError(str(error))) from error
+        return (
+            self._requested_address
+            if self._requested_address.is_unix
+            else Address(self._requested_address.host, port)
+        )
 
     def _on_state(self, state: State) -> None:
-        """Answer at once, and those who wait, where the engine answers nobody."""
+        """Refuse requests at once, waiting ones too, while the engine makes no progress."""
         reason = _REFUSALS.get(state)
         admission = self._slot.loaded.admission
         if reason is None:
@@ -156,15 +160,15 @@ class Server:
             admission.suspend(reason)
 
     async def _watch_keys(self) -> None:
-        """End the calls of keys that were revoked meanwhile."""
+        """End the running calls of keys that were revoked."""
         while True:
             await asyncio.sleep(_KEYS_INTERVAL)
             for call in self.calls:
-                if call.caller is not None and not self._access.still_counts(call.caller):
+                if call.caller is not None and not self._access.is_still_active(call.caller):
                     call.end_with(Unauthenticated("The API key was revoked."))
 
     async def _watch_readers(self) -> None:
-        """End streams that nobody reads: what they hold back would grow, and their slot is wanted."""
+        """End streams whose caller does not read: they hold memory, and a slot that others wait for."""
         limit = self.config.stall_timeout
         while True:
             await asyncio.sleep(min(1.0, limit / 4))
@@ -174,7 +178,7 @@ class Server:
                     call.end_with(ReaderStalled(limit))
 
     async def _watch_files(self) -> None:
-        """Notice changes of keys and filter rules while nobody asks, so that a broken file is told."""
+        """Load changed keys and filter rules, so that a broken file is logged even while no request comes."""
         policy = self._slot.loaded.policy
         while True:
             await asyncio.sleep(_FILES_INTERVAL)
@@ -184,7 +188,7 @@ class Server:
 
 
 def run(config: ServiceConfig) -> int:
-    """Serve until told to stop; the exit status: 0 after a clean end, 1 where the engine died.
+    """Serve until a signal. Returns the exit status: 0 after a clean stop, 1 where the engine died.
 
     Raises:
         OperatorError: it cannot start.
@@ -196,18 +200,18 @@ def run(config: ServiceConfig) -> int:
 
 
 async def serve(config: ServiceConfig) -> int:
-    """Serve on the running loop until SIGTERM or SIGINT; the exit status."""
+    """Serve on the running loop until SIGTERM or SIGINT. Returns the exit status."""
     server = Server(config)
-    asked, hurry = _listen_to_signals()
+    stop, abort = _listen_to_signals()
     try:
-        if not await finishes_before(asked, server.start()):
+        if not await finishes_before(stop, server.start()):
             return 0
-        # What exists by now stays: vocabulary and engine need not be looked at with every collection.
+        # Vocabulary and engine live as long as the process: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
         announce_ready(str(server.address))
-        died = await finishes_before(asked, server.health.died.wait())
-        await server.drain(hurry)
+        died = await finishes_before(stop, server.health.died.wait())
+        await server.drain(abort)
         return int(died)
     finally:
         await server.stop()
@@ -217,30 +221,30 @@ async def serve(config: ServiceConfig) -> int:
 
 def _listen_to_signals() -> tuple[asyncio.Event, asyncio.Event]:
     """Events that the first and the second SIGTERM or SIGINT set."""
-    asked, hurry = asyncio.Event(), asyncio.Event()
+    first, second = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
-        (hurry if asked.is_set() else asked).set()
+        (second if first.is_set() else first).set()
 
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, on_signal)
-    return asked, hurry
+    return first, second
 
 
 KEEPALIVE_TIME_MS = 5_000
-"""How often the server pings a silent connection, to notice callers that vanished."""
+"""Milliseconds between pings of a silent connection, which detect callers that vanished."""
 KEEPALIVE_TIMEOUT_MS = 5_000
 MIN_CLIENT_PING_INTERVAL_MS = 2_000
-"""Clients may ping this often, with or without running calls, and never earn `too_many_pings`: our own
-client pings every 5 s."""
+"""Least milliseconds between pings of a client, with or without running calls; more frequent pings end the
+connection with `too_many_pings`. Our own client pings every 5 s."""
 MAX_CONNECTION_IDLE_MS = 75_000
-"""How long a connection without calls stays open; as for HTTP."""
+"""How long a connection without calls stays open; the bridge uses the same time."""
 
 MAX_CONCURRENT_STREAMS = 100
-"""Calls of one connection that are open at once; more wait at their caller."""
+"""Most open calls of one connection; further calls wait in the client."""
 MAX_PENDING_CALLS = 10_000
-"""Calls that wait to be picked up, of all connections. The core drops further ones, whoever made them, as
-CANCELLED, and by default from a thousand on: a burst of a few good callers is more."""
+"""Most calls that wait until the server accepts them, of all connections. The gRPC core drops further ones as
+CANCELLED, whoever made them. Its default of 1000 is less than a burst of a few well-behaved callers."""
 
 
 def channel_options(
@@ -249,20 +253,20 @@ def channel_options(
     """The options of the gRPC server.
 
     Args:
-        max_message_bytes: largest request that is taken.
-        header_timeout: seconds that a connection may take until HTTP/2 is agreed on.
-        max_connections: connections that are open at once; the core closes one more without a word.
+        max_message_bytes: largest request that is accepted.
+        header_timeout: seconds that a connection may take to set up HTTP/2.
+        max_connections: most open connections; the gRPC core closes further ones without an error.
 
-    Answers have no limit here: whatever could exceed one is refused before it is computed (`servicer`).
-    The hard limit on what is received is twice the documented one, so that a request moderately over
-    it is refused by us, with the numbers, and only a far larger one by the transport.
+    Answers have no limit here: a request whose answer could be too large is refused before it is computed
+    (`rpc/services.py`). The limit on received messages is twice the documented one, so that a request
+    moderately over it gets our error with the numbers, and only a far larger one gets that of gRPC.
     """
     return (
         ("grpc.max_receive_message_length", 2 * max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        # The core waits for the answer to a ping for a minute of its own, whatever the line before says.
+        # Without this the core waits a minute for the answer to a ping, whatever the keepalive timeout is.
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
@@ -274,6 +278,6 @@ def channel_options(
         ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
-        # Two servers on one port would share its connections by chance.
+        # Otherwise two servers could listen on one port, and connections would reach either.
         ("grpc.so_reuseport", 0),
     )

@@ -1,18 +1,6 @@
-"""GenerateRequest in protobuf to a validated request, with the names of what has no effect.
+"""Reads requests: protobuf to a validated request, with the names of what has no effect in it.
 
-Both transports end here. Violations name fields by their paths in the protocol.
-
-violations.py  collecting what is wrong; and the checks against the table of parameters
-request.py     the whole of a GenerateRequest, and the smaller requests of the model service
-length.py      how many tokens a prompt has at least, before anything of it is read
-prompt.py      conversations, texts, token ids, batches
-tools.py       the functions a model may call, and the calls in a conversation
-sampling.py    how tokens are chosen
-stopping.py    when to end
-output.py      what the answer holds
-constraint.py  what the answer must be
-unknown.py     what a request holds and nobody here knows
-ineffective.py what it holds that has no effect together with the rest
+A violation names the field by its path in the protocol, and all violations of a request come in one error.
 """
 
 from __future__ import annotations
@@ -34,7 +22,7 @@ from inference_service.request.options import (
     Output,
     Stopping,
     TokenLimits,
-    check_scores,
+    check_logprobs,
     constraint_field,
     read_constraint,
     read_logit_bias,
@@ -47,38 +35,15 @@ from inference_service.request.prompt import (
     ChatPrompt,
     Prompt,
     PromptMessage,
-    TextPrompt,
-    TokenPrompt,
-    least_tokens,
-    prompt_fields,
     read_prompt,
     read_prompts,
     single_prompts,
 )
-from inference_service.request.violations import Violations, check_token_ids
+from inference_service.request.violations import Violations
 from lodestream_common.parameters import PARAMETERS
 
-__all__ = [
-    "BatchPrompt",
-    "ChatPrompt",
-    "Constraint",
-    "ParsedRequest",
-    "Prompt",
-    "PromptMessage",
-    "TextPrompt",
-    "TokenPrompt",
-    "check_token_ids",
-    "least_tokens",
-    "parse_count",
-    "parse_generate",
-    "parse_model_name",
-    "prompt_fields",
-    "single_prompts",
-]
-
-
 USER = PARAMETERS["user"]
-_CONTRACT = TokenLimits()
+_DEFAULT_LIMITS = TokenLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,54 +62,58 @@ class ParsedRequest:
     user: str | None
     validate_only: bool
     ignored: tuple[str, ...]
-    """What it holds and has no effect."""
+    """What it holds to no effect: unknown fields, and known ones by their paths."""
 
     @property
     def is_constrained(self) -> bool:
-        """Whether its answer follows a grammar: that of a constraint, or of calls that are demanded."""
+        """Whether its answer follows a grammar: that of a constraint, or of enforced calls."""
         chat = self.prompt
         return self.constraint is not None or (isinstance(chat, ChatPrompt) and chat.enforces_calls)
 
 
-def parse_generate(message: generate_pb.GenerateRequest, limits: TokenLimits = _CONTRACT) -> ParsedRequest:
-    """Read a GenerateRequest, with the operator's limits of tokens.
+def parse_generate(
+    message: generate_pb.GenerateRequest, limits: TokenLimits = _DEFAULT_LIMITS
+) -> ParsedRequest:
+    """Read a GenerateRequest, within the operator's limits of tokens.
 
     Raises:
-        InvalidRequest: with one violation per wrong field.
+        InvalidRequest: with one violation for each invalid field.
 
     """
-    wrong = Violations()
-    prompt = read_prompts(message, wrong)
+    violations = Violations()
+    prompt = read_prompts(message, violations)
     request = ParsedRequest(
-        model=_model(message.model, wrong),
+        model=_model(message.model, violations),
         prompt=prompt,
-        sampling=read_sampling(message.sampling, wrong),
-        logit_bias=read_logit_bias(message.sampling, wrong),
-        stopping=read_stopping(message.stopping, limits, wrong),
-        output=read_output(message.output, prompt, wrong),
-        constraint=read_constraint(message.constraint, wrong) if message.HasField("constraint") else None,
-        user=_user(message, wrong),
+        sampling=read_sampling(message.sampling, violations),
+        logit_bias=read_logit_bias(message.sampling, violations),
+        stopping=read_stopping(message.stopping, limits, violations),
+        output=read_output(message.output, prompt, violations),
+        constraint=read_constraint(message.constraint, violations)
+        if message.HasField("constraint")
+        else None,
+        user=_user(message, violations),
         validate_only=message.validate_only,
         ignored=(*unknown_fields(message), *ineffective_fields(message)),
     )
     most = request.stopping.max_tokens or limits.default
-    check_scores(request.output, len(single_prompts(prompt)), most, wrong)
+    check_logprobs(request.output, len(single_prompts(prompt)), most, violations)
     if request.stopping.ignore_eos and request.is_constrained:
-        wrong.add("stopping.ignore_eos", "cannot be combined with a constraint, which has an end.")
-    wrong.raise_if_any()
+        violations.add("stopping.ignore_eos", "cannot be combined with a constraint, which has an end.")
+    violations.raise_if_any()
     return request
 
 
 def parse_count(message: model_pb.CountTokensRequest) -> tuple[str, Prompt, tuple[str, ...]]:
-    """Read a CountTokensRequest: the model as named, the prompt, and what it holds and has no effect.
+    """Read a CountTokensRequest: the model as named, the prompt, and the names of what has no effect.
 
     Raises:
-        InvalidRequest: with one violation per wrong field.
+        InvalidRequest: with one violation for each invalid field.
 
     """
-    wrong = Violations()
-    model, prompt = _model(message.model, wrong), read_prompt(message, wrong)
-    wrong.raise_if_any()
+    violations = Violations()
+    model, prompt = _model(message.model, violations), read_prompt(message, violations)
+    violations.raise_if_any()
     return model, prompt, (*unknown_fields(message), *ineffective_in_prompt(message))
 
 
@@ -155,31 +124,32 @@ def parse_model_name(message: model_pb.GetModelRequest) -> str:
         InvalidRequest: no model is named.
 
     """
-    wrong = Violations()
-    model = _model(message.model, wrong)
-    wrong.raise_if_any()
+    violations = Violations()
+    model = _model(message.model, violations)
+    violations.raise_if_any()
     return model
 
 
-def _model(name: str, wrong: Violations) -> str:
+def _model(name: str, violations: Violations) -> str:
     if not name:
-        wrong.missing("model")
+        violations.add_missing("model")
     return name
 
 
-def _user(message: generate_pb.GenerateRequest, wrong: Violations) -> str | None:
+def _user(message: generate_pb.GenerateRequest, violations: Violations) -> str | None:
     if not message.HasField("user"):
         return None
-    wrong.check_length(USER.field, message.user, 0, USER.max_length)
+    violations.check_length(USER.field, message.user, 0, USER.max_length)
     return message.user
 
 
-MAX_NAMES = 32
+MAX_UNKNOWN_FIELDS = 32
+"""Most unknown fields that are named."""
 
 
 def unknown_fields(message: Message) -> tuple[str, ...]:
-    """Fields of a newer protocol or another one, by path and number: `sampling.field 99`."""
-    return tuple(name for _, name in zip(range(MAX_NAMES), _unknown(message, ""), strict=False))
+    """Name the fields that the protocol does not define, by path and number: `sampling.field 99`."""
+    return tuple(name for _, name in zip(range(MAX_UNKNOWN_FIELDS), _unknown(message, ""), strict=False))
 
 
 def _unknown(message: Message, path: str) -> Iterator[str]:
@@ -201,7 +171,7 @@ _JSON = ("json_object", "json_schema")
 
 
 def ineffective_fields(message: generate_pb.GenerateRequest) -> Iterator[str]:
-    """Known parameters of a valid request that change nothing, by their paths."""
+    """Name the known parameters that change nothing in this request, by their paths."""
     if message.WhichOneof("input") == "chat":
         yield from _of_chat(message.chat, message.constraint.WhichOneof("kind"))
     if message.constraint.HasField("whitespace") and (
@@ -210,7 +180,7 @@ def ineffective_fields(message: generate_pb.GenerateRequest) -> Iterator[str]:
         yield WHITESPACE.field
     yield from ineffective_in_prompt(message)
     if _enforces_calls(message):
-        # Calls that are enforced end where their grammar does.
+        # Enforced calls end where their grammar does.
         yield from (
             f"stopping.{name}" for name in ("stop", "stop_token_ids") if getattr(message.stopping, name)
         )
@@ -219,7 +189,7 @@ def ineffective_fields(message: generate_pb.GenerateRequest) -> Iterator[str]:
 
 
 def ineffective_in_prompt(message: PromptMessage) -> Iterator[str]:
-    """Those of them that are about how a prompt is read."""
+    """Name those of them that say how a prompt is encoded."""
     if message.parse_special and not _has_text(message):
         yield "parse_special"
 
@@ -245,9 +215,9 @@ def _of_chat(chat: pb.ChatInput, constraint: ConstraintKind | None) -> Iterator[
         yield "chat.tool_choice.name"
     if mode in _ENFORCED:
         if constraint is not None:
-            # The answer is calls, and nothing else.
+            # The answer holds only calls, which follow the schemas of their tools.
             yield constraint_field(constraint)
     elif mode == pb.TOOL_CHOICE_MODE_NONE or constraint not in _JSON:
-        # Only calls that are enforced have to follow their schemas.
+        # The schemas of tools are enforced only where calls are.
         strict = (number for number, tool in enumerate(chat.tools) if tool.strict)
         yield from (f"chat.tools[{number}].strict" for number in strict)

@@ -25,42 +25,42 @@ PRESENCE_PENALTY = PARAMETERS["presence_penalty"]
 REPETITION_PENALTY = PARAMETERS["repetition_penalty"]
 LOGIT_BIAS = PARAMETERS["logit_bias"]
 LEAST_REPETITION = 1e-4
-"""What a smaller repetition penalty becomes: a logit divided by less may be infinite as a 32-bit float."""
+"""Least repetition penalty that engines get: a logit divided by less may be infinite as a 32-bit float."""
 
 
-def read_sampling(options: pb.SamplingOptions, wrong: Violations) -> Sampling:
-    """Every sampling parameter, with its default where the caller gave none.
+def read_sampling(options: pb.SamplingOptions, violations: Violations) -> Sampling:
+    """Read every sampling parameter, with its default where the caller set none.
 
-    Engines compute in 32-bit floats. Values that are too small for them become what an engine can do, and
-    the report says so.
+    Engines compute in 32-bit floats. A value that is too small for them is replaced by the nearest that
+    an engine can use, and the report shows the value that was used.
     """
-    temperature = wrong.number(options, TEMPERATURE)
+    temperature = violations.number(options, TEMPERATURE)
     if temperature < GREEDY_BELOW:
         temperature = 0.0
-    repetition = wrong.number(options, REPETITION_PENALTY)
+    repetition = violations.number(options, REPETITION_PENALTY)
     has_seed = options.HasField("seed")
     return Sampling(
         temperature=temperature,
-        top_p=wrong.number(options, TOP_P),
-        top_k=max(0, int(wrong.number(options, TOP_K))),
-        min_p=wrong.number(options, MIN_P),
-        frequency_penalty=wrong.number(options, FREQUENCY_PENALTY),
-        presence_penalty=wrong.number(options, PRESENCE_PENALTY),
+        top_p=violations.number(options, TOP_P),
+        top_k=max(0, int(violations.number(options, TOP_K))),
+        min_p=violations.number(options, MIN_P),
+        frequency_penalty=violations.number(options, FREQUENCY_PENALTY),
+        presence_penalty=violations.number(options, PRESENCE_PENALTY),
         repetition_penalty=max(repetition, LEAST_REPETITION),
-        # Drawn ones survive JSON readers that have no integers but 53 bits of a float.
+        # A drawn seed has 53 bits, because JSON readers that know only floats keep no more.
         seed=options.seed % 2**64 if has_seed else secrets.randbits(53),
         reproducible=has_seed or temperature == 0.0,
     )
 
 
-def read_logit_bias(options: pb.SamplingOptions, wrong: Violations) -> Mapping[int, float]:
-    """Token id to bias, in the order of the ids; not yet checked against a vocabulary."""
-    wrong.check_count(LOGIT_BIAS.field, len(options.logit_bias), LOGIT_BIAS.max_items, "token ids")
+def read_logit_bias(options: pb.SamplingOptions, violations: Violations) -> Mapping[int, float]:
+    """Read the biases: token id → bias, in the order of the ids; not yet checked against a vocabulary."""
+    violations.check_count(LOGIT_BIAS.field, len(options.logit_bias), LOGIT_BIAS.max_items, "token ids")
     bias = dict(sorted(options.logit_bias.items()))
     for token_id, value in bias.items():
-        if wrong.is_full:
+        if violations.is_full:
             break
-        wrong.check(f"{LOGIT_BIAS.field}[{token_id}]", value, LOGIT_BIAS)
+        violations.check(f"{LOGIT_BIAS.field}[{token_id}]", value, LOGIT_BIAS)
     return {token_id: as_float32(value) for token_id, value in bias.items()}
 
 
@@ -86,56 +86,56 @@ class TokenLimits:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """When to end."""
+    """When a generation ends."""
 
     max_tokens: int | None
-    """None: the caller set none; the default or what fits."""
+    """None: the caller set none, and the default applies as far as it fits."""
     stops: Sequence[str]
     stop_token_ids: Sequence[int]
     """As the caller listed them, not yet checked against a vocabulary."""
     ignore_eos: bool
     include_stop: bool
-    """Keep the stop sequence that was met."""
+    """Keep the stop sequence in the text."""
 
 
-def read_stopping(options: pb.StoppingOptions, limits: TokenLimits, wrong: Violations) -> Stopping:
-    """Every condition that ends a generation."""
+def read_stopping(options: pb.StoppingOptions, limits: TokenLimits, violations: Violations) -> Stopping:
+    """Read every condition that ends a generation."""
     return Stopping(
-        max_tokens=_max_tokens(options, limits, wrong),
-        stops=_stops(options, wrong),
-        stop_token_ids=_stop_token_ids(options, wrong),
+        max_tokens=_max_tokens(options, limits, violations),
+        stops=_stops(options, violations),
+        stop_token_ids=_stop_token_ids(options, violations),
         ignore_eos=options.ignore_eos,
         include_stop=options.include_stop,
     )
 
 
-def _max_tokens(options: pb.StoppingOptions, limits: TokenLimits, wrong: Violations) -> int | None:
+def _max_tokens(options: pb.StoppingOptions, limits: TokenLimits, violations: Violations) -> int | None:
     if not options.HasField("max_tokens"):
         return None
-    return int(wrong.number(options, limits.parameter))
+    return int(violations.number(options, limits.parameter))
 
 
-def _stops(options: pb.StoppingOptions, wrong: Violations) -> Sequence[str]:
-    wrong.check_count(STOP.field, len(options.stop), STOP.max_items, "sequences")
+def _stops(options: pb.StoppingOptions, violations: Violations) -> Sequence[str]:
+    violations.check_count(STOP.field, len(options.stop), STOP.max_items, "sequences")
     for number, stop in enumerate(options.stop):
-        if wrong.is_full:
+        if violations.is_full:
             break
-        wrong.check_length(f"{STOP.field}[{number}]", stop, 1, STOP.max_length)
+        violations.check_length(f"{STOP.field}[{number}]", stop, 1, STOP.max_length)
     return tuple(options.stop)
 
 
-def _stop_token_ids(options: pb.StoppingOptions, wrong: Violations) -> Sequence[int]:
-    wrong.check_count(STOP_TOKEN_IDS.field, len(options.stop_token_ids), STOP_TOKEN_IDS.max_items, "ids")
+def _stop_token_ids(options: pb.StoppingOptions, violations: Violations) -> Sequence[int]:
+    violations.check_count(STOP_TOKEN_IDS.field, len(options.stop_token_ids), STOP_TOKEN_IDS.max_items, "ids")
     return tuple(options.stop_token_ids)
 
 
 CHOICES = PARAMETERS["n"]
 TOP_LOGPROBS = PARAMETERS["top_logprobs"]
 MAX_CHOICES = 32
-"""Of all prompts of a request together."""
+"""Most choices of a request, for all its prompts together."""
 
-MAX_SCORES = 250_000
-"""Log probabilities of an answer: of its tokens and of all their alternatives together."""
+MAX_LOGPROBS = 250_000
+"""Most log probabilities of an answer: its tokens and all their alternatives together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +145,23 @@ class Output:
     n: int
     """Choices for each prompt."""
     logprobs: int | None
-    """None: no log probabilities; else how many alternatives beside the token's own."""
+    """None: no log probabilities; else how many alternatives to return beside each token."""
     echo: bool
 
 
-def read_output(options: pb.OutputOptions, prompt: Prompt | BatchPrompt, wrong: Violations) -> Output:
-    """What is asked for, checked against the kind of prompt."""
-    n = int(wrong.number(options, CHOICES))
+def read_output(options: pb.OutputOptions, prompt: Prompt | BatchPrompt, violations: Violations) -> Output:
+    """Read what the answer holds, and check it against the kind of prompt."""
+    n = int(violations.number(options, CHOICES))
     prompts = len(prompt.prompts) if isinstance(prompt, BatchPrompt) else 1
     if prompts * n > MAX_CHOICES:
-        wrong.add(CHOICES.field, f"is {n} for {prompts} prompts; a request may have {MAX_CHOICES} choices.")
-    output = Output(n, _logprobs(options, wrong), options.echo)
+        violations.add(
+            CHOICES.field, f"is {n} for {prompts} prompts; a request may have {MAX_CHOICES} choices."
+        )
+    output = Output(n, _logprobs(options, violations), options.echo)
     if output.echo and isinstance(prompt, ChatPrompt):
-        wrong.add("output.echo", "is only for prompts that are no conversation.")
+        violations.add("output.echo", "is only for prompts that are no conversation.")
     if output.echo and output.logprobs is not None:
-        wrong.add(
+        violations.add(
             "output.echo",
             "with `output.logprobs` is not supported: prompts have none.",
             "unsupported_parameter",
@@ -167,25 +169,25 @@ def read_output(options: pb.OutputOptions, prompt: Prompt | BatchPrompt, wrong: 
     return output
 
 
-def check_scores(output: Output, prompts: int, max_tokens: int, wrong: Violations) -> None:
-    """Note an answer that would be too large to send at once."""
+def check_logprobs(output: Output, prompts: int, max_tokens: int, violations: Violations) -> None:
+    """Add a violation for an answer that may have more than MAX_LOGPROBS log probabilities."""
     if output.logprobs is None:
         return
-    scores = prompts * output.n * max_tokens * (output.logprobs + 1)
-    if scores > MAX_SCORES:
-        wrong.add(
+    count = prompts * output.n * max_tokens * (output.logprobs + 1)
+    if count > MAX_LOGPROBS:
+        violations.add(
             TOP_LOGPROBS.field,
             f"is {output.logprobs}, with {prompts * output.n} choices of {max_tokens} tokens: "
-            f"up to {scores} log probabilities; an answer may have {MAX_SCORES}.",
+            f"up to {count} log probabilities; an answer may have {MAX_LOGPROBS}.",
         )
 
 
-def _logprobs(options: pb.OutputOptions, wrong: Violations) -> int | None:
-    top = int(wrong.number(options, TOP_LOGPROBS))
+def _logprobs(options: pb.OutputOptions, violations: Violations) -> int | None:
+    top = int(violations.number(options, TOP_LOGPROBS))
     if options.logprobs:
         return top
     if top:
-        wrong.add(TOP_LOGPROBS.field, "is only for requests with `output.logprobs`.")
+        violations.add(TOP_LOGPROBS.field, "is only for requests with `output.logprobs`.")
     return None
 
 
@@ -210,7 +212,7 @@ class Constraint:
 
     @property
     def field(self) -> str:
-        """Its path in the protocol."""
+        """Its path in the protocol, `constraint.<kind>`."""
         return constraint_field(self.kind)
 
 
@@ -219,22 +221,22 @@ def constraint_field(kind: ConstraintKind) -> str:
     return f"constraint.{kind}"
 
 
-def read_constraint(message: pb.Constraint, wrong: Violations) -> Constraint | None:
-    """The constraint of a request, if it has one."""
+def read_constraint(message: pb.Constraint, violations: Violations) -> Constraint | None:
+    """Read the constraint of a request. None, with a violation, where no kind is set."""
     kind = message.WhichOneof("kind")
     whitespace = _WHITESPACES.get(message.whitespace)
     if whitespace is None:
         known = ", ".join(f"`{pb.Whitespace.Name(value)}`" for value in _WHITESPACES if value)
-        wrong.add(WHITESPACE.field, f"must be one of {known}.")
+        violations.add(WHITESPACE.field, f"must be one of {known}.")
         whitespace = Whitespace.COMPACT
     if kind is None:
-        wrong.missing("constraint.kind")
+        violations.add_missing("constraint.kind")
         return None
     if kind == "json_object":
         if not message.json_object:
-            wrong.add("constraint.json_object", "must be true where it is set.")
+            violations.add("constraint.json_object", "must be true where it is set.")
         return Constraint(kind, "", whitespace)
     source = getattr(message, kind)
     if not source:
-        wrong.add(constraint_field(kind), "must not be empty.")
+        violations.add(constraint_field(kind), "must not be empty.")
     return Constraint(kind, source, whitespace)

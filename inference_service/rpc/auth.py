@@ -1,4 +1,4 @@
-"""Who calls, and whether they may."""
+"""Authentication: the key of a call, its level, and its rate of requests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Metadata = Iterable[tuple[str, "str | bytes"]]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a call is made for."""
+    """The holder of the key that a call carries."""
 
     key_id: str
     key_name: str
     level: Level
     is_active: bool = True
-    """Whether the key counts: it was not revoked."""
+    """False once the key was revoked."""
 
 
 class RateLimiter:
@@ -38,7 +38,7 @@ class RateLimiter:
         """Take one request from a key's bucket.
 
         Raises:
-            RateLimited: it is empty; says when the next request will be there.
+            RateLimited: the bucket is empty; the error says when the next request is possible.
 
         """
         if not self._per_minute:
@@ -53,7 +53,7 @@ class RateLimiter:
 
 
 class Access:
-    """Checks a call's key, its level and its rate. Open servers let everybody in."""
+    """Checks a call's key, its level and its rate. A server without keys admits everybody."""
 
     def __init__(self, keyring: Keyring, limiter: RateLimiter) -> None:
         self._keyring = keyring
@@ -61,29 +61,29 @@ class Access:
         self._failed = FailedKeys()
 
     def refusal_delay(self, metadata: Metadata, peer: str) -> float:
-        """Seconds that the refusal of a call waits whose key, if it carries any, does not count.
+        """Seconds by which to delay the refusal of an invalid key; 0 for a call without a key.
 
         Args:
-            metadata: the call's.
-            peer: who calls, as gRPC writes it.
+            metadata: of the call.
+            peer: address of the caller, in gRPC's notation.
 
         """
         return self._failed.delay(host_of_peer(peer)) if _bearer(metadata) else 0.0
 
     def identify(self, metadata: Metadata) -> Caller | None:
-        """Whose key a call carries, also where it was revoked; None: it carries none that is known."""
+        """The holder of the call's key, even of a revoked one; None: there is no key, or it is unknown."""
         if not self._keyring.guarded:
             return Caller(ANONYMOUS, ANONYMOUS, Level.ADMIN)
         key = self._keyring.find(_bearer(metadata))
         return None if key is None else Caller(key.id, key.name, key.level, key.is_active)
 
     def admit(self, caller: Caller | None, needed: Level) -> Caller:
-        """Let a caller through, and count the request.
+        """Check that a caller may make a call, and count it against the rate.
 
         Raises:
             Unauthenticated: the key is unknown or revoked, or there is none.
             PermissionDenied: the key's level is below `needed`.
-            RateLimited: the key spent its quota.
+            RateLimited: the key used up its quota.
 
         """
         if caller is None or not caller.is_active:
@@ -94,8 +94,8 @@ class Access:
             self._limiter.spend(caller.key_id)
         return caller
 
-    def still_counts(self, caller: Caller) -> bool:
-        """Whether the key of a caller who was let through is active still."""
+    def is_still_active(self, caller: Caller) -> bool:
+        """Whether the key of an admitted caller is still active."""
         return caller.key_id == ANONYMOUS or self._keyring.is_active(caller.key_id)
 
 

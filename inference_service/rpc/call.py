@@ -1,4 +1,4 @@
-"""The life of an RPC from its first byte to its log line, and the interceptor for other methods."""
+"""Runs each RPC: reads its message, checks its caller, ends it with a status, and logs it."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from lodestream_common.pacing import INTERVAL_NAME, parse_interval
 
 _log = structlog.get_logger(__name__)
 _LEAST_RATE = 100_000
-"""Bytes a second that the largest message has to arrive with: gRPC tells only when all of one is there."""
+"""Bytes a second at which the largest message has to arrive: gRPC reports a message only once it is whole."""
 ABORT_GRACE_SECONDS = 1.0
-"""How long an error waits until its caller has read what was sent before. It arrives later, too, but
-nothing of ours waits for it any more."""
+"""How long we wait until the caller has read what was sent before an error. gRPC still delivers the error
+later."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 RequestT = TypeVar("RequestT", bound=Message)
@@ -53,31 +53,28 @@ class RpcCall:
     began: float = field(default_factory=time.monotonic)
     caller: Caller | None = None
     facts: dict[str, object] = field(default_factory=dict)
-    """What the log line says beside the common fields: counts and timings, never text."""
+    """Fields of the log line beside the common ones: counts and timings, never text."""
     writing_since: float | None = None
-    """Since when a message has been waiting for the caller to read, on the monotonic clock."""
+    """When the write that is still pending began, on the monotonic clock; None: no write is pending."""
     request_id: str = ""
-    """The caller's own, or one of ours."""
+    """From the caller's metadata, or generated."""
     size: int = 0
-    """Bytes of the request's message; 0: it was not read yet."""
-    _verdict: ServiceError | None = None
+    """Bytes of the request's message; 0 until it is read."""
+    ended_with: ServiceError | None = None
+    """The error with which the service ended the call while it ran."""
 
     def __post_init__(self) -> None:
         self.request_id = _request_id(self.metadata)
 
     @property
     def metadata(self) -> Metadata:
-        """What the caller sent beside the message."""
+        """The call's gRPC metadata."""
         return self.context.invocation_metadata() or ()
 
     @property
     def tenant(self) -> Tenant:
-        """Whose turns it takes where several wait."""
+        """Whose share of queue and workers the call uses."""
         return None if self.caller is None or self.caller.key_id == ANONYMOUS else self.caller.key_id
-
-    @property
-    def verdict(self) -> ServiceError | None:
-        return self._verdict
 
     def max_interval(self) -> float | None:
         """The largest stream interval that the caller accepts, in seconds; None: the caller does not say.
@@ -94,24 +91,24 @@ class RpcCall:
         except ValueError as error:
             raise InvalidRequest.of(INTERVAL_NAME, f"{error}.") from None
 
-    async def read(self, kind: type[RequestT], limit: int, patience: float) -> RequestT:
-        """The request's message.
+    async def read(self, kind: type[RequestT], limit: int, timeout: float) -> RequestT:
+        """Read the request's message.
+
+        gRPC does not parse it: it would end the call with a bare UNKNOWN for invalid bytes, and keep a call
+        without a message open without limit.
 
         Args:
-            kind: what it has to be.
-            limit: most bytes of it.
-            patience: seconds that it may take to arrive, beside those that its size takes.
-
-        Read here, and not by gRPC: it would end the call with a bare UNKNOWN for bytes that are no message,
-        and leave a call without any message open for ever.
+            kind: the type of the message.
+            limit: most bytes of the message.
+            timeout: seconds that it may take to arrive, beside those that its size takes.
 
         Raises:
-            RequestTimeout: it does not arrive.
+            RequestTimeout: the message does not arrive in time.
             RequestTooLarge: it has more than `limit` bytes.
-            InvalidRequest: there is none, or its bytes are not of this kind.
+            InvalidRequest: there is no message, or its bytes are not of this type.
 
         """
-        seconds = patience + limit / _LEAST_RATE
+        seconds = timeout + limit / _LEAST_RATE
         try:
             async with asyncio.timeout(seconds):
                 data = await self.context.read()
@@ -132,15 +129,15 @@ class RpcCall:
             ) from None
 
     async def write(self, message: Any) -> None:
-        """Send one message of the stream; waits while the caller does not read."""
+        """Send one message of the stream. Waits while the caller does not read."""
         self.writing_since = time.monotonic()
         await self.context.write(message)
         self.writing_since = None
 
     def end_with(self, error: ServiceError) -> None:
-        """End the call from outside, with this error for its caller."""
-        if self._verdict is None and self.task is not None:
-            self._verdict = error
+        """Cancel the running call and send this error to its caller."""
+        if self.ended_with is None and self.task is not None:
+            self.ended_with = error
             self.task.cancel()
 
 
@@ -180,8 +177,8 @@ class RunningCalls:
 
         Args:
             name: of the method, for the log.
-            request: the kind of its message.
-            level: what its callers' keys must allow.
+            request: the type of its message.
+            level: the level that the caller's key needs.
             answer: does the work; its errors become the status of the call.
 
         """
@@ -200,7 +197,7 @@ class RunningCalls:
         level: Level,
         answer: Callable[[RpcCall, RequestT], Awaitable[None]],
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """The same for an RPC that streams: `answer` writes to the call."""
+        """The handler of an RPC with a stream of answers: `answer` writes them to the call."""
 
         async def handle(_: Any, context: Context) -> None:
             await self._run(RpcCall(name, context), level, lambda call: self._answer(call, request, answer))
@@ -208,7 +205,7 @@ class RunningCalls:
         return grpc.stream_stream_rpc_method_handler(handle, None, _serialized)
 
     def refused(self, name: str, error: ServiceError) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler of an RPC that is refused whatever it says."""
+        """The handler of an RPC that is always refused with this error."""
 
         async def refuse(call: RpcCall) -> None:
             raise error
@@ -227,10 +224,10 @@ class RunningCalls:
     async def _run(
         self, call: RpcCall, needed: Level | None, work: Callable[[RpcCall], Awaitable[ResultT]]
     ) -> ResultT | None:
-        """Do the work of one RPC: check the caller, turn every exception into a status, log once.
+        """Do the work of one RPC: check the caller, turn every exception into a status, write one log line.
 
         Returns:
-            What the work does; None where the call was ended with a status.
+            The result of the work; None where the call was ended with an error.
 
         """
         self._running.add(call)
@@ -245,11 +242,11 @@ class RunningCalls:
             outcome = "ok"
             return result
         except asyncio.CancelledError:
-            if call.verdict is None:
+            if call.ended_with is None:
                 raise
-            outcome = await self._refuse(call, call.verdict)
+            outcome = await self._refuse(call, call.ended_with)
         except grpc.aio.InternalError:
-            # What was being sent found no caller any more: the cancellation is on its way.
+            # The caller left while we sent; gRPC cancels the call soon.
             raise asyncio.CancelledError from None
         except Exception as error:
             outcome = await self._refuse(call, _expected(error) or error)
@@ -261,24 +258,24 @@ class RunningCalls:
         return None
 
     async def _hold_refusal(self, call: RpcCall) -> None:
-        """Wait as long as the refusal of a failed key has to, and not past the call's deadline."""
-        # Its end is decided: nobody may end it once more, as a key that was revoked would be reason to.
+        """Delay the refusal of a failed key, at most until half of the time before the call's deadline."""
+        # The call already ends with an error: `end_with` must not cancel it once more.
         call.task = None
         left = cast("float | None", call.context.time_remaining())
         delay = self._access.refusal_delay(call.metadata, call.context.peer())
         await asyncio.sleep(delay if left is None else min(delay, left / 2))
 
     async def _refuse(self, call: RpcCall, error: Exception) -> str:
-        """End a call with an error's status; the reason, for the log."""
+        """End a call with the status of an error. Returns the reason, for the log."""
         if isinstance(error, Unauthenticated) and (call.caller is None or not call.caller.is_active):
             await self._hold_refusal(call)
         if isinstance(error, ServiceError):
-            reason, told = status.reason_of(error), status.status_of(error)
+            reason, ended = status.reason_of(error), status.status_of(error)
         else:
             _log.exception("rpc.failed", request_id=call.request_id, method=call.method)
-            reason, told = status.INTERNAL.reason, status.internal_status(call.request_id)
+            reason, ended = status.INTERNAL.reason, status.internal_status(call.request_id)
         with suppress(grpc.aio.AbortError, grpc.aio.InternalError, asyncio.TimeoutError):
-            await asyncio.wait_for(call.context.abort_with_status(told), ABORT_GRACE_SECONDS)
+            await asyncio.wait_for(call.context.abort_with_status(ended), ABORT_GRACE_SECONDS)
         return reason.lower()
 
 
@@ -287,7 +284,7 @@ def _serialized(message: Message) -> bytes:
 
 
 def _expected(error: Exception) -> ServiceError | None:
-    """What an exception of the generation means to the caller, if anything."""
+    """The error that a caller gets for an expected exception of the generation; None: it is unexpected."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, DeadlinePassed):
@@ -316,15 +313,15 @@ def _write_log_line(call: RpcCall, outcome: str) -> None:
 
 
 _OWN = "/lodestream.inference."
-"""Our own servicers check their callers themselves, with the level that each method needs."""
+"""The handlers of these methods check their callers, each for the level that the method needs."""
 _HEALTH = "/grpc.health.v1.Health/"
-"""Probes carry no key."""
+"""Health checks need no key."""
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Asks for a key where the service itself does not, and answers unknown methods in our own form."""
+    """Checks the keys of calls to reflection, and refuses unknown methods with our own status."""
 
     def __init__(self, access: Access, calls: RunningCalls) -> None:
         self._access = access
@@ -336,7 +333,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         handler = await continuation(handler_call_details)
         if handler is None:
-            # The caller made up its name: it is no word for the log.
+            # The caller chose the name freely, so it does not go into the log.
             return self._calls.refused("unknown", UnknownMethod())
         if not method.startswith((_OWN, _HEALTH)):
             caller = self._access.identify(handler_call_details.invocation_metadata or ())

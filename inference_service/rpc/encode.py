@@ -1,4 +1,4 @@
-"""Events to protobuf. Pure."""
+"""Converts the events of a generation to the messages of the protocol."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CAUSES = {
 
 
 def stream_response(event: events.Event) -> generate_pb.GenerateStreamResponse:
-    """One event as one message of the stream."""
+    """Convert one event to one message of the stream."""
     if isinstance(event, events.Delta):
         return generate_pb.GenerateStreamResponse(delta=_delta(event))
     if isinstance(event, events.Started):
@@ -40,13 +40,14 @@ def stream_response(event: events.Event) -> generate_pb.GenerateStreamResponse:
 
 
 class ResponseFold:
-    """Folds the events of a stream into the whole answer."""
+    """Collects the events of a generation into one answer."""
 
     def __init__(self) -> None:
         self._response = generate_pb.GenerateResponse()
         self._texts: dict[int, list[str]] = {}
 
     def add(self, event: events.Event) -> None:
+        """Take in the next event."""
         if isinstance(event, events.Delta):
             self._add_delta(event)
         elif isinstance(event, events.Started):
@@ -62,6 +63,7 @@ class ResponseFold:
             self._response.report.CopyFrom(summary.report)
 
     def response(self) -> generate_pb.GenerateResponse:
+        """The answer, once all events are in."""
         self._response.choices.sort(key=lambda choice: choice.index)
         for choice in self._response.choices:
             choice.text = "".join(self._texts.get(choice.index, ()))
@@ -72,9 +74,9 @@ class ResponseFold:
         self._texts.setdefault(event.index, []).append(event.text)
         choice.token_ids.extend(event.token_ids)
         choice.token_count += event.token_count
-        choice.logprobs.extend(_score(token) for token in event.logprobs)
-        for piece in event.tool_calls:
-            _add_piece(choice, piece)
+        choice.logprobs.extend(_logprob(token) for token in event.logprobs)
+        for delta in event.tool_calls:
+            _add_tool_call(choice, delta)
 
     def _choice(self, index: int) -> generate_pb.Choice:
         choices: Iterable[generate_pb.Choice] = self._response.choices
@@ -82,10 +84,10 @@ class ResponseFold:
         return self._response.choices.add(index=index) if found is None else found
 
 
-def _add_piece(choice: generate_pb.Choice, piece: ToolCallDelta) -> None:
-    if piece.id is not None:
-        choice.tool_calls.add(id=piece.id, name=piece.name or "")
-    choice.tool_calls[piece.index].arguments += piece.arguments
+def _add_tool_call(choice: generate_pb.Choice, delta: ToolCallDelta) -> None:
+    if delta.id is not None:
+        choice.tool_calls.add(id=delta.id, name=delta.name or "")
+    choice.tool_calls[delta.index].arguments += delta.arguments
 
 
 def _started(event: events.Started) -> pb.Started:
@@ -104,24 +106,24 @@ def _delta(event: events.Delta) -> pb.Delta:
         text=event.text,
         token_ids=event.token_ids,
         token_count=event.token_count,
-        logprobs=[_score(token) for token in event.logprobs] if event.logprobs else None,
-        tool_calls=[_piece(piece) for piece in event.tool_calls] if event.tool_calls else None,
+        logprobs=[_logprob(token) for token in event.logprobs] if event.logprobs else None,
+        tool_calls=[_tool_call(delta) for delta in event.tool_calls] if event.tool_calls else None,
     )
 
 
-def _score(token: ScoredToken) -> pb.TokenLogprob:
+def _logprob(token: ScoredToken) -> pb.TokenLogprob:
     return pb.TokenLogprob(
         token_id=token.token_id,
         token=token.text,
         bytes=token.raw,
         logprob=token.logprob,
-        top=[_score(other) for other in token.top],
+        top=[_logprob(other) for other in token.top],
     )
 
 
-def _piece(piece: ToolCallDelta) -> pb.ToolCallDelta:
+def _tool_call(delta: ToolCallDelta) -> pb.ToolCallDelta:
     return pb.ToolCallDelta(
-        index=piece.index, id=piece.id or "", name=piece.name or "", arguments=piece.arguments
+        index=delta.index, id=delta.id or "", name=delta.name or "", arguments=delta.arguments
     )
 
 
@@ -175,5 +177,5 @@ def _report(report: events.Report) -> pb.Report:
 
 
 def _signed(seed: int) -> int:
-    """The seed as the protocol has it, so that it can be sent again."""
+    """An unsigned 64-bit seed as the signed number of the protocol, so that a request can repeat it."""
     return seed if seed < 2**63 else seed - 2**64

@@ -1,4 +1,4 @@
-"""Health that tells the truth, by grpc.health.v1."""
+"""The health service, grpc.health.v1: its state follows the progress of the engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class State(Enum):
-    """What the service can do now."""
+    """The state of the service."""
 
     STARTING = "starting"
     READY = "ready"
@@ -28,14 +28,14 @@ class State(Enum):
     """Work is outstanding and the engine makes no progress."""
     DRAINING = "draining"
     DEAD = "dead"
-    """The engine is gone for good."""
+    """The engine has failed and does not come back."""
 
 
 class HealthServicer(pb_grpc.HealthServicer):
-    """Shows one status for every service, by grpc.health.v1.
+    """Reports one status for every service, by grpc.health.v1.
 
-    The asyncio servicer of grpcio-health-checking forgets everybody who watches a service when one of
-    them leaves, and waits for each watcher to read.
+    The asyncio servicer of grpcio-health-checking is not used: it forgets all watchers of a service when one
+    of them leaves, and waits for each watcher to read.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
@@ -43,8 +43,8 @@ class HealthServicer(pb_grpc.HealthServicer):
         self._serving = False
         self._changed = asyncio.Event()
 
-    def show(self, *, serving: bool) -> None:
-        """Tell all who watch, if it is news."""
+    def set_serving(self, *, serving: bool) -> None:
+        """Set the status, and send it to all watchers if it changed."""
         if serving is not self._serving:
             self._serving = serving
             self._changed.set()
@@ -56,12 +56,12 @@ class HealthServicer(pb_grpc.HealthServicer):
         return pb.HealthCheckResponse(status=self._status_of(request.service))
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> None:  # noqa: N802
-        told = None
+        sent = None
         while True:
             changed, status = self._changed, self._status_of(request.service)
-            if status != told:
+            if status != sent:
                 await context.write(pb.HealthCheckResponse(status=status))
-                told = status
+                sent = status
             await changed.wait()
 
     def _status_of(self, service: str) -> int:
@@ -71,14 +71,14 @@ class HealthServicer(pb_grpc.HealthServicer):
 
 
 class HealthMonitor:
-    """Derives the state from the engine's forward progress and publishes it for every service.
+    """Derives the state from the progress of the engine, and publishes it for every service.
 
-    A busy engine is healthy for as long as its last step is younger than `stall_seconds`; no probe
-    ever queues behind requests.
+    A busy engine is healthy as long as its last step is younger than `stall_seconds`. A health check never
+    waits behind requests.
     """
 
     PERIOD = 0.25
-    """Seconds between two looks at the engine."""
+    """Seconds between two readings of the engine."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class HealthMonitor:
         stall_seconds: float,
         on_change: Callable[[State], None] = lambda _: None,
     ) -> None:
-        """Args: on_change: is told each new state."""
+        """Args: on_change: is called with each new state."""
         self.servicer = HealthServicer(("", *services))
         self._read_stats = read_stats
         self._stall_seconds = stall_seconds
@@ -97,27 +97,28 @@ class HealthMonitor:
         self.died = asyncio.Event()
 
     def enter(self, state: State) -> None:
-        """Move the life cycle on: STARTING, READY, DRAINING."""
+        """Set the state of the life cycle: STARTING, READY or DRAINING."""
         self._lifecycle = state
         self.refresh()
 
     async def watch(self) -> None:
-        """Look at the engine until cancelled."""
+        """Refresh the state until cancelled."""
         while True:
             self.refresh()
             await asyncio.sleep(self.PERIOD)
 
     def refresh(self) -> None:
-        state = self._judge()
+        """Read the engine, and publish the state if it changed."""
+        state = self._read_state()
         if state is not self.state:
             _log.info("health", state=state.value, before=self.state.value)
             self.state = state
             self._on_change(state)
         if state is State.DEAD:
             self.died.set()
-        self.servicer.show(serving=state is State.READY)
+        self.servicer.set_serving(serving=state is State.READY)
 
-    def _judge(self) -> State:
+    def _read_state(self) -> State:
         if self._lifecycle is State.STARTING:
             return State.STARTING
         stats = self._read_stats()

@@ -15,6 +15,7 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 from inference_service.errors import InvalidRequest
 from inference_service.output.events import Event, Timings
 from inference_service.request import generate
+from inference_service.request.prompt import prompt_fields
 from inference_service.rpc import encode
 from inference_service.rpc.auth import ANONYMOUS
 from inference_service.rpc.call import Context, RpcCall, RunningCalls
@@ -178,10 +179,12 @@ def _describe(model: ServedModel, name: str) -> model_pb.Model:
 def _count(message: model_pb.CountTokensRequest, model: ServedModel) -> model_pb.CountTokensResponse:
     name, prompt, ignored = generate.parse_count(message)
     model.check_name(name)
-    (field,) = generate.prompt_fields(prompt)
+    (field,) = prompt_fields(prompt)
     ids = model.encode(prompt, field)
     return model_pb.CountTokensResponse(
-        token_ids=ids, token_count=len(ids), ignored_parameters=(*ignored, *model.unread(prompt))
+        token_ids=ids,
+        token_count=len(ids),
+        ignored_parameters=(*ignored, *model.plain_control_tokens(prompt)),
     )
 
 

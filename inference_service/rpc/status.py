@@ -1,7 +1,4 @@
-"""THE table: service error → gRPC status with google.rpc details.
-
-Formats: google.rpc.Status and error_details.proto (AIP-193).
-"""
+"""The table of statuses: service error → gRPC status with google.rpc details (AIP-193)."""
 
 from __future__ import annotations
 
@@ -21,12 +18,12 @@ from inference_service import errors
 
 DOMAIN = "lodestream.inference.v1"
 MAX_TEXT_BYTES = 1000
-"""Of a message, and of each of its ErrorInfo.metadata: peers refuse trailers over 8 KiB."""
+"""Most bytes of a message, and of each value in ErrorInfo.metadata: peers refuse trailers over 8 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one error class is told to callers."""
+    """The status of one class of errors."""
 
     code: grpc.StatusCode
     reason: str
@@ -90,21 +87,21 @@ INTERNAL = Row(_Code.INTERNAL, "INTERNAL_ERROR")
 
 
 def reason_of(error: errors.ServiceError) -> str:
-    """The ErrorInfo.reason of an error: its row's, or its first violation's own."""
+    """The ErrorInfo.reason of an error: that of its row, or that of its first violation."""
     if isinstance(error, errors.InvalidRequest):
         return error.violations[0].code.upper()
     return TABLE[type(error)].reason
 
 
 def status_of(error: errors.ServiceError) -> grpc.Status:
-    """The status that tells a caller of an expected error."""
+    """The status of an expected error."""
     row = TABLE[type(error)]
     metadata = {name: _fit(_text(getattr(error, name))) for name in row.metadata}
     return _status(row, reason_of(error), str(error), metadata, row.details(error))
 
 
 def internal_status(request_id: str) -> grpc.Status:
-    """The status of everything we did not expect: a fixed sentence, and the id to look for in the log."""
+    """The status of every unexpected error: a fixed sentence with the id to look for in the log."""
     sentence = f"An internal error occurred; it is logged under request id {request_id}."
     return _status(INTERNAL, INTERNAL.reason, sentence, {"request_id": request_id}, [])
 

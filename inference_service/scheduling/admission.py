@@ -1,4 +1,4 @@
-"""Who may use the engine now, and who waits: permits, the fair queue for them, and deadlines."""
+"""Admission to the engine: permits, the fair queue for them, and the deadline that bounds the wait."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFu
 T = TypeVar("T")
 
 Tenant = str | None
-"""Whose work it is: the id of a key; None: there are no keys, and everybody is one."""
+"""The id of a caller's key; None: the server has no keys, and all callers are one tenant."""
 
 Permit = Callable[[], AbstractAsyncContextManager[int]]
-"""Waits for a permit; the context holds it. Gives how many are held, this one included.
+"""Waits for a permit, and holds it in the context. Gives how many permits are held, this one included.
 
 Raises:
     DeadlinePassed: while waiting.
@@ -27,47 +27,48 @@ Raises:
 """
 
 _Turn = asyncio.Future[None]
-"""A place in the queue; done once it has a permit, or an error where it will get none."""
+"""A place in the queue. Its result means that it got a permit, an exception that it gets none."""
 
 
 class Admission:
-    """A fixed number of permits and a bounded queue that is fair between tenants.
+    """A fixed number of permits, and a bounded queue for them that is fair between tenants.
 
-    Tenants with waiting requests take turns and share the places, so one that floods the queue delays and
-    refuses itself, not the others.
+    Tenants with waiting requests take turns and share the places. A tenant that floods the queue delays its
+    own requests, and only its own are refused.
     """
 
     def __init__(self, *, capacity: int, queue_limit: int) -> None:
         self._capacity = capacity
         self._waiting: FairQueue[_Turn] = FairQueue(queue_limit)
         self._hold_seconds: float | None = None
-        """How long recent requests held a permit; None: there were none yet."""
+        """How long recent requests held a permit, as a moving average; None: there were none yet."""
         self._refusal: str | None = None
-        """Why nobody is admitted now; None: everybody is."""
+        """Why no request is admitted now; None: requests are admitted."""
         self._closed = False
         self.running = 0
 
     @property
     def waiting(self) -> int:
+        """How many requests wait for a permit."""
         return len(self._waiting)
 
     def close(self) -> None:
-        """Admit nobody new. Requests that wait already keep their place."""
+        """Refuse new requests. Requests that wait already keep their place."""
         self._closed = True
 
     def suspend(self, reason: str) -> None:
-        """Admit nobody until `resume`, and tell so those who wait. Who holds a permit keeps it."""
+        """Refuse new and waiting requests until `resume`. Running requests keep their permits."""
         self._refusal = reason
         for turn in self._waiting.drain():
             if not turn.done():
                 turn.set_exception(NotReady(reason))
 
     def resume(self) -> None:
-        """Admit again."""
+        """Admit requests again."""
         self._refusal = None
 
     def check_open(self) -> None:
-        """Find out whether anybody may come in.
+        """Check that requests are admitted at all.
 
         Raises:
             NotReady: closed, or suspended.
@@ -79,10 +80,10 @@ class Admission:
             raise NotReady(self._refusal)
 
     def check_space(self, tenant: Tenant) -> None:
-        """Find out whether a tenant's request may come in now, before any work is done for it.
+        """Check that there is space for a tenant's request, before any work is done for it.
 
         Raises:
-            QueueFull: as many as allowed wait already, or as many of this tenant's.
+            QueueFull: the queue is full, or this tenant's share of it.
 
         """
         if self.running >= self._capacity and not self._waiting.has_space(tenant):
@@ -90,20 +91,20 @@ class Admission:
 
     @contextmanager
     def reserve(self, tenant: Tenant, permits: int, deadline: Deadline | None = None) -> Iterator[Permit]:
-        """Take places for a request: free permits at once, the rest in the queue. All of them or none.
+        """Take the permits of a request: free ones at once, the rest as places in the queue. All or none.
 
-        Gives what waits for a permit and holds it, as often as there are places. Those that are left when
-        the context ends are given back.
+        Gives a function that waits for one permit and holds it; it may be called once for each permit. The
+        permits and places that are left when the context ends are given back.
 
         Args:
-            tenant: whose turns it takes.
-            permits: how many; none needs no place.
-            deadline: how long to wait.
+            tenant: on whose share they count.
+            permits: how many; 0 is allowed, also where the queue is full.
+            deadline: how long to wait; None: without limit.
 
         Raises:
             NotReady: closed, or suspended.
-            QueueFull: there are not so many places.
-            DeadlineBeforeFirstToken: by the time that recent requests took, it would pass in the queue.
+            QueueFull: there are fewer places than that.
+            DeadlineBeforeFirstToken: by the duration of recent requests, it would pass in the queue.
 
         """
         if permits:
@@ -116,7 +117,7 @@ class Admission:
                 self._give_back(tenant, turns.pop())
 
     def estimate(self, tenant: Tenant) -> float:
-        """Seconds that a request would wait now, from how long permits were held lately."""
+        """Seconds that a request would wait now, estimated from how long recent requests held a permit."""
         if self.running < self._capacity or self._hold_seconds is None:
             return 0.0
         counts = self._waiting.counts
@@ -127,7 +128,7 @@ class Admission:
     def _check(self, tenant: Tenant, permits: int, deadline: Deadline | None) -> None:
         self.check_open()
         self.check_space(tenant)
-        # A request of more choices than its tenant's share could never come in; alone it may.
+        # A request with more choices than its tenant's share is admitted only while no other request waits.
         waiting = permits - max(0, self._capacity - self.running)
         if waiting > 0 and self._waiting and not self._waiting.has_space(tenant, waiting):
             self._refuse(tenant)
@@ -162,7 +163,7 @@ class Admission:
         try:
             yield self.running
         finally:
-            self._learn(time.monotonic() - began)
+            self._record(time.monotonic() - began)
             self._release()
 
     def _give_back(self, tenant: Tenant, turn: _Turn) -> None:
@@ -172,7 +173,7 @@ class Admission:
             self._release()
 
     def _release(self) -> None:
-        """Hand the permit to the next in turn, or put it back."""
+        """Give the permit to the next in turn; without one, it is free."""
         while (popped := self._waiting.pop()) is not None:
             _, turn = popped
             if not turn.done():
@@ -180,22 +181,22 @@ class Admission:
                 return
         self.running -= 1
 
-    def _learn(self, held: float) -> None:
+    def _record(self, held: float) -> None:
         known = held if self._hold_seconds is None else self._hold_seconds
         self._hold_seconds = known + 0.2 * (held - known)
 
     def _next_permit(self) -> float:
-        """Seconds until the queue has moved up by one, from how long permits were held lately."""
+        """Seconds until the next permit, by how long recent requests held one; range [0.1, 60]."""
         return max(0.1, min(60.0, (self._hold_seconds or 1.0) / self._capacity))
 
 
 class DeadlinePassed(Exception):
-    """Expected: the deadline, less its margin, has passed."""
+    """Expected: the deadline, minus its margin, has passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When to stop, on the monotonic clock, a little before the caller's own limit."""
+    """When to stop a request, on the monotonic clock, a little before the caller's own deadline."""
 
     at: float
 
@@ -203,8 +204,8 @@ class Deadline:
     def after(cls, seconds: float) -> Deadline:
         """The deadline of a call with this many seconds left.
 
-        A tenth of them, between 20 and 250 ms, is kept for the answer's way back; of a long time 3 %,
-        because the gRPC core of some callers rounds what it sends up by as much.
+        The margin for the way back of the answer is a tenth of them, between 20 and 250 ms. For a long time
+        it is 3 %, because the gRPC core of some callers rounds a timeout up by as much.
         """
         margin = max(min(max(0.1 * seconds, 0.02), 0.25), 0.03 * seconds)
         return cls(time.monotonic() + seconds - margin)
@@ -213,7 +214,7 @@ class Deadline:
         """Await `work` until the deadline.
 
         Raises:
-            DeadlinePassed: it passed first; `work` has been cancelled.
+            DeadlinePassed: the deadline passed first; `work` has been cancelled.
 
         """
         limit = asyncio.timeout(max(self.at - time.monotonic(), 0))
@@ -227,14 +228,14 @@ class Deadline:
 
 
 class FairQueue(Generic[T]):
-    """Items with weights. Tenants take turns; within a tenant, first come is first served.
+    """A bounded queue of items with weights. Tenants take turns; each tenant's items keep their order.
 
-    A tenant may hold at most half of what the others leave free, so that there is always room for one who
-    comes later. Whoever has nothing waiting always has a place, even where the queue is full; so there can
-    be more in it than its limit, by one item for each tenant.
+    A tenant may take at most half of what the others leave free, so that there is space for tenants who come
+    later. A tenant with no item in the queue can always add one, even where the queue is full; so the queue
+    can exceed its limit by one item for each tenant.
 
     Args:
-        limit: the sum of the weights that may wait; 0: nothing may wait.
+        limit: the greatest sum of weights; 0: nothing may wait.
 
     """
 
@@ -249,11 +250,11 @@ class FairQueue(Generic[T]):
 
     @property
     def counts(self) -> Mapping[Tenant, int]:
-        """How many items of each tenant wait, of those who have any."""
+        """How many items of each tenant wait; tenants without any are left out."""
         return {tenant: len(items) for tenant, items in self._waiting.items()}
 
     def has_space(self, tenant: Tenant, weight: int = 1) -> bool:
-        """Whether a tenant may add so much now."""
+        """Whether a tenant may add an item of this weight now."""
         if not self._limit:
             return False
         own = self._weights.get(tenant, 0)
@@ -263,44 +264,44 @@ class FairQueue(Generic[T]):
         return own + weight <= (left if tenant is None else left // 2)
 
     def push(self, tenant: Tenant, item: T, weight: int = 1) -> None:
-        """Add an item behind the tenant's others, whether or not there is space."""
+        """Add an item behind the tenant's others, even where there is no space."""
         self._waiting.setdefault(tenant, deque()).append((item, weight))
-        self._add(tenant, weight)
+        self._change_weight(tenant, weight)
 
-    def pop(self, passed_over: Collection[Tenant] = ()) -> tuple[Tenant, T] | None:
-        """Take the next item of the tenant whose turn it is, and end its turn; None: there is none.
+    def pop(self, skipping: Collection[Tenant] = ()) -> tuple[Tenant, T] | None:
+        """Take the next item of the tenant whose turn it is, and put the tenant last. None: nothing waits.
 
         Args:
-            passed_over: tenants who keep their place, and get nothing now.
+            skipping: tenants who are not served now and keep their place.
 
         """
-        tenant = next((one for one in self._waiting if one not in passed_over), ...)
+        tenant = next((one for one in self._waiting if one not in skipping), ...)
         if tenant is ...:
             return None
         items = self._waiting.pop(tenant)
         item, weight = items.popleft()
-        self._add(tenant, -weight)
+        self._change_weight(tenant, -weight)
         if items:
             self._waiting[tenant] = items
         return tenant, item
 
     def discard(self, tenant: Tenant, item: T) -> None:
-        """Take an item out, if it is still there."""
+        """Remove an item, if it still waits."""
         items = self._waiting.get(tenant, deque())
         found = next((entry for entry in items if entry[0] is item), None)
         if found is None:
             return
         items.remove(found)
-        self._add(tenant, -found[1])
+        self._change_weight(tenant, -found[1])
         if not items:
             del self._waiting[tenant]
 
     def drain(self) -> Iterator[T]:
-        """Take everything out."""
+        """Take all items."""
         while (popped := self.pop()) is not None:
             yield popped[1]
 
-    def _add(self, tenant: Tenant, weight: int) -> None:
+    def _change_weight(self, tenant: Tenant, weight: int) -> None:
         self._weight += weight
         own = self._weights.get(tenant, 0) + weight
         if own:

@@ -1,4 +1,4 @@
-"""The grammar that a request's answer has to follow: its constraint, or the calls that it demands."""
+"""Makes the grammar that an answer has to follow, from a request's constraint or its enforced calls."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from inference_service.request.prompt import ChatPrompt
 from inference_service.scheduling.served_model import ServedModel
 
 GrammarCheck = Callable[[Grammar], None]
-"""Raises EngineGrammarError for a grammar that the engine cannot follow."""
+"""Raises EngineGrammarError for a grammar that the engine cannot follow; blocks for up to seconds."""
 
 _MESSAGE_LIMIT = 500
 _MAX_UNENFORCED = 64
-"""Keywords that are named in the report of one request."""
+"""Most keywords that the report of one request names."""
 _TOOLS = "chat.tools"
 _TOOL_FIELD = re.compile(r"chat\.tools\[\d+\]\.parameters")
 
 
 def grammar_of(parsed: ParsedRequest, model: ServedModel, check: GrammarCheck) -> Grammar | None:
-    """The grammar of a request; None where nothing is enforced. May take a while.
+    """The grammar of a request; None where nothing is enforced. Compiling may take seconds.
 
     Raises:
         InvalidRequest: a constraint is invalid, too large, or cannot be enforced exactly.
@@ -47,7 +47,7 @@ def grammar_of(parsed: ParsedRequest, model: ServedModel, check: GrammarCheck) -
 
 
 def unenforced(grammar: Grammar | None, parsed: ParsedRequest) -> list[str]:
-    """Paths of the schema keywords in a request that its grammar does not enforce; the first of them."""
+    """Paths of schema keywords that the grammar of a request does not enforce, at most _MAX_UNENFORCED."""
     if grammar is None:
         return []
     field = "" if parsed.constraint is None else parsed.constraint.field
@@ -83,7 +83,7 @@ def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: Served
             "unsupported_parameter",
         )
     if constraint is not None:
-        # On its own first: what is wrong with it is said the same way as without tools.
+        # Compiled alone first, so that its errors are the same as without tools.
         _compiled(constraint)
     try:
         return call_grammar(
@@ -91,7 +91,7 @@ def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: Served
             chat.tool_choice,
             model.template.tool_format,
             parallel=chat.parallel_tool_calls,
-            answer=_answer(constraint),
+            answer=_answer_schema(constraint),
             whitespace=Whitespace.COMPACT if constraint is None else constraint.whitespace,
         )
     except ConstraintError as error:
@@ -100,7 +100,7 @@ def _tool_grammar(constraint: Constraint | None, chat: ChatPrompt, model: Served
         raise InvalidRequest.of(_TOOLS, "are nested too deep.") from None
 
 
-def _answer(constraint: Constraint | None) -> Mapping[str, Any] | bool | None:
+def _answer_schema(constraint: Constraint | None) -> Mapping[str, Any] | bool | None:
     if constraint is None:
         return None
     schema: Mapping[str, Any] | bool = json.loads(constraint.source or '{"type": "object"}')
@@ -108,7 +108,7 @@ def _answer(constraint: Constraint | None) -> Mapping[str, Any] | bool | None:
 
 
 def _field_of(path: str, constraint: Constraint | None) -> str:
-    """The field that a path of the grammar begins with, without the caller's own names in it."""
+    """The field of the protocol that a path begins with; names that the caller chose are cut off."""
     if constraint is not None and path.startswith("constraint"):
         return constraint.field
     found = _TOOL_FIELD.match(path)
@@ -122,11 +122,11 @@ def _refusal(error: EngineGrammarError | ConstraintError, field: str) -> Invalid
 
 
 MAX_CALLS = 8
-"""Of one answer whose calls are enforced."""
+"""Most calls in one answer whose calls are enforced."""
 
 
 def most_calls(choice: ToolChoice, *, parallel: bool = True) -> int | None:
-    """How many calls an answer may make: the parser ends it there. None for any number."""
+    """Most calls in an answer: the parser ends the answer after them. None: any number."""
     if not parallel or choice.mode is ToolMode.NAMED:
         return 1
     return MAX_CALLS if choice.mode is ToolMode.REQUIRED else None
@@ -141,23 +141,22 @@ def call_grammar(
     answer: Mapping[str, Any] | bool | None = None,
     whitespace: Whitespace = Whitespace.COMPACT,
 ) -> Grammar | None:
-    """The grammar that an answer has to follow; None where nothing is enforced.
+    """The grammar of an answer with tool calls; None where nothing is enforced.
 
-    `required` takes one call or more of any tool, NAMED exactly one of the named tool. In `auto` the
-    model's own words have to stay possible everywhere, so no grammar can tell calls apart from them, and
-    nothing is enforced, not even for strict tools; unless the caller asks for JSON: then an answer is
-    either calls or that JSON.
+    REQUIRED enforces one call or more of any tool, NAMED exactly one call of the named tool. AUTO enforces
+    nothing, not even for strict tools: free text has to stay possible everywhere, and no grammar can tell
+    a call from it. With a JSON constraint, AUTO enforces an answer that is either calls or that JSON.
 
-    Arguments follow the tool's schema. A keyword of it that cannot be enforced is an error for a strict
-    tool; for others it is left out, and named in the grammar's `ignored`.
+    Arguments follow the schema of the tool. A keyword that cannot be enforced is an error for a strict tool.
+    For another tool it is left out and named in the grammar's `ignored`.
 
     Args:
-        tools: of distinct names.
-        choice: what the caller wants of them.
+        tools: with distinct names.
+        choice: which calls are enforced.
         form: how the model writes calls.
-        parallel: whether it may make more than one; at most MAX_CALLS.
+        parallel: whether several calls are allowed; at most MAX_CALLS.
         answer: the JSON schema of an answer without calls; `{"type": "object"}` for any object.
-        whitespace: what may stand between the parts of a JSON text.
+        whitespace: the whitespace that a JSON text may have between its tokens.
 
     Raises:
         ConstraintError: a strict tool's schema or the answer's is invalid or cannot be enforced, or all of
@@ -166,11 +165,11 @@ def call_grammar(
     """
     if choice.mode is ToolMode.NONE or (choice.mode is ToolMode.AUTO and answer is None):
         return None
-    wanted = [
+    callable_tools = [
         CallableTool(form.head(tool.name), tool.parameters, tool.strict, f"chat.tools[{index}].parameters")
         for index, tool in enumerate(tools)
         if choice.mode is not ToolMode.NAMED or tool.name == choice.name
     ]
     calls = CallList(form.tail, form.separator, most_calls(choice, parallel=parallel) or MAX_CALLS)
-    asked = answer if choice.mode is ToolMode.AUTO else None
-    return calls_grammar(wanted, calls, answer=asked, whitespace=whitespace)
+    alternative = answer if choice.mode is ToolMode.AUTO else None
+    return calls_grammar(callable_tools, calls, answer=alternative, whitespace=whitespace)

@@ -1,4 +1,4 @@
-"""The loaded engine with its model and its permits, and how it is loaded."""
+"""Loads the engine with its model, and holds it for the requests."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from lodestream_common.errors import OperatorError
 from lodestream_common.machine import usable_memory
 
 CONTEXT_LENGTH = 8192
-"""The default, of models that were made for more: the embedded engine reserves memory for all of it."""
+"""Default limit of the context in tokens. The embedded engine reserves memory for the whole context."""
 SLOTS = 2
-"""The embedded engine's default. More would not make a laptop faster, and each costs memory."""
+"""Default concurrency of the embedded engine. More slots cost memory, and a laptop is no faster with them."""
 SIMULATED_SLOTS = 4
 OWN_BYTES = 260 << 20
-"""What the service holds beside weights and KV cache: tokenizer, grammars, libraries, buffers; measured."""
+"""Memory of the service beside weights and KV cache: tokenizer, grammars, libraries, buffers; measured."""
 
-_LADDER = ((SLOTS, CONTEXT_LENGTH), (SLOTS, 4096), (1, 4096), (1, 2048), (1, 1024))
-"""Shapes, largest first; the first that fits into memory is the default."""
+_DEFAULTS = ((SLOTS, CONTEXT_LENGTH), (SLOTS, 4096), (1, 4096), (1, 2048), (1, 1024))
+"""Default slots and context lengths, largest first; the first that fits into memory is used."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """A started engine, its model, the permits to use it, and the rules for what it may read and say."""
+    """A started engine, its model, the admission to it, and the content filter."""
 
     backend: Backend
     model: ServedModel
@@ -80,7 +80,7 @@ class EngineSlot:
 
 
 async def build(config: ServiceConfig, workers: FairPool, compilers: FairPool) -> LoadedEngine:
-    """Find the model, load the engine.
+    """Find the model, and load the engine.
 
     Raises:
         OperatorError: something is missing, broken or unsupported.
@@ -112,7 +112,7 @@ def _token_limits(config: ServiceConfig) -> TokenLimits:
 def _policy(config: ServiceConfig) -> ContentPolicy | None:
     if config.content_filter_file is None:
         return None
-    # What matches is loaded only where there are rules.
+    # The matching library is loaded only where there are rules.
     from inference_service.output.content_filter.rules_file import FilePolicy
 
     return FilePolicy(config.content_filter_file)
@@ -129,12 +129,12 @@ async def _load(config: ServiceConfig, workers: FairPool) -> loader.LoadedModel:
     try:
         return await workers.run(None, 0, load)
     finally:
-        # A server that is told to end while it fetches does not wait for the rest.
+        # A server that is stopped during a download does not wait for the rest.
         stop.set()
 
 
 def _check_aliases(config: ServiceConfig, served: loader.ModelFile) -> None:
-    # What names the default also names the model that is served in its place.
+    # An alias of the default model is also valid for the model that stands in for it.
     known = {served.id, catalog.DEFAULT_ID} if served.stands_in else {served.id}
     for name, target in config.alias.items():
         if target not in known:
@@ -142,10 +142,10 @@ def _check_aliases(config: ServiceConfig, served: loader.ModelFile) -> None:
 
 
 def shape_of(config: ServiceConfig, model: loader.LoadedModel) -> Shape:
-    """What the settings say, and where they do not, what suits the model and the memory that is free.
+    """Slots and context length: from the settings, or else what suits the model and the free memory.
 
     Raises:
-        OperatorError: the settings want more than the model was made for.
+        OperatorError: the context length of the settings exceeds the model's.
 
     """
     most = model.context_length
@@ -163,26 +163,26 @@ def shape_of(config: ServiceConfig, model: loader.LoadedModel) -> Shape:
 
 def _within_memory(config: ServiceConfig, model: loader.LoadedModel) -> Shape:
     free = usable_memory()
-    wanted, *smaller = _shapes(config, model.context_length)
-    chosen = next((shape for shape in (wanted, *smaller) if _bytes(shape, model) <= free), None)
+    largest, *smaller = _shapes(config, model.context_length)
+    chosen = next((shape for shape in (largest, *smaller) if _bytes(shape, model) <= free), None)
     if chosen is None:
-        # Whether the smallest fits after all is seen when it is loaded.
-        chosen = (wanted, *smaller)[-1]
+        # The estimate may be too high: try the smallest, and let loading fail.
+        chosen = (largest, *smaller)[-1]
     slots, context_length = chosen
-    if chosen != wanted:
+    if chosen != largest:
         _log.warning(
             "reduced to fit into memory",
             max_concurrency=slots,
             context_length=context_length,
             free_mib=free >> 20,
-            wanted_mib=_bytes(wanted, model) >> 20,
+            wanted_mib=_bytes(largest, model) >> 20,
         )
     return Shape(slots, context_length)
 
 
 def _shapes(config: ServiceConfig, most: int) -> Iterator[tuple[int, int]]:
-    """The ladder, with what somebody set in the place of the defaults."""
-    for slots, length in _LADDER:
+    """The defaults, with the settings of the operator in their place."""
+    for slots, length in _DEFAULTS:
         yield config.max_concurrency or slots, config.context_length or min(most, length)
 
 

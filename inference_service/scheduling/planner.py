@@ -36,7 +36,7 @@ from inference_service.scheduling.served_model import Effort, ServedModel
 
 
 def effort_of(parsed: ParsedRequest) -> Effort:
-    """How long it takes to plan a request: grammars are compiled, tools are rendered."""
+    """How much work it is to plan a request."""
     if parsed.is_constrained:
         return Effort.COMPILING
     prompt = parsed.prompt
@@ -84,7 +84,7 @@ class Planner:
         )
 
     def _engine_request(self, prompt: Prompt, field: str) -> EngineRequest:
-        """What the choices of one prompt have in common; the grammar is not compiled yet."""
+        """The request that all choices of one prompt share, without its grammar."""
         parsed = self.parsed
         ids = self.model.encode(prompt, field)
         return EngineRequest(
@@ -118,7 +118,7 @@ class Planner:
 
     def _stages(self, prompt: Prompt, request: EngineRequest, index: int) -> Stages:
         stopping = self.parsed.stopping
-        # A call that is enforced ends where its grammar does.
+        # An enforced call ends where its grammar does.
         stops = not (isinstance(prompt, ChatPrompt) and prompt.enforces_calls)
         return Stages(
             stops=stopping.stops if stops else (),
@@ -137,7 +137,11 @@ class Planner:
     def _report(self, requests: Sequence[EngineRequest], grammar: Grammar | None) -> Report:
         parsed = self.parsed
         most = max(request.max_tokens for request in requests)
-        ignored = (*parsed.ignored, *self.model.unread(parsed.prompt), *unenforced(grammar, parsed))
+        ignored = (
+            *parsed.ignored,
+            *self.model.plain_control_tokens(parsed.prompt),
+            *unenforced(grammar, parsed),
+        )
         return Report(parsed.sampling, parsed.logit_bias, most, ignored)
 
 

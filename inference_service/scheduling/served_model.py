@@ -1,4 +1,4 @@
-"""The model that is served: its names, its tokenizer, its prompts."""
+"""The served model: its names, its limits, and how it encodes prompts."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from inference_service.scheduling.admission import Tenant
 from inference_service.scheduling.workers import FairPool
 
 _INLINE_BYTES = 2000
-"""Larger requests are read off the loop: 500 tokens take about a millisecond to encode."""
+"""Larger requests are read in a worker thread: 500 tokens take about a millisecond to encode."""
 
 T = TypeVar("T")
 
 
 class Effort(Enum):
-    """How long it takes to read a request."""
+    """How much work it is to read a request, and thus where it is read."""
 
     BY_SIZE = "by size"
     LONG = "long"
-    """Too long for the loop, however small the request is."""
+    """Too much for the event loop, even for a small request."""
     COMPILING = "compiling"
-    """Maybe seconds."""
+    """A grammar is compiled, which may take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class ServedModel:
     template: ChatTemplate | None
     engine: BackendDescription
     workers: FairPool
-    """Where large requests are read."""
+    """Read large requests."""
     compilers: FairPool
-    """Where grammars are compiled, which may take seconds: nobody who only has a long prompt waits for it."""
+    """Compile grammars, apart from `workers`: a long prompt does not wait for them."""
     limits: TokenLimits = field(default_factory=TokenLimits)
     """How many tokens a choice gets."""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -66,24 +66,24 @@ class ServedModel:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What requests may call it: the id, then the aliases in order."""
+        """The names that requests may use: the id, then the aliases in order."""
         return (self.id, *sorted(self.aliases.keys() - {self.id}))
 
     def check_name(self, name: str) -> None:
         """Refuse a name that is neither the id nor an alias.
 
         Raises:
-            ModelNotFound: it is neither; names what is served.
+            ModelNotFound: the name is neither; the error lists the served names.
 
         """
         if name not in self.names:
             raise ModelNotFound(self.names)
 
     def check_length(self, message: PromptMessage, max_tokens: int = 1) -> None:
-        """Refuse, before anything of it is read, what has more tokens than the context even at best.
+        """Refuse, before any of it is parsed, a request that cannot fit the context.
 
         Raises:
-            ContextLengthExceeded: some prompt is longer than the context full of the longest token.
+            ContextLengthExceeded: a prompt has more bytes than a context full of the longest token.
 
         """
         context, longest = self.engine.context_length, self.tokenizer.longest_token
@@ -94,22 +94,22 @@ class ServedModel:
                 raise ContextLengthExceeded(tokens, max(1, max_tokens), context, name, is_least=True)
 
     def check(self, request: ParsedRequest) -> None:
-        """Refuse what is not served, and what the loaded engine cannot honour.
+        """Refuse a model that is not served, and parameters that the loaded engine does not support.
 
         Raises:
             ModelNotFound: the model is not served.
-            InvalidRequest: naming each parameter that is refused or out of the model's range.
+            InvalidRequest: with a violation for each parameter that is unsupported or out of range.
 
         """
         self.check_name(request.model)
-        wrong = [
+        violations = [
             Violation(field, "is not supported by the loaded engine.", "unsupported_parameter")
             for field in _in_use(request)
             if _capability(field) in self.engine.refused
         ]
-        wrong += self._over_ceilings(request.sampling)
-        if wrong:
-            raise InvalidRequest(wrong)
+        violations += self._over_ceilings(request.sampling)
+        if violations:
+            raise InvalidRequest(violations)
         size = self.engine.vocabulary_size
         check_token_ids(request.stopping.stop_token_ids, size, "stopping.stop_token_ids")
         bad = next((i for i in request.logit_bias if i >= size), None)
@@ -132,10 +132,10 @@ class ServedModel:
         *arguments: object,
         effort: Effort = Effort.BY_SIZE,
     ) -> T:
-        """Call a function that reads a request of `size` bytes, in a worker where that takes its time.
+        """Call a function that reads a request of `size` bytes, in a worker thread where it takes long.
 
         Raises:
-            QueueFull: too much of this tenant's waits for a worker already.
+            QueueFull: this tenant's share of the workers' queue is full.
 
         """
         if effort is Effort.BY_SIZE and size <= _INLINE_BYTES:
@@ -144,11 +144,11 @@ class ServedModel:
         return await pool.run(tenant, size, function, *arguments)
 
     def encode(self, prompt: Prompt, field: str) -> Sequence[int]:
-        """The token ids of a prompt, at least one. It stands in this field of the request.
+        """Encode a prompt to token ids, at least one. `field` of the request holds it, for errors.
 
         Raises:
             InvalidRequest: the model's template refuses the conversation, an id is out of range, or the
-                text has no tokens in the model's vocabulary.
+                text gives no tokens in the model's vocabulary.
 
         """
         if isinstance(prompt, TokenPrompt):
@@ -162,8 +162,8 @@ class ServedModel:
             raise InvalidRequest.of(field, "holds no text that the model's vocabulary knows.")
         return ids
 
-    def unread(self, prompt: Prompt | BatchPrompt) -> Iterator[str]:
-        """What a prompt holds to no effect: raw text spells a control token and is not read that way."""
+    def plain_control_tokens(self, prompt: Prompt | BatchPrompt) -> Iterator[str]:
+        """Name the raw texts that contain the text of a control token and encode it as plain text."""
         for name, one in prompt_fields(prompt).items():
             if not isinstance(one, TextPrompt) or one.parse_special:
                 continue
@@ -198,7 +198,7 @@ class ServedModel:
             )
         count, most = len(prompt.turns), self.engine.context_length
         if count > most:
-            # Each turn takes a token or more: this many cannot fit, and would take long to render.
+            # Each turn takes at least one token: so many cannot fit, and rendering them would take long.
             raise InvalidRequest.of("chat.messages", f"holds {count} messages; it may hold {most}.")
         try:
             tools = () if prompt.tool_choice.mode is ToolMode.NONE else prompt.tools
@@ -208,7 +208,7 @@ class ServedModel:
 
 
 def _in_use(request: ParsedRequest) -> Iterator[str]:
-    """The parameters of a request that not every engine can honour, by path."""
+    """The parameters of a request that not every engine supports, by path."""
     yield from (f"sampling.{name}" for name in sorted(request.sampling.in_use))
     if request.logit_bias:
         yield "sampling.logit_bias"
@@ -223,6 +223,6 @@ def _in_use(request: ParsedRequest) -> Iterator[str]:
 
 
 def _capability(field: str) -> str:
-    """What an engine calls that which a field takes."""
+    """The name in `BackendDescription.refused` for a field of the protocol."""
     group, _, name = field.rpartition(".")
     return "grammar" if group in ("constraint", "chat") else name

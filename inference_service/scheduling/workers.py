@@ -1,4 +1,4 @@
-"""Threads that work for several tenants, none of whom can keep the others waiting."""
+"""Worker threads for blocking work on requests, shared fairly between tenants."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from inference_service.errors import QueueFull
 from inference_service.scheduling.admission import FairQueue, Tenant
 
 _LEAST_WEIGHT = 1000
-"""Bytes that a job weighs at least: what it takes beside the message that it reads."""
+"""Least weight of a job in bytes: the memory that it takes beside its message."""
 _RETRY_AFTER = 1.0
 
 T = TypeVar("T")
 
 
 class FairPool:
-    """Runs functions in threads. Tenants take turns, and one thread is always left to the others.
+    """Runs functions in threads. Tenants take turns, and no tenant can occupy all threads.
 
     Args:
-        threads: how many one tenant may use; there is one more.
-        name: of the threads.
-        most_bytes: of the messages that may wait to be worked on, in all.
+        threads: how many one tenant may use at once; the pool has one more.
+        name: prefix of the threads' names.
+        most_bytes: of all messages that may wait.
 
     """
 
@@ -37,16 +37,16 @@ class FairPool:
         self._waiting: FairQueue[_Job] = FairQueue(most_bytes)
 
     async def run(self, tenant: Tenant, size: int, function: Callable[..., T], *arguments: object) -> T:
-        """Call a function in a thread, in turn. What is still waiting when its caller leaves is never run.
+        """Call a function in a thread. Cancelling removes a call that still waits.
 
         Args:
-            tenant: whose turn it takes.
-            size: bytes of the message that it works on.
-            function: what to call.
-            arguments: what to call it with.
+            tenant: on whose share it counts.
+            size: bytes of the message that the function works on.
+            function: may block.
+            arguments: of the function.
 
         Raises:
-            QueueFull: too much of this tenant's waits already.
+            QueueFull: this tenant's share of the queue is full.
 
         """
         weight = max(size, _LEAST_WEIGHT)
@@ -62,13 +62,13 @@ class FairPool:
         return result
 
     def close(self) -> None:
-        """Run nothing any more but what runs already."""
+        """Drop what waits. What runs already ends by itself."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _start_jobs(self) -> None:
         while self._idle:
             busy = [tenant for tenant, count in self._running.items() if count >= self._most]
-            popped = self._waiting.pop(passed_over=busy)
+            popped = self._waiting.pop(skipping=busy)
             if popped is None:
                 return
             self._start(*popped)
@@ -84,12 +84,12 @@ class FairPool:
         self._running[tenant] -= 1
         if not self._running[tenant]:
             del self._running[tenant]
-        _pass_on(working, job.result)
+        _copy_result(working, job.result)
         self._start_jobs()
 
 
 class _Job:
-    """A call and where its result goes."""
+    """A call, and the future for its result."""
 
     __slots__ = ("function", "result")
 
@@ -98,8 +98,8 @@ class _Job:
         self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
-def _pass_on(working: asyncio.Future[Any], result: asyncio.Future[Any]) -> None:
-    """Give a result to whoever waits for it, if anybody still does."""
+def _copy_result(working: asyncio.Future[Any], result: asyncio.Future[Any]) -> None:
+    """Copy a result to the future that a caller waits for, unless the caller has left."""
     if working.cancelled():
         result.cancel()
         return

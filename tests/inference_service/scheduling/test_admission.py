@@ -275,7 +275,7 @@ class Learned:
 
     def __init__(self, capacity: int = 1, seconds: float = 1.0) -> None:
         self.admission = Admission(capacity=capacity, queue_limit=100)
-        self.admission._learn(seconds)
+        self.admission._record(seconds)
 
     def estimate(self, tenant: Tenant = None) -> float:
         return self.admission.estimate(tenant)

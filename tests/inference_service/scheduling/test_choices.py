@@ -29,8 +29,8 @@ def several(request: generate_pb.GenerateRequest, n: int = 4) -> generate_pb.Gen
 
 
 @asynccontextmanager
-async def draining(service: Running, hurry: asyncio.Event) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(service.server.drain(hurry))
+async def draining(service: Running, abort: asyncio.Event) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(service.server.drain(abort))
     await asyncio.sleep(0.05)
     try:
         yield task
@@ -57,17 +57,17 @@ async def test_choices_that_wait_may_finish_while_the_service_drains() -> None:
     assert events[-1].HasField("summary")
 
 
-@pytest.mark.parametrize("in_a_hurry", [True, False])
-async def test_when_the_grace_is_over_all_choices_end(in_a_hurry: bool) -> None:
-    async with running_service(max_concurrency=2, shutdown_grace=600 if in_a_hurry else 0.2) as service:
+@pytest.mark.parametrize("in_a_abort", [True, False])
+async def test_when_the_grace_is_over_all_choices_end(in_a_abort: bool) -> None:
+    async with running_service(max_concurrency=2, shutdown_grace=600 if in_a_abort else 0.2) as service:
         stream = service.generate_stub.GenerateStream(several(ask(STALLS)))
         await first(stream, 3)
         await eventually(lambda: service.room.admission.waiting == 2)
-        hurry = asyncio.Event()
+        abort = asyncio.Event()
 
-        async with draining(service, hurry) as drain:
-            if in_a_hurry:
-                hurry.set()
+        async with draining(service, abort) as drain:
+            if in_a_abort:
+                abort.set()
             assert (await refusal(stream)).reason == "NOT_READY"
             await asyncio.wait_for(drain, WAIT)
         assert is_free(service)
@@ -143,7 +143,7 @@ async def test_many_at_once_do_not_overfill_the_queue() -> None:
 
 async def test_a_deadline_within_the_estimate_is_refused_without_waiting() -> None:
     async with running_service(max_concurrency=1) as service:
-        service.room.admission._learn(1000.0)
+        service.room.admission._record(1000.0)
         holder = service.generate_stub.GenerateStream(ask(STALLS))
         await first(holder)
 

@@ -45,7 +45,7 @@ def test_where_nothing_may_wait_nothing_has_a_place() -> None:
     assert not filled(0).has_space("quiet")
 
 
-def test_who_is_passed_over_keeps_the_place() -> None:
+def test_who_is_skipped_keeps_the_place() -> None:
     queue = filled(100, ("a", 2), ("b", 1))
 
     assert [
