@@ -165,7 +165,7 @@ async def test_refusals_of_foreign_services_are_lines_too(
 
     assert [(line["event"], line["log_level"], line["outcome"]) for line in lines] == [
         ("rpc", "info", "invalid_api_key"),
-        ("rpc", "info", "unknown_method"),
+        ("rpc", "info", "route_not_found"),
     ]
 
 
