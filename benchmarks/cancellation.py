@@ -95,7 +95,7 @@ async def _other_streams(transports: Transports) -> AsyncIterator[None]:
 
 
 async def _until(transports: Transports, running: int) -> None:
-    while transports.service.room.backend.stats().running != running:  # noqa: ASYNC110  an engine has no events
+    while transports.service.loaded.backend.stats().running != running:  # noqa: ASYNC110  an engine has no events
         await asyncio.sleep(0.001)
 
 

@@ -24,7 +24,7 @@ async def test_a_quiet_key_is_never_refused(tmp_path: Path) -> None:
     small = completion(max_tokens=1)
     async with keyed_doors(tmp_path, "flooder", "quiet", simulated_decode_tps=4000) as served:
         flooder, quiet = served.callers["flooder"], served.callers["quiet"]
-        admission = served.transports.service.room.admission
+        admission = served.transports.service.loaded.admission
         flooding = [asyncio.create_task(flooder.by_grpc(flood)) for _ in range(FLOOD)]
         refused = await _ends_of_the_refused(flooding)
         assert admission.waiting > 50

@@ -53,7 +53,7 @@ async def test_the_service_notices_a_frozen_caller() -> None:
         writer.write(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0))
         writer.write(http2.call(METHOD, 1, message))
         await writer.drain()
-        await eventually(lambda: service.room.admission.running == 1)
+        await eventually(lambda: service.loaded.admission.running == 1)
         frozen = time.monotonic()
         await eventually(lambda: is_free(service), 80)
         writer.close()

@@ -50,7 +50,7 @@ async def test_a_grpc_stream_ends_as_unauthenticated(tmp_path: Path) -> None:
         with pytest.raises(AuthenticationError) as ended:
             await collecting
         assert (await untouched).error is None
-        assert served.transports.service.room.backend.stats().running == 0
+        assert served.transports.service.loaded.backend.stats().running == 0
     assert isinstance(ended.value.__cause__, grpc.RpcError)
     assert ended.value.code == "invalid_api_key"
 
@@ -98,4 +98,4 @@ async def test_the_bridge_ends_it_too_where_the_service_knows_no_keys(tmp_path: 
             event = await asyncio.wait_for(reading, PATIENCE)
             assert event["error"]["code"] == "invalid_api_key"
         await asyncio.sleep(0.5)
-        assert service.room.backend.stats().running == 0
+        assert service.loaded.backend.stats().running == 0

@@ -37,7 +37,7 @@ async def _ask_in_all_ways(transports: Transports) -> list[Answer]:
 async def test_a_stalled_service_answers_at_once_and_those_who_wait() -> None:
     async with running_transports(stall_timeout=0.5, max_concurrency=SLOTS) as transports:
         stuck = [asyncio.create_task(transports.by_grpc_stream(STUCK)) for _ in range(SLOTS)]
-        await _until(lambda: transports.service.room.admission.running == SLOTS)
+        await _until(lambda: transports.service.loaded.admission.running == SLOTS)
         waited = await _ask_in_all_ways(transports)
         later = await _ask_in_all_ways(transports)
         assert [answer.error for answer in (*waited, *later)] == ["not_ready"] * 8

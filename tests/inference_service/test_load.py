@@ -58,8 +58,8 @@ async def test_two_hundred_run_at_once_on_an_engine_that_takes_them_all() -> Non
         ]
         await asyncio.gather(*[first(stream, 4) for stream in streams])
 
-        assert service.room.backend.stats().running == STREAMS
-        assert (service.room.admission.running, service.room.admission.waiting) == (STREAMS, 0)
+        assert service.loaded.backend.stats().running == STREAMS
+        assert (service.loaded.admission.running, service.loaded.admission.waiting) == (STREAMS, 0)
         for stream in streams:
             stream.cancel()
         await eventually(lambda: is_free(service))

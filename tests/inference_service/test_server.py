@@ -157,7 +157,7 @@ async def test_what_runs_may_finish_and_nothing_new_begins() -> None:
         assert await watcher.serving()
         running = asyncio.create_task(told(service.generate_stub.GenerateStream(ask())))
         waiting = asyncio.create_task(told(service.generate_stub.GenerateStream(ask())))
-        await eventually(lambda: service.room.admission.waiting)
+        await eventually(lambda: service.loaded.admission.waiting)
 
         async with draining(service, asyncio.Event()) as drain:
             assert not await watcher.serving()

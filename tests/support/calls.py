@@ -97,11 +97,11 @@ async def eventually(condition: Callable[[], object], seconds: float = WAIT) -> 
 
 def is_free(service: Running) -> bool:
     """Whether no request holds or waits for anything."""
-    admission = service.room.admission
+    admission = service.loaded.admission
     busy = (
         admission.running,
         admission.waiting,
-        service.room.backend.stats().running,
+        service.loaded.backend.stats().running,
         len(service.server.calls),
     )
     return busy == (0, 0, 0, 0)

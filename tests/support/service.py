@@ -37,8 +37,8 @@ class Running:
     model_stub: model_grpc.ModelServiceAsyncStub
 
     @property
-    def room(self) -> LoadedEngine:
-        """What stands behind the door: the engine, its model, its permits."""
+    def loaded(self) -> LoadedEngine:
+        """The engine, its model and its permits."""
         return self.server._slot.loaded
 
 

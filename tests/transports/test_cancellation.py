@@ -84,7 +84,7 @@ async def test_every_slot_is_free_after_callers_left(
 
 
 async def _seconds_until_idle(transports: Transports) -> float:
-    room = transports.service.room
+    room = transports.service.loaded
     began = time.monotonic()
     while room.backend.stats().running or room.admission.running or len(transports.service.server.calls):
         assert time.monotonic() - began < 5, "a slot stayed taken"

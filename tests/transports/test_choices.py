@@ -24,7 +24,7 @@ async def leave_grpc(transports: Transports) -> None:
     await anext(stream)
     await _until(transports, CHOICES)
     seen: set[int] = set()
-    while len(seen) < transports.service.room.backend.stats().running:
+    while len(seen) < transports.service.loaded.backend.stats().running:
         event = await anext(stream)
         seen |= {event.choice_index} if isinstance(event, Delta) else set()
     await stream.aclose()
@@ -141,7 +141,7 @@ async def test_deadline_ends_every_choice_with_what_was_made(settings: dict[str,
 
 def _running(transports: Transports) -> int:
     """Choices that have a slot or wait for one."""
-    room = transports.service.room
+    room = transports.service.loaded
     return max(room.backend.stats().running, room.admission.running) + room.admission.waiting
 
 

@@ -70,7 +70,7 @@ async def bare(serve_engine: ServeEngine) -> AsyncIterator[Transports]:
 
 async def test_engines_declare_what_the_page_was_made_from(transports: Transports, engines: Engines) -> None:
     """What is written down for TensorRT-LLM without starting it is what it says once started."""
-    served = transports.service.room.model.engine
+    served = transports.service.loaded.model.engine
     declared = engines.at_best[served.name].engine
 
     assert (served.refused, served.ceilings) == (declared.refused, declared.ceilings)
@@ -79,7 +79,7 @@ async def test_engines_declare_what_the_page_was_made_from(transports: Transport
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS], ids=_path)
 async def test_cells_are_true(endpoint: Endpoint, transports: Transports, engines: Engines) -> None:
     """Refused by name, or accepted and named, or accepted and not named."""
-    name = transports.service.room.model.engine.name
+    name = transports.service.loaded.model.engine.name
     cells = [(row.sample, row.outcomes[name].kind) for row in rows(engines, endpoint)]
 
     assert await _wrong(transports, endpoint, cells) == []

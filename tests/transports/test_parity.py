@@ -127,7 +127,7 @@ async def test_good_requests_are_answered_alike(transports: Transports, name: st
 async def test_bad_requests_are_refused_alike(transports: Transports, name: str) -> None:
     """Both transports name the same code and, where the fault is the caller's, the same parameter."""
     request, code, param = BAD[name]
-    if name == "prompt without tokens" and transports.service.room.model.tokenizer.encode_prompt("\x04"):
+    if name == "prompt without tokens" and transports.service.loaded.model.tokenizer.encode_prompt("\x04"):
         pytest.skip("the vocabulary has a token for every byte")
     first, *others = [await ask(request) for ask in transports.ways]
 

@@ -225,7 +225,7 @@ async def test_thousand_callers_that_leave_leave_nothing_behind(serve_engine: Se
                 call.cancel()
 
         await asyncio.gather(*(leave_many(lane) for lane in range(50)))
-        stats = transports.service.room.backend.stats
+        stats = transports.service.loaded.backend.stats
         for _ in range(500):
             if not stats().running and not len(transports.service.server.calls):
                 break

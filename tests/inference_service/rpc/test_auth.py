@@ -1,4 +1,4 @@
-"""Keys, levels and rates at the gRPC door."""
+"""Keys, levels and rates over gRPC."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ async def test_tenants_are_keys(keys: KeyFile) -> None:
             asyncio.create_task(told(service.generate_stub.GenerateStream(ask(), metadata=bearing(flooder))))
             for _ in range(10)
         ]
-        await eventually(lambda: service.room.admission.waiting == 9)
+        await eventually(lambda: service.loaded.admission.waiting == 9)
 
         await told(service.generate_stub.GenerateStream(ask(), metadata=bearing(quiet)))
 

@@ -35,12 +35,12 @@ async def test_in_the_queue() -> None:
         holder = busy.generate_stub.GenerateStream(ask("@sim(stall_at=1)"))
         await first(holder)
         waiting = busy.generate_stub.GenerateStream(ask())
-        await eventually(lambda: busy.room.admission.waiting)
+        await eventually(lambda: busy.loaded.admission.waiting)
 
         waiting.cancel()
 
-        await eventually(lambda: not busy.room.admission.waiting, BOUND)
-        assert busy.room.admission.running == 1
+        await eventually(lambda: not busy.loaded.admission.waiting, BOUND)
+        assert busy.loaded.admission.running == 1
         await eventually(lambda: len(busy.server.calls) == 1, BOUND)
         holder.cancel()
         await eventually(lambda: is_free(busy), BOUND)
@@ -50,7 +50,7 @@ async def test_during_the_prefill(service: Running) -> None:
     stream = service.generate_stub.GenerateStream(ask("many words " * 50))
     (started,) = await first(stream)
     assert started.WhichOneof("event") == "started"
-    await eventually(lambda: service.room.backend.stats().running)
+    await eventually(lambda: service.loaded.backend.stats().running)
 
     stream.cancel()
 
@@ -69,7 +69,7 @@ async def test_in_the_middle_of_a_stream(service: Running) -> None:
 async def test_a_caller_of_the_unary_method(service: Running) -> None:
     call = service.generate_stub.Generate(endless())
     waiting = asyncio.ensure_future(call)
-    await eventually(lambda: service.room.backend.stats().running)
+    await eventually(lambda: service.loaded.backend.stats().running)
 
     call.cancel()
 
@@ -82,7 +82,7 @@ async def test_a_connection_that_is_closed(service: Running) -> None:
     async with grpc.aio.insecure_channel(service.address) as channel:
         stub = type(service.generate_stub)(channel)
         await asyncio.gather(*[first(stub.GenerateStream(endless())) for _ in range(5)])
-        assert service.room.admission.running == 5
+        assert service.loaded.admission.running == 5
 
     await eventually(lambda: is_free(service), BOUND)
 
@@ -94,7 +94,7 @@ async def test_the_engine_lets_go_before_the_permit_is_free(monkeypatch: pytest.
         leave = SimulatedBackend._leave
 
         def recorded_leave(backend: SimulatedBackend, *, keep_slot: bool) -> None:
-            permits.append(busy.room.admission.running)
+            permits.append(busy.loaded.admission.running)
             leave(backend, keep_slot=keep_slot)
 
         monkeypatch.setattr(SimulatedBackend, "_leave", recorded_leave)
@@ -144,8 +144,8 @@ async def test_an_engine_that_does_not_let_go_is_visible(service: Running) -> No
 
     stream.cancel()
 
-    await eventually(lambda: service.room.backend.stats().aborts_pending == 1, BOUND)
-    assert service.room.backend.stats().running == 1
-    assert service.room.admission.running == 0
+    await eventually(lambda: service.loaded.backend.stats().aborts_pending == 1, BOUND)
+    assert service.loaded.backend.stats().running == 1
+    assert service.loaded.admission.running == 0
     await eventually(lambda: is_free(service), BOUND)
-    assert service.room.backend.stats().aborts_pending == 0
+    assert service.loaded.backend.stats().aborts_pending == 0

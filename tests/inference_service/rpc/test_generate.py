@@ -396,7 +396,7 @@ async def test_a_deadline_in_the_queue() -> None:
         status = await refusal(busy.generate_stub.Generate(ask(), timeout=DEADLINE))
 
         assert (status.code, status.reason) == (Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
-        assert (busy.room.admission.running, busy.room.admission.waiting) == (1, 0)
+        assert (busy.loaded.admission.running, busy.loaded.admission.waiting) == (1, 0)
         running.cancel()
 
 
@@ -437,7 +437,7 @@ async def test_a_failure_in_the_middle_comes_after_what_was_made(service: Runnin
 async def test_a_stalled_request_is_freed_by_its_cancel(service: Running) -> None:
     stream = service.generate_stub.GenerateStream(ask("@sim(stall_at=2)"))
     await first(stream, 3)
-    assert service.room.backend.stats().running == 1
+    assert service.loaded.backend.stats().running == 1
 
     stream.cancel()
 

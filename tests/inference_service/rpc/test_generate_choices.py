@@ -80,7 +80,7 @@ async def test_whoever_leaves_while_choices_wait_gives_back_everything(service: 
     request = hot("@sim(stall_at=2)", output=pb.OutputOptions(n=8))
     stream = service.generate_stub.GenerateStream(request)
     await first(stream, 3)
-    await eventually(lambda: service.room.admission.waiting == 5)
+    await eventually(lambda: service.loaded.admission.waiting == 5)
 
     stream.cancel()
 
@@ -248,7 +248,7 @@ async def test_what_would_be_refused_is_refused_when_it_only_validates(service: 
 
 async def test_a_full_queue_refuses_nobody_who_only_validates() -> None:
     async with running_service(max_concurrency=1, queue_limit=0) as busy:
-        busy.room.admission._record(2.0)
+        busy.loaded.admission._record(2.0)
         holder = busy.generate_stub.GenerateStream(ask("@sim(stall_at=1)"))
         await first(holder)
 

@@ -283,7 +283,7 @@ async def test_a_grammar_that_the_engine_cannot_follow_is_refused_before_the_str
     def refuse(grammar: str) -> None:
         raise EngineGrammarError("the engine cannot follow this grammar: too many ways")
 
-    monkeypatch.setattr(service.room.backend, "check_grammar", refuse)
+    monkeypatch.setattr(service.loaded.backend, "check_grammar", refuse)
     for request, field in (
         (constrained("x", regex="a*"), "constraint.regex"),
         (spoken("x", TIME_TOOL, tool_choice=REQUIRED), "chat.tools"),

@@ -47,7 +47,7 @@ async def test_choices_that_wait_may_finish_while_the_service_drains() -> None:
     async with running_service(max_concurrency=1, simulated_decode_tps=100, shutdown_grace=30) as service:
         stream = service.generate_stub.GenerateStream(several(ask()))
         reading = asyncio.create_task(collect(stream))
-        await eventually(lambda: service.room.admission.waiting == 3)
+        await eventually(lambda: service.loaded.admission.waiting == 3)
 
         async with draining(service, asyncio.Event()) as drain:
             events = await asyncio.wait_for(reading, WAIT)
@@ -62,7 +62,7 @@ async def test_when_the_grace_is_over_all_choices_end(in_a_abort: bool) -> None:
     async with running_service(max_concurrency=2, shutdown_grace=600 if in_a_abort else 0.2) as service:
         stream = service.generate_stub.GenerateStream(several(ask(STALLS)))
         await first(stream, 3)
-        await eventually(lambda: service.room.admission.waiting == 2)
+        await eventually(lambda: service.loaded.admission.waiting == 2)
         abort = asyncio.Event()
 
         async with draining(service, abort) as drain:
@@ -116,11 +116,11 @@ async def test_a_request_of_several_choices_is_never_let_in_halfway() -> None:
     async with running_service(max_concurrency=1, queue_limit=3) as service:
         holder = service.generate_stub.GenerateStream(several(ask(STALLS), 3))
         await first(holder)
-        await eventually(lambda: service.room.admission.waiting == 2)
+        await eventually(lambda: service.loaded.admission.waiting == 2)
 
         status = await refusal(service.generate_stub.Generate(several(ask(), 2)))
         assert (status.code, status.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
-        assert service.room.admission.waiting == 2
+        assert service.loaded.admission.waiting == 2
 
         holder.cancel()
         await eventually(lambda: is_free(service))
@@ -133,7 +133,7 @@ async def test_many_at_once_do_not_overfill_the_queue() -> None:
         most = 0
         waiting = asyncio.gather(*calls, return_exceptions=True)
         while not waiting.done():
-            most = max(most, service.room.admission.waiting)
+            most = max(most, service.loaded.admission.waiting)
             await asyncio.sleep(0.001)
 
         errors = [error for error in await waiting if isinstance(error, grpc.aio.AioRpcError)]
@@ -143,7 +143,7 @@ async def test_many_at_once_do_not_overfill_the_queue() -> None:
 
 async def test_a_deadline_within_the_estimate_is_refused_without_waiting() -> None:
     async with running_service(max_concurrency=1) as service:
-        service.room.admission._record(1000.0)
+        service.loaded.admission._record(1000.0)
         holder = service.generate_stub.GenerateStream(ask(STALLS))
         await first(holder)
 
@@ -159,7 +159,7 @@ async def test_a_deadline_within_the_estimate_is_refused_without_waiting() -> No
                     "DEADLINE_EXCEEDED",
                 )
                 assert "waits about 1000.0 s" in status.message
-        assert (service.room.admission.running, service.room.admission.waiting) == (1, 0)
+        assert (service.loaded.admission.running, service.loaded.admission.waiting) == (1, 0)
         holder.cancel()
         await eventually(lambda: is_free(service))
         assert (await service.generate_stub.Generate(ask(), timeout=WAIT)).choices

@@ -63,6 +63,6 @@ def test_a_tokens_memory_is_read_from_the_file(loaded_model: LoadedModel) -> Non
 async def test_the_service_starts_with_the_reduced_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded_engine, "usable_memory", lambda: 10 * MIB)
     async with running_service(backend="llama_cpp", threads=1) as service:
-        engine = service.room.model.engine
+        engine = service.loaded.model.engine
 
     assert (engine.max_concurrency, engine.context_length) == (1, 1024)

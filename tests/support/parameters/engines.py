@@ -34,7 +34,7 @@ async def load_engines() -> Engines:
 
 async def _started(name: str) -> ServedModel:
     async with running_service(backend=name, alias={ALIAS: MODEL_ID}, threads=1) as running:
-        return running.room.model
+        return running.loaded.model
 
 
 def _compiled(model: ServedModel, *, everything: bool) -> ServedModel:
