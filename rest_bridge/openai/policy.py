@@ -350,8 +350,8 @@ def _combined_without_effect(request: GenerationRequest, streams: bool) -> Itera
 
 def _has_constraint(request: GenerationRequest) -> bool:
     guided = (request.guided_json, request.guided_regex, request.guided_grammar)
-    wanted = request.response_format
-    return (wanted is not None and wanted.type != "text") or any(one is not None for one in guided)
+    chosen = request.response_format
+    return (chosen is not None and chosen.type != "text") or any(one is not None for one in guided)
 
 
 def _unread_refusals(request: ChatCompletionRequest) -> Iterator[str]:
