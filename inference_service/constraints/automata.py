@@ -6,13 +6,12 @@ engines whose notation has neither. Characters that no part of a language tells 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from functools import lru_cache, reduce
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from inference_service.constraints.errors import ConstraintError
-from inference_service.constraints.matching import has_text
+from inference_service.constraints.errors import check_time, time_limit
+from inference_service.constraints.matching import has_text, states_of
 from inference_service.constraints.nodes import (
     EMPTY,
     MAX_CODE_POINT,
@@ -35,14 +34,9 @@ from inference_service.constraints.nodes import (
 
 if TYPE_CHECKING:
     from automata.fa.dfa import DFA
-    from automata.fa.nfa import NFA
 
 MAX_STATES = 4_000
 """States of one automaton; a counted repetition needs some for each of its counts."""
-_MAX_PRODUCT = 40_000
-"""Pairs of states of two automata that are put together."""
-_MAX_TRIED = 400
-"""Expressions that are looked at in search of a text, before an automaton is made."""
 
 
 def lengths(node: Node) -> tuple[int, int | None]:
@@ -144,8 +138,8 @@ def to_rules(node: Node, name: str) -> Mapping[str, Node]:
         ConstraintError: its automaton is too large.
 
     """
-    automata = _Automata(node)
-    full = automata.dfa(node)
+    with time_limit():
+        cuts, full = _automaton(node)
     dfa: Any = full.minify()
     names = {dfa.initial_state: name}
     rules: dict[str, Node] = {}
@@ -162,7 +156,8 @@ def to_rules(node: Node, name: str) -> Mapping[str, Node]:
             if target not in names:
                 names[target] = f"{name}-{len(names)}"
                 waiting.append(target)
-            options.append(seq(automata.chars(symbols), Ref(names[target])))
+            ranges = char_set((cuts[symbol], cuts[symbol + 1] - 1) for symbol in symbols)
+            options.append(seq(ranges, Ref(names[target])))
         rules[names[state]] = either(*options) if options else NOTHING
     return rules
 
@@ -172,149 +167,29 @@ def _leads_on(dfa: Any, state: object) -> bool:
     return state in dfa.final_states or any(target != state for target in dfa.transitions[state].values())
 
 
-def _intersection(one: DFA, two: DFA) -> DFA:
-    if len(one.states) * len(two.states) > _MAX_PRODUCT:
-        raise ConstraintError("its automaton is too large")
-    return one.intersection(two, minify=False)
+def _automaton(node: Node) -> tuple[list[int], DFA]:
+    """The automaton of a language, and the code points where each of its symbols begins."""
+    from automata.fa.dfa import DFA
 
-
-class _Automata:
-    """Automata over the groups of characters that a language tells apart."""
-
-    def __init__(self, node: Node) -> None:
-        cuts = {0, 0xD800, 0xE000}
-        for part in walk(node):
-            match part:
-                case Chars(ranges):
-                    cuts.update(edge for low, high in ranges for edge in (low, high + 1))
-                case Literal(text):
-                    cuts.update(edge for char in text for edge in (ord(char), ord(char) + 1))
-        self._cuts = sorted(cut for cut in cuts if cut <= MAX_CODE_POINT)
-        surrogates = self._cuts.index(0xD800)
-        # The library takes any hashable symbols, although its types speak of texts.
-        self._symbols: Any = set(range(len(self._cuts))) - {surrogates}
-
-    def chars(self, symbols: list[int]) -> Chars:
-        """The characters of some symbols."""
-        ends = [*self._cuts[1:], MAX_CODE_POINT + 1]
-        return char_set((self._cuts[symbol], ends[symbol] - 1) for symbol in symbols)
-
-    def dfa(self, node: Node) -> DFA:
-        from automata.fa.dfa import DFA
-
-        match node:
-            case Intersection(items):
-                return reduce(_intersection, map(self.dfa, items))
-            case Complement(item):
-                return self.dfa(item).complement(minify=False)
-            case Terminal(item):
-                return self.dfa(item)
-        return DFA.from_nfa(self._nfa(node), minify=True)
-
-    def _nfa(self, node: Node) -> NFA:
-        from automata.fa.nfa import NFA
-
-        if any(isinstance(part, Intersection | Complement) for part in walk(node)):
-            return self._composed(node)
-        states = _Thompson(self)
-        last = states.add(node, 0)
-        return NFA(
-            states=set(range(states.count)),
-            input_symbols=self._symbols,
-            transitions=states.transitions,
-            initial_state=0,
-            final_states={last},
-        )
-
-    def _composed(self, node: Node) -> NFA:
-        from automata.fa.nfa import NFA
-
-        match node:
-            case Sequence(items):
-                return reduce(lambda one, two: one.concatenate(two), map(self._nfa, items))
-            case Choice(options):
-                return reduce(lambda one, two: one.union(two), map(self._nfa, options))
-            case Repeat(item, least, most):
-                once = self._nfa(item)
-                parts = [once] * least
-                parts += [once.kleene_star()] if most is None else [once.option()] * (most - least)
-                if len(parts) * len(once.states) > MAX_STATES:
-                    raise ConstraintError("its automaton is too large")
-                return reduce(lambda one, two: one.concatenate(two), parts)
-        return NFA.from_dfa(self.dfa(node))
-
-    def symbols_of(self, ranges: tuple[tuple[int, int], ...]) -> Iterator[int]:
-        for low, high in ranges:
-            first = bisect_right(self._cuts, low) - 1
-            while first < len(self._cuts) and self._cuts[first] <= high:
-                yield first
-                first += 1
-
-
-class _Thompson:
-    """Collects the transitions of a language's automaton."""
-
-    def __init__(self, automata: _Automata) -> None:
-        self._automata = automata
-        self.transitions: Any = {0: {}}
-        self.count = 1
-
-    def _new(self) -> int:
-        if self.count >= MAX_STATES:
-            raise ConstraintError("its automaton is too large")
-        self.transitions[self.count] = {}
-        self.count += 1
-        return self.count - 1
-
-    def _link(self, source: int, symbol: int | str, target: int) -> None:
-        self.transitions[source].setdefault(symbol, set()).add(target)
-
-    def add(self, node: Node, start: int) -> int:
-        """Describe a node from a state on; the state where it ends."""
-        match node:
-            case Literal(text):
-                for char in text:
-                    start = self._step(((ord(char), ord(char)),), start)
-                return start
-            case Chars(ranges):
-                return self._step(ranges, start)
-            case Sequence(items):
-                for item in items:
-                    start = self.add(item, start)
-                return start
-            case Choice(options):
-                end = self._new()
-                for option in options:
-                    begin = self._new()
-                    self._link(start, "", begin)
-                    self._link(self.add(option, begin), "", end)
-                return end
-            case Repeat(item, least, most):
-                return self._repeated(item, least, most, start)
-            case Terminal(item):
-                return self.add(item, start)
-        raise TypeError(f"{node} is not regular")
-
-    def _step(self, ranges: tuple[tuple[int, int], ...], start: int) -> int:
-        end = self._new()
-        for symbol in self._automata.symbols_of(ranges):
-            self._link(start, symbol, end)
-        return end
-
-    def _repeated(self, item: Node, least: int, most: int | None, start: int) -> int:
-        for _ in range(least):
-            start = self.add(item, start)
-        if most is None:
-            begin = self._new()
-            self._link(start, "", begin)
-            end = self.add(item, begin)
-            self._link(end, "", begin)
-            return begin
-        end = self._new()
-        self._link(start, "", end)
-        for _ in range(most - least):
-            begin = self._new()
-            self._link(start, "", begin)
-            start = self.add(item, begin)
-            self._link(start, "", end)
-        return end
+    states, moves = states_of(node, MAX_STATES)
+    cuts = sorted({0, 0xD800, 0xE000, MAX_CODE_POINT + 1}.union(*(s for move in moves for s in move)))
+    places = {cut: index for index, cut in enumerate(cuts)}
+    transitions = []
+    for move in moves:
+        found: dict[int, int] = {}
+        for (first, behind), target in move.items():
+            found.update(dict.fromkeys(range(places[first], places[behind]), target))
+        transitions.append(found)
+        check_time()
+    surrogates = places[0xD800]
+    # The library takes any hashable symbols, although its types speak of texts.
+    symbols: Any = set(range(len(cuts) - 1)) - {surrogates}
+    dfa = DFA(
+        states=set(range(len(states))),
+        input_symbols=symbols,
+        transitions=dict(enumerate(transitions)),  # type: ignore[arg-type]
+        initial_state=0,
+        final_states={index for index, state in enumerate(states) if state.nullable},
+        allow_partial=True,
+    )
+    return cuts, dfa

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import pairwise
 from typing import TypeAlias
@@ -33,7 +34,7 @@ from inference_service.constraints.nodes import (
 
 MAX_EXPRESSIONS = 200_000
 """Expressions that one grammar's texts may lead to. Beyond it the grammar is too ambiguous to be followed."""
-MAX_SEARCHED = 20_000
+MAX_SEARCHED = 5_000
 """States that the search for a text of a language may come upon."""
 _CHECKED_EVERY = 256
 """Expressions that are made from one look at the time to the next."""
@@ -241,6 +242,29 @@ def _is_in(ranges: tuple[tuple[int, int], ...], code: int) -> bool:
     return index >= 0 and code <= ranges[index][1]
 
 
+def belongs(language: Node, text: str) -> bool:
+    """Whether a text belongs to a regular language.
+
+    Raises:
+        ConstraintError: there are too many ways to read it.
+
+    """
+    check_time()
+    expressions = _expressions(language)
+    if len(expressions) > MAX_SEARCHED:
+        expressions = Expressions()
+    state = expressions.of(language)
+    for char in text:
+        state = expressions.after(state, char)
+    return state.nullable
+
+
+@lru_cache(maxsize=256)
+def _expressions(_language: Node) -> Expressions:
+    """The expressions that texts of a language have led to so far. Threads may share them."""
+    return Expressions()
+
+
 def has_text(node: Node) -> bool:
     """Whether a regular language holds any text. The search goes where the least is left to read.
 
@@ -264,6 +288,38 @@ def has_text(node: Node) -> bool:
         if len(seen) > MAX_SEARCHED:
             raise ConstraintError("its automaton is too large")
     return False
+
+
+def states_of(node: Node, limit: int) -> tuple[list[Expression], list[dict[tuple[int, int], int]]]:
+    """The states that texts of a regular language lead to; the first is where a text begins.
+
+    Returns:
+        The states, and for each the moves from it: the first code point of a group of characters, the one
+        behind its last, and the index of the state that they lead to.
+
+    Raises:
+        ConstraintError: there are more states than the limit.
+
+    """
+    expressions = Expressions()
+    states = [expressions.of(node)]
+    known = {states[0]: 0}
+    moves: list[dict[tuple[int, int], int]] = []
+    while len(moves) < len(states):
+        state = states[len(moves)]
+        found: dict[tuple[int, int], int] = {}
+        for first, last in expressions.groups(state):
+            target = expressions.after(state, chr(first))
+            if target is expressions.nothing:
+                continue
+            if target not in known:
+                known[target] = len(states)
+                states.append(target)
+            found[first, last + 1] = known[target]
+        moves.append(found)
+        if len(states) > limit:
+            raise ConstraintError("its automaton is too large")
+    return states, moves
 
 
 class Matcher:

@@ -17,6 +17,8 @@ MAX_UNIQUE = 6
 MAX_CONTAINED = 16
 MAX_COUNTED = 64
 MAX_PREFIX = 1_000
+_RULE_EVERY = 8
+"""Elements from one rule to the next: engines limit how deep groups are nested."""
 
 
 def array_node(compiler: SchemaCompiler, facts: Facts) -> Node:
@@ -54,6 +56,8 @@ def array_node(compiler: SchemaCompiler, facts: Facts) -> Node:
     for index in range(len(known) - 1, -1, -1):
         here = seq(marks.comma if index else EMPTY, known[index], tail)
         tail = here if index < least else maybe(here)
+        if index and index % _RULE_EVERY == 0:
+            tail = compiler.builder.rule("elements", tail)
     return seq(marks.begin_array, tail, marks.end_array)
 
 

@@ -153,7 +153,10 @@ class SchemaCompiler:
             check_time()
             if len(self._alternatives) >= MAX_SCHEMAS:
                 raise ConstraintError(f"it needs more than {MAX_SCHEMAS} combinations of schemas")
-            found = self._alternatives[goal] = self._expansion.alternatives(goal)
+            try:
+                found = self._alternatives[goal] = self._expansion.alternatives(goal)
+            except TookTooLong as error:
+                raise TookTooLong(error.message, error.path or goal[0][0].path) from None
         return found
 
     def _node_of_all(self, goal: Goal) -> Node:
@@ -170,6 +173,8 @@ class SchemaCompiler:
             return self._node_of_type(name, facts)
         except UnsupportedKeyword:
             raise
+        except TookTooLong as error:
+            raise TookTooLong(error.message, error.path or _blamed(error, name, goal).path) from None
         except ConstraintError as error:
             raise _blamed(error, name, goal) from None
 

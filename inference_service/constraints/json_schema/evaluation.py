@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 from inference_service.constraints.json_schema.document import Schema, distinct, type_of, value_key
 from inference_service.constraints.json_schema.facts import Atom, exact
 from inference_service.constraints.json_schema.formats import NUMBER_FORMATS, language_of_format
-from inference_service.constraints.matching import Expressions
-from inference_service.constraints.nodes import Node
+from inference_service.constraints.matching import belongs
 from inference_service.constraints.regex import found_text
 
 
@@ -27,16 +25,6 @@ def is_found(pattern: str, text: str, *, widest: bool = False) -> bool:
 
     """
     return belongs(found_text(pattern, widest=widest), text)
-
-
-@lru_cache(maxsize=4096)
-def belongs(language: Node, text: str) -> bool:
-    """Whether a text belongs to a regular language."""
-    expressions = Expressions()
-    state = expressions.of(language)
-    for char in text:
-        state = expressions.after(state, char)
-    return state.nullable
 
 
 def holds(schema: Schema, value: Any) -> bool:

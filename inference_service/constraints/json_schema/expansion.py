@@ -7,13 +7,13 @@ members and elements is kept as goals, which are expanded later.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from fractions import Fraction
 from functools import partial
 from itertools import combinations
 from typing import TypeAlias
 
-from inference_service.constraints.errors import MAX_ALTERNATIVES, ConstraintError
+from inference_service.constraints.errors import MAX_ALTERNATIVES, ConstraintError, check_time
 from inference_service.constraints.json_schema.document import Schema, distinct, value_key
 from inference_service.constraints.json_schema.evaluation import holds_all
 from inference_service.constraints.json_schema.facts import (
@@ -31,6 +31,9 @@ from inference_service.constraints.json_schema.formats import NUMBER_FORMATS, la
 from inference_service.constraints.json_schema.keywords import JSON_TYPES
 from inference_service.constraints.nodes import Complement, Node
 from inference_service.constraints.regex import found_text
+
+_MAX_RIVALS = 20_000
+"""Pairs of branches of one `oneOf` that may hold together."""
 
 Demand: TypeAlias = Callable[[Facts], None]
 Item: TypeAlias = "Atom | Demand"
@@ -153,13 +156,14 @@ class Expansion:
         if keyword == "anyOf":
             return [[(branch, True)] for branch in branches]
         options: Disjunction = []
-        for branch in branches:
-            others = [
-                self._deny(other, schema, "oneOf")
-                for other in branches
-                if other is not branch and not self._exclude(branch, other)
-            ]
-            options.append([(branch, True), *others])
+        count = 0
+        for branch, rivals in zip(branches, _rivals(branches), strict=True):
+            check_time()
+            others = [other for other in rivals if other is not branch and not self._exclude(branch, other)]
+            options.append([(branch, True), *(self._deny(other, schema, "oneOf") for other in others)])
+            count += len(others)
+            if count > _MAX_RIVALS:
+                raise schema.unsupported("oneOf", "too many of its branches may hold together")
         if len(set(branches)) < len(branches):
             # The same branch twice never holds once only.
             return [
@@ -350,6 +354,40 @@ class Expansion:
             facts.unsupported.append((type_name, error))
 
         return [demand]
+
+
+def _rivals(branches: list[Schema]) -> list[list[Schema]]:
+    """For each branch those that may hold beside it: a member that all require may tell them apart."""
+    tags = [_tags(branch) for branch in branches]
+    names = set(tags[0]).intersection(*tags[1:])
+    if not names:
+        return [branches] * len(branches)
+    name = min(names)
+    holders: dict[Hashable, list[int]] = {}
+    for index, tag in enumerate(tags):
+        for key in tag[name]:
+            holders.setdefault(key, []).append(index)
+    return [[branches[i] for i in sorted({i for key in tag[name] for i in holders[key]})] for tag in tags]
+
+
+def _tags(schema: Schema) -> dict[str, set[Hashable]]:
+    """The members that an object has to have by a schema, with the few values that it names for them."""
+    schema = followed(schema)
+    keywords = schema.keywords
+    if not _must_be_object(keywords):
+        return {}
+    found: dict[str, set[Hashable]] = {}
+    for name in keywords.get("required", ()):
+        if name in keywords.get("properties", {}):
+            member = followed(schema.child("properties", name)).keywords
+            values = member.get("enum", [member["const"]] if "const" in member else [])
+            if values:
+                found[name] = set(map(value_key, values))
+    return found
+
+
+def _must_be_object(keywords: dict[str, object]) -> bool:
+    return keywords.get("type") == "object" and keywords.get("nullable") is not True
 
 
 def _type_names(keywords: dict[str, object]) -> frozenset[str]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_PATTERNS = 6
 MAX_COUNTED = 64
+_RULE_EVERY = 32
+"""Members from one rule to the next, where no optional one leads to a rule."""
 _ANY_TEXT = repeat(ANY_CHAR, 0)
 
 
@@ -113,13 +115,25 @@ class _ObjectWriter:
             if self._others == NOTHING:
                 return seq(self._marks.begin_object, self._marks.end_object) if self._least == 0 else NOTHING
             return self._compiler.json.members(self._others, self._least, self._most)
-        body = self._tail(0, 0)
+        body = self._body()
         by_required = self._by_required()
         if by_required is not None:
             self._members = by_required
             self._tails = {}
-            body = either(body, self._tail(0, 0))
+            body = either(body, self._body())
         return seq(self._marks.begin_object, body, self._marks.end_object)
+
+    def _body(self) -> Node:
+        """All members. Their tails are made from the last one on: thousands of members are no recursion."""
+        reached = [{0}]
+        for member in self._members:
+            following = {min(count + 1, self._cap) for count in reached[-1]}
+            reached.append(following if member.is_required else following | reached[-1])
+        for index in range(len(self._members), 0, -1):
+            check_time()
+            for count in reached[index]:
+                self._tail(index, count)
+        return self._tail(0, 0)
 
     def _by_required(self) -> list[_Member] | None:
         """The members with those of `required` first, in its order; None if that is the same order."""
@@ -160,8 +174,11 @@ class _ObjectWriter:
         if not member.is_required:
             options.append(self._tail(index + 1, count))
         node = either(*options) if options else NOTHING
-        # Tails that two others lead to are rules, so that the grammar grows with the members only.
+        # Tails that two others lead to are rules, so that the grammar grows with the members only; and so are
+        # some of the others, so that no node has thousands inside it.
         is_shared = not member.is_required and index + 1 < len(self._members)
+        if node != NOTHING and index % _RULE_EVERY == _RULE_EVERY - 1 and index + 1 < len(self._members):
+            return self._builder.rule("members", node)
         return self._builder.rule("members", node) if is_shared and isinstance(node, type(NOTHING)) else node
 
     def _other_tail(self, count: int) -> Node:

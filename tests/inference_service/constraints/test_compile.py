@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,13 +11,15 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from inference_service.constraints.compiling import ConstraintKind, compile_constraint
-from inference_service.constraints.errors import ConstraintError
+from inference_service.constraints.errors import MAX_SECONDS, ConstraintError, TookTooLong, time_limit
 from inference_service.constraints.grammar import GrammarBuilder
 from inference_service.constraints.json_schema.compiler import schema_node
 from inference_service.constraints.json_schema.digits import decimals, whole_numbers
 from inference_service.constraints.json_text import JsonRules, Whitespace, dumps, marks
 from inference_service.constraints.nodes import chars, either, maybe, repeat, seq, terminal
 from inference_service.constraints.notations.ebnf import to_ebnf
+from inference_service.constraints.notations.lark import to_lark
+from inference_service.constraints.tools import CallableTool, CallList, calls_grammar
 from tests.inference_service.constraints.derivation import Sampler, complaint, follows, matches
 from tests.inference_service.constraints.schemas import SCHEMAS
 
@@ -129,6 +132,111 @@ def test_hostile_schemas_are_answered_in_time() -> None:
     for schema in hostile:
         assert len(complaint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))) < 1_000
     assert time.monotonic() - begun < 30
+
+
+_WORDS = [f"{number * 7919 % 100_003:05d}" for number in range(15_000)]
+_LARGE: dict[str, dict[str, Any]] = {
+    "enum": {"enum": [f"{word}-{word}-{word}" for word in _WORDS]},
+    "enums together": {"allOf": [{"enum": _WORDS[:14_000]}, {"enum": _WORDS[5_000:]}]},
+    "enum with a pattern": {"enum": _WORDS, "pattern": "^([0-4]|[0-9]a*)*[0-9]*$"},
+    "text": {"pattern": "a" * 400_000},
+    "classes": {"pattern": "[ab]" * 100_000},
+    "optional characters": {"pattern": "^" + "a?" * 100_000 + "$"},
+    "patterns": {"allOf": [{"pattern": "^[ab]*a[ab]{18}$"}, {"pattern": "^[ab]*b[ab]{18}$"}]},
+    "patterns for names": {
+        "type": "object",
+        "patternProperties": {
+            f"(a|b{{1,{count + 20}}}|[a-f]{{{count},40}}){{3,40}}x{count}": {
+                "type": ["string", "null"][count % 2]
+            }
+            for count in range(6)
+        },
+    },
+    "properties": {"type": "object", "properties": {word: {"type": "string"} for word in _WORDS}},
+    "references": {
+        "$ref": "#/$defs/d0",
+        "$defs": {
+            f"d{level}": {
+                "type": "object",
+                "properties": {
+                    f"p{way}": {"$ref": f"#/$defs/d{(level * 7 + way) % 800}"} for way in range(12)
+                },
+            }
+            for level in range(800)
+        },
+    },
+    "branches that may hold together": {
+        "oneOf": [{"type": "object", "required": [f"a{number % 4}"]} for number in range(1_000)]
+    },
+    "branches with a kind": {
+        "oneOf": [
+            {"type": "object", "properties": {"kind": {"const": number}}, "required": ["kind"]}
+            for number in range(600)
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("name", _LARGE)
+def test_compiling_and_printing_are_bounded_in_processor_time(name: str) -> None:
+    began = time.thread_time()
+    try:
+        grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(_LARGE[name]))
+    except ConstraintError:
+        grammar = None
+    assert time.thread_time() - began < MAX_SECONDS + 1
+    began = time.thread_time()
+    if grammar is not None:
+        to_lark(grammar)
+    assert time.thread_time() - began < MAX_SECONDS + 1
+
+
+def test_what_takes_too_long_is_refused_with_its_place() -> None:
+    schema = {"type": "object", "properties": {"deep": _LARGE["patterns for names"]}}
+    with time_limit(0.05), pytest.raises(TookTooLong) as caught:
+        schema_node(GrammarBuilder(), schema, COMPACT)
+    assert caught.value.path.startswith("$.properties.deep")
+
+
+def test_an_automaton_that_is_too_large_to_print_is_refused_soon() -> None:
+    hard = "".join(f"(?=.*{chr(97 + number)}.{{{number + 3}}})" for number in range(12)) + ".*"
+    grammar = compile_constraint(ConstraintKind.REGEX, hard)
+    began = time.thread_time()
+    with pytest.raises(ConstraintError, match=r"too large|seconds"):
+        to_ebnf(grammar)
+    assert time.thread_time() - began < MAX_SECONDS + 2
+
+
+def test_one_tool_does_not_take_the_time_of_the_others() -> None:
+    slow = {"type": "object", "properties": {"deep": _LARGE["patterns for names"]}}
+    quick = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    tools = [
+        CallableTool('{"name": "slow", "arguments": ', slow, strict=False, path="tools[0]"),
+        CallableTool('{"name": "quick", "arguments": ', quick, strict=False, path="tools[1]"),
+    ]
+    began = time.thread_time()
+    grammar = calls_grammar(tools, CallList("}", "\n", 1))
+    assert time.thread_time() - began < MAX_SECONDS + 1
+    assert not any(path.startswith("tools[1]") for path in grammar.ignored)
+    assert not grammar.matches('{"name": "quick", "arguments": {}}')
+
+
+def test_thousands_of_members_and_elements_are_no_recursion() -> None:
+    names = [f"p{number}" for number in range(3_000)]
+    members = {
+        "type": "object",
+        "properties": {name: {"type": "null"} for name in names},
+        "required": names[1:],
+    }
+    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(members))
+    assert grammar.matches(json.dumps(dict.fromkeys(names[1:]), separators=(",", ":")))
+    elements = {
+        "type": "array",
+        "prefixItems": [{"const": number} for number in range(1_000)],
+        "items": False,
+    }
+    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(elements))
+    assert follows(grammar, json.dumps(list(range(1_000)), separators=(",", ":")))
 
 
 def test_several_schemas_go_into_one_grammar() -> None:
