@@ -165,7 +165,7 @@ async def test_replies_are_parsed(client: openai.AsyncOpenAI, temperature: float
         ({"guided_json": {"enum": ["a", "b"]}}, {'"a"', '"b"'}),
         ({"response_format": {"type": "regex", "regex": "[01]"}}, {"0", "1"}),
     ],
-    ids=str,
+    ids=["guided_regex", "guided_grammar", "guided_json", "response_format"],
 )
 async def test_constraints_of_other_servers(
     client: openai.AsyncOpenAI, body: dict[str, Any], expected: set[str]
