@@ -13,11 +13,12 @@ from tests.support.scripted import Running, ScriptedService, serve
 @pytest.fixture(autouse=True)
 def _plain_logs() -> Iterator[None]:
     """Short tracebacks: what structlog makes of them by default takes seconds."""
+    before = structlog.get_config()
     structlog.configure(
         processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()]
     )
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 @pytest.fixture
