@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests stay in one process, with the servers that they share.
+PARALLEL := -n 2 --dist loadfile
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
 .PHONY: help serve test check quick format lint types imports proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean unit-newest stats soak hooks
@@ -20,8 +22,8 @@ test: check unit  ## Set up, check the code and run every test.
 check: $(VENV)/.dev  ## Lint, types, import rules and the protocol: under a minute.
 	@$(MAKE) --no-print-directory -j2 --output-sync lint types imports proto-check
 
-quick: $(VENV)/.dev  ## The tests that need no model.
-	$(BIN)/pytest -q -m "not model" $(ARGS)
+quick: $(VENV)/.dev  ## The tests that need no model and are not slow, in two processes.
+	$(BIN)/pytest -q $(PARALLEL) -m "not model and not slow" $(ARGS)
 
 format: $(VENV)/.dev  ## Format the code.
 	@$(BIN)/ruff format .
@@ -44,8 +46,16 @@ proto: $(VENV)/.dev  ## Generate the protocol modules.
 proto-check: $(VENV)/.dev
 	proto/check.sh
 
-unit: $(VENV)/.dev  ## Every test; ARGS="tests/engines -k plan" runs some.
+# In two processes, then what measures time in one; fails if either does. ARGS replaces all of that.
+unit: $(VENV)/.dev  ## Every test; ARGS="tests/engines -k plan" runs some, in one process.
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	@status=0; set -x; \
+	$(BIN)/pytest -q $(PARALLEL) -m "not alone" || status=1; \
+	$(BIN)/pytest -q -m alone || status=1; \
+	exit $$status
+endif
 
 # Prints which interpreter it takes, or that there is none newer.
 unit-newest: $(VENV)/.dev  ## The tests that need no model, on the newest Python that the machine has.

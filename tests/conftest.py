@@ -26,11 +26,17 @@ _SERVERS = frozenset({"tests.support.service", "tests.support.transports", "test
 _FIXTURES = frozenset({"model_file", "default_model_file", "llama31_files"})
 
 
+_SLOW = frozenset({"attacks", "benchmarks"})
+"""Directories whose tests all have the marker `slow`."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a model file, or a server that loads one."""
+    """Mark what needs a model file, or a server that loads one, and what is slow by its directory."""
     for item in items:
         if isinstance(item, pytest.Function) and _needs_a_model(item):
             item.add_marker("model")
+        if item.path.parent.name in _SLOW:
+            item.add_marker("slow")
 
 
 def _needs_a_model(item: pytest.Function) -> bool:

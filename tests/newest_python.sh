@@ -23,4 +23,4 @@ echo "Testing on $("$newest" --version) ..."
 "$newest" -m venv "$venv"
 "$venv"/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
 "$venv"/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-"$venv"/bin/pytest -q -m "not model"
+"$venv"/bin/pytest -q -n 2 --dist loadfile -m "not model"

@@ -26,6 +26,8 @@ from tests.support.messages import grpc_request
 from tests.support.transports import Callers
 from tests.transports.asked import completion
 
+pytestmark = pytest.mark.alone
+
 _log = logging.getLogger(__name__)
 
 IN_FLIGHT = 8

@@ -21,6 +21,8 @@ from tests.support.http2 import RapidReset
 from tests.support.processes import server_process
 from tests.support.service import MODEL_ID
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 4.0
 METHOD = "/lodestream.inference.v1.GenerateService/GenerateStream"
 BODY = {"model": MODEL_ID, "prompt": "hello", "max_tokens": 2}
