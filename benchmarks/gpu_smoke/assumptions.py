@@ -9,7 +9,7 @@ from typing import Any
 from engines.facts import toolchain as tools
 from engines.facts.engine_directory import BuildLimits, EngineConfig, Plugins, Quantization, Shape, Split
 from engines.facts.formats import FORMATS
-from inference_service.backends.tensorrt_llm import library, loading
+from inference_service.backends.tensorrt_llm import engine, library
 from inference_service.backends.tensorrt_llm import library as options
 from inference_service.backends.tensorrt_llm.engine import Completion, Output
 from inference_service.backends.tensorrt_llm.sampling import GuidedDecoding, sampling_fields
@@ -30,8 +30,8 @@ def relied_on() -> Assumed:
         "LLM": dict.fromkeys(_METHODS, "engine.py, recipe.py"),
         "LLM.generate_async": dict.fromkeys(library.NEEDED_ARGUMENTS, "library.py"),
         "LLM.get_stats": {"timeout": "engine.py"},
-        "TrtLlmArgs": dict.fromkeys(loads, "loading.py"),
-        "KvCacheConfig": dict.fromkeys(cache, "loading.py"),
+        "TrtLlmArgs": dict.fromkeys(loads, "engine.py"),
+        "KvCacheConfig": dict.fromkeys(cache, "engine.py"),
         "SamplingParams": {
             **dict.fromkeys(library.OPTIONAL_FIELDS, "library.py: refused by name where it is missing"),
             **dict.fromkeys({*options.FIELDS, options.LOGPROBS_SWITCH}, "options.py: likewise"),
@@ -64,7 +64,7 @@ def _loading() -> tuple[list[str], list[str]]:
     nothing: Any = None
     everything = options.Options(guided=GuidedDecoding(nothing, nothing))
     installed = library.Library("", nothing, nothing, _noting(cache), frozenset(), everything)
-    return list(loading.arguments(Path("engine"), _CONFIG, installed)), cache
+    return list(engine.arguments(Path("engine"), _CONFIG, installed)), cache
 
 
 def _guide() -> list[str]:

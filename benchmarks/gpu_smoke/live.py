@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmarks.gpu_smoke.surface import MARK
 from engines.facts.engine_directory import EngineConfig, read_engine_config
+from inference_service.backends.tensorrt_llm.engine import arguments
 from inference_service.backends.tensorrt_llm.library import LOGPROBS_SWITCH, load_library
-from inference_service.backends.tensorrt_llm.loading import arguments
 from inference_service.backends.tensorrt_llm.sampling import BiasTensors
 
 _PROMPT = [65, 66, 67, 68]

@@ -1,4 +1,4 @@
-"""The interface that every backend implements, and the errors that it raises.
+"""The interface that every backend implements, the errors that it raises, and a helper for blocking calls.
 
 BackendError
 ├── BackendStartError    the engine cannot be loaded
@@ -9,8 +9,12 @@ BackendError
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
 from inference_service.constraints.grammar import Grammar
@@ -19,6 +23,8 @@ from lodestream_common.errors import OperatorError
 Steps = AsyncGenerator[EngineStep, float | None]
 """The steps of one request. `anext` waits for the next token, `asend(seconds)` also for what comes in so many
 seconds."""
+
+Result = TypeVar("Result")
 
 
 class Backend(ABC):
@@ -92,3 +98,28 @@ class EngineGrammarError(EngineRequestError):
 
 class EngineDeadError(BackendError):
     """Unexpected: the engine is gone and every later request fails too."""
+
+
+async def off_loop(work: Callable[[], Result], *, thread_name: str, is_daemon: bool) -> Result:
+    """Run a blocking call in a thread of its own, and wait for its result.
+
+    A running call cannot be cancelled: when the caller stops waiting, the thread continues.
+
+    Args:
+        work: the call.
+        thread_name: the name of the thread, for debuggers.
+        is_daemon: whether the interpreter may exit before the call returns. Needed for a call that may never
+            return; wrong for native code that must not run while the process exits.
+
+    """
+    future: Future[Result] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=thread_name, daemon=is_daemon).start()
+    return await asyncio.wrap_future(future)

@@ -1,13 +1,16 @@
-"""The events of a generation. Their order is Started, then Delta and Finished, then Summary."""
+"""The events of a generation, and the log probabilities that they carry.
+
+Their order is Started, then Delta and Finished, then Summary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
-from inference_service.backends.types import Sampling
-from inference_service.output.logprobs import ScoredToken
+from inference_service.backends.types import Sampling, TokenLogprob
 from inference_service.prompt.conversation import ToolCallDelta
 
 
@@ -55,7 +58,7 @@ class Started:
     """Seconds since the Unix epoch."""
     prompt_tokens: int
     ignored: Sequence[str] = ()
-    """What the request holds and has no effect."""
+    """Parameters of the request that have no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,6 @@ class Finished:
     """Name of the content filter's rule that was met."""
     calls_tools: bool = False
     """The choice holds a whole tool call."""
-
     cuts_call: bool = False
     """It was cut within a tool call, so it did not come to its end."""
 
@@ -106,7 +108,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None
-    """None: the engine does not tell."""
+    """None: the engine does not report it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of a request's parameters."""
+    """The parameters that were used for a request, and those that had no effect."""
 
     sampling: Sampling
     logit_bias: Mapping[int, float]
@@ -136,7 +138,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The last word of a generation."""
+    """The last event of a generation."""
 
     usage: Usage
     timings: Timings
@@ -145,3 +147,41 @@ class Summary:
 
 ChoiceEvent = Delta | Finished
 Event = Started | Delta | Finished | Summary
+
+
+class TokenNames(Protocol):
+    """Gives the bytes and the text of tokens."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes of a token; none for a control token."""
+        ...
+
+    def token_text(self, token_id: int) -> str:
+        """A token as it may be shown; control tokens by their own names."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token and the natural logarithm of its probability."""
+
+    token_id: int
+    text: str
+    """U+FFFD stands for bytes that are part of a character."""
+    raw: bytes
+    """Empty for a control token."""
+    logprob: float
+    top: Sequence[ScoredToken] = ()
+    """The likeliest tokens at this place, likeliest first."""
+
+
+def scored(names: TokenNames, logprobs: Iterable[TokenLogprob]) -> list[ScoredToken]:
+    """Name the tokens of an engine's log probabilities."""
+    return [
+        _scored(names, entry.token_id, entry.logprob, [_scored(names, *pair) for pair in entry.top])
+        for entry in logprobs
+    ]
+
+
+def _scored(names: TokenNames, token_id: int, logprob: float, top: Sequence[ScoredToken] = ()) -> ScoredToken:
+    return ScoredToken(token_id, names.token_text(token_id), names.token_bytes(token_id), logprob, top)

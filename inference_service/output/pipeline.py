@@ -1,4 +1,4 @@
-"""Turns the engine steps of one choice into events.
+"""Turns the engine steps of one choice into events, and finds stop sequences in its text.
 
 The detokenizer turns tokens into text, and the token buffer holds both. Stop sequences, then the content
 filter, report how much of the text is safe; the parser of tool calls divides what is safe into content and
@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 
 from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
 from inference_service.output.content_filter.output import OutputFilter
-from inference_service.output.events import ChoiceEvent, Delta, Finished, StopCause
-from inference_service.output.logprobs import TokenNames, scored
-from inference_service.output.stop_sequences import StopSequences
+from inference_service.output.events import ChoiceEvent, Delta, Finished, StopCause, TokenNames, scored
 from inference_service.output.token_buffer import Detokenizer, TokenBuffer
 from inference_service.output.tool_calls import ContentSpan, ToolCallParser
 from inference_service.prompt.conversation import ToolCallDelta
@@ -24,7 +22,7 @@ _CAUSES = {
     EngineFinish.MAX_TOKENS: StopCause.MAX_TOKENS,
 }
 _ENDS = frozenset({StopCause.END_OF_SEQUENCE, StopCause.TOOL_CALLS})
-"""The model is done; every other cause cuts what it was about to write."""
+"""Causes by which the model itself ends; every other cause cuts its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class ChoicePipeline:
         return bool(self._stops or self._stop_token_ids or self._filter or self._tools)
 
     def on_step(self, step: EngineStep) -> Iterator[ChoiceEvent]:
-        """Take one engine step in; yield what may leave."""
+        """Take one engine step in; yield what can be sent."""
         end_id = self._end_of_sequence_id(step)
         ids = step.token_ids if end_id is None else step.token_ids[:-1]
         count = step.token_count - (step.finish is EngineFinish.END_OF_SEQUENCE)
@@ -93,7 +91,7 @@ class ChoicePipeline:
 
     def _add_tokens(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
         detokenizer, buffer = self._detokenizer, self._buffer
-        # Tokens after the last call that is allowed do not count, as if they had not been made yet.
+        # Tokens after the last permitted call do not count: the engine may not have made them yet.
         ends_early = self._tools is not None and self._tools.max_calls is not None
         for place, token_id in enumerate(token_ids):
             if place and ends_early:
@@ -191,3 +189,71 @@ class ChoicePipeline:
             else:
                 calls.append(ToolCallDelta(part.index, part.id, part.name, text))
         return content, tuple(calls)
+
+
+@dataclass(frozen=True, slots=True)
+class StopMatch:
+    """A stop sequence that is complete."""
+
+    sequence: str
+    start: int
+    """Offset of its first character in the whole text."""
+
+
+class StopSequences:
+    """Reports how much of a growing text is safe to release, and where a stop sequence ends it.
+
+    `safe` is the length of the text that can be released: nothing before it can become part of a stop
+    sequence. Where two sequences are complete with the same character, the longer one counts.
+
+    Args:
+        sequences: the stop sequences, none empty.
+        include: the sequence that matches is released too.
+
+    """
+
+    def __init__(self, sequences: Sequence[str], *, include: bool = False) -> None:
+        self._include = include
+        self._sequences = tuple(dict.fromkeys(sequences))
+        self._tail = ""
+        """The longest end of the text that a stop sequence may begin with."""
+        self._total = 0
+        self.safe = 0
+        self.match: StopMatch | None = None
+
+    def feed(self, text: str) -> None:
+        """Take the next piece of text. After a match nothing more may be fed."""
+        window = self._tail + text
+        start = self._total - len(self._tail)
+        self._total += len(text)
+        self.match = self._find(window, start)
+        if self.match is not None:
+            end = self.match.start + len(self.match.sequence)
+            self.safe = end if self._include else self.match.start
+            return
+        self._tail = window[self._held_from(window) :]
+        self.safe = self._total if self._include else self._total - len(self._tail)
+
+    def _find(self, window: str, start: int) -> StopMatch | None:
+        """Return the match that ends first, the longest of those that end together."""
+        found: StopMatch | None = None
+        first_end = len(window) + 1
+        for sequence in self._sequences:
+            at = window.find(sequence)
+            if at < 0:
+                continue
+            end = at + len(sequence)
+            if end < first_end or (found and end == first_end and len(sequence) > len(found.sequence)):
+                found, first_end = StopMatch(sequence, start + at), end
+        return found
+
+    def _held_from(self, window: str) -> int:
+        """Return the offset of the longest end of `window` that is the beginning of a stop sequence."""
+        held = len(window)
+        for sequence in self._sequences:
+            at = window.find(sequence[0], max(0, len(window) - len(sequence) + 1), held)
+            while at >= 0 and not sequence.startswith(window[at:]):
+                at = window.find(sequence[0], at + 1, held)
+            if at >= 0:
+                held = at
+        return held

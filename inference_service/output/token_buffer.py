@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from inference_service.backends.types import TokenLogprob
-from inference_service.output.logprobs import TokenNames
+from inference_service.output.events import TokenNames
 
 
 class Detokenizer:

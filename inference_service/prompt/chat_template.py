@@ -14,7 +14,6 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from inference_service.prompt import tool_formats
-from inference_service.prompt.control_tokens import ControlTokenEscaper, new_seal
 from inference_service.prompt.conversation import (
     ChatTurn,
     Ending,
@@ -25,7 +24,7 @@ from inference_service.prompt.conversation import (
     tool_document,
     written_texts,
 )
-from inference_service.prompt.tokenizer import Tokenizer
+from inference_service.prompt.tokenizer import ControlTokenEscaper, Tokenizer, new_seal
 from inference_service.prompt.tool_formats import PLAIN, ToolFormat, fold_tools, one_call_a_turn, write_calls
 
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, NoReturn
 
-from inference_service.prompt.control_tokens import ControlTokenEscaper
+from inference_service.prompt.tokenizer import ControlTokenEscaper
 
 
 @dataclass(frozen=True, slots=True)

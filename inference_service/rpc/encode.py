@@ -8,7 +8,7 @@ from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.output import events
-from inference_service.output.logprobs import ScoredToken
+from inference_service.output.events import ScoredToken
 from inference_service.prompt.conversation import ToolCallDelta
 
 _REASONS = {

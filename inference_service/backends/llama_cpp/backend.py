@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import weakref
 from collections.abc import Callable, Set
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from inference_service.backends.base import Backend, BackendStartError, EngineDeadError, Steps
+from inference_service.backends.base import Backend, BackendStartError, EngineDeadError, Steps, off_loop
 from inference_service.backends.llama_cpp.grammar import AnswerReader, GrammarChecker
 from inference_service.backends.llama_cpp.loading import EngineSettings, load_engine
-from inference_service.backends.llama_cpp.lookup import Lookup
-from inference_service.backends.llama_cpp.loop_waker import LoopWaker
 from inference_service.backends.llama_cpp.request import (
     Engine,
     EngineProgress,
     LlamaCppRequest,
+    LoopWaker,
     PrefillScheduler,
 )
 from inference_service.backends.llama_cpp.sampling import completion_body
-from inference_service.backends.llama_cpp.steps import ModelTokenizer, Speller, StepBuffer
+from inference_service.backends.llama_cpp.steps import Lookup, ModelTokenizer, Speller, StepBuffer
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest
 from inference_service.constraints.grammar import Grammar
 
@@ -76,7 +74,7 @@ class LlamaCppBackend(Backend):
         self._release = weakref.finalize(self, _free, self._engine, self._gate.inside)
 
     async def start(self) -> BackendDescription:
-        engine = await _off_loop(load_engine, self._settings)
+        engine = await _off_loop(partial(load_engine, self._settings))
         if self._closed:
             raise BackendStartError("the engine was closed while it was loading")
         self._doorbell = LoopWaker()
@@ -93,7 +91,7 @@ class LlamaCppBackend(Backend):
 
     async def generate(self, request: EngineRequest) -> Steps:
         if request.grammar is not None:
-            await _off_loop(self._grammars.check, request.grammar)
+            await _off_loop(partial(self._grammars.check, request.grammar))
         call = self._call(request)
         lookup = self._lookup(request)
         reader = None if request.grammar is None else AnswerReader(request.grammar)
@@ -172,9 +170,6 @@ def _free(engine: list[Engine], inside: Set[LlamaCppRequest]) -> None:
     engine.clear()
 
 
-async def _off_loop(work: Callable[..., Result], *args: object) -> Result:
-    pool = ThreadPoolExecutor(1, thread_name_prefix="llama_cpp")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
-    finally:
-        pool.shutdown(wait=False)
+async def _off_loop(work: Callable[[], Result]) -> Result:
+    # The interpreter waits for the thread: llama.cpp must not load or free a model while the process exits.
+    return await off_loop(work, thread_name="llama_cpp", is_daemon=False)

@@ -27,8 +27,7 @@ for that request: `@sim(fail_at=5)`. Known ones, N counted in tokens from 0:
 - `crash_at_start` the engine cannot be loaded (settings only)
 
 backend.py   the interface of the backend, and the faults
-answer.py    the answer to a request, and made-up log probabilities
-matching.py  the answer under a grammar
+answer.py    the answer to a request, also under a grammar, and made-up log probabilities
 """
 
 from inference_service.backends.simulated.answer import digest

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, count, cycle
 from typing import Protocol
 
+from inference_service.backends.base import EngineGrammarError
 from inference_service.backends.types import EngineRequest, Sampling, TokenLogprob
+from inference_service.constraints.errors import ConstraintError
 from inference_service.constraints.grammar import Grammar
 
 _SCRIPT = re.compile(r"@say<<(.*?)>>", re.DOTALL)
@@ -38,7 +40,7 @@ def answer(codec: TextCodec, request: EngineRequest) -> Iterator[int]:
     """
     prompt = codec.decode(request.prompt_ids)
     if request.grammar is not None:
-        return _to_end(codec.encode_text(_constrained(request.grammar, prompt)), codec.eos_ids)
+        return _to_end(codec.encode_text(constrained(request.grammar, _script(prompt))), codec.eos_ids)
     chosen = [i for i, bias in sorted(request.logit_bias.items()) if bias >= 100.0]
     if chosen:
         return _chosen(chosen, frozenset() if request.ignore_eos else codec.eos_ids)
@@ -56,13 +58,6 @@ def digest(prompt_ids: Sequence[int], sampling: Sampling) -> str:
     """Eight hexadecimal digits that name a prompt and, unless decoding is greedy, the seed."""
     seed = "" if sampling.is_greedy else str(sampling.seed)
     return hashlib.sha256(f"{list(prompt_ids)}{seed}".encode()).hexdigest()[:8]
-
-
-def _constrained(grammar: Grammar, prompt: str) -> str:
-    # Imported late: a service without grammars need not wait for it.
-    from inference_service.backends.simulated.matching import constrained
-
-    return constrained(grammar, _script(prompt))
 
 
 def _script(prompt: str) -> str | None:
@@ -106,3 +101,17 @@ def made_up_logprobs(ids: Sequence[int], alternatives: int, vocabulary_size: int
         )
         for token_id in ids
     ]
+
+
+def constrained(grammar: Grammar, wish: str | None) -> str:
+    """The requested text if the grammar describes it, else a shortest text that it describes.
+
+    Raises:
+        EngineGrammarError: there are too many ways to read the wish by it.
+
+    """
+    try:
+        fits = wish is not None and grammar.matches(wish)
+    except ConstraintError as error:
+        raise EngineGrammarError(f"the simulated engine cannot follow this grammar: {error}") from None
+    return wish if wish is not None and fits else grammar.shortest_text()

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
-from inference_service.backends.base import Backend, BackendStartError, EngineDeadError, Steps
-from inference_service.backends.tensorrt_llm import loading
-from inference_service.backends.tensorrt_llm.engine import Engine, Reading
-from inference_service.backends.tensorrt_llm.loading import load_engine
-from inference_service.backends.tensorrt_llm.off_loop import off_loop
+from inference_service.backends.base import Backend, BackendStartError, EngineDeadError, Steps, off_loop
+from inference_service.backends.tensorrt_llm.engine import (
+    Engine,
+    ExpectedEngine,
+    Reading,
+    check_directory,
+    load_engine,
+)
 from inference_service.backends.tensorrt_llm.request import OutputCursor, TensorRtLlmRequest
 from inference_service.backends.tensorrt_llm.sampling import MAX_TOP_K, first_end_id
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest
 from inference_service.constraints.grammar import Grammar
 
 _log = structlog.stdlib.get_logger(__name__)
+
+Result = TypeVar("Result")
 
 SHUTDOWN_SECONDS = 60.0
 """How long closing waits for the engine's worker processes."""
@@ -81,9 +87,9 @@ class TensorRtLlmBackend(Backend):
                 f"no token ends a generation of {self._directory}: put the model's generation_config.json "
                 "beside the engine"
             )
-        wanted = loading.ExpectedEngine(self._context_length, self._max_concurrency)
-        config = await off_loop(lambda: loading.check(self._directory, wanted))
-        engine = await off_loop(lambda: load_engine(self._directory, config, self._tokenizer.eos_ids))
+        expected = ExpectedEngine(self._context_length, self._max_concurrency)
+        config = await _off_loop(partial(check_directory, self._directory, expected))
+        engine = await _off_loop(partial(load_engine, self._directory, config, self._tokenizer.eos_ids))
         if self._closed:
             await _shut_down(engine)
             raise BackendStartError("the engine was closed while it was loading")
@@ -107,7 +113,7 @@ class TensorRtLlmBackend(Backend):
 
     async def generate(self, request: EngineRequest) -> Steps:
         if request.grammar is not None:
-            await off_loop(partial(self.check_grammar, request.grammar))
+            await _off_loop(partial(self.check_grammar, request.grammar))
         call = self._enter(request)
         try:
             finished, gather = False, None
@@ -182,7 +188,7 @@ class TensorRtLlmBackend(Backend):
     async def _follow_statistics(self, engine: Engine) -> None:
         """Read until the engine has stopped making steps."""
         while True:
-            reading = await off_loop(engine.read_statistics)
+            reading = await _off_loop(engine.read_statistics)
             if reading is not None:
                 self._reading = reading
             elif not self._calls:
@@ -200,8 +206,13 @@ class TensorRtLlmBackend(Backend):
 async def _shut_down(engine: Engine) -> None:
     """End the engine, and leave it behind if that takes too long."""
     try:
-        await asyncio.wait_for(off_loop(engine.shutdown), SHUTDOWN_SECONDS)
+        await asyncio.wait_for(_off_loop(engine.shutdown), SHUTDOWN_SECONDS)
     except TimeoutError:
         _log.error("shutdown_unanswered", seconds=SHUTDOWN_SECONDS)
     except Exception as error:
         _log.error("shutdown_failed", reason=f"{type(error).__name__}: {error}"[:300])
+
+
+async def _off_loop(work: Callable[[], Result]) -> Result:
+    # The library may never return from a call; the process must be able to exit all the same.
+    return await off_loop(work, thread_name="tensorrt_llm", is_daemon=True)

@@ -72,7 +72,7 @@ def read_bias(tensor: object, vocabulary_size: int) -> Mapping[int, float]:
 
 
 def _sentence(grammar: str, said: str | None) -> str:
-    from inference_service.backends.simulated.matching import constrained
+    from inference_service.backends.simulated.answer import constrained
     from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 
     return constrained(compile_constraint(ConstraintKind.GRAMMAR, grammar), said)

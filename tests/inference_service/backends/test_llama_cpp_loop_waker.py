@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from inference_service.backends.llama_cpp.loop_waker import LoopWaker
+from inference_service.backends.llama_cpp.request import LoopWaker
 
 THREADS = 8
 RINGS = 2000

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
 from inference_service.output.content_filter.rules import Action, Rule
-from inference_service.output.events import Delta, Finished, FinishReason, StopCause
-from inference_service.output.logprobs import ScoredToken
+from inference_service.output.events import Delta, Finished, FinishReason, ScoredToken, StopCause
 from inference_service.output.pipeline import ChoicePipeline, Stages
 from inference_service.output.tool_calls import ToolCallParser, call_ids
 from tests.support import filtering

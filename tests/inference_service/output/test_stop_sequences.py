@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_service.output.stop_sequences import StopSequences
+from inference_service.output.pipeline import StopSequences
 from tests.support.texts import THOROUGH, cuts, hard_texts, repetitive_texts, stop_sets, until_stop
 
 

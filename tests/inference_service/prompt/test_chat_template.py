@@ -15,9 +15,8 @@ from inference_service.models.bpe import build_tokenizer
 from inference_service.models.gguf import read_model
 from inference_service.models.loader import LoadedModel
 from inference_service.prompt.chat_template import ChatTemplate, PromptError
-from inference_service.prompt.control_tokens import ControlTexts, new_seal, sealed
 from inference_service.prompt.conversation import ChatTurn
-from inference_service.prompt.tokenizer import Tokenizer
+from inference_service.prompt.tokenizer import ControlTexts, Tokenizer, new_seal, sealed
 from tests.inference_service.models.llama_cpp import LlamaCpp
 from tests.inference_service.models.texts import CORPUS
 from tests.inference_service.models.tiny_llama import CONTROL, byte_level_vocabulary, write_tiny_llama

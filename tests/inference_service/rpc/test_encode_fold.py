@@ -15,13 +15,13 @@ from inference_service.output.events import (
     Event,
     Finished,
     Report,
+    ScoredToken,
     Started,
     StopCause,
     Summary,
     Timings,
     Usage,
 )
-from inference_service.output.logprobs import ScoredToken
 from inference_service.prompt.conversation import ToolCallDelta
 from inference_service.rpc.encode import ResponseFold, stream_response
 from tests.support.texts import THOROUGH
