@@ -136,32 +136,61 @@ def plan(
     check_split(config, tp)
     check_fraction(memory_fraction)
     check_target(target_tokens_per_second)
-    best = recommend(config, target, tp)
-    form = choose_format(config, quantization, best)
-    cache = choose_kv_cache(config, kv_cache, form, target.sm)
-    check_formats(form, cache, target, paged_context=paged_context)
-    check_int8_cache(config, form, cache)
+    form, cache = _formats(config, target, tp, quantization, kv_cache, paged_context=paged_context)
     limits = choose_limits(config, form, cache, batch=max_batch_size, seq=max_seq_len, tokens=max_num_tokens)
     check_limits(config, limits)
-    division = divide(config, form, cache, target, limits=limits, tp=tp, fraction=memory_fraction)
-    check_memory(division, config, target, limits, tp)
     roof = Roofline(config, form, cache, target, tp)
+    return _plan(
+        roof, limits, memory_fraction, lengths, target_tokens_per_second, paged_context=paged_context
+    )
+
+
+def _formats(
+    config: ModelConfig,
+    gpu: Gpu,
+    tp: int,
+    quantization: str | None,
+    kv_cache: str | None,
+    *,
+    paged_context: bool,
+) -> tuple[WeightFormat, str]:
+    """Choose the formats of weights and KV cache; refuse what the GPU or the builder does not take."""
+    form = choose_format(config, quantization, recommend(config, gpu, tp))
+    cache = choose_kv_cache(config, kv_cache, form, gpu.sm)
+    check_formats(form, cache, gpu, paged_context=paged_context)
+    check_int8_cache(config, form, cache)
+    return form, cache
+
+
+def _plan(
+    roof: Roofline,
+    limits: Limits,
+    memory_fraction: float,
+    lengths: Sequence[tuple[int, int]] | None,
+    target_tokens_per_second: int | None,
+    *,
+    paged_context: bool,
+) -> Plan:
+    """Divide the memory and estimate the speed of an engine whose formats and limits are chosen."""
+    model, form, cache, gpu, tp = roof.model, roof.form, roof.kv_cache, roof.gpu, roof.tp
+    memory = divide(model, form, cache, gpu, limits=limits, tp=tp, fraction=memory_fraction)
+    check_memory(memory, model, gpu, limits, tp)
     lengths_shown = shapes(lengths, limits)
     return Plan(
-        model=config,
-        gpu=target,
+        model=model,
+        gpu=gpu,
         tp=tp,
         form=form,
         kv_cache=cache,
         paged_context=paged_context,
         limits=limits,
         memory_fraction=memory_fraction,
-        recommended=best.name,
-        memory=division,
+        recommended=recommend(model, gpu, tp).name,
+        memory=memory,
         capacity=tuple(
-            serving(roof, division, limits, shape, target_tokens_per_second) for shape in lengths_shown
+            serving(roof, memory, limits, shape, target_tokens_per_second) for shape in lengths_shown
         ),
-        decode=decoding(roof, division, limits, usual_context(lengths_shown, limits)),
+        decode=decoding(roof, memory, limits, usual_context(lengths_shown, limits)),
         target_tokens_per_second=target_tokens_per_second,
     )
 
