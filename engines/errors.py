@@ -1,7 +1,7 @@
 """Errors, findings, and the types of document fields that say what they expect.
 
 EngineError            something about an engine, its checkpoint or its GPU is wrong
-├── PlanRefused        no engine can be built as asked
+├── PlanRefused        no engine can be built as requested
 └── DocumentError      a JSON document of an engine cannot be read; lists findings
 """
 
@@ -44,7 +44,7 @@ class EngineError(Exception):
 
 
 class PlanRefused(EngineError):
-    """Expected: no engine can be built as asked.
+    """Expected: no engine can be built as requested.
 
     Args:
         field: the parameter of `plan` to change, or the checkpoint's own field: `config.json: hidden_size`.
@@ -122,7 +122,7 @@ class Document(BaseModel):
 
 
 def _expects(text: str) -> WrapValidator:
-    """Make a field's error say what the field expects."""
+    """Make a field's error name what the field expects."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:

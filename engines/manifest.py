@@ -1,4 +1,4 @@
-"""manifest.json beside an engine: everything about a build that config.json does not say.
+"""manifest.json beside an engine: everything about a build that config.json does not record.
 
 The models below are its format; the JSON schema is made from them. `VERSION` is the version of the format:
 names are added or changed only together with it.

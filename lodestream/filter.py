@@ -29,9 +29,9 @@ def check(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the rules, TOML or .json")
     parsed = parser.parse(arguments)
-    from inference_service.output.content_filter.rules_file import read_book
+    from inference_service.output.content_filter.rules_file import load_rules
 
-    rules = read_book(parsed.file).rules
+    rules = load_rules(parsed.file).rules
     for rule in rules:
         print(_line(rule))
     print(f"{parsed.file}: {len(rules)} {'rule' if len(rules) == 1 else 'rules'}, all fine")

@@ -155,7 +155,7 @@ class Supervisor:
         await self._wait_for(lambda: health.probe(grpc, 1.0) == health.SERVING)
         await self._wait_for(lambda: health.probe(f"http://{http}", 1.0) == health.SERVING)
         names = [self._model.id, *self._service.alias]
-        note = self._model.stands_in
+        note = self._model.fallback_reason
         print(banner(http=http, grpc=grpc, names=names, note=note, guarded=self._guarded), flush=True)
         await asyncio.wait({child.exit for child in self._children}, return_when=asyncio.FIRST_COMPLETED)
         self._check_children()

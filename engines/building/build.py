@@ -122,7 +122,7 @@ class _Build:
             raise StageFailed(stage.name, Diagnosis(str(error), "run again to resume"), log) from None
         if not stage.result.exists():
             why = f"it ended well, but left no {stage.result}"
-            raise StageFailed(stage.name, Diagnosis(why, "the log tells more"), log)
+            raise StageFailed(stage.name, Diagnosis(why, "the log has more"), log)
 
     @property
     def _own_actions(self) -> dict[str, Callable[[], object]]:

@@ -28,7 +28,7 @@ class Program:
     stage: str
     argv: Sequence[str]
     work: Path
-    """It runs in there: TensorRT-LLM leaves files where it runs."""
+    """The working directory: TensorRT-LLM writes files into it."""
     log: Path
     lock: int
     """A descriptor that it inherits."""

@@ -219,7 +219,7 @@ _KNOWN_FAILURES = (
 
 
 def diagnose(log: str, status: int) -> Diagnosis:
-    """Say why a program failed.
+    """Find out why a program failed.
 
     Args:
         log: what it printed, or the end of that.
@@ -237,7 +237,7 @@ def diagnose(log: str, status: int) -> Diagnosis:
     if status < 0:
         return Diagnosis(f"it was ended by signal {-status}", "the last lines of its log tell more")
     return Diagnosis(
-        _last_error_line(log) or f"exit status {status}", "the log tells more; run again to resume"
+        _last_error_line(log) or f"exit status {status}", "the log has more; run again to resume"
     )
 
 

@@ -37,8 +37,8 @@ def recommend(model: ModelConfig, gpu: Gpu, tp: int = 1) -> WeightFormat:
     return plain if weight_bytes(model, plain, tp) <= 0.5 * usable else FORMATS["int4-awq"]
 
 
-def choose_format(model: ModelConfig, asked: str | None, best: WeightFormat) -> WeightFormat:
-    """Take what is asked for, else what the checkpoint has, else the best.
+def choose_format(model: ModelConfig, requested: str | None, best: WeightFormat) -> WeightFormat:
+    """Take the requested format, else the checkpoint's own, else the best.
 
     Raises:
         PlanRefused: the format is unknown, or the checkpoint cannot be brought into it.
@@ -46,29 +46,29 @@ def choose_format(model: ModelConfig, asked: str | None, best: WeightFormat) -> 
     """
     own = _checkpoint_format(model)
     if own is None:
-        form = best if asked is None else find_format(asked)
+        form = best if requested is None else find_format(requested)
         if form.name == "int4-gptq":
             reason = "TensorRT-LLM makes no GPTQ; give a checkpoint that is quantised so, or take int4-awq"
             raise PlanRefused("quantization", form.name, reason)
         return form
-    if asked is not None and find_format(asked) != own:
+    if requested is not None and find_format(requested) != own:
         reason = f"the checkpoint is {own.name} already ({_method(model)}), and stays so"
-        raise PlanRefused("quantization", asked, reason)
+        raise PlanRefused("quantization", requested, reason)
     return own
 
 
-def choose_kv_cache(model: ModelConfig, asked: str | None, form: WeightFormat, sm: int) -> str:
-    """Take what is asked for, else what the checkpoint has, else the smallest that keeps paged context.
+def choose_kv_cache(model: ModelConfig, requested: str | None, form: WeightFormat, sm: int) -> str:
+    """Take the requested format, else the checkpoint's own, else the smallest that keeps paged context.
 
     Raises:
         PlanRefused: the format is unknown, or the checkpoint has no scales for it.
 
     """
     if _checkpoint_format(model) is None:
-        return default_kv_cache(form, sm) if asked is None else find_kv_cache(asked)
+        return default_kv_cache(form, sm) if requested is None else find_kv_cache(requested)
     own = (model.quantization and model.quantization.kv_cache) or "bf16"
-    if asked is not None and find_kv_cache(asked) != own:
-        raise PlanRefused("kv_cache", asked, f"the checkpoint ({_method(model)}) is made for {own}")
+    if requested is not None and find_kv_cache(requested) != own:
+        raise PlanRefused("kv_cache", requested, f"the checkpoint ({_method(model)}) is made for {own}")
     return own
 
 
@@ -81,7 +81,7 @@ def choose_limits(
     seq: int | None,
     tokens: int | None,
 ) -> Limits:
-    """Take the limits asked for, else NVIDIA's suggestions: a small KV cache has room for larger batches."""
+    """Take the requested limits, else NVIDIA's suggestions: a smaller KV cache permits larger batches."""
     common = 512 if kv_cache == "fp8" and form.has_fp8_attention else 256
     return Limits(
         max_batch_size=common if batch is None else batch,
@@ -123,7 +123,7 @@ def check_split(model: ModelConfig, tp: int) -> None:
 
 
 def check_fraction(fraction: float) -> None:
-    """Refuse a share of the memory that is none."""
+    """Refuse a share of the memory outside (0, 1]."""
     if not 0 < fraction <= 1:
         raise PlanRefused("memory_fraction", fraction, "is not above 0 and at most 1")
 
@@ -190,22 +190,22 @@ def check_shape(prompt: int, output: int, limits: Limits) -> None:
 
 
 def check_target(target: int | None) -> None:
-    """Refuse a speed that is none."""
+    """Refuse a speed below 1 token a second."""
     if target is not None and target < 1:
         raise PlanRefused("target_tokens_per_second", target, "is not 1 or more")
 
 
 def check_memory(memory: Memory, model: ModelConfig, gpu: Gpu, limits: Limits, tp: int) -> None:
-    """Refuse an engine that does not fit, or leaves no room for one request of full length."""
+    """Refuse an engine that does not fit, or leaves no memory for one request of full length."""
     if memory.weights >= memory.total:
         reason = f"weights take {gib(memory.weights)} of the {gib(memory.total)} of one {gpu.title}"
-        raise PlanRefused("gpu", gpu.name, f"{reason}; {_more_room(model, tp)}")
+        raise PlanRefused("gpu", gpu.name, f"{reason}; {_more_memory(model, tp)}")
     if memory.kv_pool < memory.block_bytes:
         reason = (
             f"leaves no KV cache: weights {gib(memory.weights)} and workspace {gib(memory.workspace)} "
             f"(about) of {gib(memory.total)}; take less max_batch_size or max_num_tokens, or "
         )
-        raise PlanRefused("max_batch_size", limits.max_batch_size, reason + _more_room(model, tp))
+        raise PlanRefused("max_batch_size", limits.max_batch_size, reason + _more_memory(model, tp))
     if memory.requests(limits.max_seq_len) < 1:
         reason = (
             f"not one request of that length fits: the KV pool holds {memory.tokens} tokens "
@@ -214,6 +214,6 @@ def check_memory(memory: Memory, model: ModelConfig, gpu: Gpu, limits: Limits, t
         raise PlanRefused("max_seq_len", limits.max_seq_len, reason)
 
 
-def _more_room(model: ModelConfig, tp: int) -> str:
+def _more_memory(model: ModelConfig, tp: int) -> str:
     more = [n for n in range(tp + 1, GPUS_PER_NODE + 1) if model.kv_heads % n == 0]
     return "a smaller format, a larger GPU" + (f", or tp {more[0]}" if more else "")

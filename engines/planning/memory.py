@@ -37,7 +37,7 @@ class Memory:
     workspace: int
     kv_pool: int
     left: int
-    """Free memory that the runtime leaves alone."""
+    """Free memory that the runtime does not use."""
     kv_bytes_per_token: int
 
     @property

@@ -158,9 +158,9 @@ class Canvas:
 
     @classmethod
     def of(cls, stream: TextIO, environment: Mapping[str, str] = os.environ) -> Canvas:
-        """Look at a stream: its terminal's width, its encoding, and whether colours are wanted.
+        """Read a stream's terminal width, its encoding, and whether to use colours.
 
-        They are wanted on a terminal that is not `TERM=dumb`, unless NO_COLOR is set to anything.
+        Colours are used on a terminal that is not `TERM=dumb`, unless NO_COLOR is set.
         """
         plain = bool(environment.get("NO_COLOR")) or environment.get("TERM") == "dumb"
         return cls(
@@ -201,7 +201,7 @@ def share_cells(sizes: Sequence[int], cells: int) -> list[int]:
     """Share cells in proportion; a size above 0 gets one cell at least; the sum is `cells`."""
     total = sum(sizes)
     exact = [size * cells / total for size in sizes]
-    shared = [max(int(wish), 1) if size else 0 for size, wish in zip(sizes, exact, strict=True)]
+    shared = [max(int(share), 1) if size else 0 for size, share in zip(sizes, exact, strict=True)]
     while (missing := cells - sum(shared)) != 0:
         step = 1 if missing > 0 else -1
         able = [i for i, size in enumerate(sizes) if size and shared[i] + step >= 1]

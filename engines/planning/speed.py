@@ -32,7 +32,7 @@ from engines.planning.choices import check_shape
 from engines.planning.memory import Limits, Memory, kv_bytes_per_token, weight_bytes
 
 LENGTHS = ((128, 128), (1000, 1000), (2048, 128), (2048, 2048), (5000, 500), (20_000, 2000))
-"""Prompt and answer tokens of the capacity table, where no others are asked for."""
+"""Prompt and answer tokens of the capacity table, where none are requested."""
 EXPECTED = (0.40, 0.65)
 """Of the roofline, what serving reaches: NVIDIA's published runs of Llama-3.1-8B in FP8 on an H100, beside
 the ceilings computed here (128 + 128: 43 %, 1000 + 1000: 52 %, 2048 + 2048: 65 %, 5000 + 500: 40 %)."""
@@ -71,18 +71,18 @@ class Decode:
     limited_by: str
 
 
-def shapes(asked: Sequence[tuple[int, int]] | None, limits: Limits) -> tuple[tuple[int, int], ...]:
-    """Choose the lengths of the capacity table: those asked for, else common ones that are allowed.
+def shapes(requested: Sequence[tuple[int, int]] | None, limits: Limits) -> tuple[tuple[int, int], ...]:
+    """Choose the lengths of the capacity table: the requested ones, else common ones that fit.
 
     Raises:
         PlanRefused: the engine would not take a request of that length.
 
     """
-    if asked is None:
+    if requested is None:
         return tuple(shape for shape in LENGTHS if sum(shape) <= limits.max_seq_len)
-    for prompt, output in asked:
+    for prompt, output in requested:
         check_shape(prompt, output, limits)
-    return tuple(asked)
+    return tuple(requested)
 
 
 def serving(

@@ -1,4 +1,4 @@
-"""Asks a fresh engine a few prompts, without randomness. Runs by itself: `golden.py ENGINE ASKED ANSWERED`.
+"""Runs a few prompts on a new engine with greedy decoding. Run as `golden.py ENGINE ASKED ANSWERED`.
 
 ASKED is a JSON object of `prompts`, `max_tokens` and `stop_ids`; ANSWERED becomes a JSON array of `prompt`,
 `prompt_ids` and `ids`. TensorRT-LLM and the library `tokenizers`, which it brings along, have to be there.

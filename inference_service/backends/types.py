@@ -24,7 +24,7 @@ _OFF: Mapping[str, float] = MappingProxyType(
         "repetition_penalty": 1.0,
     }
 )
-"""Sampling parameters that can be off, with the value that says so."""
+"""Sampling parameters that can be off, with the value that turns them off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Sampling:
     seed: int
     """Unsigned, 64 bits. Drawn by the service where the caller gave none."""
     reproducible: bool
-    """The caller asked for repeatable output (a seed, or temperature 0)."""
+    """The caller requests repeatable output (a seed, or temperature 0)."""
 
     @property
     def is_greedy(self) -> bool:
@@ -75,7 +75,7 @@ class EngineRequest:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Token id → what is added to its logit, range [-100, 100]; -100 forbids it."""
     logprobs: int | None = None
-    """None: not asked for. Else each step carries its tokens' log probabilities, and of that many
+    """None: not requested. Else each step has the log probabilities of its tokens, and those of that many
     likeliest alternatives, range [0, 20]."""
     grammar: Grammar | None = None
     """Describes the whole output; already checked. The end-of-sequence token may come only where the grammar
@@ -86,7 +86,7 @@ class EngineRequest:
 class TokenLogprob:
     """Natural logarithm of a token's probability under the model itself, before any sampling parameter.
 
-    Compiled engines tell that of the distribution that the token was drawn from instead.
+    Compiled engines report that of the distribution that the token was drawn from instead.
     """
 
     token_id: int
@@ -118,7 +118,7 @@ class EngineStep:
     """The text of the step where the engine detokenises, whole code points; None: detokenise the ids."""
     finish: EngineFinish | None = None
     cached_tokens: int | None = None
-    """Prompt tokens found in the KV cache; given once, in any step, or never where the engine cannot tell."""
+    """Prompt tokens found in the KV cache; in one step, or in none where the engine does not report it."""
     logprobs: Sequence[TokenLogprob] = ()
     """If requested: one for each of `token_ids`, in order; an end-of-sequence token may lack its own."""
 
@@ -135,10 +135,10 @@ class BackendDescription:
     """Generations that run at once; the service admits no more."""
     vocabulary_size: int
     refused: frozenset[str] = frozenset()
-    """Parameters that it cannot honour, of those that can be off, by their public names: sampling knobs,
+    """Parameters that it cannot honour, of those that can be off, by their public names: sampling parameters,
     `logit_bias`, `logprobs`, `top_logprobs`, and `grammar` for constraints of every kind."""
     ceilings: Mapping[str, float] = field(default_factory=dict)
-    """Greatest values that it takes, by public name, where the contract allows more."""
+    """Greatest permitted values, by public name, where the contract permits more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,5 +156,5 @@ class BackendStats:
     waiting: int | None = None
     """Requests that the engine has and does not work on yet; None where it does not report them."""
     kv_blocks_used: int | None = None
-    """Blocks of the KV cache that hold something; None where the engine does not tell."""
+    """Blocks of the KV cache that hold something; None where the engine does not report it."""
     kv_blocks_free: int | None = None

@@ -1,8 +1,7 @@
 """Tokenizers rebuilt from GGUF metadata, with the ids that llama.cpp gives.
 
-Where two tokens meet that are a token together, they are merged, those of the highest score first.
-The library wants the pairs themselves in order; each token gives one pair for every place where it can
-be cut into two tokens.
+Two neighbouring tokens that form a token together are merged, the highest score first. The library takes
+an ordered list of pairs; each token gives one pair for every place where it splits into two tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from inference_service.prompt.tokenizer import Encoder, Tokenizer
 
 
 def encode_plain(library: LibraryTokenizer, text: str) -> list[int]:
-    """The ids of a text, nothing added. By the library's batch call, which lets go of the GIL."""
+    """The ids of a text, nothing added. By the library's batch call, which releases the GIL."""
     ids: list[int] = library.encode_batch_fast([text], add_special_tokens=False)[0].ids
     return ids
 
@@ -35,10 +34,10 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How a family cuts text, and what it does besides."""
+    """How a family of tokenizers splits text, and its other settings."""
 
     cuts: tuple[str, ...]
-    """Regular expressions, each applied to what the one before left; what none matches is a word too."""
+    """Regular expressions, each applied to the rest of the one before; unmatched text is a word too."""
     ignore_merges: bool = False
     """A word that is a token is that token, whatever the merges make of it."""
     adds_bos: bool = False
@@ -168,7 +167,7 @@ class SentencePieceEncoder:
         self._prefix = "" if vocabulary.add_space_prefix is False else _SPACE
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, begun by a space where the model wants one."""
+        """The ids of a text, after a space where the model uses one."""
         written = self._prefix + text.replace(" ", _SPACE)
         return encode_plain(self._library, written)
 
@@ -193,7 +192,7 @@ class _Family(Encoder, Protocol):
     """A kind of tokenizer."""
 
     adds_bos: bool
-    """Whether a prompt begins with the BOS token where the file does not say."""
+    """Whether a prompt begins with the BOS token where the file does not define it."""
 
     def piece(self, token: str, kind: int) -> bytes:
         """The bytes that a token stands for."""
@@ -230,6 +229,6 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     )
 
 
-def _of_type(vocabulary: Vocabulary, wanted: TokenType) -> dict[str, int]:
+def _of_type(vocabulary: Vocabulary, kind: TokenType) -> dict[str, int]:
     kinds = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
-    return {token: index for index, (token, kind) in kinds if kind == wanted and token}
+    return {token: index for index, (token, found) in kinds if found == kind and token}

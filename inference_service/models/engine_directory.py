@@ -74,7 +74,7 @@ def _engine_model(directory: Path, config: EngineConfig, files: TokenizerFiles) 
 
 
 def served_name(directory: Path) -> str:
-    """What the directory's manifest calls the model, or the directory's own name."""
+    """The model's name in the manifest, or the directory's own name."""
     named = _read_json(directory / "manifest.json").get("model_id")
     return named if isinstance(named, str) and named else directory.resolve().name
 
@@ -129,7 +129,7 @@ class TokenizerJson:
         return frozenset(index for text, index, _ in self._added if text in texts)
 
     def build(self, *, bos_token: str | None, eos_ids: frozenset[int]) -> Tokenizer:
-        """The tokenizer, for text in which nobody can write a control token.
+        """Build the tokenizer, for text in which callers cannot write a control token.
 
         Args:
             bos_token: the token that begins a text, as it is written.
@@ -155,7 +155,7 @@ class TokenizerJson:
             raise ModelError(f"{self._path} holds a tokenizer of kind {kind}; served is: byte-level BPE.")
 
     def _without_added(self) -> bytes:
-        """The document without its added tokens, so that texts which spell them are plain texts."""
+        """The document without its added tokens, so that texts which spell them stay plain text."""
         added = {text for text, _, _ in self._added}
         if added.isdisjoint(self._words):
             return orjson.dumps({**self._document, "added_tokens": []})
@@ -181,7 +181,7 @@ class _Encoder:
     def __init__(self, document: bytes) -> None:
         self._library: Any = LibraryTokenizer.from_buffer(document)
         self.prefix: list[int] = self._library.encode("").ids
-        """What the tokenizer puts before a text."""
+        """The ids that the tokenizer puts before a text."""
 
     def encode(self, text: str) -> list[int]:
         return encode_plain(self._library, text)

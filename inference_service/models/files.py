@@ -24,7 +24,7 @@ class ModelError(OperatorError):
 
 
 class FetchStopped(ModelError):
-    """Somebody told the fetch to end."""
+    """The fetch was stopped from outside."""
 
 
 _HASH_BLOCK = 1 << 20
@@ -77,7 +77,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """What the one who waits for a fetch sees of it on stderr, and how they end it.
+    """Reports the progress of a fetch on stderr, and stops the fetch on request.
 
     Everything but `stop` is used by one thread.
 
@@ -106,7 +106,7 @@ class Progress:
             sys.stderr.flush()
 
     def report(self, done: int, total: int) -> None:
-        """Tell how many bytes are there: by a bar on a terminal, else by a line now and then.
+        """Report how many bytes are fetched: by a bar on a terminal, else by a line every few seconds.
 
         Raises:
             FetchStopped: the fetch is to end.
@@ -126,7 +126,7 @@ class Progress:
             self._bar = None
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but not when the fetch is to end.
+        """Sleep, or stop at once when the fetch is to end.
 
         Raises:
             FetchStopped: the fetch is to end.
@@ -136,7 +136,7 @@ class Progress:
         self.check()
 
     def check(self) -> None:
-        """Go on, or not.
+        """Check whether the fetch has been stopped.
 
         Raises:
             FetchStopped: the fetch is to end.

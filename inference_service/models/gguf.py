@@ -172,7 +172,7 @@ class _Reader:
         for _ in range(rank):
             elements *= self._number(_U64)
         kind, offset = self._number(_U32), self._number(_U64)
-        # A quantisation that is newer than the table is the engine's to judge.
+        # The engine checks a quantisation that is newer than the table.
         block, width = _BLOCKS.get(kind, (1, 0))
         return int(offset + elements // block * width)
 
@@ -193,7 +193,7 @@ class GgufModel:
     chat_template: str | None
     """Jinja source."""
     kv_bytes_per_token: int
-    """Memory that a token takes in the KV cache, in 16-bit numbers; 0 where the file does not say."""
+    """Memory that a token takes in the KV cache, in 16-bit numbers; 0 where the file does not define it."""
 
     @property
     def vocabulary_size(self) -> int:

@@ -17,7 +17,7 @@ SECONDS_TO_ANSWER = 4.0
 """A hub that has not answered by then is given up where there is another source."""
 
 _MAX_REASON = 200
-_SECONDS_BETWEEN_LOOKS = 0.1
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def parse(reference: str) -> HubReference:
 def cached_file(reference: HubReference, cache_dir: Path, progress: Progress) -> Path:
     """The file in the cache directory, fetched if the hub has another than the one there.
 
-    The library keeps to its own environment variables: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, ...
+    The library reads its own environment variables: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, ...
 
     Raises:
         ModelError: it cannot be fetched or written, or the fetch is to end.
@@ -76,10 +76,10 @@ def cached_file(reference: HubReference, cache_dir: Path, progress: Progress) ->
         except ModelError:
             raise
         except Exception as error:
-            # The library lets the errors of several HTTP libraries through.
+            # The library does not catch the errors of the HTTP libraries that it uses.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise ModelError(f"Cannot fetch {reference}: {_advice(error)}") from error
+            raise ModelError(f"Cannot fetch {reference}: {_failure_reason(error)}") from error
     return Path(path)
 
 
@@ -110,12 +110,12 @@ def fetch_pinned(reference: HubReference, sha256: str, directory: Path, progress
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ModelError(f"Cannot fetch {reference}: {_advice(error)}") from error
+        raise ModelError(f"Cannot fetch {reference}: {_failure_reason(error)}") from error
     return Path(path)
 
 
 def _hash_on_hub(reference: HubReference, progress: Progress) -> str | None:
-    """Ask the hub for a file's hash; None where it tells none.
+    """Request a file's hash from the hub; None if it reports none.
 
     In a thread: neither a name server nor a hub that is silent takes longer than SECONDS_TO_ANSWER.
     """
@@ -135,22 +135,22 @@ def _hash_on_hub(reference: HubReference, progress: Progress) -> str | None:
     end = time.monotonic() + SECONDS_TO_ANSWER
     while asking.is_alive() and time.monotonic() < end:
         progress.check()
-        asking.join(_SECONDS_BETWEEN_LOOKS)
+        asking.join(_POLL_SECONDS)
     if not answer:
         raise ModelError(f"Cannot fetch {reference}: {_unreachable()}")
     if isinstance(answer[0], Exception):
-        raise ModelError(f"Cannot fetch {reference}: {_why_no_answer(answer[0])}") from answer[0]
+        raise ModelError(f"Cannot fetch {reference}: {_no_answer_reason(answer[0])}") from answer[0]
     etag = answer[0].etag
     return etag if etag is not None and re.fullmatch("[0-9a-f]{64}", etag) else None
 
 
-def _why_no_answer(error: Exception) -> str:
+def _no_answer_reason(error: Exception) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
-    return _advice(error) if isinstance(error, HfHubHTTPError) else _unreachable()
+    return _failure_reason(error) if isinstance(error, HfHubHTTPError) else _unreachable()
 
 
-def _advice(error: Exception) -> str:
+def _failure_reason(error: Exception) -> str:
     from huggingface_hub import errors
 
     rows: list[tuple[type[Exception], str]] = [
@@ -178,7 +178,7 @@ def _unreachable() -> str:
 
 
 def _bar(progress: Progress) -> type[Any]:
-    """The library's bar, which is drawn on a terminal only, and reports every block it is told of."""
+    """The library's bar, which is drawn on a terminal only, and passes every block on to `progress`."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     class Bar(tqdm):

@@ -1,4 +1,4 @@
-"""From what the user calls a model to its file, and to all that the service needs beside the engine."""
+"""Finds the file of a model by its name, and loads its metadata, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class ModelFile:
     """A GGUF file, or an engine directory."""
     sha256: str | None
     """Hash of the content, in hex, where it was verified."""
-    stands_in: str | None = None
-    """Why this is not the default model, where it is served in the default's place."""
+    fallback_reason: str | None = None
+    """Why this model is served in place of the default model; None if it is not a fallback."""
 
 
 def configured(
@@ -98,7 +98,7 @@ def _default(config: ServiceConfig, *, show_progress: bool, stop: threading.Even
     except ModelError as error:
         reason = f"{catalog.DEFAULT_ID} cannot be had: {error}"
         Progress(shown=show_progress).say(f"{reason} Serving {catalog.SMALL_ID} instead.")
-        return replace(get(catalog.SMALL_ID), stands_in=reason)
+        return replace(get(catalog.SMALL_ID), fallback_reason=reason)
 
 
 def model_id(path: Path) -> str:
@@ -125,12 +125,12 @@ def _local_file(reference: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that can be talked to, once an engine runs it."""
+    """A model's metadata, tokenizer and chat template, without its engine."""
 
     id: str
     path: Path
     context_length: int
-    """Most tokens that it was made for."""
+    """Most tokens that the model was trained for."""
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     """None: the model takes raw prompts only."""

@@ -1,7 +1,7 @@
 """A model's tokens and what they are for, read as llama.cpp reads them.
 
-Which tokens end a generation, and which are control tokens although a file says otherwise, is no
-part of the file format: llama.cpp goes by their texts, and an engine built on it acts accordingly.
+The file format does not define which tokens end a generation, nor which further tokens are control tokens.
+llama.cpp decides both by the texts of the tokens, and so does this module.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _corrected_types(tokens: tuple[str, ...], types: tuple[int, ...]) -> tuple[i
 def _is_control(token: str, kind: int) -> bool:
     """Whether a token is one that callers must not be able to write, whatever the file calls it.
 
-    By the text alone as llama.cpp does it, and where a conversion took a marker of turns for ordinary
-    text that was added to the vocabulary, which llama.cpp lets pass.
+    llama.cpp decides by the text alone. This also covers a marker of turns that a conversion added to the
+    vocabulary as ordinary text, which llama.cpp accepts from callers.
     """
     is_marker = token.startswith(("<|", "<｜")) and token.endswith(("|>", "｜>"))
     return token in _CONTROL_TEXTS or (kind == TokenType.USER_DEFINED and is_marker)

@@ -170,7 +170,7 @@ class TokenBuffer:
         return self._settled[start - self._settled_from : end - self._settled_from]
 
     def release(self, upto: int | None = None) -> Release:
-        """Let the settled text before offset `upto` leave, and all settled tokens; None: all settled text."""
+        """Release the settled text before offset `upto`, and all settled tokens; None: all settled text."""
         count = len(self._settled) if upto is None else upto - self._settled_from
         release = Release(self._settled[:count], self._ids, self._count, self._logprobs)
         self._settled = self._settled[count:]

@@ -24,7 +24,7 @@ from inference_service.prompt.conversation import (
     tool_document,
     written_texts,
 )
-from inference_service.prompt.tokenizer import ControlTokenEscaper, Tokenizer, new_seal
+from inference_service.prompt.tokenizer import ControlTokenEscaper, Tokenizer, new_mark
 from inference_service.prompt.tool_formats import PLAIN, ToolFormat, fold_tools, one_call_a_turn, write_calls
 
 
@@ -155,13 +155,13 @@ class ChatTemplate:
 
     def _ids(self, turns: Sequence[ChatTurn], tools: Sequence[Tool], ending: Ending) -> list[int]:
         texts = list(written_texts(turns, tools))
-        sealer = ControlTokenEscaper(self._control, texts)
-        messages = [message_document(turn, sealer) for turn in turns]
-        mark = new_seal(texts) if ending is Ending.CONTINUE else ""
+        escaper = ControlTokenEscaper(self._control, texts)
+        messages = [message_document(turn, escaper) for turn in turns]
+        mark = new_mark(texts) if ending is Ending.CONTINUE else ""
         if mark:
             # The mark also keeps templates from stripping the white space before it.
             messages[-1]["content"] += mark
-        prompt = self._fill(messages, [tool_document(tool, sealer) for tool in tools], ending)
+        prompt = self._fill(messages, [tool_document(tool, escaper) for tool in tools], ending)
         if mark:
             prompt, found, _ = prompt.rpartition(mark)
             if not found:
@@ -171,7 +171,7 @@ class ChatTemplate:
             if isinstance(part, int):
                 ids.append(part)
             else:
-                ids += self._tokenizer.encode_text(sealer.unsealed(part))
+                ids += self._tokenizer.encode_text(escaper.remove_marks(part))
         return ids
 
     def _try(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:

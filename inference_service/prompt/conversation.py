@@ -42,7 +42,7 @@ class ToolMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """What the caller wants of the tools."""
+    """Whether and which tools the model may call."""
 
     mode: ToolMode = ToolMode.AUTO
     name: str | None = None
@@ -103,17 +103,17 @@ _STRING = re.compile(r'"((?:[^"\\]|\\.)*)', re.DOTALL)
 
 
 class RawArguments(str):
-    """A text that no JSON object stands for without loss. `tojson` of a template writes it as it is."""
+    """Arguments that no JSON object represents without loss. `tojson` of a template writes them unchanged."""
 
     __slots__ = ()
 
 
 def read_arguments(text: str) -> dict[str, Any] | RawArguments:
-    """The object that a text is, an empty one for an empty text, as some clients send it.
+    """Parse the arguments of a call. Some clients send an empty text for an empty object.
 
-    Any other text is the arguments as well: a call that was cut short is unfinished JSON. So is an object
-    that would come back as another text: with a key twice, a number that no float holds, half a surrogate
-    pair, or more than 64 levels.
+    A text that is no JSON object becomes RawArguments: a call that was cut short is unfinished JSON. So does
+    an object that would be written differently again: with a key twice, a number that no float represents,
+    half a surrogate pair, or more than 64 levels.
     """
     if not text.strip():
         return {}
@@ -165,7 +165,7 @@ def _decoded(text: str) -> str:
 
 
 def _depth(text: str) -> int:
-    """No fewer levels than the text has: brackets in its strings count as well."""
+    """At least the number of levels of the text: brackets in its strings count as well."""
     depth = deepest = 0
     for char in re.findall(r"[\[\]{}]", text):
         depth += 1 if char in "[{" else -1
@@ -182,7 +182,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _float(text: str) -> float:
     value = float(text)
-    # An infinite one equals nothing that JSON writes.
+    # JSON cannot write an infinite number.
     if Decimal(repr(value)) != Decimal(text):
         raise ValueError("no float has this value")
     return value
@@ -220,33 +220,33 @@ def written_texts(turns: Sequence[ChatTurn], tools: Sequence[Tool]) -> Iterator[
         yield f"{tool.name} {tool.description} {_dumped(tool_parameters(tool))}"
 
 
-def message_document(turn: ChatTurn, sealer: ControlTokenEscaper) -> dict[str, Any]:
-    """One message. Templates ask which members there are, so none is there without need."""
-    message: dict[str, Any] = {"role": turn.role, "content": sealer.text(turn.content)}
+def message_document(turn: ChatTurn, escaper: ControlTokenEscaper) -> dict[str, Any]:
+    """One message. Templates test which members exist, so a member without a value is left out."""
+    message: dict[str, Any] = {"role": turn.role, "content": escaper.text(turn.content)}
     if turn.tool_calls:
-        message["tool_calls"] = [_call_document(call, sealer) for call in turn.tool_calls]
+        message["tool_calls"] = [_call_document(call, escaper) for call in turn.tool_calls]
     if turn.tool_call_id is not None:
-        message["tool_call_id"] = sealer.text(turn.tool_call_id)
+        message["tool_call_id"] = escaper.text(turn.tool_call_id)
     return message
 
 
-def tool_document(tool: Tool, sealer: ControlTokenEscaper) -> dict[str, Any]:
+def tool_document(tool: Tool, escaper: ControlTokenEscaper) -> dict[str, Any]:
     """One tool, as the public API has it."""
     function = {
-        "name": sealer.text(tool.name),
-        "description": sealer.text(tool.description),
-        "parameters": sealer.value(tool_parameters(tool), _SCHEMA_WORDS),
+        "name": escaper.text(tool.name),
+        "description": escaper.text(tool.description),
+        "parameters": escaper.value(tool_parameters(tool), _SCHEMA_WORDS),
     }
     return {"type": "function", "function": function}
 
 
-def _call_document(call: ToolCall, sealer: ControlTokenEscaper) -> dict[str, Any]:
+def _call_document(call: ToolCall, escaper: ControlTokenEscaper) -> dict[str, Any]:
     found = read_arguments(call.arguments)
-    arguments: object = sealer.value(found)
+    arguments: object = escaper.value(found)
     if isinstance(found, RawArguments):
         arguments = RawArguments(arguments)
-    function = {"name": sealer.text(call.name), "arguments": arguments}
-    return {"id": sealer.text(call.id), "type": "function", "function": function}
+    function = {"name": escaper.text(call.name), "arguments": arguments}
+    return {"id": escaper.text(call.id), "type": "function", "function": function}
 
 
 def _dumped(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 
 class Encoder(Protocol):
-    """The library's part: text without control or added tokens, to ids."""
+    """The library's encoder, for text without control or added tokens."""
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text that is not empty."""
@@ -20,15 +20,15 @@ class Encoder(Protocol):
 class Tokenizer:
     """A model's tokenizer, for text that comes from callers.
 
-    Control tokens cannot be written: a text that spells one is encoded as the characters it is made
-    of, unless the caller asks for another reading of a raw prompt. All methods are safe to call from
+    Control tokens cannot be written: a text that spells one is encoded as its characters, unless the
+    caller sets `parse_special` for a raw prompt. All methods are safe to call from
     several threads.
 
     Args:
         encoder: encodes ordinary text.
         pieces: the bytes of every token by id; empty for control tokens.
         control_tokens: the ids of control tokens by their text.
-        added_tokens: the ids of tokens that are found in a text before anything else.
+        added_tokens: the ids of tokens that are matched in a text before the encoder sees it.
         bos_id: the token that begins a text.
         eos_ids: every token that ends a generation.
         add_bos: whether a prompt begins with the BOS token.
@@ -78,7 +78,7 @@ class Tokenizer:
         return ids
 
     def encode_prompt(self, text: str, *, parse_special: bool = False) -> list[int]:
-        """The ids of a raw prompt, begun by the BOS token where the model wants one.
+        """The ids of a raw prompt, with the BOS token first where the model uses one.
 
         Args:
             text: the prompt.
@@ -93,7 +93,7 @@ class Tokenizer:
         return self.begin(ids)
 
     def begin(self, ids: list[int]) -> list[int]:
-        """A rendered prompt, begun by the BOS token where the model wants one and it has none yet."""
+        """A rendered prompt, with the BOS token first where the model uses one and the prompt lacks it."""
         return ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -143,17 +143,17 @@ def _split(part: str | int, token: str, index: int) -> list[str | int]:
     return pieces
 
 
-def new_seal(texts: Iterable[str]) -> str:
+def new_mark(texts: Iterable[str]) -> str:
     """A random mark that none of the texts contains.
 
-    It is made of digits, which no filter of a template changes. Its first digit occurs nowhere else in
-    it, so a mark never overlaps another mark or the text around it, and can be removed exactly.
+    It consists of digits, because no filter of a template changes digits. Its first digit occurs nowhere else
+    in it, so a mark never overlaps another mark or the text around it, and can be removed exactly.
     """
     known = list(texts)
     while True:
-        seal = f"9{secrets.randbits(96):032o}"
-        if not any(seal in text for text in known):
-            return seal
+        mark = f"9{secrets.randbits(96):032o}"
+        if not any(mark in text for text in known):
+            return mark
 
 
 class ControlTexts:
@@ -217,12 +217,12 @@ class ControlTexts:
             yield from (len(text) - size + 1 for size in sizes if text[-size:] in self._beginnings)
 
 
-def sealed(text: str, points: Iterable[int], seal: str) -> str:
+def insert_marks(text: str, points: Iterable[int], mark: str) -> str:
     """A text with marks at the given positions, which are in ascending order."""
     parts: list[str] = []
     start = 0
     for point in points:
-        parts += (text[start:point], seal)
+        parts += (text[start:point], mark)
         start = point
     return "".join([*parts, text[start:]])
 
@@ -238,14 +238,14 @@ class ControlTokenEscaper:
 
     def __init__(self, control: ControlTexts, texts: Iterable[str]) -> None:
         self._control = control
-        self._seal = new_seal(texts)
+        self._mark = new_mark(texts)
         self._is_used = False
 
     def text(self, text: str) -> str:
         """A text with marks at its weak points."""
         points = self._control.weak_points(text)
         self._is_used |= bool(points)
-        return sealed(text, points, self._seal) if points else text
+        return insert_marks(text, points, self._mark) if points else text
 
     def value(self, value: Any, words: Set[str] = frozenset()) -> Any:
         """A JSON value in which every key and string is escaped, except the given words."""
@@ -257,6 +257,6 @@ class ControlTokenEscaper:
             return [self.value(item, words) for item in value]
         return value
 
-    def unsealed(self, text: str) -> str:
+    def remove_marks(self, text: str) -> str:
         """A text of the prompt without the marks."""
-        return text.replace(self._seal, "") if self._is_used else text
+        return text.replace(self._mark, "") if self._is_used else text

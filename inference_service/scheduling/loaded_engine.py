@@ -135,7 +135,7 @@ async def _load(config: ServiceConfig, workers: FairPool) -> loader.LoadedModel:
 
 def _check_aliases(config: ServiceConfig, served: loader.ModelFile) -> None:
     # An alias of the default model is also valid for the model that stands in for it.
-    known = {served.id, catalog.DEFAULT_ID} if served.stands_in else {served.id}
+    known = {served.id, catalog.DEFAULT_ID} if served.fallback_reason else {served.id}
     for name, target in config.alias.items():
         if target not in known:
             raise OperatorError(f"alias: {name}={target} names no served model; the served id is {served.id}")

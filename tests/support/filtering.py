@@ -13,7 +13,7 @@ from inference_service.backends.types import TokenLogprob
 from inference_service.output.content_filter.matching import FOLDINGS, is_word
 from inference_service.output.content_filter.output import OutputFilter
 from inference_service.output.content_filter.rules import Action, Place, Rule, Span
-from inference_service.output.content_filter.rules_file import RuleBook
+from inference_service.output.content_filter.rules_file import CompiledRules
 from inference_service.output.token_buffer import Release, TokenBuffer
 
 LETTERS = "ab漢😀 "
@@ -39,7 +39,7 @@ def rule(name: str = "rule", **given: object) -> Rule:
 
 def start(*rules: Rule) -> OutputFilter:
     """A filter for one output with some rules."""
-    started = RuleBook(rules).start(Place.OUTPUT, "anybody")
+    started = CompiledRules(rules).start(Place.OUTPUT, "anybody")
     assert started is not None
     return started
 

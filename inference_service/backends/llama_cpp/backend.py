@@ -20,7 +20,12 @@ from inference_service.backends.llama_cpp.request import (
     PrefillScheduler,
 )
 from inference_service.backends.llama_cpp.sampling import completion_body
-from inference_service.backends.llama_cpp.steps import Lookup, ModelTokenizer, Speller, StepBuffer
+from inference_service.backends.llama_cpp.steps import (
+    LogprobLookup,
+    ModelTokenizer,
+    StepBuffer,
+    TokenIdFinder,
+)
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest
 from inference_service.constraints.grammar import Grammar
 
@@ -43,8 +48,8 @@ class LlamaCppBackend(Backend):
             every slot.
         max_concurrency: slots, range [1, 256].
         threads: threads that compute; 0 is one for each core.
-        prefill_chunk: prompt tokens for which each step of the engine has room, 1 or more. An aborted
-            request leaves the engine at the end of a step.
+        prefill_chunk: prompt tokens that each step of the engine can take, 1 or more. The engine releases an
+            aborted request at the end of a step.
 
     """
 
@@ -60,24 +65,24 @@ class LlamaCppBackend(Backend):
     ) -> None:
         self._settings = EngineSettings(model_path, context_length, max_concurrency, threads, prefill_chunk)
         self._tokenizer = tokenizer
-        self._speller = Speller(tokenizer)
+        self._id_finder = TokenIdFinder(tokenizer)
         self._grammars = GrammarChecker()
-        self._gate: PrefillScheduler[LlamaCppRequest] = PrefillScheduler(
+        self._prefills: PrefillScheduler[LlamaCppRequest] = PrefillScheduler(
             slots=max_concurrency, batch_tokens=self._settings.batch_tokens
         )
-        self._pulse = EngineProgress()
-        self._doorbell: LoopWaker | None = None
+        self._progress = EngineProgress()
+        self._waker: LoopWaker | None = None
         self._engine: list[Engine] = []
         """The engine while there is one."""
         self._closed = False
         # Also runs when this object is dropped, and at interpreter exit.
-        self._release = weakref.finalize(self, _free, self._engine, self._gate.inside)
+        self._release = weakref.finalize(self, _free, self._engine, self._prefills.inside)
 
     async def start(self) -> BackendDescription:
         engine = await _off_loop(partial(load_engine, self._settings))
         if self._closed:
             raise BackendStartError("the engine was closed while it was loading")
-        self._doorbell = LoopWaker()
+        self._waker = LoopWaker()
         self._engine.append(engine)
         return BackendDescription(
             name="llama_cpp",
@@ -95,10 +100,10 @@ class LlamaCppBackend(Backend):
         call = self._call(request)
         lookup = self._lookup(request)
         reader = None if request.grammar is None else AnswerReader(request.grammar)
-        await self._gate.enter(call)
+        await self._prefills.enter(call)
         try:
-            if len(self._gate.inside) == 1:
-                self._pulse.beat()
+            if len(self._prefills.inside) == 1:
+                self._progress.touch()
             call.start()
             finished, gather = False, None
             while not finished:
@@ -112,54 +117,54 @@ class LlamaCppBackend(Backend):
             self._on_change(call)
 
     def stats(self) -> BackendStats:
-        inside = self._gate.inside
+        inside = self._prefills.inside
         return BackendStats(
             running=len(inside),
             aborts_pending=sum(call.is_aborting for call in inside),
             alive=bool(self._engine) and not self._closed,
-            last_step_age=self._pulse.age if inside else 0.0,
+            last_step_age=self._progress.age if inside else 0.0,
         )
 
     async def close(self) -> None:
         self._closed = True
         dead = EngineDeadError("the engine is closed")
-        self._gate.refuse_all(dead)
-        for call in self._gate.inside:
+        self._prefills.refuse_all(dead)
+        for call in self._prefills.inside:
             call.fail(dead)
         await _off_loop(self._release)
-        if self._doorbell is not None:
-            self._doorbell.close()
+        if self._waker is not None:
+            self._waker.close()
 
     def _call(self, request: EngineRequest) -> LlamaCppRequest:
-        if self._closed or not self._engine or self._doorbell is None:
+        if self._closed or not self._engine or self._waker is None:
             raise EngineDeadError("the engine is not running")
         return LlamaCppRequest(
             self._engine[0],
-            self._pulse,
-            self._doorbell,
+            self._progress,
+            self._waker,
             request_id=request.request_id,
             body=completion_body(request, self._settings.context_length, end_ids=self._tokenizer.eos_ids),
-            steps=StepBuffer(self._speller, request.max_tokens, request.logprobs),
+            steps=StepBuffer(self._id_finder, request.max_tokens, request.logprobs),
             prefill_left=len(request.prompt_ids),
             on_change=self._on_change,
         )
 
-    def _lookup(self, request: EngineRequest) -> Lookup | None:
+    def _lookup(self, request: EngineRequest) -> LogprobLookup | None:
         if request.logprobs is None:
             return None
-        return Lookup(self.generate, self._tokenizer, request, request.logprobs)
+        return LogprobLookup(self.generate, self._tokenizer, request, request.logprobs)
 
     def _on_change(self, call: LlamaCppRequest) -> None:
         if call.is_inside:
-            self._gate.advance()
+            self._prefills.advance()
         else:
-            self._gate.leave(call)
+            self._prefills.leave(call)
 
 
 def _free(engine: list[Engine], inside: Set[LlamaCppRequest]) -> None:
     """Abort what runs, wait for it, and free the engine.
 
-    A call that does not return in time keeps the engine alive by holding on to it.
+    A call that does not return in time still references the engine and so keeps it alive.
     """
     calls = list(inside)
     for call in calls:

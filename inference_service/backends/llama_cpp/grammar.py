@@ -1,6 +1,6 @@
 """Checks grammars and constrained answers with llguidance, the library that the engine uses.
 
-llguidance gives up when a grammar becomes too complex during decoding. llama.cpp then drops the constraint
+llguidance fails when a grammar becomes too complex during decoding. llama.cpp then drops the constraint
 and reports no error. So the backend parses each grammar with the same library before the engine gets it. It
 also checks each answer: a request fails when its grammar does not describe the answer.
 """
@@ -14,22 +14,22 @@ from inference_service.backends.base import EngineGrammarError, EngineRequestErr
 from inference_service.constraints.grammar import Grammar
 from inference_service.constraints.notations.lark import to_lark
 
-_REMEMBERED = 256
-"""Grammars whose verdict is kept."""
+_CACHED_RESULTS = 256
+"""Grammars whose result is cached."""
 _MAX_REASON = 200
 
 
 class GrammarChecker:
-    """Says which grammars the engine can follow. Safe in several threads."""
+    """Finds out which grammars the engine can follow. Safe in several threads."""
 
     def __init__(self) -> None:
-        self._reason = lru_cache(maxsize=_REMEMBERED)(_find_reason)
+        self._reason = lru_cache(maxsize=_CACHED_RESULTS)(_find_reason)
 
     def check(self, grammar: Grammar) -> None:
-        """See that a grammar may enter the engine. Takes up to a second for a large one.
+        """Check that the engine can follow a grammar. Takes up to a second for a large one.
 
         Raises:
-            EngineGrammarError: it may not.
+            EngineGrammarError: it cannot.
 
         """
         reason = self._reason(to_lark(grammar))
@@ -38,7 +38,7 @@ class GrammarChecker:
 
 
 class AnswerReader:
-    """Reads one answer beside the engine."""
+    """Checks one answer against its grammar while the engine writes it."""
 
     def __init__(self, grammar: Grammar) -> None:
         # Imported late: a service without grammars need not wait for it.
@@ -47,10 +47,10 @@ class AnswerReader:
         self._matcher = LLMatcher(_byte_tokenizer(), to_lark(grammar), log_level=0)
 
     def read(self, text: str) -> None:
-        """Read what the engine wrote next.
+        """Check the next text of the engine.
 
         Raises:
-            EngineRequestError: the grammar does not describe this, or is too complex to tell.
+            EngineRequestError: the grammar does not describe this, or is too complex to check.
 
         """
         if text and not self._matcher.consume_tokens(list(text.encode())):

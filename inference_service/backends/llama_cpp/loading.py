@@ -67,8 +67,8 @@ def load_engine(settings: EngineSettings) -> Any:
     try:
         engine = _construct(xllamacpp, settings, directory / "closed.sock")
     finally:
-        # The engine's HTTP server has no off switch. It listens on a socket in a directory that only
-        # this user could enter, behind a key that nobody knows; from here on it has no name either.
+        # The engine's HTTP server cannot be turned off. It listens on a socket in a directory that only
+        # this user can enter, with a random key; the directory is deleted here, so the socket has no name.
         shutil.rmtree(directory)
     _check_context(engine, settings)
     return engine
@@ -119,7 +119,7 @@ def _construct(library: Any, settings: EngineSettings, socket: Path) -> Any:
 
 @contextmanager
 def within_free_memory(mapped_bytes: int) -> Iterator[None]:
-    """Let allocations fail that the machine cannot back; else the kernel ends the process a little later.
+    """Make allocations fail that exceed the free memory; else the kernel kills the process a little later.
 
     Args:
         mapped_bytes: the size of files that are mapped, which takes address space but no memory.
@@ -141,7 +141,7 @@ def _parameters(library: Any, settings: EngineSettings, socket: Path) -> Any:
     params.model_alias = {"served"}
     params.cpuparams.n_threads = settings.threads or usable_cores()
     _set_context(params, settings)
-    _close_door(params, socket)
+    _close_http_port(params, socket)
     # Prompts are rendered by the service; a template that llama.cpp cannot read must not stop it.
     params.use_jinja = False
     params.chat_template = "chatml"
@@ -164,7 +164,7 @@ def _set_context(params: Any, settings: EngineSettings) -> None:
     params.n_ctx_checkpoints = 0
 
 
-def _close_door(params: Any, socket: Path) -> None:
+def _close_http_port(params: Any, socket: Path) -> None:
     params.hostnames = [str(socket)]
     params.api_keys = [secrets.token_hex(32)]
     params.n_threads_http = 1
@@ -173,7 +173,7 @@ def _close_door(params: Any, socket: Path) -> None:
 
 
 def _check_context(engine: Any, settings: EngineSettings) -> None:
-    """Ask the engine for its slots' context, by a prompt that just does not fit and is never computed."""
+    """Find the context of the engine's slots: send a prompt that is one token too long and never computed."""
     answer = engine.handle_completions({"prompt": [0] * settings.context_length, "n_predict": 1})
     found = answer.get("error", {}).get("n_ctx")
     if found != settings.context_length:

@@ -30,12 +30,12 @@ class Engine(Protocol):
 
 
 class EngineProgress:
-    """When the engine last gave a sign of life."""
+    """The time of the engine's last callback."""
 
     def __init__(self) -> None:
-        self.beat()
+        self.touch()
 
-    def beat(self) -> None:
+    def touch(self) -> None:
         self._last = time.monotonic()
 
     @property
@@ -62,8 +62,8 @@ class LlamaCppRequest:
     def __init__(
         self,
         engine: Engine,
-        pulse: EngineProgress,
-        doorbell: LoopWaker,
+        progress: EngineProgress,
+        waker: LoopWaker,
         *,
         request_id: str,
         body: bytes,
@@ -72,8 +72,8 @@ class LlamaCppRequest:
         on_change: Callable[[LlamaCppRequest], None],
     ) -> None:
         self._engine = engine
-        self._pulse = pulse
-        self._doorbell = doorbell
+        self._progress = progress
+        self._waker = waker
         self._request_id = request_id
         self._body = body
         self._on_change = on_change
@@ -138,17 +138,17 @@ class LlamaCppRequest:
         except Exception as error:
             self._log("engine_call_failed", error)
         finally:
-            self._ring(self._on_returned)
+            self._schedule(self._on_returned)
 
     def _on_chunk(self, chunk: bytes) -> bool:
         """Called by the engine, in the worker thread."""
-        self._pulse.beat()
-        self._ring(lambda: self._read(chunk))
+        self._progress.touch()
+        self._schedule(lambda: self._read(chunk))
         return self._abort
 
-    def _ring(self, callback: Callable[[], None]) -> None:
-        if not self._doorbell.ring(callback):
-            # Nobody waits for the result any more.
+    def _schedule(self, callback: Callable[[], None]) -> None:
+        if not self._waker.schedule(callback):
+            # The loop is closed: nothing waits for the result.
             self._abort = True
 
     def _read(self, chunk: bytes) -> None:
@@ -204,7 +204,7 @@ class PrefillScheduler(Generic[PrefillRequestT]):
 
     llama.cpp fills each step with the prompts of its slots in the order of the slots. A request behind a
     long prompt is not computed and gets no callback, so it cannot be aborted until that prompt is read. The
-    scheduler holds such a request back, where an abort costs nothing, until a step has room for it.
+    scheduler holds such a request back, where an abort costs nothing, until a step has free tokens for it.
 
     Args:
         slots: requests that the engine runs at once; an aborted one counts until the engine has released it.
@@ -218,87 +218,87 @@ class PrefillScheduler(Generic[PrefillRequestT]):
         self._waiting: deque[tuple[PrefillRequestT, asyncio.Future[None]]] = deque()
         self.inside: set[PrefillRequestT] = set()
 
-    async def enter(self, entrant: PrefillRequestT) -> None:
+    async def enter(self, request: PrefillRequestT) -> None:
         """Wait until the request is admitted. A cancelled wait holds no slot."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((entrant, turn))
+        self._waiting.append((request, turn))
         self.advance()
         try:
             await turn
         except asyncio.CancelledError:
-            # The turn may have come in the same moment.
-            self.leave(entrant)
+            # The request may have been admitted at the same moment.
+            self.leave(request)
             raise
 
-    def leave(self, entrant: PrefillRequestT) -> None:
+    def leave(self, request: PrefillRequestT) -> None:
         """The engine has released this request."""
-        self.inside.discard(entrant)
+        self.inside.discard(request)
         self.advance()
 
     def advance(self) -> None:
         """Admit all waiting requests that fit now."""
         while self._waiting:
-            entrant, turn = self._waiting[0]
+            request, turn = self._waiting[0]
             if not turn.done():
-                if not self._has_room_for(entrant):
+                if not self._fits(request):
                     return
-                self.inside.add(entrant)
+                self.inside.add(request)
                 turn.set_result(None)
             self._waiting.popleft()
 
     def refuse_all(self, error: Exception) -> None:
-        """Turn away everyone who waits."""
+        """Fail all waiting requests."""
         while self._waiting:
             _, turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_exception(error)
 
-    def _has_room_for(self, entrant: PrefillRequest) -> bool:
+    def _fits(self, request: PrefillRequest) -> bool:
         if len(self.inside) >= self._slots:
             return False
-        room = self._batch_tokens - len(self.inside)
-        ahead = self._tokens_ahead(room)
-        return ahead == 0 or ahead + entrant.prefill_left <= room
+        free = self._batch_tokens - len(self.inside)
+        ahead = self._tokens_ahead(free)
+        return ahead == 0 or ahead + request.prefill_left <= free
 
-    def _tokens_ahead(self, room: int) -> int:
-        """Prompt tokens that will be left when the step that runs now is over."""
+    def _tokens_ahead(self, free: int) -> int:
+        """Prompt tokens that remain after the step that runs now."""
         begun = sum(e.prefill_left for e in self.inside if e.has_begun)
         waiting = sum(e.prefill_left for e in self.inside if not e.has_begun)
-        return max(0, begun - room) + waiting
+        return max(0, begun - free) + waiting
 
 
 class LoopWaker:
     """Runs callbacks of other threads in the loop that is running now.
 
     `call_soon_threadsafe` holds the GIL while it wakes the loop. Where every core computes, the loop gets the
-    core of the thread that woke it, waits for the GIL, and a compute thread takes the core before that
-    thread can let go: milliseconds for every token. Sending on a socket lets go of the GIL first.
+    core of the thread that woke it and waits for the GIL. A compute thread takes the core before that thread
+    can release the GIL: this costs milliseconds for every token. Sending on a socket releases the GIL first.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._callbacks: deque[Callable[[], None]] = deque()
-        self._has_rung = False
+        self._is_signalled = False
         self._is_closed = False
         self._inside, self._outside = socket.socketpair()
         for end in (self._inside, self._outside):
             end.setblocking(False)
-        self._loop.add_reader(self._inside, self._answer)
+        self._loop.add_reader(self._inside, self._on_readable)
 
-    def ring(self, callback: Callable[[], None]) -> bool:
+    def schedule(self, callback: Callable[[], None]) -> bool:
         """Schedule a callback in the loop, from any thread; False if the loop will not run it."""
         if self._is_closed or self._loop.is_closed():
             return False
         self._callbacks.append(callback)
-        if not self._has_rung:
-            self._has_rung = True
-            # It may be closed in this moment, with all that waits run.
+        if not self._is_signalled:
+            self._is_signalled = True
+            # The socket may be closed at this moment; closing runs all scheduled callbacks.
             with suppress(OSError):
                 self._outside.send(b"\0")
         return True
 
     def close(self) -> None:
-        """Run what rang before, and nothing from now on. To be called in the loop; twice is fine."""
+        """Run the scheduled callbacks, and accept no more. Call it in the loop; it is safe to call twice."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -307,11 +307,11 @@ class LoopWaker:
         self._inside.close()
         self._outside.close()
 
-    def _answer(self) -> None:
+    def _on_readable(self) -> None:
         with suppress(BlockingIOError):
             self._inside.recv(64)
-        # Before the callbacks run: one that comes from now on rings again.
-        self._has_rung = False
+        # Cleared before the callbacks run: a callback that is scheduled from now on signals again.
+        self._is_signalled = False
         self._run()
 
     def _run(self) -> None:

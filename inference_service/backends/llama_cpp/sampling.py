@@ -39,7 +39,7 @@ def completion_body(
 ) -> bytes:
     """The JSON body that runs this request.
 
-    Every sampling knob is stated. Tokens are filtered before the temperature applies (penalties,
+    Every sampling parameter is stated. Tokens are filtered before the temperature applies (penalties,
     top_k, top_p, min_p, temperature), so what may be drawn does not depend on the temperature.
     `ignore_eos` forbids every end-of-generation token the model has.
 

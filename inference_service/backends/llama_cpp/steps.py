@@ -1,9 +1,9 @@
 """Merges what the engine reports about a request into steps, and finds what it does not report.
 
 While a character is incomplete, the engine holds its text back. It reports only the token that completes it,
-and the log probability of this token alone. `Speller` finds the ids of the tokens before it. `Lookup` finds
-their log probabilities: a request of one token computes each of them again, with the shared beginning from
-the KV cache.
+and the log probability of this token alone. `TokenIdFinder` finds the ids of the tokens before it.
+`LogprobLookup` finds their log probabilities: a request of one token computes each of them again, with the
+shared beginning from the KV cache.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class TokenChunk:
     decoded: int
     """Tokens decoded up to here, those without a piece of their own included."""
     likelihood: Likelihood | None = None
-    """Where asked for."""
+    """Set if log probabilities are requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ Chunk = Progress | TokenChunk | End
 
 
 def read_chunk(raw: bytes) -> Chunk:
-    """Parse what the engine's callback was given.
+    """Parse one chunk of the engine's callback.
 
     Raises:
         EngineFault: it is an error.
@@ -105,30 +105,30 @@ def _floored(logprob: float) -> float:
     return max(LOWEST, min(0.0, logprob))
 
 
-UNTOLD = math.nan
-"""Stands in a step for a log probability that the engine did not tell."""
+UNREPORTED = math.nan
+"""Stands in a step for a log probability that the engine did not report."""
 
 
 class StepBuffer:
-    """Collects what the engine reports until somebody takes it, as one step.
+    """Collects what the engine reports until it is taken, as one step.
 
     Args:
-        speller: names the tokens that the engine does not.
-        most_tokens: where the request ends, whether or not the engine does.
+        id_finder: finds the ids of tokens that the engine does not report.
+        most_tokens: the request ends there, also where the engine continues.
         alternatives: how many likeliest tokens go with each; None: no log probabilities are requested.
 
     """
 
-    def __init__(self, speller: Speller, most_tokens: int, alternatives: int | None = None) -> None:
-        self._speller = speller
-        self._most = most_tokens
+    def __init__(self, id_finder: TokenIdFinder, most_tokens: int, alternatives: int | None = None) -> None:
+        self._id_finder = id_finder
+        self._max_tokens = most_tokens
         self._alternatives = alternatives
         self._decoded = 0
         """Tokens added so far, over all steps."""
         self._ended = False
         self._held: TokenChunk | None = None
         self._cached: int | None = None
-        self._cached_told = False
+        self._is_cached_reported = False
         self._clear()
 
     @property
@@ -156,8 +156,8 @@ class StepBuffer:
 
     def take(self) -> EngineStep:
         """All that was added since the last call."""
-        cached = None if self._cached_told else self._cached
-        self._cached_told = self._cached_told or cached is not None
+        cached = None if self._is_cached_reported else self._cached
+        self._is_cached_reported = self._is_cached_reported or cached is not None
         text = "".join(self._texts)
         step = EngineStep(self._ids, self._count, text, self._finish, cached, self._logprobs)
         self._clear()
@@ -181,13 +181,13 @@ class StepBuffer:
         count = piece.decoded - self._decoded
         self._decoded = piece.decoded
         data = piece.likelihood.data if piece.likelihood else None
-        ids = self._speller.ids_of(piece.text, data, count, piece.token_id)
-        beyond = max(0, piece.decoded - self._most)
+        ids = self._id_finder.ids_of(piece.text, data, count, piece.token_id)
+        beyond = max(0, piece.decoded - self._max_tokens)
         if beyond:
             self._add_beginning(ids, count, count - beyond)
         else:
             self._add(ids, count, piece.text, piece.likelihood)
-        if self._alternatives is not None and piece.decoded >= self._most:
+        if self._alternatives is not None and piece.decoded >= self._max_tokens:
             self._ended = True
             self._finish = EngineFinish.MAX_TOKENS
 
@@ -197,7 +197,7 @@ class StepBuffer:
         self._texts.append(text)
         if likelihood is not None:
             top = likelihood.top[: self._alternatives]
-            self._logprobs.extend(TokenLogprob(token_id, UNTOLD) for token_id in ids[:-1])
+            self._logprobs.extend(TokenLogprob(token_id, UNREPORTED) for token_id in ids[:-1])
             self._logprobs.append(TokenLogprob(ids[-1], likelihood.logprob, top))
 
     def _add_beginning(self, ids: Sequence[int], count: int, kept: int) -> None:
@@ -205,17 +205,17 @@ class StepBuffer:
         self._count += kept
         if len(ids) == count:
             self._ids.extend(ids[:kept])
-            self._logprobs.extend(TokenLogprob(token_id, UNTOLD) for token_id in ids[:kept])
+            self._logprobs.extend(TokenLogprob(token_id, UNREPORTED) for token_id in ids[:kept])
 
     def _end(self, end: End) -> None:
         if self._ended:
             return
         self._release_held()
-        unreported = min(end.decoded, self._most) - self._decoded
+        unreported = min(end.decoded, self._max_tokens) - self._decoded
         self._decoded += unreported
         self._count += unreported
         self._ended = True
-        self._finish = end.finish if end.decoded <= self._most else EngineFinish.MAX_TOKENS
+        self._finish = end.finish if end.decoded <= self._max_tokens else EngineFinish.MAX_TOKENS
         if unreported and self._finish is EngineFinish.END_OF_SEQUENCE:
             # The end came inside a character and was not named; no other id may stand in its place.
             self._ids, self._logprobs = [], []
@@ -242,8 +242,8 @@ class ModelTokenizer(TextEncoder, Protocol):
     def eos_ids(self) -> frozenset[int]: ...
 
 
-class Speller:
-    """Finds the ids of a text of which the number and the last one are known."""
+class TokenIdFinder:
+    """Finds the ids of a text whose last id and number of ids are known."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
@@ -254,7 +254,7 @@ class Speller:
 
         Args:
             text: what was decoded; bytes that were no UTF-8 are U+FFFD.
-            data: its bytes, if the engine told them.
+            data: its bytes, if the engine reported them.
             count: how many tokens it is made of, 1 or more.
             last_id: the token that completed it.
 
@@ -266,10 +266,10 @@ class Speller:
             if len(ids) == count and ids[-1] == last_id:
                 return ids
             data = text.encode()
-        return self._spell(data, count, last_id) or [last_id]
+        return self._find_by_bytes(data, count, last_id) or [last_id]
 
-    def _spell(self, data: bytes | None, count: int, last_id: int) -> list[int] | None:
-        """Other tokens with the same bytes than those that the text encodes to; the longest first."""
+    def _find_by_bytes(self, data: bytes | None, count: int, last_id: int) -> list[int] | None:
+        """Find other tokens with the same bytes than those of the encoded text; the longest first."""
         last = self._encoder.token_bytes(last_id)
         if not data or not last or not data.endswith(last):
             return None
@@ -295,14 +295,14 @@ class Speller:
 
 
 def _ends_inside_a_character(data: bytes) -> bool:
-    """Else the engine would have shown what it had by then."""
+    """Whether the engine holds this text back: it sends whole characters at once."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data)
     return decoder.getstate()[0] != b""
 
 
-FEW = 64
-"""Likeliest tokens that are asked for first: a sampled one is nearly always among them."""
+FIRST_TOP_COUNT = 64
+"""How many of the likeliest tokens are requested first: a sampled token is nearly always among them."""
 
 _EXCLUSIVELY = 10_000.0
 _GREEDY = Sampling(
@@ -320,11 +320,11 @@ _GREEDY = Sampling(
 Generate = Callable[[EngineRequest], Steps]
 
 
-class Lookup:
-    """Fills in what the steps of one request lack.
+class LogprobLookup:
+    """Fills in the log probabilities that the steps of one request lack.
 
     Args:
-        generate: runs the requests that look; they wait for a free slot like any other.
+        generate: runs the extra requests; they wait for a free slot like any other.
         alternatives: how many likeliest tokens go with each.
 
     """
@@ -335,9 +335,9 @@ class Lookup:
         self._generate = generate
         self._request_id = request.request_id
         self._before = list(request.prompt_ids)
-        """All tokens before the one that is looked at."""
+        """All tokens before the current one."""
         self._alternatives = alternatives
-        # Any token that is text by itself: the engine holds another one back, with its log probabilities.
+        # A token that is whole text: the engine holds back any other token, with its log probabilities.
         self._shown_id = encoder.encode_text("a")[-1]
         self._vocabulary_size = encoder.vocabulary_size
 
@@ -349,21 +349,21 @@ class Lookup:
 
         """
         logprobs = list(step.logprobs)
-        for index, told in enumerate(logprobs):
-            if math.isnan(told.logprob):
-                logprobs[index] = await self._look(told.token_id)
-            self._before.append(told.token_id)
+        for index, reported in enumerate(logprobs):
+            if math.isnan(reported.logprob):
+                logprobs[index] = await self._find_logprob(reported.token_id)
+            self._before.append(reported.token_id)
         return replace(step, logprobs=logprobs)
 
-    async def _look(self, token_id: int) -> TokenLogprob:
-        top = await self._likeliest(max(FEW, self._alternatives))
+    async def _find_logprob(self, token_id: int) -> TokenLogprob:
+        top = await self._likeliest(max(FIRST_TOP_COUNT, self._alternatives))
         found = dict(top).get(token_id)
         if found is None:
             found = dict(await self._likeliest(self._vocabulary_size))[token_id]
         return TokenLogprob(token_id, found, top[: self._alternatives])
 
     async def _likeliest(self, count: int) -> Sequence[tuple[int, float]]:
-        wanted = EngineRequest(
+        probe = EngineRequest(
             self._request_id,
             tuple(self._before),
             _GREEDY,
@@ -372,6 +372,6 @@ class Lookup:
             logit_bias={self._shown_id: _EXCLUSIVELY},
             logprobs=count,
         )
-        async with aclosing(self._generate(wanted)) as steps:
-            told = [found async for step in steps for found in step.logprobs]
-        return told[0].top
+        async with aclosing(self._generate(probe)) as steps:
+            reported = [found async for step in steps for found in step.logprobs]
+        return reported[0].top

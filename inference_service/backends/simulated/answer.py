@@ -1,4 +1,4 @@
-"""Makes the simulated engine's answers and their made-up log probabilities."""
+"""Makes the simulated engine's answers, also under a grammar, and their made-up log probabilities."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TextCodec(Protocol):
 
 
 def answer(codec: TextCodec, request: EngineRequest) -> Iterator[int]:
-    """The ids to say: up to an end-of-sequence token, or without end.
+    """The ids of the answer: up to an end-of-sequence token, or without end.
 
     Raises:
         EngineRequestError: the grammar cannot be followed.
@@ -44,7 +44,7 @@ def answer(codec: TextCodec, request: EngineRequest) -> Iterator[int]:
     chosen = [i for i, bias in sorted(request.logit_bias.items()) if bias >= 100.0]
     if chosen:
         return _chosen(chosen, frozenset() if request.ignore_eos else codec.eos_ids)
-    head, body = _said(codec, request, prompt)
+    head, body = _texts(codec, request, prompt)
     forbidden = {i for i, bias in request.logit_bias.items() if bias <= -100.0}
     if forbidden:
         head, body = [[i for i in ids if i not in forbidden] for ids in (head, body)]
@@ -65,8 +65,8 @@ def _script(prompt: str) -> str | None:
     return scripts[-1] if scripts else None
 
 
-def _said(codec: TextCodec, request: EngineRequest, prompt: str) -> tuple[list[int], list[int]]:
-    """What is said once, and what comes after it and may be repeated."""
+def _texts(codec: TextCodec, request: EngineRequest, prompt: str) -> tuple[list[int], list[int]]:
+    """The text that comes once, and the text after it, which may be repeated, as ids."""
     script = _script(prompt)
     if script is not None:
         return [], codec.encode_text(script)
@@ -103,15 +103,15 @@ def made_up_logprobs(ids: Sequence[int], alternatives: int, vocabulary_size: int
     ]
 
 
-def constrained(grammar: Grammar, wish: str | None) -> str:
+def constrained(grammar: Grammar, requested: str | None) -> str:
     """The requested text if the grammar describes it, else a shortest text that it describes.
 
     Raises:
-        EngineGrammarError: there are too many ways to read the wish by it.
+        EngineGrammarError: the grammar is too ambiguous to check the requested text.
 
     """
     try:
-        fits = wish is not None and grammar.matches(wish)
+        fits = requested is not None and grammar.matches(requested)
     except ConstraintError as error:
         raise EngineGrammarError(f"the simulated engine cannot follow this grammar: {error}") from None
-    return wish if wish is not None and fits else grammar.shortest_text()
+    return requested if requested is not None and fits else grammar.shortest_text()

@@ -96,7 +96,7 @@ class SimulatedBackend(Backend):
         )
         self._running = 0
         self._untaken = 0
-        """Requests whose caller has not come back for the next step: the engine waits for it."""
+        """Requests whose caller has not pulled the next step yet: the engine waits for the caller."""
         self._pending_aborts = 0
         self._alive = True
         self._last_step = time.monotonic()
@@ -154,18 +154,18 @@ class SimulatedBackend(Backend):
 
     async def _decode(self, request: EngineRequest, faults: Faults) -> Steps:
         if request.grammar is None:
-            ids_to_say = answer(self._codec, request)
+            answer_ids = answer(self._codec, request)
         else:
             # The text of a large grammar takes a second to find.
-            ids_to_say = await asyncio.to_thread(answer, self._codec, request)
+            answer_ids = await asyncio.to_thread(answer, self._codec, request)
         pace = _Pace(self._decode_tps)
         position, gather = 0, None
         while True:
             most = request.max_tokens - position
-            left = faults.before(position, min(most, length_hint(ids_to_say, most)))
+            left = faults.before(position, min(most, length_hint(answer_ids, most)))
             wanted = min(await pace.next_batch(gather or 0.0, left), most)
-            await self._misbehave(faults, position)
-            ids = list(islice(ids_to_say, faults.before(position, wanted)))
+            await self._cause_fault(faults, position)
+            ids = list(islice(answer_ids, faults.before(position, wanted)))
             _burn(self._token_cost * len(ids))
             cached = 0 if position == 0 else None
             position += len(ids)
@@ -191,8 +191,8 @@ class SimulatedBackend(Backend):
             return EngineFinish.END_OF_SEQUENCE
         return EngineFinish.MAX_TOKENS if position >= request.max_tokens else None
 
-    async def _misbehave(self, faults: Faults, position: int) -> None:
-        """Do what the script says at this token."""
+    async def _cause_fault(self, faults: Faults, position: int) -> None:
+        """Cause the fault of this token, if there is one."""
         if not self._alive or position == faults.die_at:
             self._alive = False
             raise EngineDeadError("the simulated engine died")
@@ -222,7 +222,7 @@ _DIRECTIVE = re.compile(r"@sim\(([a-z_=0-9, ]*)\)")
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong, and before which token."""
+    """The faults to cause, and before which token."""
 
     fail_at: int | None = None
     stall_at: int | None = None
@@ -262,7 +262,7 @@ class Faults:
 
 
 def directed_faults(prompt: str) -> Faults | None:
-    """The faults that a prompt asks for, if it does.
+    """The faults that a directive in the prompt sets; None without a directive.
 
     Raises:
         ValueError: naming the unknown or malformed fault.

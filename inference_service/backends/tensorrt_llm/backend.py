@@ -14,8 +14,8 @@ import structlog
 from inference_service.backends.base import Backend, BackendStartError, EngineDeadError, Steps, off_loop
 from inference_service.backends.tensorrt_llm.engine import (
     Engine,
+    EngineStatistics,
     ExpectedEngine,
-    Reading,
     check_directory,
     load_engine,
 )
@@ -37,7 +37,7 @@ STATISTICS_PAUSE_SECONDS = 0.2
 
 
 class ModelTokenizer(Protocol):
-    """What the engine needs of the tokenizer."""
+    """The part of the tokenizer that the backend uses."""
 
     @property
     def vocabulary_size(self) -> int: ...
@@ -50,7 +50,7 @@ class TensorRtLlmBackend(Backend):
     """Serves an engine directory.
 
     Sampling is TensorRT-LLM's, see `sampling.py` for what that means. An aborted request keeps its slot
-    until the engine says that it let go. Every request may find the beginning of its prompt in the KV
+    until the engine has released it. Every request may find the beginning of its prompt in the KV
     cache, also one that is `reproducible`: what else is in its batch moves the last bits anyway.
 
     Args:
@@ -78,7 +78,7 @@ class TensorRtLlmBackend(Backend):
         self._calls: set[TensorRtLlmRequest] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._submitted = asyncio.Event()
-        self._reading = Reading()
+        self._reading = EngineStatistics()
         self._last_response = time.monotonic()
 
     async def start(self) -> BackendDescription:
@@ -157,7 +157,7 @@ class TensorRtLlmBackend(Backend):
             with_logprobs=request.logprobs is not None,
             engine=self._engine,
             on_response=self._beat,
-            on_left=self._calls.discard,
+            on_released=self._calls.discard,
         )
         if not self._calls:
             self._beat()
@@ -200,11 +200,11 @@ class TensorRtLlmBackend(Backend):
         for call in calls:
             call.fail(EngineDeadError(reason))
         for call in calls:
-            await call.wait_left()
+            await call.wait_released()
 
 
 async def _shut_down(engine: Engine) -> None:
-    """End the engine, and leave it behind if that takes too long."""
+    """End the engine, but wait for at most SHUTDOWN_SECONDS."""
     try:
         await asyncio.wait_for(_off_loop(engine.shutdown), SHUTDOWN_SECONDS)
     except TimeoutError:

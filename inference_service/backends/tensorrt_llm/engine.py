@@ -123,7 +123,7 @@ def load_engine(directory: Path, config: EngineConfig, end_ids: frozenset[int]) 
 
 
 def has_fast_tokenizer(directory: Path) -> bool:
-    """Whether transformers makes a fast tokenizer of a directory's files, as the library has it do."""
+    """Whether transformers makes a fast tokenizer of a directory's files, as the library would."""
     try:
         tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(str(directory))
     except Exception as error:
@@ -154,7 +154,7 @@ def arguments(directory: Path, config: EngineConfig, library: Library) -> dict[s
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error that says something."""
+    """The first line of an error that is not blank."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
@@ -201,8 +201,8 @@ class Engine:
         self._library = library
         self._end_ids = end_ids
         self._biases = BiasTensors(library.options.torch, vocabulary_size)
-        # There is no public way to ask. Where even this is missing, the next request finds out.
-        self._can_tell = hasattr(getattr(llm, "_executor", None), "is_shutdown")
+        # No public method reports a shutdown. Where this attribute is missing, the next request fails.
+        self._reports_shutdown = hasattr(getattr(llm, "_executor", None), "is_shutdown")
         self._dead = False
         self._reading = threading.Lock()
 
@@ -215,8 +215,8 @@ class Engine:
     def is_alive(self) -> bool:
         """Whether it can still serve. Once False, always False.
 
-        The library notices that its worker process is gone when it next has to do with it: while nothing
-        runs, a dead engine is taken for a living one.
+        The library notices a dead worker process at its next call: while nothing runs, a dead engine
+        counts as alive.
         """
         self._dead = self._dead or self._has_shut_down()
         return not self._dead
@@ -237,10 +237,10 @@ class Engine:
             raise EngineGrammarError("the engine cannot read the grammar of this request") from None
 
     def submit(self, request: EngineRequest) -> Output:
-        """Hand a request, whose grammar has passed the check, to the engine.
+        """Send a request, whose grammar has passed the check, to the engine.
 
         Raises:
-            BackendError: it takes this request, or any, no more.
+            BackendError: it cannot take this request, or any request.
 
         """
         try:
@@ -265,11 +265,11 @@ class Engine:
         """The error of a request that failed, or of a dead engine."""
         return EngineRequestError(reason) if self.is_alive else EngineDeadError("the engine has shut down")
 
-    def read_statistics(self) -> Reading | None:
-        """The newest statistics; None: the engine made no step since they were last read.
+    def read_statistics(self) -> EngineStatistics | None:
+        """The newest statistics; None: the engine has made no step since the last reading.
 
-        Blocks for `STATISTICS_SECONDS` where there are none. The library's async variant does too: it makes
-        the same call inside the coroutine, and so holds up the event loop and every stream.
+        Blocks for `STATISTICS_SECONDS` where there are none. So does the library's async variant: it makes
+        the same call inside the coroutine, and so blocks the event loop and every stream.
         """
         with self._reading:
             stats = self._llm.get_stats(timeout=STATISTICS_SECONDS)
@@ -278,7 +278,7 @@ class Engine:
     def shutdown(self) -> None:
         """End the engine and its worker processes. Blocks."""
         self._dead = True
-        # The library's sockets are not to be closed under a call.
+        # The library's sockets must not be closed during a call.
         is_idle = self._reading.acquire(timeout=10 * STATISTICS_SECONDS)
         try:
             self._llm.shutdown()
@@ -303,13 +303,13 @@ class Engine:
         return self._library.options.guided
 
     def _has_shut_down(self) -> bool:
-        executor = self._llm._executor if self._can_tell else None
-        return self._can_tell and (executor is None or bool(executor.is_shutdown()))
+        executor = self._llm._executor if self._reports_shutdown else None
+        return self._reports_shutdown and (executor is None or bool(executor.is_shutdown()))
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """The numbers of one engine step; None where this version does not tell."""
+class EngineStatistics:
+    """The numbers of one engine step; None where this version does not report them."""
 
     queued: int | None = None
     """Requests that the engine has and does not work on."""
@@ -317,11 +317,11 @@ class Reading:
     kv_blocks_free: int | None = None
 
 
-def read(stats: Mapping[str, Any]) -> Reading:
+def read(stats: Mapping[str, Any]) -> EngineStatistics:
     """The numbers of one object, whose keys are those of the engine's C++ types."""
     cache = stats.get("kvCacheStats")
     cache = cache if isinstance(cache, Mapping) else {}
-    return Reading(
+    return EngineStatistics(
         queued=_count(stats.get("numQueuedRequests")),
         kv_blocks_used=_count(cache.get("usedNumBlocks")),
         kv_blocks_free=_count(cache.get("freeNumBlocks")),

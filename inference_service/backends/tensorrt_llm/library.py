@@ -34,7 +34,7 @@ NEEDED_ARGUMENTS = frozenset({"inputs", "sampling_params", "streaming"})
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The parts that serving takes."""
+    """The parts that serving uses."""
 
     version: str
     llm: Callable[..., Any]
@@ -49,7 +49,7 @@ class Library:
     def refused(self) -> frozenset[str]:
         """Parameters, by their public names, that this version cannot honour.
 
-        Presence and frequency penalties count the prompt's tokens, unless they can be told not to.
+        Presence and frequency penalties count the prompt's tokens, unless the library can exclude them.
         """
         missing = (_ADDITIVE_PENALTIES | {"min_p", "repetition_penalty"}) - self.fields
         if "prompt_ignore_length" not in self.fields:
@@ -107,14 +107,14 @@ def _part(module: ModuleType, name: str) -> Any:
 
 
 LOGPROBS_SWITCH = "_return_log_probs"
-"""A private attribute of SamplingParams: the library's own server asks for log probabilities by it."""
+"""A private attribute of SamplingParams: the library's own server requests log probabilities by it."""
 FIELDS = frozenset({"embedding_bias", "guided_decoding"})
 """Of SamplingParams."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was found; what was not is refused by name."""
+    """The optional parts; a parameter that needs a missing one is refused by name."""
 
     torch: Any = None
     """PyTorch, which biases are made with; None: the library takes none."""
@@ -135,7 +135,7 @@ class Options:
 
 
 def find_options(sampling_params: Callable[..., Any], names: Set[str]) -> Options:
-    """Look for them.
+    """Find the optional parts.
 
     Args:
         sampling_params: the library's class.

@@ -15,7 +15,7 @@ from lodestream_common.pacing import Pause
 _log = structlog.stdlib.get_logger(__name__)
 
 ABORT_SECONDS = 30.0
-"""How long an aborted request is waited for before it counts as lost."""
+"""Seconds until an aborted request that the engine has not released counts as lost."""
 
 _FAILURES = {
     "timeout": "the engine ran out of time for this request",
@@ -26,17 +26,17 @@ _FAILURES = {
 class TensorRtLlmRequest:
     """Follows a request until it ends in the engine, even if nothing reads its output.
 
-    The library's queue of responses has no bound. It is emptied here at the engine's pace, into the
-    library's own list of ids, which `max_tokens` bounds; a reader that is slow finds more in one step.
+    The library's queue of responses has no bound. This class empties it as fast as the engine fills it; the
+    ids go into the library's own list, which `max_tokens` bounds. A slow reader gets more ids in one step.
 
     Args:
         request_id: for the log.
         output: the request, just submitted.
         cursor: reads it.
-        with_logprobs: whether it was asked for them.
+        with_logprobs: whether they are requested.
         engine: that it runs in.
-        on_response: called at each sign of the engine.
-        on_left: called once, when the engine has let go.
+        on_response: called at each response of the engine.
+        on_released: called once, when the engine has released the request.
 
     """
 
@@ -49,7 +49,7 @@ class TensorRtLlmRequest:
         with_logprobs: bool,
         engine: Engine,
         on_response: Callable[[], None],
-        on_left: Callable[[TensorRtLlmRequest], None],
+        on_released: Callable[[TensorRtLlmRequest], None],
     ) -> None:
         self._request_id = request_id
         self._output = output
@@ -57,18 +57,18 @@ class TensorRtLlmRequest:
         self._with_logprobs = with_logprobs
         self._engine = engine
         self._on_response = on_response
-        self._on_left = on_left
+        self._on_released = on_released
         self._changed = asyncio.Event()
         self._gathering = Pause()
         self._error: BackendError | None = None
-        self._patience: asyncio.TimerHandle | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
         self._follower = asyncio.create_task(self._follow(), name=f"tensorrt_llm-{request_id}")
         self._follower.add_done_callback(self._on_follower_done)
 
     @property
     def is_aborting(self) -> bool:
         """Aborted, and still in the engine."""
-        return self._patience is not None and not self._follower.done()
+        return self._abort_timer is not None and not self._follower.done()
 
     async def next_step(self, gather: float = 0.0) -> EngineStep:
         """Wait for tokens, and take all that are ready.
@@ -86,7 +86,7 @@ class TensorRtLlmRequest:
             completion = self._output.outputs[0]
             if completion.finish_reason is not None:
                 return self._last_step(completion)
-            if self._cursor.has_news(completion.token_ids):
+            if self._cursor.has_new(completion.token_ids):
                 first = self._cursor.taken
                 return self._step(completion, first, self._cursor.take(completion.token_ids))
             if self._error is not None:
@@ -96,9 +96,9 @@ class TensorRtLlmRequest:
     def abort(self) -> None:
         """Abort the request in the engine, and wait for its end in the background. No effect once ended."""
         ended = self._follower.done() or self._output.outputs[0].finish_reason is not None
-        if ended or self._patience is not None:
+        if ended or self._abort_timer is not None:
             return
-        self._patience = asyncio.get_running_loop().call_later(ABORT_SECONDS, self._give_up)
+        self._abort_timer = asyncio.get_running_loop().call_later(ABORT_SECONDS, self._give_up)
         try:
             self._output.abort()
         except Exception as error:
@@ -111,7 +111,7 @@ class TensorRtLlmRequest:
         self._gathering.end()
         self._changed.set()
 
-    async def wait_left(self) -> None:
+    async def wait_released(self) -> None:
         """Wait until the task that follows the request has ended."""
         await asyncio.wait([self._follower])
 
@@ -123,17 +123,17 @@ class TensorRtLlmRequest:
                     self._gathering.end()
                 self._changed.set()
         except Exception as error:
-            # Iterating on after an error would wait for ever.
+            # Another iteration after an error would wait for ever.
             self._error = self._engine.translate(error, self._request_id)
 
     def _on_follower_done(self, _: asyncio.Task[None]) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
         if self._error is None and self._output.outputs[0].finish_reason is None:
             self._error = self._engine.failure("the engine dropped this request")
         self._gathering.end()
         self._changed.set()
-        self._on_left(self)
+        self._on_released(self)
 
     def _give_up(self) -> None:
         _log.warning("abort_unanswered", request_id=self._request_id, seconds=ABORT_SECONDS)
@@ -158,7 +158,7 @@ class TensorRtLlmRequest:
     def _logprobs(self, completion: Completion, first: int, ids: list[int]) -> Sequence[TokenLogprob]:
         """Those of `ids`, the first of which is the output's `first`.
 
-        The engine tells that of an end of sequence only where it was a stop word, not the end id.
+        The engine reports that of an end of sequence only where it is a stop word, not the end id.
         """
         values = (completion.logprobs or ())[first : first + len(ids)]
         shown = min(len(ids), len(completion.token_ids) - first)
@@ -168,11 +168,11 @@ class TensorRtLlmRequest:
 
 
 class OutputCursor:
-    """Reads each id once out of a list that grows between two looks, and may shrink at the last one.
+    """Reads each id once from a list that grows between two reads, and may shrink before the last one.
 
-    The engine takes a stop word back out of its output with the final response, and never shows the
-    end id at all. So an end of sequence at the tail is left alone until the engine says what it was,
-    and is named with the finish.
+    The engine removes a stop word from its output with the final response, and never reports the end id. So
+    an end of sequence at the tail is not read until the engine has finished; it is the last id of the last
+    step.
 
     Args:
         end_ids: tokens that end the generation; none where the request ignores them.
@@ -190,7 +190,7 @@ class OutputCursor:
         """How many ids were read."""
         return self._taken
 
-    def has_news(self, ids: Sequence[int]) -> bool:
+    def has_new(self, ids: Sequence[int]) -> bool:
         """Whether `take` would give anything."""
         return self._settled(ids) > self._taken
 

@@ -5,8 +5,8 @@ for every request, 32 tokens. What differs from the contract's words:
 
 - The repetition penalty counts the prompt's tokens too. Presence and frequency penalties count only
   generated ones: the whole prompt is ignored by `prompt_ignore_length`.
-- `top_p` of 0 is greedy here. The engine takes it for "off" when `top_k` is set, and the likeliest
-  token is what a nucleus of no mass holds.
+- `top_p` of 0 is greedy here. The engine reads it as "off" when `top_k` is set; a nucleus of no mass
+  holds the likeliest token alone.
 - The engine keeps at most 1024 tokens by `top_k`.
 - Log probabilities are those of the distribution that the token was drawn from: bias, penalties,
   temperature and a grammar have shaped it, top_k, top_p and min_p have not. Without those they are the
@@ -37,7 +37,7 @@ def sampling_fields(request: EngineRequest, end_ids: frozenset[int], known: froz
     """The keywords of `SamplingParams`.
 
     Args:
-        request: what is asked for; a parameter that the library cannot honour is off.
+        request: a parameter in it that the library cannot honour is off.
         end_ids: tokens that end a generation, at least one.
         known: the fields that exist in the installed library.
 

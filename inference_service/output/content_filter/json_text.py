@@ -26,22 +26,22 @@ _HIGH, _LOW, _PLANES = 0xD800, 0xDC00, 0x10000
 
 
 @dataclass(slots=True)
-class _Stretch:
-    """From a place in the text to another; the end is None as long as it goes on."""
+class _Range:
+    """A range of the text; the end is None while it is open."""
 
     start: int
     end: int | None = None
     is_broken: bool = False
-    """It turned out to be no JSON at its end."""
+    """At its end the text turned out not to be JSON."""
 
-    def holds(self, span: Span) -> bool:
+    def contains(self, span: Span) -> bool:
         return self.start <= span.start and (self.end is None or span.end <= self.end)
 
     def breaks_before(self, place: int) -> bool:
-        """Whether the text before a place tells that it is no JSON; what follows makes no difference."""
+        """Whether the text before a place already shows that the range is not JSON."""
         return self.is_broken and self.end is not None and self.end < place
 
-    def meets(self, span: Span) -> bool:
+    def overlaps(self, span: Span) -> bool:
         return self.start < span.end and (self.end is None or span.start < self.end)
 
 
@@ -59,8 +59,8 @@ class _Decoded:
         self._starts.append(start)
         self._ends.append(end)
 
-    def look(self, *, final: bool) -> list[Span]:
-        """The matches that are new, at their places in the JSON."""
+    def take_matches(self, *, final: bool) -> list[Span]:
+        """Return the new matches, at their places in the JSON."""
         text, self._new = self._new, ""
         found = [span for scanner in self._scanners for span in scanner.feed(text, final=final)]
         return [
@@ -69,17 +69,17 @@ class _Decoded:
         ]
 
     def safe(self, total: int) -> int:
-        """Where in the JSON the first match may begin that is not known yet; `total` if in none of it."""
+        """The first place in the JSON where an unreported match may begin; `total` if there is none."""
         safe = min((scanner.safe for scanner in self._scanners), default=len(self._starts))
         return self._starts[safe] if safe < len(self._starts) else total
 
 
 class JsonText:
-    """Reports matches in the decoded strings of JSON, and judges those that others find in the text.
+    """Reports matches in the decoded strings of JSON, and resolves matches that lie in the raw text.
 
-    JSON begins at any opening bracket, or with a quotation mark at the very beginning, and is over at the
-    bracket's counterpart, or where no JSON goes on: so calls of tools are found, answers, and what stands
-    between words.
+    JSON begins at any opening bracket, or with a quotation mark at the very beginning. It ends at the
+    bracket's counterpart, or where the text is not JSON any more. So this finds tool calls, JSON answers, and
+    JSON within ordinary text.
 
     Args:
         start: makes the scanners for one string.
@@ -89,7 +89,7 @@ class JsonText:
     def __init__(self, start: Callable[[], Sequence[Scanner]]) -> None:
         self._start = start
         self._at = 0
-        self._state: Callable[[str], None] = self._prose
+        self._state: Callable[[str], None] = self._in_plain_text
         self._is_blank = True
         self._depth = 0
         self._token = ""
@@ -97,18 +97,18 @@ class JsonText:
         self._high: tuple[int, int, int] | None = None
         """The first half of a surrogate pair, and its place."""
         self._string: _Decoded | None = None
-        self._regions: deque[_Stretch] = deque()
-        self._strings: deque[_Stretch] = deque()
-        self._scalars: deque[_Stretch] = deque()
+        self._regions: deque[_Range] = deque()
+        self._strings: deque[_Range] = deque()
+        self._scalars: deque[_Range] = deque()
         self._found: list[Span] = []
         self.safe = 0
-        """Length of the text about which all is known."""
+        """Length of the text whose matches are all reported."""
 
     def feed(self, text: str, *, final: bool = False) -> list[Span]:
         """Take the next piece in; the matches in its strings. After a `final` one nothing more may come."""
         place = 0
         while place < len(text):
-            if self._state == self._prose and not self._is_blank:
+            if self._state == self._in_plain_text and not self._is_blank:
                 opener = _OPENER.search(text, place)
                 skipped = (opener.start() if opener else len(text)) - place
                 place, self._at = place + skipped, self._at + skipped
@@ -119,38 +119,38 @@ class JsonText:
             self._end_scalar()
             self._end_string()
         elif self._string is not None:
-            self._found += self._string.look(final=False)
+            self._found += self._string.take_matches(final=False)
         self.safe = self._first_open()
         found, self._found = self._found, []
         return found
 
-    def judge(self, span: Span) -> Span | None:
-        """What a match in the text means for its JSON.
+    def resolve(self, span: Span) -> Span | None:
+        """Decide what a match in the raw text does to the JSON; None: nothing.
 
-        Within a string only its decoded text counts. A match within a number or word hides all of that. One
-        that spans more than a value cannot be hidden, as no JSON would be left: it blocks.
+        Within a string only the decoded text counts. A match within a number or word hides all of it. A match
+        that spans more than one value blocks: to hide it would leave no JSON.
         """
         if span.rule.action is Action.BLOCK:
             return span
-        if any(string.holds(span) for string in self._strings):
+        if any(string.contains(span) for string in self._strings):
             return None
-        scalar = next((scalar for scalar in self._scalars if scalar.holds(span)), None)
+        scalar = next((scalar for scalar in self._scalars if scalar.contains(span)), None)
         if scalar is not None and scalar.end is not None:
             return Span(scalar.start, scalar.end, _as_string(span.rule))
-        if any(region.meets(span) and not region.breaks_before(span.end) for region in self._regions):
+        if any(region.overlaps(span) and not region.breaks_before(span.end) for region in self._regions):
             return replace(span, rule=replace(span.rule, action=Action.BLOCK))
         return span
 
     def clip(self, upto: int) -> int:
-        """The same place, or the start of the number or word around it: both are released as a whole."""
+        """The same place, or the start of the number or word around it: they are released as a whole."""
         inside = (s.start for s in self._scalars if s.start < upto and (s.end is None or upto < s.end))
         return next(inside, upto)
 
     def forget(self, upto: int) -> None:
-        """Drop what is known of the text before this place."""
-        for stretches in (self._regions, self._strings, self._scalars):
-            while stretches and (end := stretches[0].end) is not None and end <= upto:
-                stretches.popleft()
+        """Forget the text before this place."""
+        for ranges in (self._regions, self._strings, self._scalars):
+            while ranges and (end := ranges[0].end) is not None and end <= upto:
+                ranges.popleft()
 
     def _first_open(self) -> int:
         if self._state == self._scalar:
@@ -161,7 +161,7 @@ class JsonText:
             return self._string.safe(self._high[1])
         return self._string.safe(self._at if self._state == self._in_string else self._escape_start)
 
-    def _prose(self, char: str) -> None:
+    def _in_plain_text(self, char: str) -> None:
         if char in "{[":
             self._begin(depth=1)
         elif char == '"' and self._is_blank:
@@ -171,7 +171,7 @@ class JsonText:
 
     def _begin(self, depth: int) -> None:
         self._depth = depth
-        self._regions.append(_Stretch(self._at))
+        self._regions.append(_Range(self._at))
         self._state = self._structure
 
     def _structure(self, char: str) -> None:
@@ -184,7 +184,7 @@ class JsonText:
             self._end_if_whole()
         elif char in _NUMBER_STARTS or char in "tfn":
             self._token = char
-            self._scalars.append(_Stretch(self._at))
+            self._scalars.append(_Range(self._at))
             self._state = self._scalar
         elif char not in _SPACE and char not in ":,":
             self._break(char)
@@ -193,16 +193,16 @@ class JsonText:
         if self._depth <= 0:
             self._regions[-1].end = self._at + 1
             self._is_blank = False
-            self._state = self._prose
+            self._state = self._in_plain_text
 
     def _break(self, char: str) -> None:
-        """No JSON continues like this: the text that was taken for JSON is ordinary text."""
+        """The text is not JSON any more: treat it as ordinary text."""
         self._end_scalar()
         self._end_string()
         self._regions[-1].end, self._regions[-1].is_broken = self._at, True
         self._is_blank = False
-        self._state = self._prose
-        self._prose(char)
+        self._state = self._in_plain_text
+        self._in_plain_text(char)
 
     def _scalar(self, char: str) -> None:
         if self._token[0] in _NUMBER_STARTS:
@@ -224,13 +224,13 @@ class JsonText:
 
     def _begin_string(self) -> None:
         self._string = _Decoded(self._start())
-        self._strings.append(_Stretch(self._at + 1))
+        self._strings.append(_Range(self._at + 1))
         self._state = self._in_string
 
     def _end_string(self) -> None:
         if self._string is not None:
             self._emit_half()
-            self._found += self._string.look(final=True)
+            self._found += self._string.take_matches(final=True)
             self._strings[-1].end = self._at
             self._string = None
             self._state = self._structure
@@ -293,14 +293,14 @@ class JsonText:
 @lru_cache(maxsize=4096)
 def within_string(rule: Rule) -> Rule:
     """The rule for the text of a string: what takes the place of a match is spelled as JSON."""
-    return replace(rule, replacement=_spelled(rule)[1:-1])
+    return replace(rule, replacement=_as_json(rule)[1:-1])
 
 
 @lru_cache(maxsize=4096)
 def _as_string(rule: Rule) -> Rule:
     """The rule for a number or word: a string takes its place."""
-    return replace(rule, replacement=_spelled(rule))
+    return replace(rule, replacement=_as_json(rule))
 
 
-def _spelled(rule: Rule) -> str:
+def _as_json(rule: Rule) -> str:
     return json.dumps(rule.replacement, ensure_ascii=False)

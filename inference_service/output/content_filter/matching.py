@@ -1,7 +1,7 @@
 """Finds the matches of many phrases or patterns in a growing text.
 
-A finder has no state of a stream: one finder serves all texts. For a stretch of text, and the character
-before it, it reports two things: the matches in the stretch, and the offset of the first match that more
+A finder keeps no state of a stream: one finder serves all texts. For a part of a text, and the character
+before it, it reports two things: the matches in the part, and the offset of the first match that more
 text could complete or lengthen.
 
 Each character is folded by itself, so an offset in folded text always belongs to one character of the text
@@ -59,7 +59,7 @@ class PhraseFinder:
                     yield Span(start, end, rule)
 
     def first_open(self, text: str, before: str) -> int:
-        # What was found dead is not in the next stretch any more: each start is buried once.
+        # Starts that cannot match any more are dropped from the window: each is checked once.
         starts = range(max(0, len(text) - self._longest), len(text))
         return next((start for start in starts if self._is_open(text, before, start)), len(text))
 
@@ -91,7 +91,7 @@ class PatternFinder:
         self._whole_word = whole_word
 
     def find(self, text: str, before: str) -> Iterator[Span]:
-        # Bytes spare RE2's binding a conversion of the whole stretch for each match.
+        # RE2's binding would convert a str again for each match.
         encoded = text.encode()
         found = self._any.search(encoded)
         offsets = _char_offsets(text) if found else ()
@@ -143,7 +143,7 @@ def _char_offsets(text: str) -> Sequence[int]:
 
 
 def _is_inside(text: str, before: str, start: int) -> bool:
-    """Whether a word goes on at `start`, seen from its left."""
+    """Whether the character before `start` belongs to a word."""
     left = text[start - 1] if start else before
     return left != "" and is_word(left)
 
@@ -158,8 +158,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 class Scanner:
     """Reports each match in a text that arrives in pieces, as soon as it cannot grow any more.
 
-    `safe` is the length of the text about which all is known: no match that is yet to be reported begins
-    before it.
+    `safe` is the length of the text whose matches are all reported: no later match begins before it.
     """
 
     def __init__(self, finder: Finder, folding: Folding | None) -> None:
@@ -206,7 +205,7 @@ class Scanner:
 
 _SPACES = str.maketrans(dict.fromkeys("\t\n\v\f\r\x1c\x1d\x1e\x1f", " "))
 _INVISIBLE = re.compile(r"[\u034f\u115f\u1160\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-"""What is seen as nothing, beside the format characters (category Cf)."""
+"""Characters that are invisible, in addition to the format characters (category Cf)."""
 
 
 class Folding:
@@ -221,7 +220,7 @@ class Folding:
         return self.trace(text, 0)[0]
 
     def trace(self, text: str, offset: int) -> tuple[str, Sequence[int]]:
-        """Fold a text that begins at `offset`; say of each folded character which offset it came from."""
+        """Fold a text that begins at `offset`; also return the original offset of each folded character."""
         if text.isascii():
             folded = text.lower() if self._ignore_case else text
             return folded.translate(_SPACES), range(offset, offset + len(text))

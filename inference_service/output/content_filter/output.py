@@ -101,7 +101,7 @@ class OutputFilter:
         if self._spans or self._json_spans:
             due += [span for span in self._json_spans if span.start < frontier]
             found = (span for span in self._spans if span.start < frontier)
-            due += found if self._json is None else filter(None, map(self._json.judge, found))
+            due += found if self._json is None else filter(None, map(self._json.resolve, found))
             due.sort(key=lambda span: span.rank)
             self._json_spans = [span for span in self._json_spans if span.start >= frontier]
             self._spans = [span for span in self._spans if span.start >= frontier]

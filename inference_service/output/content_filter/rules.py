@@ -12,11 +12,11 @@ class Action(Enum):
     BLOCK = "block"
     """A prompt is not answered; output ends before the match."""
     REDACT = "redact"
-    """The match gives way to the rule's replacement."""
+    """The rule's replacement takes the place of the match."""
 
 
 class Place(Enum):
-    """Which texts a rule is about."""
+    """Which texts a rule applies to."""
 
     PROMPT = "prompt"
     OUTPUT = "output"
@@ -39,7 +39,7 @@ class Rule:
     """What takes the place of a match, where the action is to redact."""
     place: Place
     keys: frozenset[str] | None
-    """Names of the API keys it is for; None: everybody."""
+    """Names of the API keys that it applies to; None: all callers."""
     phrases: tuple[str, ...]
     """Texts, compared after folding."""
     patterns: tuple[str, ...]
@@ -60,5 +60,5 @@ class Span:
 
     @property
     def rank(self) -> tuple[int, bool, int]:
-        """What sorts spans: the one that begins first, blocks before redactions, then as in the file."""
+        """The sort key of spans: the one that begins first, blocks before redactions, then as in the file."""
         return self.start, self.rule.action is not Action.BLOCK, self.rule.order

@@ -65,7 +65,7 @@ Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_check_
 
 
 class _Entry(BaseModel):
-    """One rule as the file spells it."""
+    """One rule as it stands in the file."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -158,7 +158,7 @@ def _load(content: bytes, path: Path) -> Any:
 
 def _explain(error: ValidationError, document: Any) -> str:
     first = error.errors(include_url=False)[0]
-    place = _spell(first["loc"], document)
+    place = _location(first["loc"], document)
     if first["type"] == "extra_forbidden":
         known = _Entry.model_fields if len(first["loc"]) > 1 else _Document.model_fields
         return f"{place}: unknown member; {_known(str(first['loc'][-1]), known)}"
@@ -172,8 +172,8 @@ def _reason(error: ErrorDetails) -> str:
     return "must be a table of members" if error["type"] == "model_type" else error["msg"]
 
 
-def _spell(location: tuple[int | str, ...], document: Any) -> str:
-    """Write where an error is as a person would: `rules[2] 'secrets': patterns[0]`."""
+def _location(location: tuple[int | str, ...], document: Any) -> str:
+    """Write the place of an error in the file's own terms: `rules[2] 'secrets': patterns[0]`."""
     text = ""
     for step in location:
         text += f"[{step}]" if isinstance(step, int) else f".{step}"
@@ -196,8 +196,8 @@ _log = structlog.stdlib.get_logger(__name__)
 Keys = frozenset[str] | None
 
 
-class RuleBook:
-    """Rules made ready: those for the same callers and the same texts are looked for together."""
+class CompiledRules:
+    """Rules with their finders: rules for the same callers and texts share finders."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
@@ -207,7 +207,7 @@ class RuleBook:
         self._groups = [(keys, place, list(finders(found))) for (keys, place), found in groups.items()]
 
     def start(self, place: Place, key_name: str) -> OutputFilter | None:
-        """Start a filter for one text; None where no rule is about it."""
+        """Start a filter for one text; None if no rule applies to it."""
         found = list(self._finders(place, key_name))
 
         def scanners() -> list[Scanner]:
@@ -215,7 +215,7 @@ class RuleBook:
 
         if not found:
             return None
-        # Of a prompt the model reads the text as it is; of its answer somebody reads the decoded JSON.
+        # The model reads the text of a prompt as it is; callers decode the JSON of an answer.
         return OutputFilter(scanners(), JsonText(scanners) if place is Place.OUTPUT else None)
 
     def _finders(self, place: Place, key_name: str) -> Iterator[tuple[Finder, Folding | None]]:
@@ -225,13 +225,12 @@ class RuleBook:
 
 
 class FilePolicy:
-    """Follows changes of a file of rules: looks for them with each question, and with each `refresh`, at most
-    every `check_interval` seconds.
+    """Follows changes of a file of rules: each check of a prompt and each `refresh` looks for a change, at
+    most every `check_interval` seconds.
 
-    Answers that are being written keep the rules that they began with. New rules are made ready by a thread
-    of their own, as nobody who streams can wait for that; until they are, the old ones count. A file that
-    vanishes or breaks while the server runs changes nothing: the last good rules count, and one error is
-    logged.
+    A running answer keeps the rules that it began with. A thread of its own compiles new rules, so that no
+    stream waits for them; until then the old rules apply. A file that vanishes or becomes malformed while the
+    server runs changes nothing: the last valid rules apply, and one error is logged.
 
     Raises:
         OperatorError: on construction, the file is missing, unreadable or malformed.
@@ -242,32 +241,32 @@ class FilePolicy:
         self._path = path
         self._check_interval = check_interval
         self._signature = self._read_signature()
-        self._book = read_book(path)
+        self._rules = load_rules(path)
         self._next_check = time.monotonic() + check_interval
         self._loading = threading.Thread()
 
     def check_prompt(self, texts: Sequence[str], key_name: str) -> PromptVerdict:
-        """Judge the texts of a prompt, each by itself, for the caller whose API key has this name."""
+        """Check the texts of a prompt, each by itself, for the caller whose API key has this name."""
         self.refresh()
-        judged: list[str] = []
+        checked: list[str] = []
         redacted: set[str] = set()
         for text in texts:
-            screen = self._book.start(Place.PROMPT, key_name)
+            screen = self._rules.start(Place.PROMPT, key_name)
             if screen is None:
                 return PromptVerdict(tuple(texts))
-            judged.append(_filtered(text, screen))
+            checked.append(_filtered(text, screen))
             redacted |= screen.redacted
             if screen.blocked:
                 return PromptVerdict((), screen.blocked)
-        return PromptVerdict(tuple(judged), redacted=frozenset(redacted))
+        return PromptVerdict(tuple(checked), redacted=frozenset(redacted))
 
     def output_filter(self, key_name: str) -> OutputFilter | None:
-        """Start a filter for one choice; None where no rule is about this caller's output."""
+        """Start a filter for one choice; None if no rule applies to this caller's output."""
         self.refresh()
-        return self._book.start(Place.OUTPUT, key_name)
+        return self._rules.start(Place.OUTPUT, key_name)
 
     def refresh(self) -> None:
-        """Look whether the file has changed, if it is time to; new rules are made ready by a thread."""
+        """Check whether the file has changed, if the interval has passed; a thread compiles new rules."""
         now = time.monotonic()
         if now < self._next_check or self._loading.is_alive():
             return
@@ -281,11 +280,11 @@ class FilePolicy:
 
     def _reload(self) -> None:
         try:
-            self._book = read_book(self._path)
+            self._rules = load_rules(self._path)
         except OperatorError as error:
             _log.error("content filter file unusable; the rules known so far still count", reason=str(error))
         else:
-            _log.info("content filter reloaded", rules=len(self._book.rules))
+            _log.info("content filter reloaded", rules=len(self._rules.rules))
 
     def _read_signature(self) -> tuple[int, ...] | None:
         try:
@@ -302,14 +301,14 @@ def _filtered(text: str, screen: OutputFilter) -> str:
     return buffer.settle(screen.safe)
 
 
-def read_book(path: Path) -> RuleBook:
-    """Read a file of rules, and make them ready.
+def load_rules(path: Path) -> CompiledRules:
+    """Read a file of rules and compile them.
 
     Raises:
         OperatorError: it is missing, unreadable or malformed; one line.
 
     """
     try:
-        return RuleBook(read_rules(path))
+        return CompiledRules(read_rules(path))
     except PatternError as error:
         raise OperatorError(f"content filter file {path}: all patterns together: {error}") from error

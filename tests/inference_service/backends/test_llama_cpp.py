@@ -274,10 +274,10 @@ class TestOptions:
         """Greedy, each of them is the likeliest there."""
         wanted = request(tokenizer.encode_text("😀" * 16), 3, logprobs=5)
 
-        told = logprobs_of(await collect(backend, wanted))
+        reported = logprobs_of(await collect(backend, wanted))
 
-        assert [found.token_id for found in told] == tokenizer.encode_text("😀")
-        assert [found.top[0] for found in told] == [(found.token_id, found.logprob) for found in told]
+        assert [found.token_id for found in reported] == tokenizer.encode_text("😀")
+        assert [found.top[0] for found in reported] == [(found.token_id, found.logprob) for found in reported]
 
     async def test_unlikely_part_of_a_character_is_found_in_the_whole_vocabulary(
         self, backend: Backend, tokenizer: Tokenizer
@@ -287,10 +287,10 @@ class TestOptions:
 
         steps = await collect(backend, request(prompt, 50, logprobs=1, grammar='root ::= "ᚠᚢᚦ"\n'))
 
-        told = logprobs_of(steps)
+        reported = logprobs_of(steps)
         assert text_of(steps, tokenizer) == "ᚠᚢᚦ"
-        assert len(told) == sum(s.token_count for s in steps)
-        assert min(found.logprob for found in told) < -5.0
+        assert len(reported) == sum(s.token_count for s in steps)
+        assert min(found.logprob for found in reported) < -5.0
 
 
 class TestFailures:

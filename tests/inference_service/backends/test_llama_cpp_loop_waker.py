@@ -1,4 +1,4 @@
-"""The doorbell: callbacks of threads, run in the loop."""
+"""The waker: callbacks of threads, run in the loop."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from inference_service.backends.llama_cpp.request import LoopWaker
 
 THREADS = 8
-RINGS = 2000
+CALLBACKS = 2000
 
 
 @pytest.fixture
-async def doorbell() -> AsyncIterator[LoopWaker]:
-    bell = LoopWaker()
-    yield bell
-    bell.close()
+async def waker() -> AsyncIterator[LoopWaker]:
+    waker = LoopWaker()
+    yield waker
+    waker.close()
 
 
 async def in_thread(work: threading.Thread) -> None:
@@ -26,41 +26,41 @@ async def in_thread(work: threading.Thread) -> None:
     await asyncio.to_thread(work.join)
 
 
-async def test_runs_in_the_thread_of_the_loop(doorbell: LoopWaker) -> None:
+async def test_runs_in_the_thread_of_the_loop(waker: LoopWaker) -> None:
     ran: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def callback() -> None:
         ran.set_result(threading.get_ident())
 
-    await in_thread(threading.Thread(target=doorbell.ring, args=(callback,)))
+    await in_thread(threading.Thread(target=waker.schedule, args=(callback,)))
 
     assert await asyncio.wait_for(ran, 5) == threading.get_ident()
 
 
-async def test_loses_nothing_and_keeps_the_order_of_each_thread(doorbell: LoopWaker) -> None:
-    heard: dict[int, list[int]] = {number: [] for number in range(THREADS)}
+async def test_loses_nothing_and_keeps_the_order_of_each_thread(waker: LoopWaker) -> None:
+    received: dict[int, list[int]] = {number: [] for number in range(THREADS)}
     done = asyncio.Event()
 
-    def take(number: int, ring: int) -> None:
-        heard[number].append(ring)
-        if all(len(rings) == RINGS for rings in heard.values()):
+    def take(number: int, value: int) -> None:
+        received[number].append(value)
+        if all(len(values) == CALLBACKS for values in received.values()):
             done.set()
 
-    def ring_often(number: int) -> None:
-        for ring in range(RINGS):
-            assert doorbell.ring(lambda ring=ring: take(number, ring))  # type: ignore[misc]
+    def schedule_often(number: int) -> None:
+        for value in range(CALLBACKS):
+            assert waker.schedule(lambda value=value: take(number, value))  # type: ignore[misc]
 
-    threads = [threading.Thread(target=ring_often, args=(number,)) for number in heard]
+    threads = [threading.Thread(target=schedule_often, args=(number,)) for number in received]
     for thread in threads:
         thread.start()
     await asyncio.wait_for(done.wait(), 30)
     for thread in threads:
         thread.join()
 
-    assert all(rings == list(range(RINGS)) for rings in heard.values())
+    assert all(values == list(range(CALLBACKS)) for values in received.values())
 
 
-async def test_a_callback_that_fails_takes_no_other_with_it(doorbell: LoopWaker) -> None:
+async def test_a_callback_that_fails_takes_no_other_with_it(waker: LoopWaker) -> None:
     loop = asyncio.get_running_loop()
     failures: list[object] = []
     loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
@@ -70,30 +70,30 @@ async def test_a_callback_that_fails_takes_no_other_with_it(doorbell: LoopWaker)
     def fail() -> None:
         raise error
 
-    doorbell.ring(fail)
-    doorbell.ring(ran.set)
+    waker.schedule(fail)
+    waker.schedule(ran.set)
     await asyncio.wait_for(ran.wait(), 5)
 
     assert failures == [error]
 
 
-async def test_closing_answers_what_rang_before(doorbell: LoopWaker) -> None:
+async def test_closing_runs_what_was_scheduled_before(waker: LoopWaker) -> None:
     ran: list[str] = []
-    doorbell.ring(lambda: ran.append("before"))
+    waker.schedule(lambda: ran.append("before"))
 
-    doorbell.close()
-    doorbell.close()
+    waker.close()
+    waker.close()
 
     assert ran == ["before"]
-    assert not doorbell.ring(lambda: ran.append("after"))
+    assert not waker.schedule(lambda: ran.append("after"))
     await asyncio.sleep(0)
     assert ran == ["before"]
 
 
 def test_nobody_is_told_once_the_loop_is_gone() -> None:
     async def leave() -> LoopWaker:
-        bell = LoopWaker()
-        bell.close()
-        return bell
+        waker = LoopWaker()
+        waker.close()
+        return waker
 
-    assert not asyncio.run(leave()).ring(lambda: None)
+    assert not asyncio.run(leave()).schedule(lambda: None)

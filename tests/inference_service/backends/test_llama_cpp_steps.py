@@ -16,9 +16,9 @@ from inference_service.backends.llama_cpp.steps import (
     EngineFault,
     Likelihood,
     Progress,
-    Speller,
     StepBuffer,
     TokenChunk,
+    TokenIdFinder,
     read_chunk,
 )
 from inference_service.backends.types import EngineFinish, EngineRequest, EngineStep
@@ -48,13 +48,13 @@ class Bytes:
 
 
 def buffer_of(*chunks: Chunk) -> StepBuffer:
-    buffer = StepBuffer(Speller(Bytes()), MOST)
+    buffer = StepBuffer(TokenIdFinder(Bytes()), MOST)
     for chunk in chunks:
         buffer.add(chunk)
     return buffer
 
 
-def told(data: bytes, decoded: int) -> TokenChunk:
+def reported(data: bytes, decoded: int) -> TokenChunk:
     """A piece with its log probabilities."""
     text = data.decode(errors="replace")
     return TokenChunk(text, data[-1] if data else 2, decoded, Likelihood(-0.5, [(7, -0.25), (8, -2.0)], data))
@@ -62,7 +62,7 @@ def told(data: bytes, decoded: int) -> TokenChunk:
 
 def steps_to(most: int, *chunks: Chunk) -> list[EngineStep]:
     """What is taken after each chunk, with one alternative to each token."""
-    buffer, steps = StepBuffer(Speller(Bytes()), most, 1), []
+    buffer, steps = StepBuffer(TokenIdFinder(Bytes()), most, 1), []
     for chunk in chunks:
         buffer.add(chunk)
         if buffer.is_ready:
@@ -159,7 +159,7 @@ class TestSteps:
 
     @given(st.lists(st.text(min_size=1, max_size=3), max_size=20), st.data())
     def test_no_cut_loses_anything(self, texts: list[str], data: st.DataObject) -> None:
-        buffer, steps, decoded = StepBuffer(Speller(Bytes()), 1_000), [], 0
+        buffer, steps, decoded = StepBuffer(TokenIdFinder(Bytes()), 1_000), [], 0
         for text in texts:
             decoded += len(text.encode())
             buffer.add(TokenChunk(text, text.encode()[-1], decoded))
@@ -180,43 +180,45 @@ class TestLogprobs:
         assert [found.top for found in step.logprobs] == [[(7, -0.25)]] * 2
 
     def test_dropped_tokens_of_a_character_are_left_open(self) -> None:
-        steps = steps_to(MOST, told("€".encode(), 3))
+        steps = steps_to(MOST, reported("€".encode(), 3))
 
         assert ids_of(steps) == list("€".encode())
         assert known_of(steps) == [False, False, True]
 
     def test_tokens_that_the_text_is_not_encoded_to_are_found_by_their_bytes(self) -> None:
-        assert ids_of(steps_to(MOST, told(EMOJI, 3))) == [EMOJI_HEAD, *EMOJI[2:]]
-        assert ids_of(steps_to(MOST, told(EMOJI, 4))) == list(EMOJI)
+        assert ids_of(steps_to(MOST, reported(EMOJI, 3))) == [EMOJI_HEAD, *EMOJI[2:]]
+        assert ids_of(steps_to(MOST, reported(EMOJI, 4))) == list(EMOJI)
 
     def test_bytes_that_are_no_character_are_told(self) -> None:
-        assert ids_of(steps_to(MOST, told(EMOJI[:2] + b"a", 3))) == [*EMOJI[:2], 97]
+        assert ids_of(steps_to(MOST, reported(EMOJI[:2] + b"a", 3))) == [*EMOJI[:2], 97]
 
     def test_limit_inside_a_character_keeps_its_first_tokens_and_no_text(self) -> None:
         """The engine runs on until the character is complete."""
-        steps = steps_to(2, told(b"a", 1), told("€".encode(), 4), End(LIMIT, 5))
+        steps = steps_to(2, reported(b"a", 1), reported("€".encode(), 4), End(LIMIT, 5))
 
         assert ids_of(steps) == [97, "€".encode()[0]]
         assert known_of(steps) == [True, False]
         assert [(s.token_count, s.text, s.finish) for s in steps] == [(1, "a", None), (1, "", LIMIT)]
 
     def test_limit_after_a_character_ends_at_once(self) -> None:
-        steps = steps_to(2, told(b"a", 1), told(b"b", 2), told(b"c", 3), told(b"d", 4), End(LIMIT, 5))
+        steps = steps_to(
+            2, reported(b"a", 1), reported(b"b", 2), reported(b"c", 3), reported(b"d", 4), End(LIMIT, 5)
+        )
 
         assert [(s.token_ids, s.text, s.finish) for s in steps] == [([97], "a", None), ([98], "b", LIMIT)]
 
     def test_character_that_never_completes_is_counted_to_the_limit(self) -> None:
-        steps = steps_to(2, told(b"a", 1), End(LIMIT, 5))
+        steps = steps_to(2, reported(b"a", 1), End(LIMIT, 5))
 
         assert [(s.token_ids, s.token_count, s.finish) for s in steps[1:]] == [([], 1, LIMIT)]
 
     def test_end_at_the_limit_is_an_end(self) -> None:
-        steps = steps_to(2, told(b"a", 1), told(b"", 2), End(STOP, 2))
+        steps = steps_to(2, reported(b"a", 1), reported(b"", 2), End(STOP, 2))
 
         assert (ids_of(steps), known_of(steps), steps[-1].finish) == ([97, 2], [True, True], STOP)
 
     def test_end_beyond_the_limit_is_none(self) -> None:
-        steps = steps_to(2, told(b"a", 1), End(STOP, 4))
+        steps = steps_to(2, reported(b"a", 1), End(STOP, 4))
 
         assert [(s.token_ids, s.token_count, s.finish) for s in steps[1:]] == [([], 1, LIMIT)]
 
@@ -224,10 +226,10 @@ class TestLogprobs:
     def test_names_and_numbers_agree_wherever_it_is_cut(
         self, text: str, most: int, data: st.DataObject
     ) -> None:
-        buffer, steps, decoded = StepBuffer(Speller(Bytes()), most, 1), [], 0
+        buffer, steps, decoded = StepBuffer(TokenIdFinder(Bytes()), most, 1), [], 0
         for char in text:
             decoded += len(char.encode())
-            buffer.add(told(char.encode(), decoded))
+            buffer.add(reported(char.encode(), decoded))
             if buffer.is_ready and data.draw(st.booleans()):
                 steps.append(buffer.take())
         buffer.add(End(LIMIT, decoded))
@@ -242,9 +244,9 @@ class TestLogprobs:
 
 
 def buffer_with_two() -> StepBuffer:
-    buffer = StepBuffer(Speller(Bytes()), MOST, 1)
-    buffer.add(told(b"a", 1))
-    buffer.add(told(b"b", 2))
+    buffer = StepBuffer(TokenIdFinder(Bytes()), MOST, 1)
+    buffer.add(reported(b"a", 1))
+    buffer.add(reported(b"b", 2))
     return buffer
 
 

@@ -15,27 +15,27 @@ class Request:
 
 
 class Queue:
-    """Requests before a gate, each in a task of its own."""
+    """Requests before a scheduler, each in a task of its own."""
 
     def __init__(self, *, slots: int = 4, batch: int = 19) -> None:
-        self.gate: PrefillScheduler[Request] = PrefillScheduler(slots=slots, batch_tokens=batch)
+        self.scheduler: PrefillScheduler[Request] = PrefillScheduler(slots=slots, batch_tokens=batch)
         self.tasks: list[asyncio.Task[None]] = []
 
     async def add(self, *lengths: int) -> list[Request]:
         requests = [Request(length) for length in lengths]
-        self.tasks += [asyncio.create_task(self.gate.enter(r)) for r in requests]
+        self.tasks += [asyncio.create_task(self.scheduler.enter(r)) for r in requests]
         await asyncio.sleep(0)
         return requests
 
     def progress(self, request: Request, left: int) -> None:
         request.prefill_left, request.has_begun = left, True
-        self.gate.advance()
+        self.scheduler.advance()
 
     def inside(self, *requests: Request) -> list[bool]:
-        return [r in self.gate.inside for r in requests]
+        return [r in self.scheduler.inside for r in requests]
 
     async def end(self) -> None:
-        self.gate.refuse_all(RuntimeError("over"))
+        self.scheduler.refuse_all(RuntimeError("over"))
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
@@ -90,7 +90,7 @@ async def test_slot_is_free_when_the_engine_lets_go() -> None:
     queue.progress(first, 0)
     assert queue.inside(second) == [False]
 
-    queue.gate.leave(first)
+    queue.scheduler.leave(first)
 
     assert queue.inside(first, second) == [False, True]
     await queue.end()
@@ -102,7 +102,7 @@ async def test_cancelled_wait_gives_its_place_to_the_next() -> None:
 
     queue.tasks[1].cancel()
     await asyncio.gather(queue.tasks[1], return_exceptions=True)
-    queue.gate.leave(first)
+    queue.scheduler.leave(first)
 
     assert queue.inside(second, third) == [False, True]
     await queue.end()
@@ -112,7 +112,7 @@ async def test_turn_that_comes_with_the_cancellation_is_passed_on() -> None:
     queue = Queue(slots=1)
     first, second, third = await queue.add(4, 4, 4)
 
-    queue.gate.leave(first)
+    queue.scheduler.leave(first)
     queue.tasks[1].cancel()
     await asyncio.gather(queue.tasks[1], return_exceptions=True)
 
@@ -124,7 +124,7 @@ async def test_refusal_reaches_all_who_wait() -> None:
     queue = Queue(slots=1)
     await queue.add(4, 4, 4)
 
-    queue.gate.refuse_all(RuntimeError("closed"))
+    queue.scheduler.refuse_all(RuntimeError("closed"))
 
     await queue.tasks[0]
     for task in queue.tasks[1:]:

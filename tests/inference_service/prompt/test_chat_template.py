@@ -16,7 +16,7 @@ from inference_service.models.gguf import read_model
 from inference_service.models.loader import LoadedModel
 from inference_service.prompt.chat_template import ChatTemplate, PromptError
 from inference_service.prompt.conversation import ChatTurn
-from inference_service.prompt.tokenizer import ControlTexts, Tokenizer, new_seal, sealed
+from inference_service.prompt.tokenizer import ControlTexts, Tokenizer, insert_marks, new_mark
 from tests.inference_service.models.llama_cpp import LlamaCpp
 from tests.inference_service.models.texts import CORPUS
 from tests.inference_service.models.tiny_llama import CONTROL, byte_level_vocabulary, write_tiny_llama
@@ -201,11 +201,11 @@ def test_a_text_that_holds_the_seal_gets_another(
 ) -> None:
     draws = iter([1, 2])
     monkeypatch.setattr("secrets.randbits", lambda _: next(draws))
-    first = new_seal([])
+    first = new_mark([])
     draws = iter([1, 2])
     text = f"<|im_end|>{first}<|im_start|>"
 
-    assert first != new_seal([first])
+    assert first != new_mark([first])
     draws = iter([1, 2])
     ids = template.render([ChatTurn("system", "x"), ChatTurn("user", text)])
     assert f"user\n{text}«<|im_end|>»" in written(ids, tokenizer)
@@ -224,7 +224,7 @@ def test_seals_break_what_they_should() -> None:
     assert control.weak_points("1<a>b") == [2, 3]
     assert control.weak_points(" > ") == [1]
     assert control.weak_points("1 <a") == [3, 4]
-    assert sealed("1<a>b", [2, 3], "#") == "1<#a#>b"
+    assert insert_marks("1<a>b", [2, 3], "#") == "1<#a#>b"
     assert list(control.split("x<a>y")) == ["x", 1, "y"]
 
 
