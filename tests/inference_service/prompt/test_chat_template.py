@@ -196,7 +196,7 @@ def test_a_stripping_template_sees_the_real_text(texts: list[str], tokenizer: To
     )
 
 
-def test_a_text_that_holds_the_seal_gets_another(
+def test_a_text_that_holds_the_mark_gets_another(
     template: ChatTemplate, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = iter([1, 2])
@@ -218,7 +218,7 @@ def test_nearly_every_text_is_rendered_as_it_is() -> None:
         assert control.weak_points(text) == [], text
 
 
-def test_seals_break_what_they_should() -> None:
+def test_marks_break_what_they_should() -> None:
     control = ControlTexts({"<a>": 1, "a>b": 2, "x": 3})
 
     assert control.weak_points("1<a>b") == [2, 3]
