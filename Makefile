@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PARALLEL := -n 2 --dist loadfile
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: help serve test check quick format lint types imports proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean unit-newest stats soak hooks
+.PHONY: help serve test check quick format lint types imports proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean unit-newest stats soak hooks parts
 
 .DEFAULT_GOAL := help
 
@@ -90,6 +90,9 @@ readme: $(VENV)/.dev  ## Renew the table of settings in the README.
 parameters: $(VENV)/.dev  ## Renew docs/parameters.md and docs/structured-output.md.
 	@$(BIN)/python -m tests.support.parameters
 	@$(BIN)/python -m tests.support.structured_output
+
+parts:  ## Install what some tests need from Debian: Prometheus, Redis, Chromium; needs root.
+	@tests/parts.sh
 
 hooks: $(VENV)/.dev  ## Let git run the checks before each commit; needs pre-commit.
 	@pre-commit install

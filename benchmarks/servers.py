@@ -36,7 +36,7 @@ def pair(**settings: str) -> Iterator[Pair]:
     """Start both servers; the settings are those of the service, by name."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        common = {"keys_file": str(home / "keys.json"), "log_level": "warning"}
+        common = {"keys_file": str(home / "keys.json"), "log_level": "warning", "max_connections": "10000"}
         service = stack.enter_context(
             server("serve", home, {"grpc_address": "127.0.0.1:0", **common, **settings})
         )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from lodestream_common.config import CommonConfig
+from lodestream_common.config import AddressText, CommonConfig
 from lodestream_common.parameters import PARAMETERS
 
 
@@ -105,6 +105,19 @@ class ServiceConfig(CommonConfig):
         default=None,
         description="File of rules that block or redact phrases and patterns in prompts and output, TOML or "
         ".json; followed as it changes; unset: nothing is filtered.",
+    )
+    metrics_address: AddressText | None = Field(
+        default=None,
+        description="host:port where /metrics is served over HTTP for Prometheus; unset: nowhere. No key is "
+        "needed there, so keep it within your network.",
+    )
+    metrics_keys: bool = Field(
+        default=False, description="Requests and tokens also carry the name of their API key as a label."
+    )
+    metrics_gateway_names: bool = Field(
+        default=False,
+        description="Queue length and KV cache use also under the names of vLLM, which the inference gateway "
+        "of Kubernetes reads.",
     )
     simulated_prefill_tps: float = Field(
         default=0.0, ge=0, le=1e9, description="Prompt tokens a second of the simulated engine; 0: no delay."

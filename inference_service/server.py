@@ -17,6 +17,7 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady, ReaderStalled, Unauthenticated
+from inference_service.metrics import Reading, ServiceMetrics
 from inference_service.rpc.auth import Access, RateLimiter
 from inference_service.rpc.call import AuthInterceptor, RunningCalls
 from inference_service.rpc.health import HealthMonitor, State
@@ -27,6 +28,7 @@ from inference_service.scheduling.workers import FairPool
 from lodestream_common.address import Address, cannot_listen, check_free, check_open_address, parse_address
 from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
+from lodestream_common.metrics import MetricsServer
 from lodestream_common.pacing import Pacer
 from lodestream_common.ready import announce_ready
 from lodestream_common.waiting import finishes_before
@@ -74,6 +76,11 @@ class Server:
         self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
         self.calls = RunningCalls(self._access, config.max_message_bytes, config.body_timeout)
         self.health = HealthMonitor(SERVICES, self._slot.stats, config.stall_timeout, self._on_state)
+        self.metrics = ServiceMetrics(
+            self._reading, with_keys=config.metrics_keys, with_gateway_names=config.metrics_gateway_names
+        )
+        self.calls.observers.append(self.metrics.observe)
+        self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = self._assemble()
         self.address: Address | None = None
@@ -86,6 +93,7 @@ class Server:
 
         """
         self.address = self._bind()
+        self._metrics_server = self._serve_metrics()
         await self._grpc.start()
         self._slot.fill(await loaded_engine.build(self.config, self._workers, self._compilers))
         self.health.enter(State.READY)
@@ -120,8 +128,36 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._grpc.stop(0.2)
         await self._slot.close()
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
         for pool in (self._workers, self._compilers):
             pool.close()
+
+    @property
+    def metrics_address(self) -> Address | None:
+        """Where the metrics are served; None: nowhere."""
+        return None if self._metrics_server is None else self._metrics_server.address
+
+    def _serve_metrics(self) -> MetricsServer | None:
+        if self.config.metrics_address is None:
+            return None
+        address = parse_address(self.config.metrics_address, "metrics_address")
+        server = MetricsServer(address, self.metrics.registry)
+        _log.info("serving metrics", address=str(server.address))
+        return server
+
+    def _reading(self) -> Reading | None:
+        """How the service is now, for a scrape."""
+        if not self._slot.is_filled:
+            return None
+        loaded = self._slot.loaded
+        return Reading(
+            loaded.model.id,
+            loaded.model.engine,
+            self._slot.stats(),
+            loaded.admission.waiting,
+            self.health.state.value,
+        )
 
     def _assemble(self) -> grpc.aio.Server:
         config = self.config

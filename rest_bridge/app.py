@@ -19,10 +19,11 @@ from lodestream_common.keys import Keyring
 from lodestream_common.pacing import Pacer
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError
+from rest_bridge.metrics import BridgeMetrics
 from rest_bridge.middleware import RequestContextMiddleware
 from rest_bridge.openapi import DescribedApp, add_docs
 from rest_bridge.request import Bridge
-from rest_bridge.routes import generation, health, models
+from rest_bridge.routes import generation, health, metrics, models
 from rest_bridge.security import AllowedSites, BrowserMiddleware
 
 _RETRIES = 2
@@ -40,11 +41,12 @@ def create_app(config: BridgeConfig) -> FastAPI:
 
     """
     keyring = Keyring(config.keys_file)
+    counts = BridgeMetrics()
     app = DescribedApp(
         title="Lodestream",
         version=version("lodestream"),
         description="Text generation over REST, OpenAI-style.",
-        lifespan=_lifespan(config, keyring),
+        lifespan=_lifespan(config, keyring, counts),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -52,7 +54,7 @@ def create_app(config: BridgeConfig) -> FastAPI:
     )
     allowed = AllowedSites.of(config)
     app.add_middleware(BrowserMiddleware, allowed=allowed, keyring=keyring)
-    app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(RequestContextMiddleware, metrics=counts)
     if allowed.origins:
         # It is the outermost middleware, so that pages can read errors, too.
         app.add_middleware(
@@ -62,14 +64,14 @@ def create_app(config: BridgeConfig) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    for route in (generation, models, health):
+    for route in (generation, models, health, metrics):
         app.include_router(route.router)
     add_docs(app)
     return app
 
 
 def _lifespan(
-    config: BridgeConfig, keyring: Keyring
+    config: BridgeConfig, keyring: Keyring, counts: BridgeMetrics
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Make the context that holds the app's state while the app runs."""
     service = parse_address(config.grpc_address, "grpc_address")
@@ -87,7 +89,7 @@ def _lifespan(
             max_message_bytes=limit,
         ) as client:
             pacer = Pacer(config.max_stream_interval, config.stream_pacing)
-            app.state.bridge = Bridge(config, client, keyring, pacer)
+            app.state.bridge = Bridge(config, client, keyring, pacer, counts)
             watching = asyncio.create_task(_watch(keyring), name="key-file-watch")
             yield
             watching.cancel()

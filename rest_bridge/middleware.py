@@ -18,6 +18,7 @@ from lodestream_common.keys import Keyring
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME
 from rest_bridge.errors import INVALID_API_KEY, ApiError, ClientGone, api_error, error_response
+from rest_bridge.metrics import BridgeMetrics
 
 _CLIENT_GONE = 499
 """Status in the log of a request whose caller left; it is never sent."""
@@ -54,6 +55,8 @@ class RequestContext:
     """Protocol fields by path → this request's names of them, where they are not the usual ones."""
     refusal_delay: float = 0.0
     """Seconds before an error is sent: callers who try many keys are slowed down."""
+    first_byte_seconds: float | None = None
+    """When the body of the response began, in seconds after the request; None: it did not."""
     _started_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -73,9 +76,14 @@ class RequestContext:
         """Milliseconds since the request arrived."""
         return (time.monotonic() - self._started_at) * 1000
 
+    @property
+    def result(self) -> str:
+        """The outcome, for the log and the metrics."""
+        return self.outcome or ("ok" if (self.status or 500) < 400 else "refused")
+
     def log(self) -> None:
         """Write the request's log line; probes are frequent, so their lines have the level debug."""
-        is_probe = self.route is not None and self.route.startswith("/health")
+        is_probe = self.route is not None and self.route.startswith(("/health", "/metrics"))
         _log.log(
             logging.DEBUG if is_probe else logging.INFO,
             "request",
@@ -84,7 +92,7 @@ class RequestContext:
             route=self.route,
             status=self.status,
             ms=round(self.elapsed_ms, 1),
-            outcome=self.outcome or ("ok" if (self.status or 500) < 400 else "refused"),
+            outcome=self.result,
         )
 
 
@@ -105,8 +113,9 @@ class RequestContextMiddleware:
     It is plain ASGI: Starlette's base class for middleware would hide the caller's disconnect from the app.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: BridgeMetrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""
@@ -115,6 +124,7 @@ class RequestContextMiddleware:
             return
         context = RequestContext(choose_request_id(Headers(scope=scope).get("x-request-id")), scope["method"])
         send_with_id = _with_request_id(send, context)
+        self._metrics.active.inc()
         connection: Connection | None = scope.get("state", {}).get("connection")
         try:
             await self._run_app(context, scope, receive, send_with_id)
@@ -130,6 +140,18 @@ class RequestContextMiddleware:
             await _send_error(error, context, scope, receive, send_with_id)
         finally:
             context.log()
+            self._count(context)
+
+    def _count(self, context: RequestContext) -> None:
+        self._metrics.active.dec()
+        self._metrics.observe(
+            route=context.route,
+            method=context.method,
+            status=context.status,
+            outcome=context.result,
+            seconds=context.elapsed_ms / 1e3,
+            first_byte_seconds=context.first_byte_seconds,
+        )
 
     async def _run_app(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         # The server removes the body from the response to a HEAD request; the app handles it as a GET.
@@ -162,6 +184,8 @@ def _with_request_id(send: Send, context: RequestContext) -> Send:
         if message["type"] == "http.response.start":
             context.status = message["status"]
             message["headers"] = [*message.get("headers", ()), header]
+        elif context.first_byte_seconds is None and message.get("body"):
+            context.first_byte_seconds = context.elapsed_ms / 1e3
         await send(message)
 
     return send_with_id

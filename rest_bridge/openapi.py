@@ -67,6 +67,7 @@ _MODEL_ERRORS = _errors(
     _504="The deadline passed before the first token, or the response was not read in time.",
 )
 PROBE_ERRORS = _COMMON_ERRORS
+KEY_ERRORS = {**_COMMON_ERRORS, **_errors(_401="No API key, or a bad one.")}
 READY_ERRORS = {**_COMMON_ERRORS, **_NOT_READY_ERROR}
 MODEL_ERRORS = {**_COMMON_ERRORS, **_MODEL_ERRORS, **_NOT_READY_ERROR}
 GENERATION_ERRORS = {

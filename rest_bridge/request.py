@@ -21,6 +21,7 @@ from lodestream_common.keys import FailedKeys, Keyring, Level, bearer_token
 from lodestream_common.pacing import INTERVAL_NAME, Pacer, parse_interval
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_API_KEY, ApiError, ClientGone, invalid, too_large, unsupported_coding
+from rest_bridge.metrics import BridgeMetrics
 from rest_bridge.middleware import RequestContext, until_revoked
 from rest_bridge.openai.inputs import RequestModel
 from rest_bridge.security import check_key
@@ -64,6 +65,7 @@ class Bridge:
     client: AsyncClient
     keyring: Keyring
     pacer: Pacer
+    metrics: BridgeMetrics
     engine: EngineName = field(default_factory=EngineName)
     failed_keys: FailedKeys = field(default_factory=FailedKeys)
 

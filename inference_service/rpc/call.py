@@ -67,6 +67,11 @@ class RpcCall:
         self.request_id = _request_id(self.metadata)
 
     @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self.began
+
+    @property
     def metadata(self) -> Metadata:
         """The call's gRPC metadata."""
         return self.context.invocation_metadata() or ()
@@ -148,6 +153,8 @@ class RunningCalls:
         self._access = access
         self._max_message_bytes = max_message_bytes
         self._body_timeout = body_timeout
+        self.observers: list[Callable[[RpcCall, str], None]] = []
+        """Called with each RPC that ended and its outcome."""
         self._running: set[RpcCall] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -255,6 +262,8 @@ class RunningCalls:
             if not self._running:
                 self._idle.set()
             _write_log_line(call, outcome)
+            for observe in self.observers:
+                observe(call, outcome)
         return None
 
     async def _hold_refusal(self, call: RpcCall) -> None:
@@ -307,7 +316,7 @@ def _write_log_line(call: RpcCall, outcome: str) -> None:
         key=call.caller.key_name if call.caller else None,
         key_id=call.caller.key_id if call.caller else None,
         outcome=outcome,
-        total_ms=round((time.monotonic() - call.began) * 1e3, 1),
+        total_ms=round(call.elapsed_seconds * 1e3, 1),
         **call.facts,
     )
 

@@ -232,6 +232,7 @@ def _facts(generation: Generation, choices: int, timings: Timings) -> dict[str, 
         "finish": ",".join(cause.value for cause in generation.causes) or None,
         "filter_rules": sorted(generation.filter_rules) or None,
         "queue_ms": round(timings.queue_ms, 1),
+        "ttft_ms": round(timings.time_to_first_token_ms, 1),
         "prefill_ms": round(timings.prefill_ms, 1),
         "decode_ms": round(timings.decode_ms, 1),
     }

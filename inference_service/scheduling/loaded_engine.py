@@ -74,6 +74,11 @@ class EngineSlot:
         if self._loaded is not None:
             await self._loaded.backend.close()
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether the engine is loaded."""
+        return self._loaded is not None
+
     def stats(self) -> BackendStats:
         """Read the engine's state."""
         return self.loaded.backend.stats()

@@ -110,6 +110,7 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
         ("/v1/models", "get"),
         ("/v1/models/{model}", "get"),
         ("/health", "get"),
+        ("/metrics", "get"),
         ("/health/live", "get"),
         ("/health/ready", "get"),
     }

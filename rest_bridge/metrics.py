@@ -1,0 +1,86 @@
+"""The bridge's metrics: what each HTTP request came to."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from lodestream_common.metrics import LATENCY_SECONDS
+
+UNKNOWN_ROUTE = "unknown"
+"""The label of requests that no route took; their paths are their callers' own words."""
+
+
+class BridgeMetrics:
+    """Counts requests as they end."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "lodestream_bridge_requests",
+            "HTTP requests that ended, by outcome: ok, client_gone, or the code of the error.",
+            ("route", "method", "status", "outcome"),
+            registry=self.registry,
+        )
+        self._duration = Histogram(
+            "lodestream_bridge_request_duration_seconds",
+            "From a request's head to the end of its reply.",
+            ("route",),
+            buckets=LATENCY_SECONDS,
+            registry=self.registry,
+        )
+        self._first_byte = Histogram(
+            "lodestream_bridge_time_to_first_byte_seconds",
+            "From a request's head to the first byte of its reply's body.",
+            ("route",),
+            buckets=LATENCY_SECONDS,
+            registry=self.registry,
+        )
+        self.active = Gauge(
+            "lodestream_bridge_requests_active", "HTTP requests that are open.", registry=self.registry
+        )
+        Info("lodestream_build", "The version of lodestream.", registry=self.registry).info(
+            {"version": version("lodestream")}
+        )
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+    def observe(
+        self,
+        *,
+        route: str | None,
+        method: str,
+        status: int | None,
+        outcome: str,
+        seconds: float,
+        first_byte_seconds: float | None,
+    ) -> None:
+        """Count a request that ended.
+
+        Args:
+            route: the path of its route as declared; None: no route took it.
+            method: of HTTP; others than the known ones are counted as one.
+            status: of the reply; None: none was sent.
+            outcome: as in the log line.
+            seconds: how long it took.
+            first_byte_seconds: when its reply's body began; None: it did not.
+
+        """
+        route = route or UNKNOWN_ROUTE
+        method = method if method in _METHODS else "other"
+        self._requests.labels(route, method, str(status or ""), outcome).inc()
+        self._duration.labels(route).observe(seconds)
+        if first_byte_seconds is not None:
+            self._first_byte.labels(route).observe(first_byte_seconds)
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

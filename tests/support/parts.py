@@ -1,0 +1,116 @@
+"""Third parties as programs, which `make parts` installs from Debian: Prometheus, Redis, Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+REQUIRED = "LODESTREAM_PARTS"
+"""The variable that is set to `required` where a missing part is a failure: in CI."""
+
+
+def part(program: str, *directories: str) -> str:
+    """The path of a program. Without it the test is skipped, or fails where parts are required."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", *directories])
+    if found := shutil.which(program, path=path):
+        return found
+    if os.environ.get(REQUIRED) == "required":
+        pytest.fail(f"{program} is not installed; run: make parts")
+    pytest.skip(f"{program} is not installed; run: make parts")
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Prometheus:
+    """A running Prometheus that scrapes every second."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def query(self, expression: str) -> list[dict[str, Any]]:
+        """Evaluate an expression now; the samples of the vector.
+
+        Raises:
+            AssertionError: Prometheus does not take it.
+
+        """
+        reply = (await self._http.get("/api/v1/query", params={"query": expression})).json()
+        assert reply["status"] == "success", f"{expression}: {reply}"
+        found: list[dict[str, Any]] = reply["data"]["result"]
+        return found
+
+    async def value(self, expression: str) -> float:
+        """The one number that an expression is now; 0 where it has no sample."""
+        found = await self.query(expression)
+        return float(found[0]["value"][1]) if found else 0.0
+
+    async def until(self, expression: str, seconds: float = 30.0) -> list[dict[str, Any]]:
+        """Wait until an expression has a sample."""
+        async with asyncio.timeout(seconds):
+            while True:
+                if found := await self.query(expression):
+                    return found
+                await asyncio.sleep(0.2)
+
+
+@asynccontextmanager
+async def running_prometheus(
+    home: Path, targets: dict[str, str], rules: Path | None = None
+) -> AsyncIterator[Prometheus]:
+    """Run a Prometheus that scrapes `targets`, job → address, until the context ends."""
+    jobs = "".join(
+        f"  - job_name: {job}\n    static_configs: [{{targets: ['{address}']}}]\n"
+        for job, address in targets.items()
+    )
+    config = home / "prometheus.yml"
+    rule_files = f"rule_files: ['{rules}']\n" if rules else ""
+    config.write_text(
+        f"global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n{rule_files}scrape_configs:\n{jobs}"
+    )
+    port = free_port()
+    process = _start(
+        part("prometheus"),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={home / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+            await _answers(http, "/-/ready", process)
+            yield Prometheus(http)
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait, 20)
+
+
+def _start(*command: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+async def _answers(http: httpx.AsyncClient, path: str, process: subprocess.Popen[Any]) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            assert process.poll() is None, f"it ended with status {process.returncode}"
+            try:
+                if (await http.get(path)).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.1)

@@ -1,0 +1,89 @@
+"""Both servers as processes, with their metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from inference_service.config import cache_home
+from tests.support.parts import free_port
+from tests.support.processes import server_process
+
+T = TypeVar("T")
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredServers:
+    """Where the servers and their metrics are, as `host:port`."""
+
+    service: str
+    bridge: str
+    metrics: str
+    """Of the service; the bridge's are on its own address."""
+
+    async def scrape(self, address: str, **headers: str) -> httpx.Response:
+        """Read the metrics of one server."""
+        async with httpx.AsyncClient() as http:
+            return await http.get(f"http://{address}/metrics", headers=headers)
+
+    async def samples(self, address: str) -> Samples:
+        """Every sample of one server, by name and labels."""
+        reply = await self.scrape(address)
+        assert reply.status_code == 200, reply.text
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(reply.text)
+            for sample in family.samples
+        }
+
+    async def until(self, name: str, is_there: Callable[[float], bool], **labels: str) -> Samples:
+        """Wait until the sum of the service's samples of a name is as wanted; all samples then."""
+        async with asyncio.timeout(15):
+            while True:
+                samples = await self.samples(self.metrics)
+                if is_there(total(samples, name, **labels)):
+                    return samples
+                await asyncio.sleep(0.05)
+
+    @staticmethod
+    async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
+        """Run what has an event loop of its own."""
+        return await asyncio.to_thread(work, *arguments)
+
+
+def total(samples: Samples, name: str, **labels: str) -> float:
+    """The sum of the samples with a name and, among others, these labels."""
+    return sum(
+        value
+        for (found, having), value in samples.items()
+        if found == name and labels.items() <= dict(having).items()
+    )
+
+
+@asynccontextmanager
+async def metered_servers(home: Path, **settings: Any) -> AsyncIterator[MeteredServers]:
+    """Run both servers over the simulated engine; settings are those of the service."""
+    metrics = f"127.0.0.1:{free_port()}"
+    given = {
+        "backend": "simulated",
+        "model": "smollm2-135m-instruct",
+        "grpc_address": "127.0.0.1:0",
+        "cache_dir": cache_home(),
+        "metrics_address": metrics,
+        "requests_per_minute": 0,
+        **settings,
+    }
+    async with (
+        server_process("serve", home, **given) as service,
+        server_process("bridge", home, http_address="127.0.0.1:0", grpc_address=service.address) as bridge,
+    ):
+        yield MeteredServers(service.address, bridge.address, metrics)
