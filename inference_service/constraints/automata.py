@@ -1,7 +1,7 @@
-"""Converts regular languages to finite automata, with `automata-lib`.
+"""Decides whether regular languages hold any text, and turns them into rules of finite automata.
 
-The automata show whether an intersection or a complement holds any text. They also turn both into rules for
-engines whose notation has neither. Characters that no part of a language tells apart share one symbol.
+The rules are for engines whose notation has neither intersections nor complements. Characters that no part
+of a language tells apart share one symbol. `automata-lib` minimizes the automata.
 """
 
 from __future__ import annotations

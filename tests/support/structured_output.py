@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from inference_service.constraints.errors import MAX_SECONDS, MAX_SOURCE_BYTES
-from inference_service.constraints.json_schema.formats import FORMATS, NUMBER_FORMATS
 from inference_service.constraints.json_schema.keywords import KEYWORDS, Role
+from inference_service.constraints.json_schema.strings import FORMATS, NUMBER_FORMATS
 from inference_service.constraints.json_text import MAX_WHITESPACE
 
 PAGE = Path(__file__).parents[2] / "docs" / "structured-output.md"

@@ -7,7 +7,7 @@ from typing import Any
 
 from inference_service.constraints.json_schema.document import Schema, distinct, type_of, value_key
 from inference_service.constraints.json_schema.facts import Atom, exact
-from inference_service.constraints.json_schema.formats import NUMBER_FORMATS, language_of_format
+from inference_service.constraints.json_schema.strings import NUMBER_FORMATS, language_of_format
 from inference_service.constraints.matching import belongs
 from inference_service.constraints.regex import found_text
 

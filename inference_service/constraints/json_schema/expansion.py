@@ -27,8 +27,8 @@ from inference_service.constraints.json_schema.facts import (
     exact,
     followed,
 )
-from inference_service.constraints.json_schema.formats import NUMBER_FORMATS, language_of_format
 from inference_service.constraints.json_schema.keywords import JSON_TYPES
+from inference_service.constraints.json_schema.strings import NUMBER_FORMATS, language_of_format
 from inference_service.constraints.nodes import Complement, Node
 from inference_service.constraints.regex import found_text
 

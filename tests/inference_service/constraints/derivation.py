@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from random import Random
+from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
@@ -131,6 +132,27 @@ def follows(grammar: Grammar, text: str) -> bool:
     assert not error, error[:500]
     matcher = LLMatcher(_TOKENIZER, lark, log_level=0)
     return bool(matcher.consume_tokens(list(text.encode()))) and matcher.is_accepting()
+
+
+def text_of_llguidance(schema: Any, seed: int, longest: int = 120) -> str | None:
+    """A random ASCII text by llguidance's own reading of a schema; None without one that ends in time."""
+    grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+    if LLMatcher.validate_grammar(grammar, _TOKENIZER):
+        return None
+    matcher, random = LLMatcher(_TOKENIZER, grammar, log_level=0), Random(seed)
+    found = bytearray()
+    while len(found) < longest:
+        bias = matcher.compute_logit_bias()
+        allowed = [byte for byte in range(128) if bias[byte]]
+        if matcher.is_accepting() and (not allowed or random.random() < 0.3):
+            return found.decode()
+        if not allowed:
+            return None
+        usual = [byte for byte in allowed if byte in b'"}],:0123456789abc']
+        byte = random.choice(usual if usual and random.random() < 0.8 else allowed)
+        assert matcher.consume_token(byte)
+        found.append(byte)
+    return None
 
 
 def _derives(rules: Rules, text: str) -> bool:

@@ -14,7 +14,7 @@ from inference_service.constraints.compiling import ConstraintKind, compile_cons
 from inference_service.constraints.errors import MAX_SECONDS, ConstraintError, TookTooLong, time_limit
 from inference_service.constraints.grammar import GrammarBuilder
 from inference_service.constraints.json_schema.compiler import schema_node
-from inference_service.constraints.json_schema.digits import decimals, whole_numbers
+from inference_service.constraints.json_schema.numbers import decimals, whole_numbers
 from inference_service.constraints.json_text import JsonRules, Whitespace, dumps, marks
 from inference_service.constraints.nodes import chars, either, maybe, repeat, seq, terminal
 from inference_service.constraints.notations.ebnf import to_ebnf

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from jsonschema.exceptions import ValidationError
 
 from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 from inference_service.constraints.grammar import Grammar
-from tests.inference_service.constraints.derivation import Sampler, matches
+from tests.inference_service.constraints.derivation import Sampler, matches, text_of_llguidance
 from tests.inference_service.constraints.schemas import SCHEMAS
 
 SENTENCES = 60
@@ -33,6 +34,25 @@ def test_whatever_the_grammar_generates_is_valid(name: str) -> None:
         text = Sampler(grammar, seed).sentence()
         text.encode()
         validator.validate(json.loads(text))
+
+
+_NARROWER = re.compile(r"[0-9]{10}|\.[0-9]{5}|-0\b|[0-9][eE]|\\u")
+"""Spellings of numbers and characters that we leave out: long numbers, exponents beside bounds, escapes."""
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_texts_by_the_reading_of_llguidance_are_judged_as_jsonschema_does(name: str) -> None:
+    schema = SCHEMAS[name]
+    grammar = compiled(schema)
+    validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    for seed in range(10):
+        text = text_of_llguidance(schema, seed)
+        if text is None:
+            continue
+        is_valid = validator.is_valid(json.loads(text))
+        is_taken = grammar.matches(text)
+        assert is_valid or not is_taken, text
+        assert is_taken or not is_valid or _NARROWER.search(text), text
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
