@@ -8,38 +8,45 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from fractions import Fraction
 from functools import partial
 from itertools import combinations
-from typing import TypeAlias
 
 from inference_service.constraints.errors import MAX_ALTERNATIVES, ConstraintError, check_time
-from inference_service.constraints.json_schema.document import Schema, distinct, value_key
+from inference_service.constraints.json_schema.demands import (
+    Demand,
+    Disjunction,
+    Item,
+    Option,
+    append_members,
+    array_demands,
+    be_one_of,
+    be_typed,
+    denied_number,
+    language_of_pattern,
+    number_demands,
+    object_demands,
+    only_types,
+    other_types,
+    raise_to,
+    type_names,
+)
+from inference_service.constraints.json_schema.document import Schema, value_key
 from inference_service.constraints.json_schema.evaluation import holds_all
 from inference_service.constraints.json_schema.facts import (
     Atom,
     Contained,
-    Counts,
     Elements,
     Facts,
     Goal,
     Members,
-    exact,
     followed,
 )
 from inference_service.constraints.json_schema.keywords import JSON_TYPES
 from inference_service.constraints.json_schema.strings import NUMBER_FORMATS, language_of_format
-from inference_service.constraints.nodes import Complement, Node
-from inference_service.constraints.regex import found_text
+from inference_service.constraints.nodes import Complement
 
 _MAX_RIVALS = 20_000
 """Pairs of branches of one `oneOf` that may hold together."""
-
-Demand: TypeAlias = Callable[[Facts], None]
-Item: TypeAlias = "Atom | Demand"
-Option: TypeAlias = "list[Item]"
-"""Demands that hold together."""
-Disjunction: TypeAlias = "list[Option]"
 
 
 class Expansion:
@@ -47,7 +54,7 @@ class Expansion:
 
     Args:
         exclude: whether it surely cannot be that two schemas hold together.
-        ignore: told the path of each keyword that is not enforced.
+        ignore: is called with the path of each keyword that is not enforced.
 
     """
 
@@ -176,7 +183,10 @@ class Expansion:
     def _dependencies(self, schema: Schema) -> Iterator[Disjunction]:
         for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
             for name, value in schema.keywords.get(keyword, {}).items():
-                lacks: Disjunction = [[self._lacks(name)], [partial(_only, types=JSON_TYPES - {"object"})]]
+                lacks: Disjunction = [
+                    [self._lacks(name)],
+                    [partial(only_types, types=JSON_TYPES - {"object"})],
+                ]
                 if isinstance(value, list):
                     has: Option = [self._has(name), *map(self._has, value)]
                 else:
@@ -186,7 +196,7 @@ class Expansion:
     @staticmethod
     def _has(name: str) -> Demand:
         def demand(facts: Facts) -> None:
-            _only(facts, {"object"})
+            only_types(facts, {"object"})
             facts.required.setdefault(name)
 
         return demand
@@ -194,7 +204,7 @@ class Expansion:
     @staticmethod
     def _lacks(name: str) -> Demand:
         def demand(facts: Facts) -> None:
-            _only(facts, {"object"})
+            only_types(facts, {"object"})
             facts.absent.setdefault(name)
 
         return demand
@@ -203,24 +213,24 @@ class Expansion:
         """Demands without alternatives."""
         keywords = schema.keywords
         if "type" in keywords:
-            yield partial(_typed, names=_type_names(keywords))
+            yield partial(be_typed, names=type_names(keywords))
         if "enum" in keywords:
-            yield partial(_one_of, values=keywords["enum"])
+            yield partial(be_one_of, values=keywords["enum"])
         if "const" in keywords:
-            yield partial(_one_of, values=[keywords["const"]])
-        yield from _number_demands(schema)
+            yield partial(be_one_of, values=[keywords["const"]])
+        yield from number_demands(schema)
         yield from self._string_demands(schema)
-        yield from _array_demands(schema)
-        yield from _object_demands(schema)
+        yield from array_demands(schema)
+        yield from object_demands(schema)
 
     def _string_demands(self, schema: Schema) -> Iterator[Demand]:
         keywords = schema.keywords
         if "minLength" in keywords:
-            yield lambda facts: _raise_to(facts.length, keywords["minLength"])
+            yield lambda facts: raise_to(facts.length, keywords["minLength"])
         if "maxLength" in keywords:
             yield lambda facts: facts.length.at_most(keywords["maxLength"])
         if "pattern" in keywords:
-            language = _pattern(schema, "pattern", keywords["pattern"])
+            language = language_of_pattern(schema, "pattern", keywords["pattern"])
             yield lambda facts: facts.languages.append(language)
         name = keywords.get("format")
         if name is not None and name not in NUMBER_FORMATS:
@@ -268,26 +278,26 @@ class Expansion:
     def _denied_plain(self, schema: Schema) -> Iterator[Option]:
         keywords = schema.keywords
         if "type" in keywords:
-            yield from _other_types(_type_names(keywords))
+            yield from other_types(type_names(keywords))
         values = [*keywords.get("enum", ()), *([keywords["const"]] if "const" in keywords else ())]
         if "enum" in keywords and "const" in keywords:
             values = [value for value in keywords["enum"] if value_key(value) == value_key(keywords["const"])]
         if values:
             yield [lambda facts: facts.excluded.extend(values)]
-        yield from _denied_number(schema)
+        yield from denied_number(schema)
         yield from self._denied_string(schema)
         yield from self._denied_array(schema)
         yield from self._denied_object(schema)
 
     def _denied_string(self, schema: Schema) -> Iterator[Option]:
         keywords = schema.keywords
-        is_string = partial(_only, types={"string"})
+        is_string = partial(only_types, types={"string"})
         if keywords.get("minLength", 0) > 0:
             yield [is_string, lambda facts: facts.length.at_most(keywords["minLength"] - 1)]
         if "maxLength" in keywords:
-            yield [is_string, lambda facts: _raise_to(facts.length, keywords["maxLength"] + 1)]
+            yield [is_string, lambda facts: raise_to(facts.length, keywords["maxLength"] + 1)]
         if "pattern" in keywords:
-            language = _pattern(schema, "pattern", keywords["pattern"], widest=True)
+            language = language_of_pattern(schema, "pattern", keywords["pattern"], widest=True)
             yield [is_string, lambda facts: facts.languages.append(Complement(language))]
         name = keywords.get("format")
         if name is not None and name not in NUMBER_FORMATS and language_of_format(name) is not None:
@@ -295,11 +305,11 @@ class Expansion:
 
     def _denied_array(self, schema: Schema) -> Iterator[Option]:
         keywords = schema.keywords
-        is_array = partial(_only, types={"array"})
+        is_array = partial(only_types, types={"array"})
         if keywords.get("minItems", 0) > 0:
             yield [is_array, lambda facts: facts.element_count.at_most(keywords["minItems"] - 1)]
         if "maxItems" in keywords:
-            yield [is_array, lambda facts: _raise_to(facts.element_count, keywords["maxItems"] + 1)]
+            yield [is_array, lambda facts: raise_to(facts.element_count, keywords["maxItems"] + 1)]
         if "items" in keywords and "prefixItems" not in keywords:
             denied = self._deny(schema.child("items"), schema, "items")
             yield [is_array, lambda facts: facts.contained.append(Contained(denied))]
@@ -316,17 +326,17 @@ class Expansion:
 
     def _denied_object(self, schema: Schema) -> Iterator[Option]:
         keywords = schema.keywords
-        is_object = partial(_only, types={"object"})
+        is_object = partial(only_types, types={"object"})
         for name in keywords.get("required", ()):
             yield [self._lacks(name)]
         for name in keywords.get("properties", {}):
             denied = self._deny(schema.child("properties", name), schema, "properties")
             member = Members({name: denied})
-            yield [self._has(name), partial(_append_members, members=member)]
+            yield [self._has(name), partial(append_members, members=member)]
         if keywords.get("minProperties", 0) > 0:
             yield [is_object, lambda facts: facts.member_count.at_most(keywords["minProperties"] - 1)]
         if "maxProperties" in keywords:
-            yield [is_object, lambda facts: _raise_to(facts.member_count, keywords["maxProperties"] + 1)]
+            yield [is_object, lambda facts: raise_to(facts.member_count, keywords["maxProperties"] + 1)]
         for keyword in ("patternProperties", "propertyNames"):
             if keyword in keywords:
                 yield self._impossible(schema, keyword, "object")
@@ -350,7 +360,7 @@ class Expansion:
         error = by.unsupported(denying, f"what is not valid under {keyword} cannot be described exactly")
 
         def demand(facts: Facts) -> None:
-            _only(facts, {type_name})
+            only_types(facts, {type_name})
             facts.unsupported.append((type_name, error))
 
         return [demand]
@@ -388,164 +398,3 @@ def _tags(schema: Schema) -> dict[str, set[Hashable]]:
 
 def _must_be_object(keywords: dict[str, object]) -> bool:
     return keywords.get("type") == "object" and keywords.get("nullable") is not True
-
-
-def _type_names(keywords: dict[str, object]) -> frozenset[str]:
-    stated = keywords["type"]
-    names = {stated} if isinstance(stated, str) else set(stated)  # type: ignore[call-overload]
-    return frozenset(names | {"null"} if keywords.get("nullable") is True else names)
-
-
-def _only(facts: Facts, types: frozenset[str] | set[str]) -> None:
-    facts.types &= types
-
-
-def _typed(facts: Facts, names: frozenset[str]) -> None:
-    types = set(names)
-    if "integer" in types:
-        types.discard("integer")
-        if "number" not in types:
-            types.add("number")
-            _set_integer(facts, is_integer=True)
-    _only(facts, types)
-
-
-def _set_integer(facts: Facts, *, is_integer: bool) -> None:
-    if facts.number.is_integer is (not is_integer):
-        facts.types -= {"number"}
-    facts.number.is_integer = is_integer
-
-
-def _other_types(names: frozenset[str]) -> Iterator[Option]:
-    others = JSON_TYPES - names - ({"number"} if "integer" in names else set())
-    yield [partial(_only, types=others)]
-    if "integer" in names and "number" not in names:
-        yield [partial(_only, types={"number"}), partial(_set_integer, is_integer=False)]
-
-
-def _one_of(facts: Facts, values: list[object]) -> None:
-    if facts.values is None:
-        facts.values = distinct(values)
-    else:
-        allowed = set(map(value_key, values))
-        facts.values = [value for value in facts.values if value_key(value) in allowed]
-
-
-def _raise_to(counts: Counts, least: int) -> None:
-    counts.least = max(counts.least, least)
-
-
-def _number_demands(schema: Schema) -> Iterator[Demand]:
-    keywords = schema.keywords
-    for keyword, is_exclusive in (("minimum", False), ("exclusiveMinimum", True)):
-        if keyword in keywords:
-            low = exact(keywords[keyword])
-            yield partial(_at_least, value=low, is_exclusive=is_exclusive)
-    for keyword, is_exclusive in (("maximum", False), ("exclusiveMaximum", True)):
-        if keyword in keywords:
-            high = exact(keywords[keyword])
-            yield partial(_at_most, value=high, is_exclusive=is_exclusive)
-    if "multipleOf" in keywords:
-        step = exact(keywords["multipleOf"])
-        yield lambda facts: _multiple(facts, step)
-    limits = NUMBER_FORMATS.get(keywords.get("format", ""))
-    if limits is not None:
-        yield partial(_at_least, value=exact(limits[0]), is_exclusive=False)
-        yield partial(_at_most, value=exact(limits[1]), is_exclusive=False)
-
-
-def _at_least(facts: Facts, value: Fraction, *, is_exclusive: bool) -> None:
-    facts.number.at_least(value, is_exclusive=is_exclusive)
-
-
-def _at_most(facts: Facts, value: Fraction, *, is_exclusive: bool) -> None:
-    facts.number.at_most(value, is_exclusive=is_exclusive)
-
-
-def _multiple(facts: Facts, step: Fraction) -> None:
-    facts.number.multiples = (*facts.number.multiples, step)
-
-
-def _denied_number(schema: Schema) -> Iterator[Option]:
-    keywords = schema.keywords
-    is_number = partial(_only, types={"number"})
-    for keyword, is_exclusive in (("minimum", True), ("exclusiveMinimum", False)):
-        if keyword in keywords:
-            yield [is_number, partial(_at_most, value=exact(keywords[keyword]), is_exclusive=is_exclusive)]
-    for keyword, is_exclusive in (("maximum", True), ("exclusiveMaximum", False)):
-        if keyword in keywords:
-            yield [is_number, partial(_at_least, value=exact(keywords[keyword]), is_exclusive=is_exclusive)]
-    if "multipleOf" in keywords:
-        yield [is_number, lambda facts: facts.unsupported.append(("number", _no_multiple(schema)))]
-
-
-def _no_multiple(schema: Schema) -> ConstraintError:
-    return schema.unsupported("multipleOf", "what is no multiple cannot be described exactly")
-
-
-def _pattern(schema: Schema, keyword: str, pattern: str, *, widest: bool = False) -> Node:
-    try:
-        return found_text(pattern, widest=widest)
-    except ConstraintError as error:
-        raise schema.unsupported(keyword, str(error)) from None
-
-
-def _array_demands(schema: Schema) -> Iterator[Demand]:
-    keywords = schema.keywords
-    prefix = tuple(
-        (schema.child(_prefix_keyword(schema), i), True) for i in range(len(keywords.get("prefixItems", ())))
-    )
-    rest: Atom | None = None
-    if "items" in keywords:
-        rest = (schema.child("items"), True)
-    elif "additionalItems" in keywords and _prefix_keyword(schema) == "items" and prefix:
-        rest = (schema.child("additionalItems"), True)
-    if prefix or rest:
-        yield lambda facts: facts.elements.append(Elements(prefix, rest))
-    if "minItems" in keywords:
-        yield lambda facts: _raise_to(facts.element_count, keywords["minItems"])
-    if "maxItems" in keywords:
-        yield lambda facts: facts.element_count.at_most(keywords["maxItems"])
-    if keywords.get("uniqueItems"):
-        yield partial(_be_unique, schema=schema)
-    if "contains" in keywords:
-        contained = Contained(
-            (schema.child("contains"), True), keywords.get("minContains", 1), keywords.get("maxContains")
-        )
-        yield lambda facts: facts.contained.append(contained)
-
-
-def _prefix_keyword(schema: Schema) -> str:
-    is_old = isinstance(schema.value, dict) and isinstance(schema.value.get("items"), list)
-    return "items" if is_old else "prefixItems"
-
-
-def _be_unique(facts: Facts, schema: Schema) -> None:
-    facts.unique = schema
-
-
-def _object_demands(schema: Schema) -> Iterator[Demand]:
-    keywords = schema.keywords
-    if keywords.keys() & {"properties", "patternProperties", "additionalProperties"}:
-        members = Members(
-            {name: (schema.child("properties", name), True) for name in keywords.get("properties", {})},
-            tuple(
-                (pattern, (schema.child("patternProperties", pattern), True))
-                for pattern in keywords.get("patternProperties", {})
-            ),
-            (schema.child("additionalProperties"), True) if "additionalProperties" in keywords else None,
-        )
-        yield partial(_append_members, members=members)
-    if "required" in keywords:
-        yield lambda facts: facts.required.update(dict.fromkeys(keywords["required"]))
-    if "minProperties" in keywords:
-        yield lambda facts: _raise_to(facts.member_count, keywords["minProperties"])
-    if "maxProperties" in keywords:
-        yield lambda facts: facts.member_count.at_most(keywords["maxProperties"])
-    if "propertyNames" in keywords:
-        names = (schema.child("propertyNames"), True)
-        yield lambda facts: facts.names.append(names)
-
-
-def _append_members(facts: Facts, members: Members) -> None:
-    facts.members.append(members)
