@@ -12,19 +12,21 @@ import importlib.util
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from jsonschema import Draft202012Validator
 
+from benchmarks.servers import pair
 from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 from inference_service.constraints.errors import ConstraintError
 from inference_service.constraints.json_schema.document import inside
-from inference_service.constraints.tools import CallableTool, CallList, calls_grammar
 
 COLLECTION = Path(__file__).parents[2] / "shared" / "data" / "maskbench" / "sample.jsonl.gz"
+MODEL = "smollm2-135m-instruct"
 Matches = Callable[[str], bool]
 
 _BFCL_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
@@ -147,26 +149,60 @@ def _compile_theirs(schema: Any) -> Matches:
 
 
 def _measure_tools() -> None:
-    """Demand a call of each tool set, as the simulated engine answers it."""
-    sets = violated = with_dropped = 0
-    dropped: Counter[str] = Counter()
-    for tools in _tool_sets():
-        sets += 1
-        wanted = [
-            CallableTool(
-                f'{{"name": "{number}", "arguments": ', tool, strict=False, path=f"tools[{number}].parameters"
-            )
-            for number, tool in enumerate(tools)
-        ]
-        grammar = calls_grammar(wanted, CallList("}", "\n", 1))
-        with_dropped += bool(grammar.ignored)
-        dropped.update(path.rpartition(".")[2] for path in grammar.ignored)
-        call = json.loads(grammar.shortest_text())
-        number = int(call["name"])
-        schema = _without(tools[number], f"tools[{number}].parameters", set(grammar.ignored))
-        violated += not Draft202012Validator(schema).is_valid(call["arguments"])
-    print(f"bfcl-eval: {sets} tool sets, {violated} with arguments that violate what is enforced")
+    """Demand a call of each tool set, of a running bridge before the simulated engine."""
+    with (
+        pair(backend="simulated", model=MODEL, requests_per_minute="0") as servers,
+        httpx.Client(base_url=f"http://{servers.bridge.address}", timeout=60) as http,
+    ):
+        found = [demand_call(http, tools) for tools in _tool_sets()]
+    violated = sum(not call.complies for call in found)
+    dropped = Counter(name.rpartition(".")[2] for call in found for name in call.dropped)
+    print(f"bfcl-eval: {len(found)} tool sets, {violated} with arguments that violate what is enforced")
+    with_dropped = sum(bool(call.dropped) for call in found)
     print(f"           {with_dropped} with keywords that are left out and named: {dict(dropped)}")
+
+
+@dataclass(frozen=True, slots=True)
+class DemandedCall:
+    """What came of a demand for a call."""
+
+    complies: bool
+    """Whether the arguments validate against the tool's schema without what is named as left out."""
+    dropped: tuple[str, ...]
+    """The keywords that are named, by their paths in the request."""
+
+
+def demand_call(http: httpx.Client, tools: Sequence[Mapping[str, Any]]) -> DemandedCall:
+    """Send tools with these schemas of arguments and `tool_choice: required`, and check the answer.
+
+    Raises:
+        httpx.HTTPStatusError: the request is refused.
+
+    """
+    functions = [{"name": f"f{number}", "parameters": schema} for number, schema in enumerate(tools)]
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Call a tool."}],
+        "tools": [{"type": "function", "function": function} for function in functions],
+        "tool_choice": "required",
+        "max_tokens": 2048,
+    }
+    reply = http.post("/v1/chat/completions", json=body).raise_for_status().json()
+    dropped = tuple(reply["pg_metadata"].get("ignored_parameters", ()))
+    calls = reply["choices"][0]["message"]["tool_calls"]
+    return DemandedCall(
+        bool(calls) and all(_complies(call["function"], tools, dropped) for call in calls), dropped
+    )
+
+
+def _complies(call: Mapping[str, str], tools: Sequence[Any], dropped: Sequence[str]) -> bool:
+    number = int(call["name"].removeprefix("f"))
+    place = f"tools[{number}].function.parameters"
+    if place in dropped:
+        # The whole schema is left out: any object complies.
+        return isinstance(json.loads(call["arguments"]), dict)
+    schema = _without(tools[number], place, set(dropped))
+    return bool(Draft202012Validator(schema).is_valid(json.loads(call["arguments"])))
 
 
 def _without(value: Any, path: str, ignored: set[str]) -> Any:

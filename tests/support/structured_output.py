@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from inference_service.constraints.errors import MAX_SECONDS, MAX_SOURCE_BYTES
 from inference_service.constraints.json_schema.keywords import KEYWORDS, Role
 from inference_service.constraints.json_schema.strings import FORMATS, NUMBER_FORMATS
 from inference_service.constraints.json_text import MAX_WHITESPACE
+from tests.transports.pydantic_types import MODELS, NOT_ALWAYS_VALID, REFUSED
 
+ZOD_LIMITS = Path(__file__).parents[1] / "node" / "zod_limits.json"
 PAGE = Path(__file__).parents[2] / "docs" / "structured-output.md"
 
 _HEAD = f"""\
@@ -68,8 +72,31 @@ def page() -> str:
         f"Of numbers: {', '.join(f'`{name}`' for name in NUMBER_FORMATS)}; the first two with their ranges.",
         "",
         "Other formats are annotations, and named.",
+        "",
+        "## Types of programs",
+        "",
+        f"OpenAI's packages write schemas of types. {len(MODELS)} types of pydantic and those of zod 4",
+        "are tried with them (`tests/transports/test_pydantic_types.py`, `tests/node/zod.test.js`). All are",
+        "fully usable but these:",
+        "",
+        "| type | what happens | why |",
+        "|---|---|---|",
+        *_limits("pydantic", {"refused": REFUSED, "invalid": NOT_ALWAYS_VALID}),
+        *_limits("zod", json.loads(ZOD_LIMITS.read_text(encoding="utf-8"))),
     ]
     return f"{_HEAD}\n" + "\n".join(lines) + "\n"
+
+
+_MEANINGS = {
+    "refused": "refused",
+    "invalid": "answers keep to the schema, but not always to the type",
+    "sdk": "refused by the package",
+}
+
+
+def _limits(library: str, limits: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for kind, names in limits.items():
+        yield from (f"| {library}: {name} | {_MEANINGS[kind]} | {why} |" for name, why in names.items())
 
 
 if __name__ == "__main__":

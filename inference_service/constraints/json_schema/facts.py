@@ -72,6 +72,10 @@ def exact(number: int | float) -> Fraction:
     return Fraction(number) if isinstance(number, int) else Fraction(Decimal(repr(number)))
 
 
+_BEYOND = 10**117
+"""No number that we write is as far from 0: 18 digits before the point, and an exponent of two."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """An end of a range of numbers."""
@@ -92,12 +96,16 @@ class NumberFacts:
 
     def at_least(self, value: Fraction, *, is_exclusive: bool) -> None:
         """Raise the lower end."""
+        if value <= -_BEYOND:
+            return
         bound = Bound(value, is_exclusive)
         if self.low is None or (value, is_exclusive) > (self.low.value, self.low.is_exclusive):
             self.low = bound
 
     def at_most(self, value: Fraction, *, is_exclusive: bool) -> None:
         """Lower the upper end."""
+        if value >= _BEYOND:
+            return
         bound = Bound(value, is_exclusive)
         if self.high is None or (value, not is_exclusive) < (self.high.value, not self.high.is_exclusive):
             self.high = bound

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from sys import float_info
 from types import MappingProxyType
 from typing import Any
 
@@ -107,7 +108,7 @@ def _count(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 10**300
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float_info.max
     return "" if fits else "a finite number"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -76,6 +77,18 @@ def test_white_space_stands_between_the_parts(text: str, in_flexible: bool, in_c
 
     for whitespace, expected in ((Whitespace.FLEXIBLE, in_flexible), (Whitespace.COMPACT, in_compact)):
         assert matches(compile_constraint(ConstraintKind.JSON_SCHEMA, schema, whitespace), text) is expected
+
+
+@pytest.mark.parametrize("kind", ["number", "integer"])
+def test_bounds_beyond_all_numbers_change_nothing(kind: str) -> None:
+    """Issue: the range of a 64-bit float was refused as infinite; zod's `float64` states it."""
+    ends = {"minimum": -sys.float_info.max, "maximum": sys.float_info.max}
+    bounded, free = (
+        compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps({"type": kind, **more}))
+        for more in (ends, {})
+    )
+
+    assert to_ebnf(bounded) == to_ebnf(free)
 
 
 def test_every_json_object_that_is_generated_parses() -> None:

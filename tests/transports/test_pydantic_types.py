@@ -1,0 +1,125 @@
+"""Pydantic types as `response_format` of OpenAI's SDK: accepted, answered, parsed and validated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from itertools import chain
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+from openai.lib._parsing._completions import type_to_response_format_param
+from pydantic import ValidationError
+
+from inference_service.constraints.compiling import ConstraintKind, compile_constraint
+from tests.inference_service.constraints.derivation import Sampler
+from tests.rest_bridge.running import running_bridge
+from tests.support.service import MODEL_ID, running_service
+from tests.transports.pydantic_types import MODELS, NOT_ALWAYS_VALID, REFUSED
+
+_TEXTS = 12
+"""Random answers to each type."""
+USABLE = [name for name in MODELS if name not in {*REFUSED, *NOT_ALWAYS_VALID}]
+_SHORT = (
+    *("bool", "bounded int", "bounded multiple of 7", "short str", "str of a pattern", "date", "UUID"),
+    *(
+        "Enum of str",
+        "Literal",
+        "union of models",
+        "discriminated union",
+        "set of an Enum",
+    ),
+)
+"""Types whose answers end by themselves, whatever a small model makes of them."""
+
+
+@asynccontextmanager
+async def _serving(backend: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with (
+        running_service(backend=backend) as service,
+        running_bridge(service.address) as bridge,
+        openai.AsyncOpenAI(
+            base_url=f"{bridge.url}/v1", api_key="pg_any", max_retries=0, timeout=60
+        ) as client,
+    ):
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def simulated() -> AsyncIterator[openai.AsyncOpenAI]:
+    async with _serving("simulated") as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def embedded() -> AsyncIterator[openai.AsyncOpenAI]:
+    async with _serving("llama_cpp") as client:
+        yield client
+
+
+async def _parsed(client: openai.AsyncOpenAI, model: type[Any], text: str, **more: Any) -> Any:
+    reply = await client.chat.completions.parse(
+        model=MODEL_ID,
+        messages=[{"role": "user", "content": text}],
+        response_format=model,
+        **{"seed": 7, "max_tokens": 1024, **more},
+    )
+    return reply.choices[0].message.parsed
+
+
+def _random_texts(model: type[Any]) -> Iterator[str]:
+    """Answers that the grammar of the SDK's schema allows; the simulated engine writes what is scripted."""
+    wanted: Any = type_to_response_format_param(model)
+    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(wanted["json_schema"]["schema"]))
+    texts = (Sampler(grammar, seed).sentence() for seed in range(_TEXTS))
+    yield from (text for text in texts if ">>" not in text)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("name", USABLE)
+async def test_a_type_is_parsed(simulated: openai.AsyncOpenAI, name: str) -> None:
+    """From the shortest answer, and from random ones."""
+    model = MODELS[name]
+
+    assert isinstance(await _parsed(simulated, model, "Go!"), model)
+    for text in _random_texts(model):
+        assert isinstance(await _parsed(simulated, model, f"@say<<{text}>>"), model), text
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_cannot_be_exact_is_refused(simulated: openai.AsyncOpenAI, name: str) -> None:
+    with pytest.raises(openai.BadRequestError, match="cannot be enforced") as caught:
+        await _parsed(simulated, MODELS[name], "Go!")
+
+    assert (caught.value.param or "").startswith("response_format.json_schema.schema")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("name", NOT_ALWAYS_VALID)
+async def test_a_type_may_ask_for_more_than_its_schema_says(simulated: openai.AsyncOpenAI, name: str) -> None:
+    """The answer keeps to the schema, and pydantic refuses some of what the schema allows."""
+    model = MODELS[name]
+    for prompt in chain(["Go!"], (f"@say<<{text}>>" for text in _random_texts(model))):
+        try:
+            await _parsed(simulated, model, prompt)
+        except ValidationError:
+            return
+    pytest.fail("every answer is valid: the type is usable")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("name", _SHORT)
+async def test_a_model_s_answer_is_parsed(embedded: openai.AsyncOpenAI, name: str) -> None:
+    """Of the small model, in its likeliest words and in hot ones."""
+    for temperature in (0.0, 1.5):
+        answer = await _parsed(embedded, MODELS[name], "Give an example.", temperature=temperature)
+        assert isinstance(answer, MODELS[name])
+
+
+def test_the_matrix_has_its_size() -> None:
+    assert len(MODELS) >= 75
+    assert {*REFUSED, *NOT_ALWAYS_VALID} <= MODELS.keys()
