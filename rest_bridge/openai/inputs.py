@@ -60,7 +60,7 @@ def parameter(name: str, meaning: str | None = None, **schema: Any) -> Any:
     if row.type == "string" and row.max_length is not None:
         found["maxLength"] = row.max_length
     if row.values:
-        found |= {"enum": list(row.values), "default": row.values[0]}
+        found["default"] = row.values[0]
     if row.default is not None:
         found["default"] = row.default
     return documented(meaning or row.meaning, **{**found, **schema})

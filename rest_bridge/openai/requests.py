@@ -170,11 +170,21 @@ class ResponseFormat(RequestModel):
     ebnf: str | None = documented("Required with the type `ebnf`: the same as `grammar`.")
 
 
+_WHITESPACES = PARAMETERS["whitespace"].values
+
+
 def _check_whitespace(name: str | None) -> str | None:
-    values = PARAMETERS["whitespace"].values
-    if name is not None and name not in values:
-        raise PydanticCustomError("invalid_value", f"must be one of {', '.join(values)}")
+    if name is not None and name not in _WHITESPACES:
+        raise PydanticCustomError("invalid_value", f"must be one of {', '.join(_WHITESPACES)}")
     return name
+
+
+Whitespace = Annotated[
+    str | None,
+    AfterValidator(_check_whitespace),
+    WithJsonSchema({"anyOf": [{"type": "string", "enum": list(_WHITESPACES)}, {"type": "null"}]}),
+]
+"""What may stand between the parts of JSON."""
 
 
 SchemaOrText = Annotated[
@@ -226,7 +236,7 @@ class GenerationRequest(RequestModel):
     guided_json: SchemaOrText = documented("A JSON Schema that the answer validates against.")
     guided_regex: str | None = documented("A regular expression that matches the whole answer.")
     guided_grammar: str | None = documented("A grammar in GBNF; its rule `root` generates the whole answer.")
-    whitespace: Annotated[str | None, AfterValidator(_check_whitespace)] = parameter("whitespace")
+    whitespace: Whitespace = parameter("whitespace")
     stream: bool | None = documented(
         "Sends the text while it is generated, as server-sent events.", default=False
     )
