@@ -23,17 +23,6 @@ from tests.transports.pydantic_types import MODELS, NOT_ALWAYS_VALID, REFUSED
 _TEXTS = 12
 """Random answers to each type."""
 USABLE = [name for name in MODELS if name not in {*REFUSED, *NOT_ALWAYS_VALID}]
-_SHORT = (
-    *("bool", "bounded int", "bounded multiple of 7", "short str", "str of a pattern", "date", "UUID"),
-    *(
-        "Enum of str",
-        "Literal",
-        "union of models",
-        "discriminated union",
-        "set of an Enum",
-    ),
-)
-"""Types whose answers end by themselves, whatever a small model makes of them."""
 
 
 @asynccontextmanager
@@ -51,12 +40,6 @@ async def _serving(backend: str) -> AsyncIterator[openai.AsyncOpenAI]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def simulated() -> AsyncIterator[openai.AsyncOpenAI]:
     async with _serving("simulated") as client:
-        yield client
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def embedded() -> AsyncIterator[openai.AsyncOpenAI]:
-    async with _serving("llama_cpp") as client:
         yield client
 
 
@@ -109,15 +92,6 @@ async def test_a_type_may_ask_for_more_than_its_schema_says(simulated: openai.As
         except ValidationError:
             return
     pytest.fail("every answer is valid: the type is usable")
-
-
-@pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("name", _SHORT)
-async def test_a_model_s_answer_is_parsed(embedded: openai.AsyncOpenAI, name: str) -> None:
-    """Of the small model, in its likeliest words and in hot ones."""
-    for temperature in (0.0, 1.5):
-        answer = await _parsed(embedded, MODELS[name], "Give an example.", temperature=temperature)
-        assert isinstance(answer, MODELS[name])
 
 
 def test_the_matrix_has_its_size() -> None:
