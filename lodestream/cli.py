@@ -61,6 +61,8 @@ COMMANDS = (
     Command("engine adopt", "Write a manifest for an engine.", "lodestream.engine_directory", "adopt"),
     Command("filter check", "Check a file of rules for the content filter.", "lodestream.filter", "check"),
     Command("health", "Check whether a server serves; the exit status tells.", "lodestream.health"),
+    Command("chat", "Chat with a served model.", "lodestream.chat"),
+    Command("top", "Show what services do now, live.", "lodestream.top"),
     Command("bench", "Put a server under load and measure its answers.", "lodestream.bench.command"),
     Command(
         "version", "Print the versions of lodestream and what it runs on.", "lodestream.cli", "print_versions"

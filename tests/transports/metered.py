@@ -18,6 +18,8 @@ from tests.support.processes import server_process
 
 T = TypeVar("T")
 
+CACHE = cache_home()
+"""The ordinary cache, whatever home a test has."""
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -77,7 +79,7 @@ async def metered_servers(home: Path, **settings: Any) -> AsyncIterator[MeteredS
         "backend": "simulated",
         "model": "smollm2-135m-instruct",
         "grpc_address": "127.0.0.1:0",
-        "cache_dir": cache_home(),
+        "cache_dir": CACHE,
         "metrics_address": metrics,
         "requests_per_minute": 0,
         **settings,
