@@ -24,6 +24,8 @@ from inference_service.constraints.tools import CallableTool, CallList, calls_gr
 from tests.inference_service.constraints.derivation import Sampler, complaint, follows, matches
 from tests.inference_service.constraints.schemas import SCHEMAS
 
+pytestmark = pytest.mark.slow
+
 COMPACT = marks(Whitespace.COMPACT)
 
 OBJECTS = ["{}", '{"a":1}', '{"a": [1, {"b": null}], "c": "\\"\\u00e9"}', '{"a":{"a":{"a":{}}}}']

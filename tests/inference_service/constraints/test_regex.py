@@ -62,6 +62,7 @@ def test_whatever_is_generated_for_a_pattern_matches_it_as_a_whole(pattern: str)
         assert python.fullmatch(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_whatever_is_generated_for_a_json_string_has_the_pattern_in_it(pattern: str) -> None:
     grammar = json_string(pattern)
@@ -147,6 +148,7 @@ def test_lengths_are_kept_with_a_pattern() -> None:
     assert not matches(grammar, '"abcdefg"')
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from(r"ab|()[]^$*+?{}1,\d.-"), max_size=12), st.integers(0, 2**16))
 def test_any_text_is_either_refused_or_means_what_python_says(pattern: str, seed: int) -> None:

@@ -13,6 +13,8 @@ from inference_service.constraints.grammar import Grammar
 from tests.inference_service.constraints.derivation import Sampler, matches, text_of_llguidance
 from tests.inference_service.constraints.schemas import SCHEMAS
 
+pytestmark = pytest.mark.slow
+
 SENTENCES = 60
 
 
