@@ -100,8 +100,7 @@ def _without_effect(value: Mapping[str, Any], name: str, *, is_streamed: bool) -
     for path, member, given in undeclared(value, components()[name]):
         is_harmless = not path and member in _REFUSED[name]
         if given is not None and not is_harmless:
-            cleaned = _UNSAFE.sub("_", member[:64]) or "_"
-            yield (f"{path}.{cleaned}" if path else cleaned)[:64]
+            yield _as_in_the_header(f"{path}.{_as_in_the_header(member)}" if path else member)
     if value.get("stream_options") is not None and not is_streamed:
         yield "stream_options"
     if value.get("stream") and not is_streamed:
@@ -117,6 +116,12 @@ def _without_effect(value: Mapping[str, Any], name: str, *, is_streamed: bool) -
     if name == CHAT:
         yield from _unread_refusals(value)
         yield from _without_tools(value, wanted)
+
+
+def _as_in_the_header(name: str) -> str:
+    """A name without unsafe characters; paths of keywords in schemas may be longer than others."""
+    limit = 200 if name.startswith(("tools[", "response_format.", "guided_json")) else 64
+    return _UNSAFE.sub("_", name[:limit]) or "_"
 
 
 def is_only_rest(name: str) -> bool:
