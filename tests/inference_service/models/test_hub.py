@@ -13,6 +13,8 @@ from inference_service.models.hub import HubReference, parse
 from tests.inference_service.models.hub_stand_in import COMMIT, StandInHub, running_hub
 from tests.inference_service.models.terminal import shown_on_a_terminal
 
+pytestmark = pytest.mark.slow
+
 MODEL = b"GGUF" + bytes(range(256)) * 400
 REFERENCE = "hf://owner/repo/deep/Tiny-Model.Q4.gguf"
 

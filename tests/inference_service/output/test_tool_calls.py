@@ -362,12 +362,14 @@ def outputs() -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
 
 
+@pytest.mark.slow
 @THOROUGH
 @given(data=st.data(), text=outputs())
 def test_cuts_change_nothing(data: st.DataObject, text: str) -> None:
     assert heard(data.draw(cuts(text))) == heard([text])
 
 
+@pytest.mark.slow
 @THOROUGH
 @given(text=outputs())
 def test_nothing_is_lost_and_calls_are_json(text: str) -> None:
@@ -387,6 +389,7 @@ def significant(*texts: str) -> str:
     return "".join(char for text in texts for char in text if char in "x漢😀S1")
 
 
+@pytest.mark.slow
 @THOROUGH
 @given(
     value=st.dictionaries(

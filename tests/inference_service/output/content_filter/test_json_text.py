@@ -133,6 +133,7 @@ RULES = (
 )
 
 
+@pytest.mark.slow
 @THOROUGH
 @given(data=st.data(), value=values, ascii_only=st.booleans())
 def test_any_json_stays_json_at_every_cut(data: st.DataObject, value: Any, ascii_only: bool) -> None:
@@ -156,6 +157,7 @@ def strings(told: Any, value: Any) -> list[str]:
     return [string for part in parts for string in strings(part, value)]
 
 
+@pytest.mark.slow
 def test_long_strings_take_time_in_proportion() -> None:
     text = '{"a": "' + "\\u0061" * 50_000 + '"}'
     assert filtered(list(text), rule("x", action=Action.REDACT, phrases=("aab",)))[0] == text
