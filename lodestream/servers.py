@@ -59,7 +59,7 @@ def bridge(arguments: Sequence[str]) -> int:
     watch_parent()
     # gRPC reads this when it is imported; a value of the operator is kept.
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
-    from rest_bridge.server import run as run_bridge
+    from rest_bridge.workers import run as run_bridge
 
     with logs.separate_error():
         return run_bridge(config)

@@ -359,13 +359,25 @@ class FailedKeys:
 
     def delay(self, address: str) -> float:
         """Record one failed key; the result is the delay of its refusal in seconds."""
-        now, source = self._clock(), _source(address)
-        free = FREE_FAILURES * SECONDS_PER_FAILURE
-        due = max(self._due.pop(source, now), now) + SECONDS_PER_FAILURE
-        self._due[source] = min(due, now + free + MAX_DELAY)
+        now, free = self._clock(), FREE_FAILURES * SECONDS_PER_FAILURE
+
+        def update(due: float) -> float:
+            return min(max(due, now) + SECONDS_PER_FAILURE, now + free + MAX_DELAY)
+
+        return max(0.0, self.exchange(_source(address), update) - now - free)
+
+    def exchange(self, source: str, update: Callable[[float], float]) -> float:
+        """Replace the time from which on an address has no delay, and return the new one.
+
+        Args:
+            source: the address.
+            update: makes the new time from the old one; that of a new address is 0.
+
+        """
+        self._due[source] = due = update(self._due.pop(source, 0.0))
         if len(self._due) > _MAX_ADDRESSES:
             self._due.popitem(last=False)
-        return max(0.0, self._due[source] - now - free)
+        return due
 
 
 def bearer_token(authorization: str | None) -> str | None:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient
 from lodestream_common.address import parse_address
 from lodestream_common.errors import SettingError
-from lodestream_common.keys import Keyring
+from lodestream_common.keys import FailedKeys, Keyring
 from lodestream_common.pacing import Pacer
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError
@@ -33,8 +33,12 @@ _KEYS_INTERVAL = 0.5
 """Seconds between two checks of the key file."""
 
 
-def create_app(config: BridgeConfig) -> FastAPI:
+def create_app(config: BridgeConfig, failed_keys: FailedKeys | None = None) -> FastAPI:
     """Make the bridge's app. It connects to the service for the first request.
+
+    Args:
+        config: the settings.
+        failed_keys: delays the refusals of failed keys; None: the app has its own.
 
     Raises:
         OperatorError: the key file or the service's address is malformed.
@@ -46,7 +50,7 @@ def create_app(config: BridgeConfig) -> FastAPI:
         title="Lodestream",
         version=version("lodestream"),
         description="Text generation over REST, OpenAI-style.",
-        lifespan=_lifespan(config, keyring, counts),
+        lifespan=_lifespan(config, keyring, failed_keys or FailedKeys(), counts),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -71,7 +75,7 @@ def create_app(config: BridgeConfig) -> FastAPI:
 
 
 def _lifespan(
-    config: BridgeConfig, keyring: Keyring, counts: BridgeMetrics
+    config: BridgeConfig, keyring: Keyring, failed_keys: FailedKeys, counts: BridgeMetrics
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Make the context that holds the app's state while the app runs."""
     service = parse_address(config.grpc_address, "grpc_address")
@@ -89,7 +93,7 @@ def _lifespan(
             max_message_bytes=limit,
         ) as client:
             pacer = Pacer(config.max_stream_interval, config.stream_pacing)
-            app.state.bridge = Bridge(config, client, keyring, pacer, counts)
+            app.state.bridge = Bridge(config, client, keyring, failed_keys, pacer, counts)
             watching = asyncio.create_task(_watch(keyring), name="key-file-watch")
             yield
             watching.cancel()

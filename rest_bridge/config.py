@@ -14,6 +14,12 @@ class BridgeConfig(CommonConfig):
         default="127.0.0.1:8000",
         description="host:port where the bridge answers HTTP; port 0 picks one.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes that answer HTTP on the one port; the limits are those of all together.",
+    )
     max_body_bytes: int = Field(
         default=4 * 1024 * 1024,
         ge=1024,

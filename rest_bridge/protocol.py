@@ -139,6 +139,7 @@ class BridgeProtocol(HttpToolsProtocol):
             self._running.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
+        self._cap.update(len(self.connections))
 
     async def flushed(self) -> None:
         """Wait until the peer has read nearly all that was sent, or the connection has ended."""

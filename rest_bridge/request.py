@@ -64,10 +64,10 @@ class Bridge:
     config: BridgeConfig
     client: AsyncClient
     keyring: Keyring
+    failed_keys: FailedKeys
     pacer: Pacer
     metrics: BridgeMetrics
     engine: EngineName = field(default_factory=EngineName)
-    failed_keys: FailedKeys = field(default_factory=FailedKeys)
 
 
 def bridge_of(request: Request) -> Bridge:

@@ -8,6 +8,7 @@ import math
 import resource
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import cast
@@ -17,7 +18,7 @@ import uvicorn
 
 from lodestream_common.address import Address, cannot_listen, check_open_address, parse_address
 from lodestream_common.errors import SettingError
-from lodestream_common.keys import Keyring
+from lodestream_common.keys import FailedKeys, Keyring
 from lodestream_common.ready import announce_ready
 from rest_bridge.app import create_app
 from rest_bridge.config import BridgeConfig
@@ -34,17 +35,31 @@ _OTHER_FILES = 256
 """File descriptors that are not connections."""
 _ABORT_GRACE_SECONDS = 1.0
 """Seconds in which aborted requests can send their errors."""
-_SETTING = "http_address"
+SETTING = "http_address"
+"""The setting that names the address."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def run(config: BridgeConfig, on_ready: Callable[[str], None] = announce_ready) -> int:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a server shares with the other workers on its port."""
+
+    cap: ConnectionCap
+    failed_keys: FailedKeys
+    is_shared: bool = False
+    """Whether others listen on the same port."""
+
+
+def run(
+    config: BridgeConfig, on_ready: Callable[[str], None] = announce_ready, parts: Parts | None = None
+) -> int:
     """Serve until a signal arrives, then finish running requests within `config.shutdown_grace` seconds.
 
     Args:
         config: the settings.
         on_ready: is called with the bound `host:port` once requests are answered.
+        parts: shared with other workers; None: there are none.
 
     Returns:
         0, the exit status after a signal.
@@ -60,26 +75,48 @@ def run(config: BridgeConfig, on_ready: Callable[[str], None] = announce_ready) 
         gc.freeze()
         on_ready(address)
 
-    server = make_server(config, ready)
+    server = make_server(config, ready, parts)
     server.run(sockets=[server.socket])
     return 0
 
 
-def make_server(config: BridgeConfig, on_ready: Callable[[str], None]) -> BridgeServer:
+def check(config: BridgeConfig) -> None:
+    """Check the settings without serving.
+
+    Raises:
+        OperatorError: one is wrong.
+
+    """
+    _checked_address(config)
+    create_app(config)
+
+
+def _checked_address(config: BridgeConfig) -> tuple[Address, bool]:
+    """The address to bind, and whether there are keys."""
+    address = parse_address(config.http_address, SETTING)
+    if address.is_unix:
+        raise SettingError(f"{SETTING}: {address} is not host:port (as 127.0.0.1:8000)")
+    guarded = Keyring(config.keys_file).guarded
+    check_open_address(address, guarded, SETTING)
+    return address, guarded
+
+
+def make_server(
+    config: BridgeConfig, on_ready: Callable[[str], None], parts: Parts | None = None
+) -> BridgeServer:
     """Make a server that is bound to its address, but does not serve yet.
 
     Raises:
         OperatorError: as `run`.
 
     """
-    address = parse_address(config.http_address, _SETTING)
-    if address.is_unix:
-        raise SettingError(f"{_SETTING}: {address} is not host:port (as 127.0.0.1:8000)")
-    guarded = Keyring(config.keys_file).guarded
-    check_open_address(address, guarded, _SETTING)
-    cap = ConnectionCap(_affordable(config.max_connections))
-    settings = _uvicorn_config(config, cap)
-    listener = _listen(address)
+    address, guarded = _checked_address(config)
+    parts = parts or Parts(ConnectionCap(affordable(config.max_connections)), FailedKeys())
+    settings = _uvicorn_config(config, parts)
+    try:
+        listener = listen(address, is_shared=parts.is_shared)
+    except OSError as error:
+        raise cannot_listen(address, SETTING, error) from error
     bound = Address(address.host, listener.getsockname()[1])
 
     def started() -> None:
@@ -88,24 +125,38 @@ def make_server(config: BridgeConfig, on_ready: Callable[[str], None]) -> Bridge
             _log.warning("there are no API keys: everybody on this machine may use the bridge")
         on_ready(str(bound))
 
-    return BridgeServer(settings, listener, cap, started)
+    return BridgeServer(settings, listener, parts.cap, started)
 
 
-def _listen(address: Address) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        # A name like localhost has addresses of both families; callers expect IPv4.
-        family, *_, place = min(found, key=lambda info: info[0] != socket.AF_INET)
-        listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            # Accepted connections inherit the option.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_BUFFER)
-        return listener
-    except OSError as error:
-        raise cannot_listen(address, _SETTING, error) from error
+def listen(address: Address, *, is_shared: bool, backlog: int | None = _BACKLOG) -> socket.socket:
+    """Bind an address.
+
+    Args:
+        address: host and port; port 0 is one of the system's choice.
+        is_shared: whether other processes listen on the same port.
+        backlog: connections that may wait to be accepted; None: the socket is bound, and does not listen.
+
+    Raises:
+        OSError: the address cannot be bound.
+
+    """
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    # A name like localhost has addresses of both families; callers expect IPv4.
+    family, *_, place = min(found, key=lambda info: info[0] != socket.AF_INET)
+    if backlog is None:
+        reserved = socket.socket(family, socket.SOCK_STREAM)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(place[:2])
+        return reserved
+    listener = socket.create_server(place[:2], family=family, backlog=backlog, reuse_port=is_shared)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Accepted connections inherit the option.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_BUFFER)
+    return listener
 
 
-def _affordable(connections: int) -> int:
+def affordable(connections: int) -> int:
     """The number of connections, up to `connections`, that the limit of open files allows once raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections + _OTHER_FILES
@@ -170,10 +221,10 @@ class BridgeServer(uvicorn.Server):
         self.should_exit = True
 
 
-def _uvicorn_config(config: BridgeConfig, cap: ConnectionCap) -> uvicorn.Config:
-    protocol = cast("type[asyncio.Protocol]", partial(BridgeProtocol, Limits.of(config), cap))
+def _uvicorn_config(config: BridgeConfig, parts: Parts) -> uvicorn.Config:
+    protocol = cast("type[asyncio.Protocol]", partial(BridgeProtocol, Limits.of(config), parts.cap))
     return uvicorn.Config(
-        create_app(config),
+        create_app(config, parts.failed_keys),
         http=protocol,
         ws="none",
         lifespan="on",

@@ -199,8 +199,8 @@ def test_there_are_never_more_connections_than_files(files: int, connections: in
     program = (
         "import resource\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (200, {files}))\n"
-        "from rest_bridge.server import _affordable\n"
-        "print(_affordable(2000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+        "from rest_bridge.server import affordable\n"
+        "print(affordable(2000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     affordable, soft = done.stdout.split()[-2:]
