@@ -46,6 +46,8 @@ _SOME_SHARE = 0.3
 """Below this the loop is idle, and pacing it would change nothing."""
 _GROWTH, _DECAY = 1.25, 0.85
 """Factors of the interval for each window."""
+_FULL_SHARE, _FAST_GROWTH = 0.95, 2.0
+"""Above this share the loop is full, as in a burst of new streams, and the interval grows by this factor."""
 _FIRST_INTERVAL, _LEAST_INTERVAL = 0.005, 0.002
 """Seconds: where the growth begins, and below what the interval is 0."""
 
@@ -181,7 +183,8 @@ def next_interval(interval: float, load: LoadMeter, most: float) -> float:
     """The interval after a window with this load, in seconds."""
     late = load.lateness if load.share > _SOME_SHARE else 0.0
     if load.share > _HIGH_SHARE or late > _HIGH_LATENESS:
-        return min(max(interval * _GROWTH, _FIRST_INTERVAL), most)
+        growth = _FAST_GROWTH if load.share > _FULL_SHARE else _GROWTH
+        return min(max(interval * growth, _FIRST_INTERVAL), most)
     if load.share < _LOW_SHARE and late < _LOW_LATENESS:
         interval *= _DECAY
         return interval if interval >= _LEAST_INTERVAL else 0.0

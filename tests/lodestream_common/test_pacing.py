@@ -78,6 +78,11 @@ def test_a_busy_thread_makes_the_interval_grow_up_to_the_largest() -> None:
     assert len(intervals) < 25, "two and a half seconds at most"
 
 
+def test_a_full_loop_makes_the_interval_grow_faster() -> None:
+    assert next_interval(0.01, load_after(share=1.0), 0.25) == 0.02
+    assert next_interval(0.01, load_after(share=0.9), 0.25) == 0.0125
+
+
 def test_a_late_loop_makes_the_interval_grow_though_its_thread_computes_little() -> None:
     assert next_interval(0.0, load_after(share=0.4, late=0.02), 0.25) > 0
 
