@@ -4,8 +4,8 @@ InferenceError
 ├── InvalidRequestError        one or more parameters are wrong
 │   └── ContextLengthError     prompt and output do not fit the model's context
 ├── RequestTooLargeError       the request message is over the size limit
-├── AuthenticationError        no API key, or one that is unknown or revoked
-├── PermissionDeniedError      the key may not do this
+├── AuthenticationError        no API key, or one that is unknown, revoked or expired
+├── PermissionDeniedError      the key may not do this, or not with this model
 ├── NotFoundError              no such model
 ├── RateLimitError             the key used its requests of this minute; see `retry_after`
 ├── QueueFullError             too many requests wait already; see `retry_after`
@@ -98,7 +98,7 @@ class RequestTooLargeError(InferenceError):
 
 
 class AuthenticationError(InferenceError):
-    """Expected: no API key, or one that is unknown or revoked."""
+    """Expected: no API key, or one that is unknown, revoked or expired."""
 
     default_code = "invalid_api_key"
 

@@ -4,8 +4,8 @@ ServiceError
 ├── InvalidRequest            fields are malformed, missing or out of range
 ├── ContextLengthExceeded     the prompt does not fit the model
 ├── RequestTooLarge           the message is over the size limit
-├── Unauthenticated           no key, or an unknown or revoked one
-├── PermissionDenied          the key may not do this
+├── Unauthenticated           no key, or an unknown, revoked or expired one
+├── PermissionDenied          the key may not do this, or not with this model
 ├── ModelNotFound             no such model
 ├── RateLimited               the key used up its quota
 ├── QueueFull                 too many requests wait already
@@ -93,11 +93,11 @@ class RequestTooLarge(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """Expected: no key, or one that is unknown or revoked."""
+    """Expected: no key, or one that is unknown, revoked or expired."""
 
 
 class PermissionDenied(ServiceError):
-    """Expected: the key's level does not allow this call."""
+    """Expected: the key's level does not allow this call, or the key may not use the model."""
 
 
 class ModelNotFound(ServiceError):

@@ -196,12 +196,12 @@ class Server:
             admission.suspend(reason)
 
     async def _watch_keys(self) -> None:
-        """End the running calls of keys that were revoked."""
+        """End the running calls of keys that were revoked, or have expired."""
         while True:
             await asyncio.sleep(_KEYS_INTERVAL)
             for call in self.calls:
                 if call.caller is not None and not self._access.is_still_active(call.caller):
-                    call.end_with(Unauthenticated("The API key was revoked."))
+                    call.end_with(Unauthenticated("The API key was revoked, or has expired."))
 
     async def _watch_readers(self) -> None:
         """End streams whose caller does not read: they hold memory, and a slot that others wait for."""

@@ -40,6 +40,7 @@ COMMANDS = (
     Command("bridge", "Run the REST bridge in front of a service.", "lodestream.servers", "bridge"),
     Command("keys create", "Make an API key and print it; it is not stored.", "lodestream.keys", "create"),
     Command("keys list", "List the API keys, without the keys themselves.", "lodestream.keys", "show"),
+    Command("keys rotate", "Replace an API key by a new one, with an overlap.", "lodestream.keys", "rotate"),
     Command(
         "keys revoke",
         "Revoke an API key; running servers refuse it within a second.",

@@ -1,4 +1,4 @@
-"""API keys: their file, the key ring of a running server, and the delay after failed keys.
+"""API keys: their settings, their file, and the key ring of a running server.
 
 Only the SHA-256 of a key is stored. A slow password hash makes it costly to guess weak secrets. A key has 238
 bits from the system's random source, so nobody can guess it.
@@ -10,21 +10,17 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
-import ipaddress
 import json
 import os
-import re
 import secrets
 import string
 import tempfile
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import structlog
 
@@ -34,7 +30,6 @@ PREFIX = "pg_"
 _ALPHABET = string.ascii_letters + string.digits
 _SECRET_LENGTH = 40
 _LONGEST_TOKEN = 256
-_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([\x21-\x7e]{1,1024}) *")
 
 
 class Level(Enum):
@@ -54,25 +49,51 @@ class Level(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """The quotas of one key; None: the server's own, which only requests have. 0: no limit."""
+
+    requests_per_minute: int | None = None
+    """Requests of any kind; range [0, 1000000]."""
+    tokens_per_minute: int | None = None
+    """Tokens of prompts and of output; range [0, 1000000000]."""
+    max_concurrent: int | None = None
+    """Generations that run or wait at once; range [0, 100000]."""
+
+
+MOST = KeyLimits(requests_per_minute=1_000_000, tokens_per_minute=1_000_000_000, max_concurrent=100_000)
+"""The upper ends of the ranges."""
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     """A key as stored, without the token itself."""
 
     id: str
     """`key_` and 12 hexadecimal digits; logs may have it."""
     name: str
-    """1 to 64 printable characters; no other active key has it."""
+    """1 to 64 printable characters; only the keys of a rotation share it."""
     level: Level
     digest: str = field(repr=False)
     """SHA-256 of the token, 64 hexadecimal digits."""
     created: int
     """Seconds since the Unix epoch."""
     revoked: int | None = None
-    """Seconds since the Unix epoch; None: the key is active."""
+    """Seconds since the Unix epoch; None: nobody revoked it."""
+    expires: int | None = None
+    """Seconds since the Unix epoch; None: never."""
+    limits: KeyLimits = KeyLimits()
+    models: tuple[str, ...] = ()
+    """Names or ids of the models that the key may use; empty: all."""
 
     @property
     def is_active(self) -> bool:
-        """Whether the key is not revoked."""
-        return self.revoked is None
+        """Whether the key is neither revoked nor expired."""
+        return self.revoked is None and not self.has_expired
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the time of its end has come."""
+        return self.expires is not None and time.time() >= self.expires
 
 
 def new_token() -> str:
@@ -127,16 +148,34 @@ class KeyFile:
         except OSError as error:
             raise OperatorError(f"keys file {self.path}: cannot be read: {error.strerror}") from error
 
-    def create(self, name: str, level: Level = Level.READ_WRITE) -> tuple[ApiKey, str]:
+    def create(
+        self,
+        name: str,
+        level: Level = Level.READ_WRITE,
+        *,
+        lifetime: int | None = None,
+        limits: KeyLimits = KeyLimits(),
+        models: tuple[str, ...] = (),
+    ) -> tuple[ApiKey, str]:
         """Store a new key, and return it with its token, which is not stored.
 
+        Args:
+            name: of the key.
+            level: its permissions.
+            lifetime: seconds from now until it expires; None: it does not expire.
+            limits: its quotas.
+            models: names or ids of the models that it may use; empty: all.
+
         Raises:
-            OperatorError: the name is malformed or taken, or the file cannot be written.
+            OperatorError: the name or another setting is malformed, the name is taken, or the file cannot be
+                written.
 
         """
         _check_name(name)
-        token = new_token()
-        key = ApiKey(new_id(), name, level, digest_of(token), created=int(time.time()))
+        now, token = int(time.time()), new_token()
+        expires = None if lifetime is None else now + lifetime
+        key = ApiKey(new_id(), name, level, digest_of(token), now, None, expires, limits, models)
+        _check_settings(key)
         with self._locked() as target:
             keys = self.list()
             if any(name in (other.id, other.name) for other in keys if other.is_active):
@@ -144,23 +183,60 @@ class KeyFile:
             self._write(target, (*keys, key))
         return key, token
 
+    def rotate(self, name: str, overlap: int) -> tuple[ApiKey, str, ApiKey]:
+        """Store a new key with the name and the settings of an active one, which expires after the overlap.
+
+        A key that was to expire gets a successor with the same lifetime, from now on.
+
+        Args:
+            name: of the active key; of several, the newest has the successor.
+            overlap: seconds for which the older key stays active, unless it expires before; at least 0.
+
+        Returns:
+            The new key, its token, and the older key with its end.
+
+        Raises:
+            OperatorError: no active key has this name, or the file cannot be written.
+
+        """
+        now, token = int(time.time()), new_token()
+        with self._locked() as target:
+            keys = self.list()
+            old = next((k for k in reversed(keys) if k.is_active and k.name == name), None)
+            if old is None:
+                raise OperatorError(f"no active key has the name {name!r}; see: lodestream keys list")
+            expires = None if old.expires is None else now + old.expires - old.created
+            key = replace(old, id=new_id(), digest=digest_of(token), created=now, expires=expires)
+            end = now + overlap if old.expires is None else min(old.expires, now + overlap)
+            ending = replace(old, expires=end)
+            _check_settings(key)
+            _check_settings(ending)
+            self._write(target, (*(ending if k.id == old.id else k for k in keys), key))
+        return key, token, ending
+
     def revoke(self, name_or_id: str) -> ApiKey:
-        """Revoke an active key. It stays in the file, so that the servers still require keys.
+        """Revoke an active key, and by name all of a rotation. They stay in the file, so that the servers
+        still require keys.
+
+        Returns:
+            The revoked key, of several the newest.
 
         Raises:
             OperatorError: no active key has this name or id, or the file cannot be written.
 
         """
+        now = int(time.time())
         with self._locked() as target:
             keys = self.list()
-            key = next((k for k in keys if k.is_active and name_or_id in (k.id, k.name)), None)
-            if key is None:
+            revoked = {
+                k.id: replace(k, revoked=now) for k in keys if k.is_active and name_or_id in (k.id, k.name)
+            }
+            if not revoked:
                 raise OperatorError(
                     f"no active key has the name or id {name_or_id!r}; see: lodestream keys list"
                 )
-            revoked = replace(key, revoked=int(time.time()))
-            self._write(target, tuple(revoked if k.id == key.id else k for k in keys))
-        return revoked
+            self._write(target, tuple(revoked.get(k.id, k) for k in keys))
+        return [*revoked.values()][-1]
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[Path]:
@@ -212,14 +288,25 @@ def parse_keys(content: bytes, path: Path) -> tuple[ApiKey, ...]:
 
 def render_keys(keys: tuple[ApiKey, ...]) -> bytes:
     """Write the content of a key file."""
-    entries = [{**asdict(key), "level": key.level.value} for key in keys]
-    return (json.dumps({"version": VERSION, "keys": entries}, indent=2) + "\n").encode()
+    return (json.dumps({"version": VERSION, "keys": [_entry(key) for key in keys]}, indent=2) + "\n").encode()
+
+
+def _entry(key: ApiKey) -> dict[str, Any]:
+    """A key as in the file. Unset settings are left out, so that older servers can read it."""
+    entry = {**asdict(key), "level": key.level.value}
+    entry["limits"] = {name: value for name, value in entry["limits"].items() if value is not None}
+    return {name: value for name, value in entry.items() if name not in _OPTIONAL or value}
+
+
+_OPTIONAL: dict[str, Any] = {"expires": int, "limits": dict, "models": list}
 
 
 def _parse_key(entry: dict[str, Any]) -> ApiKey:
     kinds: dict[str, Any] = {"id": str, "name": str, "digest": str, "created": int, "revoked": int | None}
     if not all(isinstance(entry[field], kind) for field, kind in kinds.items()):
         raise ValueError("a field of a key has the wrong type")
+    if not all(isinstance(entry[field], kind) for field, kind in _OPTIONAL.items() if field in entry):
+        raise ValueError("a setting of a key has the wrong type")
     if len(bytes.fromhex(entry["digest"])) != 32:
         raise ValueError("the digest of a key has the wrong length")
     if not (_is_name(entry["name"]) and _is_name(entry["id"])):
@@ -227,7 +314,34 @@ def _parse_key(entry: dict[str, Any]) -> ApiKey:
     for when in (entry["created"], entry["revoked"]):
         if isinstance(when, bool) or not 0 <= (when or 0) <= _LATEST:
             raise ValueError("a time is out of range")
-    return ApiKey(**{**entry, "level": Level(entry["level"])})
+    limits, models = KeyLimits(**entry.get("limits", {})), tuple(entry.get("models", ()))
+    key = ApiKey(**{**entry, "level": Level(entry["level"]), "limits": limits, "models": models})
+    if problem := _problem(key):
+        raise ValueError(problem)
+    return key
+
+
+def _problem(key: ApiKey) -> str | None:
+    """What is wrong with the settings of a key; None: nothing."""
+    if key.expires is not None and not _is_number(key.expires, _LATEST):
+        return "the key would expire after the year 9999"
+    for name, most in asdict(MOST).items():
+        value = getattr(key.limits, name)
+        if value is not None and not _is_number(value, most):
+            return f"{name} must be an integer from 0 to {most}"
+    names: tuple[object, ...] = key.models
+    if not all(isinstance(name, str) and 1 <= len(name) <= 256 and name.isprintable() for name in names):
+        return "models must be names of 1 to 256 printable characters"
+    return None
+
+
+def _is_number(value: object, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
+def _check_settings(key: ApiKey) -> None:
+    if problem := _problem(key):
+        raise OperatorError(problem)
 
 
 def _is_name(text: str) -> bool:
@@ -281,17 +395,17 @@ class Keyring:
         return self._guarded
 
     def find(self, token: str) -> ApiKey | None:
-        """Find the key of a token, also a revoked one; None: the token is unknown."""
+        """Find the key of a token, also one that is not active; None: the token is unknown."""
         self.refresh()
         return find_key(self._keys, token)
 
     def verify(self, token: str) -> ApiKey | None:
-        """Find the active key of a token; None: it is unknown or revoked."""
+        """Find the active key of a token; None: it is unknown, revoked or expired."""
         key = self.find(token)
         return key if key is not None and key.is_active else None
 
     def is_active(self, key_id: str) -> bool:
-        """Whether a key exists and is not revoked."""
+        """Whether a key exists, and is neither revoked nor expired."""
         self.refresh()
         return any(key.id == key_id and key.is_active for key in self._keys)
 
@@ -326,79 +440,3 @@ class Keyring:
         except OSError:
             return None
         return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-FREE_FAILURES = 5
-"""Failed keys of one address that are refused without delay."""
-SECONDS_PER_FAILURE = 1.0
-"""Seconds after which one more failed key is refused without delay."""
-MAX_DELAY = 5.0
-"""Seconds of the longest delay of a refusal."""
-_MAX_ADDRESSES = 10_000
-
-
-class FailedKeys:
-    """The delay of refusals of failed keys, by the caller's address.
-
-    Five failed keys of an address are refused without delay, then one each second. Faster ones wait, at most
-    five seconds each. A valid key is never delayed, whatever else its address sends. All addresses of an IPv6
-    network of 64 bits count as one. Only the last 10,000 addresses are stored.
-
-    Args:
-        clock: a monotonic clock, in seconds.
-
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._due: OrderedDict[str, float] = OrderedDict()
-        """Address → the time from which on it has no delay any more."""
-
-    def __len__(self) -> int:
-        return len(self._due)
-
-    def delay(self, address: str) -> float:
-        """Record one failed key; the result is the delay of its refusal in seconds."""
-        now, free = self._clock(), FREE_FAILURES * SECONDS_PER_FAILURE
-
-        def update(due: float) -> float:
-            return min(max(due, now) + SECONDS_PER_FAILURE, now + free + MAX_DELAY)
-
-        return max(0.0, self.exchange(_source(address), update) - now - free)
-
-    def exchange(self, source: str, update: Callable[[float], float]) -> float:
-        """Replace the time from which on an address has no delay, and return the new one.
-
-        Args:
-            source: the address.
-            update: makes the new time from the old one; that of a new address is 0.
-
-        """
-        self._due[source] = due = update(self._due.pop(source, 0.0))
-        if len(self._due) > _MAX_ADDRESSES:
-            self._due.popitem(last=False)
-        return due
-
-
-def bearer_token(authorization: str | None) -> str | None:
-    """The token of an `authorization: Bearer …` header; None: it is missing or malformed."""
-    match = _BEARER.fullmatch(authorization or "")
-    return match[1] if match else None
-
-
-def host_of_peer(peer: str) -> str:
-    """The host in gRPC's name of a peer: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`."""
-    kind, _, rest = peer.partition(":")
-    return unquote(rest).rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind
-
-
-def _source(address: str) -> str:
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.IPv6Network((found, 64), strict=False))

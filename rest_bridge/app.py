@@ -15,7 +15,8 @@ from starlette.responses import Response
 from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient
 from lodestream_common.address import parse_address
 from lodestream_common.errors import SettingError
-from lodestream_common.keys import FailedKeys, Keyring
+from lodestream_common.failed_keys import FailedKeys
+from lodestream_common.keys import Keyring
 from lodestream_common.pacing import Pacer
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError

@@ -225,14 +225,14 @@ async def until_disconnect(receive: Receive) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def until_revoked(keyring: Keyring, token: str | None) -> AsyncIterator[None]:
-    """Cancel the block soon after the caller's key is revoked.
+    """Cancel the block soon after the caller's key is revoked, or expires.
 
     Args:
         keyring: the keys.
         token: the caller's key, which was active when the request arrived; None: it needs none.
 
     Raises:
-        ApiError: 401: the key was revoked before the block ended.
+        ApiError: 401: the key was revoked, or expired, before the block ended.
 
     """
     if token is None or not keyring.guarded:
@@ -244,8 +244,12 @@ async def until_revoked(keyring: Keyring, token: str | None) -> AsyncIterator[No
         while keyring.verify(key) is not None:  # noqa: ASYNC110  a key file has no event for it
             await asyncio.sleep(_KEY_INTERVAL)
 
-    async with _until(revocation, lambda: ApiError(INVALID_API_KEY, "The API key was revoked.")):
+    async with _until(revocation, _no_longer_valid):
         yield
+
+
+def _no_longer_valid() -> ApiError:
+    return ApiError(INVALID_API_KEY, "The API key was revoked, or has expired.")
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ from pydantic_core import ErrorDetails, from_json
 from starlette.requests import ClientDisconnect, Request
 
 from inference_client import AsyncClient, InferenceError
-from lodestream_common.keys import FailedKeys, Keyring, Level, bearer_token
+from lodestream_common.failed_keys import FailedKeys, bearer_token
+from lodestream_common.keys import Keyring, Level
 from lodestream_common.pacing import INTERVAL_NAME, Pacer, parse_interval
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_API_KEY, ApiError, ClientGone, invalid, too_large, unsupported_coding

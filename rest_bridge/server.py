@@ -18,7 +18,8 @@ import uvicorn
 
 from lodestream_common.address import Address, cannot_listen, check_open_address, parse_address
 from lodestream_common.errors import SettingError
-from lodestream_common.keys import FailedKeys, Keyring
+from lodestream_common.failed_keys import FailedKeys
+from lodestream_common.keys import Keyring
 from lodestream_common.ready import announce_ready
 from rest_bridge.app import create_app
 from rest_bridge.config import BridgeConfig

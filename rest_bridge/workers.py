@@ -25,7 +25,7 @@ import structlog
 from lodestream_common import logs
 from lodestream_common.address import Address, cannot_listen, check_free, parse_address
 from lodestream_common.errors import OperatorError
-from lodestream_common.keys import FailedKeys
+from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.ready import announce_ready
 from rest_bridge import server
 from rest_bridge.config import BridgeConfig

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inference_service.errors import PermissionDenied, RateLimited, Unauthenticated
-from lodestream_common.keys import FailedKeys, Keyring, Level, bearer_token, host_of_peer
+from lodestream_common.failed_keys import FailedKeys, bearer_token, host_of_peer
+from lodestream_common.keys import KeyLimits, Keyring, Level
 
 ANONYMOUS = "anonymous"
 """The key name of every caller of an open server."""
@@ -23,7 +24,14 @@ class Caller:
     key_name: str
     level: Level
     is_active: bool = True
-    """False once the key was revoked."""
+    """False once the key was revoked or has expired."""
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    models: tuple[str, ...] = ()
+    """Names or ids of the models that it may use; empty: all."""
+
+    def may_use(self, *names: str) -> bool:
+        """Whether the key may use a model that has one of these names."""
+        return not self.models or any(name in self.models for name in names)
 
 
 class RateLimiter:
@@ -71,17 +79,19 @@ class Access:
         return self._failed.delay(host_of_peer(peer)) if _bearer(metadata) else 0.0
 
     def identify(self, metadata: Metadata) -> Caller | None:
-        """The holder of the call's key, even of a revoked one; None: there is no key, or it is unknown."""
+        """The holder of the call's key, active or not; None: there is no key, or it is unknown."""
         if not self._keyring.guarded:
             return Caller(ANONYMOUS, ANONYMOUS, Level.ADMIN)
         key = self._keyring.find(_bearer(metadata))
-        return None if key is None else Caller(key.id, key.name, key.level, key.is_active)
+        if key is None:
+            return None
+        return Caller(key.id, key.name, key.level, key.is_active, key.limits, key.models)
 
     def admit(self, caller: Caller | None, needed: Level) -> Caller:
         """Check that a caller may make a call, and count it against the rate.
 
         Raises:
-            Unauthenticated: the key is unknown or revoked, or there is none.
+            Unauthenticated: the key is unknown, revoked or expired, or there is none.
             PermissionDenied: the key's level is below `needed`.
             RateLimited: the key used up its quota.
 

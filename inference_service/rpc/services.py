@@ -12,7 +12,7 @@ import grpc
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
 
-from inference_service.errors import InvalidRequest
+from inference_service.errors import InvalidRequest, PermissionDenied
 from inference_service.output.events import Event, Timings
 from inference_service.request import generate
 from inference_service.request.prompt import prompt_fields
@@ -102,6 +102,7 @@ class GenerateServicer:
         model = loaded.model
         model.check_length(message, message.stopping.max_tokens)
         parsed = await model.work(call.tenant, call.size, generate.parse_generate, message, model.limits)
+        _check_may_use(call, model, parsed.model)
         call.facts |= {"user": parsed.user} if parsed.user else {}
         planner = Planner(
             model=model,
@@ -140,15 +141,17 @@ class ModelServicer:
         )
 
     async def _list_models(
-        self, _: RpcCall, message: model_pb.ListModelsRequest
+        self, call: RpcCall, message: model_pb.ListModelsRequest
     ) -> model_pb.ListModelsResponse:
         model = self._slot.loaded.model
-        return model_pb.ListModelsResponse(models=[_describe(model, name) for name in model.names])
+        names = [name for name in model.names if _may_use(call, model, name)]
+        return model_pb.ListModelsResponse(models=[_describe(model, name) for name in names])
 
-    async def _get_model(self, _: RpcCall, message: model_pb.GetModelRequest) -> model_pb.GetModelResponse:
+    async def _get_model(self, call: RpcCall, message: model_pb.GetModelRequest) -> model_pb.GetModelResponse:
         name = generate.parse_model_name(message)
         model = self._slot.loaded.model
         model.check_name(name)
+        _check_may_use(call, model, name)
         return model_pb.GetModelResponse(model=_describe(model, name))
 
     async def _count_tokens(
@@ -156,8 +159,25 @@ class ModelServicer:
     ) -> model_pb.CountTokensResponse:
         model = self._slot.loaded.model
         model.check_length(message)
+        _check_may_use(call, model, message.model)
         effort = Effort.LONG if message.chat.tools else Effort.BY_SIZE
         return await model.work(call.tenant, call.size, _count, message, model, effort=effort)
+
+
+def _may_use(call: RpcCall, model: ServedModel, name: str) -> bool:
+    """Whether the caller's key allows a served name: the name itself is listed, or the id behind it."""
+    return call.caller is None or call.caller.may_use(name, model.id)
+
+
+def _check_may_use(call: RpcCall, model: ServedModel, name: str) -> None:
+    """Refuse a served model that the caller's key does not allow.
+
+    Raises:
+        PermissionDenied: the key is for other models; the error lists them.
+
+    """
+    if name in model.names and call.caller is not None and not _may_use(call, model, name):
+        raise PermissionDenied(f"The key may not use this model, only: {', '.join(call.caller.models)}.")
 
 
 def _describe(model: ServedModel, name: str) -> model_pb.Model:

@@ -49,6 +49,39 @@ def test_the_default_level_generates(lodestream: Lodestream) -> None:
     assert json.loads(lodestream("keys", "list", "--json").stdout)[0]["level"] == "read-write"
 
 
+def test_a_key_with_settings_is_listed_with_them(lodestream: Lodestream) -> None:
+    settings = ["--expires", "30d", "--requests-per-minute", "20", "--tokens-per-minute", "9000"]
+    settings += ["--max-concurrent", "2", "--models", "a, b"]
+    assert lodestream("keys", "create", "--name", "trial", *settings).returncode == 0
+    lodestream("keys", "create", "--name", "plain")
+
+    trial, plain = json.loads(lodestream("keys", "list", "--json").stdout)
+    limits = [trial[f"{name}_per_minute"] for name in ("requests", "tokens")]
+    assert (limits, trial["max_concurrent"]) == ([20, 9000], 2)
+    assert (trial["models"], plain["models"], plain["expires"]) == (["a", "b"], [], None)
+    head, *rows = lodestream("keys", "list").stdout.splitlines()
+    assert re.search(r"created +state +expires +requests/min +tokens/min +at once +models$", head)
+    assert re.search(rf"active +{trial['expires']} +20 +9000 +2 +a,b$", rows[0])
+    assert re.search(r"active +- +- +- +- +-$", rows[1])
+
+
+def test_a_key_is_rotated(lodestream: Lodestream, home: Path) -> None:
+    """The new key goes to stdout; the end of the older one is on stderr and in the list."""
+    old = lodestream("keys", "create", "--name", "a", "--max-concurrent", "3").stdout.strip()
+
+    done = lodestream("keys", "rotate", "a", "--overlap", "0s")
+
+    assert re.fullmatch(r"pg_[A-Za-z0-9]{40}\n", done.stdout)
+    ring = Keyring(home / ".config" / "lodestream" / "keys.json")
+    key = ring.verify(done.stdout.strip())
+    assert key is not None
+    assert (key.name, key.limits.max_concurrent) == ("a", 3)
+    assert ring.verify(old) is None
+    first, second = json.loads(lodestream("keys", "list", "--json").stdout)
+    assert (first["state"], second["state"]) == ("expired", "active")
+    assert first["expires"] in done.stderr
+
+
 def test_an_empty_list_says_what_that_means(lodestream: Lodestream) -> None:
     """No keys: nothing on stdout but for JSON, and a word on stderr."""
     done = lodestream("keys", "list")
@@ -83,8 +116,29 @@ def test_operators_errors_are_one_line(lodestream: Lodestream, tmp_path: Path) -
         ["create", "--name", "a"],
         ["create", "--name", ""],
         ["revoke", "nobody"],
+        ["rotate", "nobody"],
         ["list", "--keys-file", str(tmp_path / "bad.json")],
     ):
         done = lodestream("keys", *arguments)
         assert (done.returncode, done.stdout) == (1, "")
         assert re.fullmatch(r"lodestream: [^\n]+\n", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        ["--expires", "soon"],
+        ["--expires", "0s"],
+        ["--expires", "999999w"],
+        ["--requests-per-minute", "-1"],
+        ["--tokens-per-minute", "1000000001"],
+        ["--max-concurrent", "1.5"],
+        ["--models", ","],
+    ],
+)
+def test_a_setting_out_of_range_is_one_line(lodestream: Lodestream, setting: list[str]) -> None:
+    done = lodestream("keys", "create", "--name", "a", "=".join(setting))
+
+    assert (done.returncode != 0, done.stdout) == (True, "")
+    assert re.fullmatch(r"lodestream: [^\n]+\n", done.stderr), done.stderr
+    assert lodestream("keys", "list", "--json").stdout == "[]\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lodestream_common.keys import FailedKeys, host_of_peer
+from lodestream_common.failed_keys import FailedKeys, host_of_peer
 
 
 class Clock:

@@ -9,11 +9,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lodestream_common.errors import OperatorError
-from lodestream_common.keys import KeyFile, Level
+from lodestream_common.keys import KeyFile, KeyLimits, Keyring, Level
 
 
 @pytest.fixture
@@ -134,6 +135,18 @@ def _entry(**changes: object) -> dict[str, object]:
         json.dumps({"version": 1, "keys": [_entry(created=-1)]}),
         json.dumps({"version": 1, "keys": [_entry(revoked=True)]}),
         json.dumps({"version": [1], "keys": []}),
+        json.dumps({"version": 1, "keys": [_entry(expires="never")]}),
+        json.dumps({"version": 1, "keys": [_entry(expires=None)]}),
+        json.dumps({"version": 1, "keys": [_entry(expires=True)]}),
+        json.dumps({"version": 1, "keys": [_entry(expires=10**20)]}),
+        json.dumps({"version": 1, "keys": [_entry(limits=[])]}),
+        json.dumps({"version": 1, "keys": [_entry(limits={"requests_per_minute": -1})]}),
+        json.dumps({"version": 1, "keys": [_entry(limits={"tokens_per_minute": 1.5})]}),
+        json.dumps({"version": 1, "keys": [_entry(limits={"max_concurrent": True})]}),
+        json.dumps({"version": 1, "keys": [_entry(limits={"requests_per_second": 1})]}),
+        json.dumps({"version": 1, "keys": [_entry(models="a,b")]}),
+        json.dumps({"version": 1, "keys": [_entry(models=[1])]}),
+        json.dumps({"version": 1, "keys": [_entry(models=[""])]}),
         '{"version": 1' + "0" * 10_000 + ', "keys": []}',
     ],
 )
@@ -155,6 +168,84 @@ def test_a_sound_entry_is_accepted(path: Path) -> None:
     path.write_text(json.dumps({"version": 1, "keys": [_entry()]}))
 
     assert [key.level for key in KeyFile(path).list()] == [Level.ADMIN]
+
+
+def test_settings_are_read_back(path: Path) -> None:
+    """A key without settings is written as before they existed, so that an older server can read the file."""
+    file = KeyFile(path)
+    limits = KeyLimits(requests_per_minute=0, max_concurrent=3)
+    plain, _ = file.create("plain")
+    key, _ = file.create("trial", lifetime=60, limits=limits, models=("a", "b"))
+
+    assert file.list() == (plain, key)
+    assert key.expires == key.created + 60
+    old, new = json.loads(path.read_text())["keys"]
+    assert old.keys() == {"id", "name", "level", "digest", "created", "revoked"}
+    assert new["limits"] == {"requests_per_minute": 0, "max_concurrent": 3}
+
+
+def test_an_expired_key_is_not_active_and_gives_its_name_back(path: Path) -> None:
+    file = KeyFile(path)
+    _, token = file.create("alice", lifetime=0)
+
+    assert not file.list()[0].is_active
+    assert Keyring(path).verify(token) is None
+    assert file.create("alice")[0].is_active
+
+
+def test_a_rotated_key_has_a_successor_with_its_settings(path: Path) -> None:
+    """Both are active during the overlap. The successor lives as long as the first one would have."""
+    file = KeyFile(path)
+    limits = KeyLimits(tokens_per_minute=500)
+    first, old_token = file.create("alice", Level.ADMIN, lifetime=1000, limits=limits, models=("a",))
+
+    key, token, old = file.rotate("alice", 60)
+    again, _, _ = file.rotate("alice", 0)
+
+    assert (key.name, key.level, key.limits, key.models) == ("alice", Level.ADMIN, limits, ("a",))
+    assert (old.id, old.expires) == (first.id, key.created + 60)
+    assert key.expires == key.created + 1000
+    assert again.expires == again.created + 1000
+    ring = Keyring(path)
+    assert ring.verify(old_token) == old
+    assert ring.verify(token) is None
+    with pytest.raises(OperatorError, match="exists already"):
+        file.create("alice")
+
+
+def test_no_overlap_makes_an_expiry_later(path: Path) -> None:
+    file = KeyFile(path)
+    first, _ = file.create("alice", lifetime=10)
+
+    assert file.rotate("alice", 3600)[2].expires == first.expires
+
+
+def test_a_name_is_revoked_with_all_its_keys(path: Path) -> None:
+    file = KeyFile(path)
+    file.create("alice")
+    file.rotate("alice", 3600)
+
+    file.revoke("alice")
+
+    assert [key.is_active for key in file.list()] == [False, False]
+    with pytest.raises(OperatorError, match="no active key"):
+        file.rotate("alice", 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"limits": KeyLimits(requests_per_minute=-1)}, "requests_per_minute .* 0 to 1000000"),
+        ({"limits": KeyLimits(tokens_per_minute=10**10)}, "tokens_per_minute .* 0 to 1000000000"),
+        ({"models": ("",)}, "models"),
+        ({"lifetime": 10**12}, "9999"),
+    ],
+)
+def test_malformed_settings_are_refused(path: Path, settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(OperatorError, match=problem):
+        KeyFile(path).create("alice", **settings)
+
+    assert not path.exists()
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -179,6 +270,7 @@ def test_a_symbolic_link_is_written_through(path: Path, tmp_path: Path) -> None:
 _CREATE_SOME = """
 import sys
 from pathlib import Path
+from typing import Any
 from lodestream_common.keys import KeyFile
 for number in range(10):
     print(KeyFile(Path(sys.argv[1])).create(sys.argv[2] + str(number))[0].id)

@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lodestream_common.keys import KeyFile, Level, bearer_token
+from lodestream_common.failed_keys import bearer_token
+from lodestream_common.keys import KeyFile, Level
 from tests.rest_bridge.bodies import CHAT, COMPLETIONS, COMPLETIONS_STREAM, chat, completion
 from tests.rest_bridge.running import running_bridge
 from tests.support.scripted import Running

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from lodestream_common.keys import FREE_FAILURES, FailedKeys
+from lodestream_common.failed_keys import FREE_FAILURES, FailedKeys
 from rest_bridge.workers import Shared, SharedCap, SharedFailedKeys
 from tests.rest_bridge.bodies import CHAT, chat
 from tests.rest_bridge.wire import Wire, connect

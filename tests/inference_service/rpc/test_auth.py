@@ -17,7 +17,7 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 from inference_service.server import Server
 from lodestream_common.errors import OperatorError
 from lodestream_common.keys import KeyFile, Level
-from tests.support.calls import WAIT, ask, eventually, refusal, told
+from tests.support.calls import WAIT, ask, endless, eventually, refusal, told
 from tests.support.health import Watcher
 from tests.support.service import MODEL_ID, Running, running_service, service_config
 from tests.support.statuses import ToldStatus, status_of_call
@@ -149,6 +149,47 @@ async def test_keys_come_and_go_while_it_runs(keys: KeyFile) -> None:
         keys.revoke("alice")
         await until_it(service, alice, works=False)
         assert await opens(service, bob)
+
+
+async def test_a_key_expires_while_it_runs(keys: KeyFile) -> None:
+    """A running stream ends with it, and further calls are refused."""
+    keys.create("other")
+    _, token = keys.create("alice", lifetime=3)
+    async with guarded(keys, simulated_decode_tps=20) as service:
+        stream = service.generate_stub.GenerateStream(endless(), metadata=bearing(token))
+
+        status = await refusal(stream)
+
+        assert is_unauthenticated(status)
+        assert "expired" in status.message
+        await until_it(service, token, works=False)
+
+
+async def test_a_key_for_other_models_gets_none_of_this_one(keys: KeyFile) -> None:
+    _, token = keys.create("alice", models=("other", "more"))
+    async with guarded(keys) as service:
+        answer, stream, listed, one, count = all_methods(service, bearing(token))
+
+        for call in (answer, stream, one, count):
+            status = await refusal(call)
+            assert (status.code, status.reason) == (Code.PERMISSION_DENIED, "INSUFFICIENT_SCOPE")
+            assert "only: other, more" in status.message
+        assert not (await asyncio.wait_for(listed, WAIT)).models
+
+
+@pytest.mark.parametrize("listed", [(MODEL_ID,), ("nick",)])
+async def test_a_key_may_use_a_listed_name_and_the_names_of_a_listed_id(
+    keys: KeyFile, listed: tuple[str, ...]
+) -> None:
+    _, token = keys.create("alice", models=listed)
+    async with guarded(keys, alias={"nick": MODEL_ID}) as service:
+        models = (await list_models(service, token)).models
+
+        assert [model.id for model in models] == ([MODEL_ID, "nick"] if listed == (MODEL_ID,) else ["nick"])
+        for model in models:
+            request = ask()
+            request.model = model.id
+            await service.generate_stub.Generate(request, metadata=bearing(token), timeout=WAIT)
 
 
 async def test_an_open_server_is_guarded_from_its_first_key_on(keys: KeyFile) -> None:
