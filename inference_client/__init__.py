@@ -39,7 +39,7 @@ from inference_client.events import (
     Usage,
 )
 from inference_client.health import Health
-from inference_client.models import Model, TokenCount, Validation
+from inference_client.models import Model, TokenCount, UsageReceipt, Validation
 from inference_client.options import (
     Constraint,
     CountOptions,
@@ -118,6 +118,7 @@ __all__ = [
     "ToolChoiceMode",
     "UnavailableError",
     "Usage",
+    "UsageReceipt",
     "Validation",
     "WhitespaceMode",
     "build_request",

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2
 from lodestream.inference.v1 import (
     generate_service_pb2,
     model_service_pb2,
+    usage_service_pb2,
 )
 
 from inference_client.async_stream import AsyncStream, is_being_cancelled
@@ -38,12 +39,13 @@ from inference_client.decode import (
     decode_model,
     decode_models,
     decode_token_count,
+    decode_usage,
     decode_validation,
 )
 from inference_client.errors import ClosedError, InferenceError, NotFoundError, ProtocolError
 from inference_client.events import Generation
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
-from inference_client.models import Model, TokenCount, Validation
+from inference_client.models import Model, TokenCount, UsageReceipt, Validation
 from inference_client.options import CountOptions, GenerateOptions
 from inference_client.request import build_count_request, build_request, build_validation
 
@@ -265,6 +267,30 @@ class AsyncClient:
         request = model_service_pb2.GetModelRequest(model=model)
         return await self._call(lambda stubs: stubs.get_model, request, call, decode_model)
 
+    async def get_usage(
+        self,
+        of_request: str,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+    ) -> UsageReceipt:
+        """Get the receipt of a past request of the same key.
+
+        Args:
+            of_request: the id of that request; where the key used it more than once, the newest counts.
+            timeout: seconds that the call may take.
+            request_id: of this call.
+            api_key: replaces the key of the client.
+
+        Raises:
+            NotFoundError: the key made no such request, or its receipt was not kept.
+
+        """
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        request = usage_service_pb2.GetUsageRequest(request_id=of_request)
+        return await self._call(lambda stubs: stubs.get_usage, request, call, decode_usage)
+
     async def count_tokens(
         self,
         model: str,
@@ -378,6 +404,7 @@ class _Stubs:
         self.open_calls = 0
         generate = generate_service_pb2.DESCRIPTOR.services_by_name["GenerateService"]
         models = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+        usage = usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"]
         health = health_pb2.DESCRIPTOR.services_by_name["Health"]
         self.generate: Method[generate_service_pb2.GenerateRequest, generate_service_pb2.GenerateResponse] = (
             self._method(generate, "Generate")
@@ -394,6 +421,9 @@ class _Stubs:
         self.count_tokens: Method[
             model_service_pb2.CountTokensRequest, model_service_pb2.CountTokensResponse
         ] = self._method(models, "CountTokens")
+        self.get_usage: Method[usage_service_pb2.GetUsageRequest, usage_service_pb2.GetUsageResponse] = (
+            self._method(usage, "GetUsage")
+        )
         self.check_health: Method[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse] = (
             self._method(health, "Check")
         )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from lodestream.inference.v1 import generate_service_pb2, generation_pb2, model_service_pb2
+from lodestream.inference.v1 import (
+    generate_service_pb2,
+    generation_pb2,
+    model_service_pb2,
+    usage_service_pb2,
+)
 
 from inference_client.errors import ProtocolError
 from inference_client.events import (
@@ -21,7 +26,7 @@ from inference_client.events import (
     TokenLogprob,
     Usage,
 )
-from inference_client.models import Model, TokenCount, Validation
+from inference_client.models import Model, TokenCount, UsageReceipt, Validation
 from inference_client.options import ToolCall, ToolCallDelta
 
 _REASONS = {
@@ -129,6 +134,34 @@ def decode_token_count(message: model_service_pb2.CountTokensResponse) -> TokenC
         token_count=message.token_count,
         token_ids=tuple(message.token_ids),
         ignored_parameters=tuple(message.ignored_parameters),
+    )
+
+
+def decode_usage(message: usage_service_pb2.GetUsageResponse) -> UsageReceipt:
+    """Decode a receipt; stop causes that the client does not know yet are left out."""
+    receipt = message.receipt
+
+    def optional(name: str) -> float | None:
+        return getattr(receipt, name) if receipt.HasField(name) else None  # type: ignore[arg-type]
+
+    return UsageReceipt(
+        request_id=receipt.request_id,
+        key_id=receipt.key_id,
+        key_name=receipt.key_name,
+        model=receipt.model,
+        method=receipt.method,
+        arrived=receipt.arrived,
+        outcome=receipt.outcome,
+        causes=tuple(_CAUSES[cause] for cause in receipt.causes if cause in _CAUSES),
+        choices=receipt.choices,
+        prompt_tokens=receipt.prompt_tokens,
+        cached_tokens=receipt.cached_tokens if receipt.HasField("cached_tokens") else None,
+        completion_tokens=receipt.completion_tokens,
+        queue_ms=optional("queue_ms"),
+        time_to_first_token_ms=optional("time_to_first_token_ms"),
+        prefill_ms=optional("prefill_ms"),
+        decode_ms=optional("decode_ms"),
+        total_ms=receipt.total_ms,
     )
 
 

@@ -1,10 +1,10 @@
-"""What the service reports of its models, of prompts, and of a request that it only validates."""
+"""What the service reports of its models, of prompts, and of requests: validated and past ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inference_client.events import Report
+from inference_client.events import Report, StopCause
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +60,44 @@ class Validation:
     """Length of the prompt, or of all prompts together, in tokens."""
     report: Report
     """The parameters that would be in effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReceipt:
+    """What one generation request took, also if it was refused or aborted."""
+
+    request_id: str
+    """The request id."""
+    key_id: str
+    """The id of the API key; `anonymous` on a service without keys."""
+    key_name: str
+    """The name of the API key; likewise."""
+    model: str
+    """The served model id; empty: the request was refused before its model was known."""
+    method: str
+    """The RPC: `Generate` or `GenerateStream`."""
+    arrived: float
+    """Seconds since the Unix epoch at which the request arrived."""
+    outcome: str
+    """`ok`, `cancelled`, or the code of the error."""
+    causes: tuple[StopCause, ...]
+    """Why the choices ended, of those that did."""
+    choices: int
+    """Choices of the request; 0 where it was refused or only validated."""
+    prompt_tokens: int
+    """Length of the prompts in tokens; 0 where the request was refused before the queue."""
+    cached_tokens: int | None
+    """Of these, the tokens that the KV cache held; None: the engine does not report it."""
+    completion_tokens: int
+    """Tokens that the engine decoded, also where the request was aborted."""
+    queue_ms: float | None
+    """Milliseconds from arrival to admission. None: the request did not come to the queue; so for the next
+    three."""
+    time_to_first_token_ms: float | None
+    """Milliseconds from arrival to the first token."""
+    prefill_ms: float | None
+    """Milliseconds from admission to the first token."""
+    decode_ms: float | None
+    """Milliseconds from the first token to the last."""
+    total_ms: float
+    """Milliseconds from the start of the RPC to its end."""

@@ -48,6 +48,7 @@ _BY_REASON: dict[str, type[InferenceError]] = {
     "INVALID_API_KEY": AuthenticationError,
     "INSUFFICIENT_SCOPE": PermissionDeniedError,
     "MODEL_NOT_FOUND": NotFoundError,
+    "RECEIPT_NOT_FOUND": NotFoundError,
     "RATE_LIMIT_EXCEEDED": RateLimitError,
     "QUEUE_FULL": QueueFullError,
     "READER_STALLED": ReaderStalledError,

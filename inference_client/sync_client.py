@@ -18,6 +18,8 @@ from lodestream.inference.v1 import (
     generate_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    usage_service_pb2,
+    usage_service_pb2_grpc,
 )
 
 from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolicy
@@ -38,12 +40,13 @@ from inference_client.decode import (
     decode_model,
     decode_models,
     decode_token_count,
+    decode_usage,
     decode_validation,
 )
 from inference_client.errors import ClosedError, InferenceError, NotFoundError
 from inference_client.events import Generation
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
-from inference_client.models import Model, TokenCount, Validation
+from inference_client.models import Model, TokenCount, UsageReceipt, Validation
 from inference_client.options import CountOptions, GenerateOptions
 from inference_client.request import build_count_request, build_request, build_validation
 from inference_client.sync_stream import Rpc, Stream
@@ -263,6 +266,30 @@ class Client:
         request = model_service_pb2.GetModelRequest(model=model)
         return self._call(lambda stubs: stubs.models.GetModel, request, call, decode_model)
 
+    def get_usage(
+        self,
+        of_request: str,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+    ) -> UsageReceipt:
+        """Get the receipt of a past request of the same key.
+
+        Args:
+            of_request: the id of that request; where the key used it more than once, the newest counts.
+            timeout: seconds that the call may take.
+            request_id: of this call.
+            api_key: replaces the key of the client.
+
+        Raises:
+            NotFoundError: the key made no such request, or its receipt was not kept.
+
+        """
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        request = usage_service_pb2.GetUsageRequest(request_id=of_request)
+        return self._call(lambda stubs: stubs.usage.GetUsage, request, call, decode_usage)
+
     def count_tokens(
         self,
         model: str,
@@ -366,6 +393,7 @@ class _Stubs:
         self.open_calls = 0
         self.generate = generate_service_pb2_grpc.GenerateServiceStub(channel)
         self.models = model_service_pb2_grpc.ModelServiceStub(channel)
+        self.usage = usage_service_pb2_grpc.UsageServiceStub(channel)
         health: Any = health_pb2_grpc.HealthStub(channel)
         self.health_check: grpc.UnaryUnaryMultiCallable[
             health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse

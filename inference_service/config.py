@@ -119,6 +119,15 @@ class ServiceConfig(CommonConfig):
         description="Queue length and KV cache use also under the names of vLLM, which the inference gateway "
         "of Kubernetes reads.",
     )
+    receipts_url: str | None = Field(
+        default=None,
+        description="Where the usage receipts of all requests are kept: a path of a SQLite file, "
+        "sqlite:///path, postgresql://..., or off; unset: receipts.db in the state directory, if it can be "
+        "written.",
+    )
+    receipts_days: int = Field(
+        default=90, ge=0, le=36_500, description="Days for which receipts are kept; 0: without end."
+    )
     simulated_prefill_tps: float = Field(
         default=0.0, ge=0, le=1e9, description="Prompt tokens a second of the simulated engine; 0: no delay."
     )

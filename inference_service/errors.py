@@ -7,6 +7,7 @@ ServiceError
 ├── Unauthenticated           no key, or an unknown, revoked or expired one
 ├── PermissionDenied          the key may not do this, or not with this model
 ├── ModelNotFound             no such model
+├── ReceiptNotFound           no receipt of a request of this key
 ├── RateLimited               the key used up its quota
 ├── QueueFull                 too many requests wait already
 ├── ReaderStalled             the caller stopped reading its stream
@@ -106,6 +107,18 @@ class ModelNotFound(ServiceError):
     def __init__(self, served: Sequence[str]) -> None:
         super().__init__(f"No such model. Served here: {', '.join(served)}.")
         self.served = tuple(served)
+
+
+class ReceiptNotFound(ServiceError):
+    """Expected: the caller's key made no request with this id, or its receipt was not kept."""
+
+    def __init__(self, *, are_kept: bool = True) -> None:
+        """Args: are_kept: whether the service keeps receipts at all."""
+        super().__init__(
+            "There is no receipt of a request of this key with this id."
+            if are_kept
+            else "This service keeps no receipts."
+        )
 
 
 class RateLimited(ServiceError):

@@ -71,6 +71,11 @@ class ServiceMetrics:
                 ),
             )
         }
+        self.receipts_dropped = Counter(
+            "lodestream_receipts_dropped",
+            "Usage receipts that could not be kept: the queue was full, or the database refused them.",
+            registry=self.registry,
+        )
         self._seconds = {
             name: Histogram(
                 f"lodestream_{name}_seconds", text, ("model",), buckets=buckets, registry=self.registry

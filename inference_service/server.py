@@ -14,14 +14,16 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
+from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 
 from inference_service.config import ServiceConfig
-from inference_service.errors import NotReady, ReaderStalled, Unauthenticated
+from inference_service.errors import NotReady, ReaderStalled, ReceiptNotFound, Unauthenticated
 from inference_service.metrics import Reading, ServiceMetrics
+from inference_service.receipts import Receipts, open_receipts
 from inference_service.rpc.auth import Access, RateLimiter
 from inference_service.rpc.call import AuthInterceptor, RunningCalls
 from inference_service.rpc.health import HealthMonitor, State
-from inference_service.rpc.services import GenerateServicer, ModelServicer
+from inference_service.rpc.services import GenerateServicer, ModelServicer, UsageServicer
 from inference_service.scheduling import loaded_engine
 from inference_service.scheduling.loaded_engine import EngineSlot
 from inference_service.scheduling.workers import FairPool
@@ -31,6 +33,7 @@ from lodestream_common.machine import usable_cores
 from lodestream_common.metrics import MetricsServer
 from lodestream_common.pacing import Pacer
 from lodestream_common.ready import announce_ready
+from lodestream_common.receipts import Receipt
 from lodestream_common.waiting import finishes_before
 
 _log = structlog.get_logger(__name__)
@@ -38,6 +41,7 @@ _log = structlog.get_logger(__name__)
 SERVICES = (
     generate_pb.DESCRIPTOR.services_by_name["GenerateService"].full_name,
     model_pb.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    usage_pb.DESCRIPTOR.services_by_name["UsageService"].full_name,
 )
 
 _WAITING_MESSAGES = 16
@@ -81,6 +85,7 @@ class Server:
         )
         self.calls.observers.append(self.metrics.observe)
         self._metrics_server: MetricsServer | None = None
+        self._receipts: Receipts | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = self._assemble()
         self.address: Address | None = None
@@ -94,6 +99,7 @@ class Server:
         """
         self.address = self._bind()
         self._metrics_server = self._serve_metrics()
+        self._receipts = self._open_receipts()
         await self._grpc.start()
         self._slot.fill(await loaded_engine.build(self.config, self._workers, self._compilers))
         self.health.enter(State.READY)
@@ -128,6 +134,8 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._grpc.stop(0.2)
         await self._slot.close()
+        if self._receipts is not None:
+            await asyncio.to_thread(self._receipts.close)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
         for pool in (self._workers, self._compilers):
@@ -145,6 +153,17 @@ class Server:
         server = MetricsServer(address, self.metrics.registry)
         _log.info("serving metrics", address=str(server.address))
         return server
+
+    def _open_receipts(self) -> Receipts | None:
+        receipts = open_receipts(self.config, str(self.address), self.metrics.receipts_dropped.inc)
+        if receipts is not None:
+            self.calls.observers.append(receipts.observe)
+        return receipts
+
+    async def _find_receipt(self, request_id: str, key_id: str) -> Receipt | None:
+        if self._receipts is None:
+            raise ReceiptNotFound(are_kept=False)
+        return await self._receipts.find(request_id, key_id)
 
     def _reading(self) -> Reading | None:
         """How the service is now, for a scrape."""
@@ -167,6 +186,7 @@ class Server:
             (
                 GenerateServicer(self._slot, self._pacer).handlers(self.calls),
                 ModelServicer(self._slot).handlers(self.calls),
+                UsageServicer(self._find_receipt).handlers(self.calls),
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)

@@ -70,6 +70,10 @@ PROBE_ERRORS = _COMMON_ERRORS
 KEY_ERRORS = {**_COMMON_ERRORS, **_errors(_401="No API key, or a bad one.")}
 READY_ERRORS = {**_COMMON_ERRORS, **_NOT_READY_ERROR}
 MODEL_ERRORS = {**_COMMON_ERRORS, **_MODEL_ERRORS, **_NOT_READY_ERROR}
+USAGE_ERRORS = {
+    **MODEL_ERRORS,
+    **_errors(_404="The key made no request with this id, or its receipt was not kept."),
+}
 GENERATION_ERRORS = {
     **MODEL_ERRORS,
     **_errors(

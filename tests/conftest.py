@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType
@@ -21,6 +23,10 @@ from tests.support.tensorrt import double_on_path
 # A shell starts background jobs with SIGINT ignored, and processes pass that on to those they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# Services keep receipts there by default, and tests must not write into the home of whoever runs them.
+_STATE = tempfile.TemporaryDirectory(prefix="lodestream-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 _SERVERS = frozenset({"tests.support.service", "tests.support.transports", "tests.support.processes"})
 _FIXTURES = frozenset({"model_file", "default_model_file", "llama31_files"})

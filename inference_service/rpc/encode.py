@@ -6,10 +6,12 @@ from collections.abc import Iterable
 
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
+from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 
 from inference_service.output import events
 from inference_service.output.events import ScoredToken
 from inference_service.prompt.conversation import ToolCallDelta
+from lodestream_common.receipts import Receipt
 
 _REASONS = {
     events.FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -173,6 +175,30 @@ def _report(report: events.Report) -> pb.Report:
         max_tokens=report.max_tokens,
         batch_size=report.batch_size,
         queue_estimate_ms=report.queue_estimate * 1e3,
+    )
+
+
+def usage_receipt(receipt: Receipt) -> usage_pb.UsageReceipt:
+    """Convert a receipt. Stop causes that a newer service wrote are left out."""
+    causes = {cause.value: number for cause, number in _CAUSES.items()}
+    return usage_pb.UsageReceipt(
+        request_id=receipt.request_id,
+        key_id=receipt.key_id or "",
+        key_name=receipt.key_name or "",
+        model=receipt.model,
+        method=receipt.method,
+        arrived=receipt.arrived,
+        outcome=receipt.outcome,
+        causes=[causes[name] for name in receipt.finish.split(",") if name in causes],
+        choices=receipt.choices,
+        prompt_tokens=receipt.prompt_tokens,
+        cached_tokens=receipt.cached_tokens,
+        completion_tokens=receipt.completion_tokens,
+        queue_ms=receipt.queue_ms,
+        time_to_first_token_ms=receipt.ttft_ms,
+        prefill_ms=receipt.prefill_ms,
+        decode_ms=receipt.decode_ms,
+        total_ms=receipt.total_ms,
     )
 
 

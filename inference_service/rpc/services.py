@@ -1,8 +1,8 @@
-"""The two services of the protocol: GenerateService and ModelService."""
+"""The services of the protocol: GenerateService, ModelService and UsageService."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -11,8 +11,9 @@ from typing import cast
 import grpc
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
+from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 
-from inference_service.errors import InvalidRequest, PermissionDenied
+from inference_service.errors import InvalidRequest, PermissionDenied, ReceiptNotFound
 from inference_service.output.events import Event, Timings
 from inference_service.request import generate
 from inference_service.request.prompt import prompt_fields
@@ -26,6 +27,7 @@ from inference_service.scheduling.runner import Generation, GenerationRequest, P
 from inference_service.scheduling.served_model import Effort, ServedModel
 from lodestream_common.keys import Level
 from lodestream_common.pacing import Pacer
+from lodestream_common.receipts import Receipt
 
 MAX_ANSWER_BYTES = 1 << 30
 """Most bytes of an answer in one message. The limit of protobuf is twice as much."""
@@ -162,6 +164,35 @@ class ModelServicer:
         _check_may_use(call, model, message.model)
         effort = Effort.LONG if message.chat.tools else Effort.BY_SIZE
         return await model.work(call.tenant, call.size, _count, message, model, effort=effort)
+
+
+class UsageServicer:
+    """Answers questions about receipts.
+
+    Args:
+        find: reads the newest receipt of a request id and a key id; None: there is none.
+
+    """
+
+    def __init__(self, find: Callable[[str, str], Awaitable[Receipt | None]]) -> None:
+        self._find = find
+
+    def handlers(self, calls: RunningCalls) -> grpc.GenericRpcHandler:
+        """The methods, for the server."""
+        kind, level = usage_pb.GetUsageRequest, Level.READ_ONLY
+        return grpc.method_handlers_generic_handler(
+            usage_pb.DESCRIPTOR.services_by_name["UsageService"].full_name,
+            {"GetUsage": calls.unary("GetUsage", kind, level, self._get_usage)},
+        )
+
+    async def _get_usage(self, call: RpcCall, message: usage_pb.GetUsageRequest) -> usage_pb.GetUsageResponse:
+        if not message.request_id:
+            raise InvalidRequest.of("request_id", "is required.", "missing_required_parameter")
+        key_id = ANONYMOUS if call.caller is None else call.caller.key_id
+        receipt = await self._find(message.request_id, key_id)
+        if receipt is None:
+            raise ReceiptNotFound
+        return usage_pb.GetUsageResponse(receipt=encode.usage_receipt(receipt))
 
 
 def _may_use(call: RpcCall, model: ServedModel, name: str) -> bool:

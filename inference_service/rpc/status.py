@@ -74,6 +74,7 @@ TABLE: Mapping[type[errors.ServiceError], Row] = {
     errors.Unauthenticated: Row(_Code.UNAUTHENTICATED, "INVALID_API_KEY"),
     errors.PermissionDenied: Row(_Code.PERMISSION_DENIED, "INSUFFICIENT_SCOPE"),
     errors.ModelNotFound: Row(_Code.NOT_FOUND, "MODEL_NOT_FOUND", metadata=("served",)),
+    errors.ReceiptNotFound: Row(_Code.NOT_FOUND, "RECEIPT_NOT_FOUND"),
     errors.RateLimited: Row(_Code.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED", _quota, ("limit",)),
     errors.QueueFull: Row(_Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", _retry),
     errors.ReaderStalled: Row(_Code.RESOURCE_EXHAUSTED, "READER_STALLED"),

@@ -42,6 +42,7 @@ REASONS: list[tuple[str, StatusCode, type[InferenceError]]] = [
     ("INVALID_API_KEY", StatusCode.UNAUTHENTICATED, AuthenticationError),
     ("INSUFFICIENT_SCOPE", StatusCode.PERMISSION_DENIED, PermissionDeniedError),
     ("MODEL_NOT_FOUND", StatusCode.NOT_FOUND, NotFoundError),
+    ("RECEIPT_NOT_FOUND", StatusCode.NOT_FOUND, NotFoundError),
     ("RATE_LIMIT_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED, RateLimitError),
     ("QUEUE_FULL", StatusCode.RESOURCE_EXHAUSTED, QueueFullError),
     ("READER_STALLED", StatusCode.RESOURCE_EXHAUSTED, ReaderStalledError),

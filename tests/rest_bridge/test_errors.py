@@ -94,6 +94,7 @@ CASES = [
     Case(Code.UNAUTHENTICATED, "INVALID_API_KEY", 401, "authentication_error", "invalid_api_key"),
     Case(Code.PERMISSION_DENIED, "INSUFFICIENT_SCOPE", 403, "permission_error", "insufficient_scope"),
     Case(Code.NOT_FOUND, "MODEL_NOT_FOUND", 404, INVALID, "model_not_found"),
+    Case(Code.NOT_FOUND, "RECEIPT_NOT_FOUND", 404, INVALID, "receipt_not_found"),
     Case(
         Code.RESOURCE_EXHAUSTED,
         "RATE_LIMIT_EXCEEDED",

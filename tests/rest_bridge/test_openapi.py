@@ -109,6 +109,7 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
         ("/v1/completions/stream", "post"),
         ("/v1/models", "get"),
         ("/v1/models/{model}", "get"),
+        ("/v1/usage/{request_id}", "get"),
         ("/health", "get"),
         ("/metrics", "get"),
         ("/health/live", "get"),

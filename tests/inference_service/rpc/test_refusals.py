@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2 as details_pb
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
+from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 from structlog.testing import capture_logs
 
 from lodestream_common.keys import ApiKey, KeyFile, Level
@@ -24,7 +25,7 @@ from tests.support.statuses import ToldStatus
 Code = grpc.StatusCode
 METHODS = [
     f"/lodestream.inference.v1.{service.name}/{method.name}"
-    for file in (generate_pb.DESCRIPTOR, model_pb.DESCRIPTOR)
+    for file in (generate_pb.DESCRIPTOR, model_pb.DESCRIPTOR, usage_pb.DESCRIPTOR)
     for service in file.services_by_name.values()
     for method in service.methods
 ]

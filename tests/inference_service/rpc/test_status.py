@@ -35,6 +35,7 @@ SAMPLES: dict[type[ServiceError], tuple[ServiceError, Code, str]] = {
         (errors.Unauthenticated("no key"), Code.UNAUTHENTICATED, "INVALID_API_KEY"),
         (errors.PermissionDenied("read-only"), Code.PERMISSION_DENIED, "INSUFFICIENT_SCOPE"),
         (errors.ModelNotFound(["a", "b"]), Code.NOT_FOUND, "MODEL_NOT_FOUND"),
+        (errors.ReceiptNotFound(), Code.NOT_FOUND, "RECEIPT_NOT_FOUND"),
         (errors.RateLimited(100, 1.5), Code.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED"),
         (errors.QueueFull(3, 0.25), Code.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
         (errors.ReaderStalled(30), Code.RESOURCE_EXHAUSTED, "READER_STALLED"),

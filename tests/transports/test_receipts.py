@@ -1,0 +1,232 @@
+"""Usage receipts: what the service keeps agrees with what callers got and with the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from inference_client import AsyncClient, InferenceError, NotFoundError
+from lodestream_common.keys import KeyFile, Level
+from lodestream_common.receipts import Receipt, SqliteStore
+from tests.support.parts import free_port
+from tests.support.processes import server_process
+from tests.transports.metered import CACHE, MeteredServers, metered_servers, total
+
+MODEL = "smollm2-135m-instruct"
+REQUESTS = int(os.environ.get("LODESTREAM_RECEIPT_REQUESTS", "1500"))
+"""Requests of the test that compares the sums; 10000 takes a minute or two."""
+CHAT = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "hello"}],
+    "max_tokens": 7,
+    "ignore_eos": True,
+}
+
+
+def kept(path: Path) -> list[Receipt]:
+    """All receipts in a file."""
+    store = SqliteStore(path, can_create=False)
+    store.open()
+    try:
+        with store._transaction() as run:
+            names = ", ".join(Receipt.__dataclass_fields__)
+            return [Receipt(*row) for row in run(f"SELECT {names} FROM lodestream_receipts").fetchall()]
+    finally:
+        store.close()
+
+
+async def kept_of(path: Path, count: int) -> list[Receipt]:
+    """All receipts, once there are so many."""
+    end = asyncio.get_running_loop().time() + 20
+    while len(found := kept(path)) < count:
+        assert asyncio.get_running_loop().time() < end, f"{len(found)} of {count}"
+        await asyncio.sleep(0.05)
+    return found
+
+
+async def one_request(client: AsyncClient, number: int, chance: random.Random) -> tuple[int, int]:
+    """A request that is answered, streamed, refused or left; prompt and completion tokens of its usage."""
+    kind, prompt = chance.choice(["whole", "stream", "left", "refused"]), "word " * chance.randint(1, 9)
+    options: dict[str, Any] = {
+        "model": MODEL,
+        "prompt": prompt,
+        "max_tokens": chance.randint(1, 12),
+        "ignore_eos": True,
+    }
+    request_id = f"{kind}-{number}"
+    if kind == "refused":
+        with pytest.raises(InferenceError):
+            await client.generate(**{**options, "model": "nobody"}, request_id=request_id)
+        return 0, 0
+    if kind == "whole":
+        usage = (await client.generate(**options, request_id=request_id)).usage
+        return usage.prompt_tokens, usage.completion_tokens
+    if kind == "stream":
+        usage = (await client.stream(**options, request_id=request_id).collect()).usage
+        return usage.prompt_tokens, usage.completion_tokens
+    # Never finished by itself: the caller leaves.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(chance.random() / 20):
+            await client.generate(**{**options, "max_tokens": 4000}, request_id=request_id)
+    return 0, 0
+
+
+async def test_sums_agree_with_the_metrics_and_with_callers_to_the_token(tmp_path: Path) -> None:
+    chance, file, todo = random.Random(14), tmp_path / "receipts.db", iter(range(REQUESTS))
+    got: dict[str, int] = {"prompt": 0, "completion": 0}
+
+    async def caller(client: AsyncClient) -> None:
+        for number in todo:
+            prompt, completion = await one_request(client, number, chance)
+            got["prompt"] += prompt
+            got["completion"] += completion
+
+    settings = {"receipts_url": file, "max_concurrency": 8, "simulated_decode_tps": 2000}
+    async with metered_servers(tmp_path, **settings) as servers:
+        async with AsyncClient(servers.service, retries=0) as client:
+            await asyncio.gather(*(caller(client) for _ in range(16)))
+        samples = await servers.until("lodestream_requests_running", lambda running: running == 0)
+        sent = sum(v for (name, _), v in samples.items() if name == "lodestream_requests_total")
+        receipts = await kept_of(file, int(sent))
+        samples = await servers.samples(servers.metrics)
+
+    # A caller can leave before its call reaches the service.
+    assert REQUESTS * 0.9 < len(receipts) <= REQUESTS
+    assert len(receipts) == total(samples, "lodestream_requests_total")
+    for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
+        counted = total(samples, f"lodestream_{name}_total")
+        assert sum(getattr(receipt, name) or 0 for receipt in receipts) == counted
+    for outcome in ("ok", "cancelled", "model_not_found"):
+        counted = total(samples, "lodestream_requests_total", outcome=outcome)
+        assert sum(receipt.outcome == outcome for receipt in receipts) == counted > 0
+    answered = [r for r in receipts if r.request_id.startswith(("whole", "stream"))]
+    assert sum(receipt.prompt_tokens for receipt in answered) == got["prompt"]
+    assert sum(receipt.completion_tokens for receipt in answered) == got["completion"]
+    aborted = [r for r in receipts if r.outcome == "cancelled"]
+    assert sum(receipt.completion_tokens for receipt in aborted) > 0
+    assert total(samples, "lodestream_receipts_dropped_total") == 0
+
+
+async def test_a_killed_service_loses_a_second_at_most_and_says_so(tmp_path: Path) -> None:
+    file, address = tmp_path / "receipts.db", f"127.0.0.1:{free_port()}"
+    settings = {
+        "backend": "simulated",
+        "model": MODEL,
+        "grpc_address": address,
+        "cache_dir": CACHE,
+        "requests_per_minute": 0,
+        "receipts_url": file,
+    }
+    ended: list[tuple[float, str]] = []
+    now = asyncio.get_running_loop().time
+
+    async def caller(client: AsyncClient, name: int) -> None:
+        for number in range(100_000):
+            request_id = f"{name}-{number}"
+            await client.generate(
+                model=MODEL, prompt="x", max_tokens=3, ignore_eos=True, request_id=request_id
+            )
+            ended.append((now(), request_id))
+
+    async with server_process("serve", tmp_path, **settings) as service:
+        async with AsyncClient(address, retries=0) as client:
+            callers = [asyncio.create_task(caller(client, name)) for name in range(4)]
+            await kept_of(file, 50)
+            killed = now()
+            service.signal(signal.SIGKILL)
+            await asyncio.gather(*callers, return_exceptions=True)
+        await service.wait()
+    found = {receipt.request_id for receipt in kept(file)}
+    assert len(found) >= 50
+    lost = [at for at, request_id in ended if request_id not in found]
+    assert all(at > killed - 1 for at in lost)
+
+    async with server_process("serve", tmp_path, **settings) as service:
+        async with AsyncClient(address) as client:
+            await client.generate(model=MODEL, prompt="x", max_tokens=1, request_id="after")
+            await kept_of(file, len(found) + 1)
+            gaps = gaps_of(file)
+        service.signal(signal.SIGTERM)
+        assert await service.wait() == 0
+
+    assert [(cause, count) for cause, count in gaps] == [("crash", None)]
+    async with server_process("serve", tmp_path, **settings), AsyncClient(address) as client:
+        await client.generate(model=MODEL, prompt="x", max_tokens=1, request_id="later")
+        await kept_of(file, len(found) + 2)
+    assert gaps_of(file) == gaps, "a clean end is no gap"
+
+
+def gaps_of(path: Path) -> Sequence[tuple[str, int | None]]:
+    store = SqliteStore(path, can_create=False)
+    store.open()
+    try:
+        return [(gap.cause, gap.receipts) for gap in store.gaps(0, 1e12)]
+    finally:
+        store.close()
+
+
+async def test_a_key_reads_the_receipts_of_its_own_requests_only(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    own, mine = keys.create("mine", Level.READ_WRITE)
+    _, other = keys.create("other", Level.ADMIN)
+    async with metered_servers(tmp_path, receipts_url=tmp_path / "receipts.db") as servers:
+        reply = await post(servers, CHAT, mine, "answered")
+        refused = await post(servers, {**CHAT, "model": "nobody"}, mine, "refused")
+        answered = await get(servers, "answered", mine)
+        unknown = await get(servers, "refused", mine)
+        foreign = await get(servers, "answered", other)
+        missing = await get(servers, "never", mine)
+        keyless = await get(servers, "answered", None)
+        async with AsyncClient(servers.service, api_key=mine) as client:
+            typed = await client.get_usage("answered")
+            with pytest.raises(NotFoundError) as error:
+                await client.get_usage("never")
+
+    assert (reply.status_code, refused.status_code) == (200, 404)
+    receipt = answered.json()
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert receipt["usage"][name] == reply.json()["usage"][name]
+    assert (receipt["id"], receipt["outcome"], receipt["model"]) == ("answered", "ok", MODEL)
+    assert (receipt["key_id"], receipt["key_name"]) == (own.id, "mine")
+    assert receipt["finish_causes"] == ["max_tokens"]
+    assert 0 <= receipt["timings"]["queue_ms"] <= receipt["timings"]["total_ms"]
+    assert unknown.json()["outcome"] == "model_not_found"
+    assert unknown.json()["timings"]["queue_ms"] is None
+    assert (foreign.status_code, missing.status_code, keyless.status_code) == (404, 404, 401)
+    assert foreign.json() == missing.json()
+    assert missing.json()["error"]["code"] == "receipt_not_found"
+    assert (typed.request_id, typed.key_id, typed.total_ms) == (
+        "answered",
+        own.id,
+        receipt["timings"]["total_ms"],
+    )
+    assert error.value.code == "receipt_not_found"
+
+
+async def post(servers: MeteredServers, body: object, key: str, request_id: str) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}", "x-request-id": request_id}
+    async with httpx.AsyncClient(timeout=20) as http:
+        return await http.post(f"http://{servers.bridge}/v1/chat/completions", json=body, headers=headers)
+
+
+async def get(servers: MeteredServers, request_id: str, key: str | None) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(timeout=20) as http:
+        return await http.get(f"http://{servers.bridge}/v1/usage/{request_id}", headers=headers)
+
+
+async def test_a_service_without_receipts_says_so(tmp_path: Path) -> None:
+    async with metered_servers(tmp_path, receipts_url="off") as servers:
+        async with AsyncClient(servers.service) as client:
+            with pytest.raises(NotFoundError, match="keeps no receipts"):
+                await client.get_usage("x")
+        assert (await get(servers, "x", None)).status_code == 404
