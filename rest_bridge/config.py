@@ -18,7 +18,8 @@ class BridgeConfig(CommonConfig):
         default=1,
         ge=1,
         le=256,
-        description="Processes that answer HTTP on the one port; the limits are those of all together.",
+        description="Processes that answer HTTP on the one port; limits and metrics are those of all "
+        "together.",
     )
     max_body_bytes: int = Field(
         default=4 * 1024 * 1024,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -13,9 +14,13 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from lodestream_common.metrics import LATENCY_SECONDS
 
+SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable of the metrics library: where processes that count together keep their numbers. The
+library reads it when it is imported."""
 UNKNOWN_ROUTE = "unknown"
 """The label of requests that no route took; their paths are their callers' own words."""
 
@@ -46,13 +51,25 @@ class BridgeMetrics:
             registry=self.registry,
         )
         self.active = Gauge(
-            "lodestream_bridge_requests_active", "HTTP requests that are open.", registry=self.registry
+            "lodestream_bridge_requests_active",
+            "HTTP requests that are open.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
-        Info("lodestream_build", "The version of lodestream.", registry=self.registry).info(
-            {"version": version("lodestream")}
-        )
+        self._build = Info("lodestream_build", "The version of lodestream.", registry=self.registry)
+        self._build.info({"version": version("lodestream")})
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+
+    @property
+    def exposed(self) -> CollectorRegistry:
+        """What scrapers read: of several workers the sums of all, and nothing of one process alone."""
+        if SHARED_DIRECTORY not in os.environ:
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(self._build)
+        return registry
 
     def observe(
         self,

@@ -1,6 +1,7 @@
 """Several processes that answer HTTP on one port: the kernel divides the connections among them.
 
-What counts for all of them lies in shared memory: connections, and the failed keys of each address.
+What counts for all of them lies in shared memory: connections, and the failed keys of each address. Metrics
+lie in files of the metrics library, and any worker answers with the sums.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from types import FrameType
 from typing import Any, cast
 
 import structlog
+from prometheus_client.multiprocess import mark_process_dead
 
 from lodestream_common import logs
 from lodestream_common.address import Address, cannot_listen, check_free, parse_address
@@ -30,6 +33,7 @@ from lodestream_common.ready import announce_ready
 from rest_bridge import server
 from rest_bridge.config import BridgeConfig
 from rest_bridge.limits import ConnectionCap
+from rest_bridge.metrics import SHARED_DIRECTORY
 
 _SPAWN = multiprocessing.get_context("spawn")
 _ADDRESSES = 65_536
@@ -141,6 +145,15 @@ class _Supervisor:
         self._is_ending = False
 
     def run(self) -> int:
+        """Serve until a signal arrives."""
+        with tempfile.TemporaryDirectory(prefix="lodestream-metrics-") as directory:
+            os.environ[SHARED_DIRECTORY] = directory
+            try:
+                return self._serve()
+            finally:
+                del os.environ[SHARED_DIRECTORY]
+
+    def _serve(self) -> int:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._on_signal)
         for number in range(self._config.workers):
@@ -194,6 +207,7 @@ class _Supervisor:
         del self._workers[number]
         worker.pipe.close()
         self._shared.forget(number)
+        mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
         if self._is_ending:
             return
         if not was_ready:

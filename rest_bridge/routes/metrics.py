@@ -27,5 +27,5 @@ router = APIRouter(tags=["metrics"])
 async def metrics(request: Request) -> Response:
     """Write the bridge's metrics: Prometheus text, or OpenMetrics where the request accepts it."""
     admit(request, Level.READ_ONLY)
-    found = expose(bridge_of(request).metrics.registry, request.headers.get("accept"))
+    found = expose(bridge_of(request).metrics.exposed, request.headers.get("accept"))
     return Response(found.body, headers={"content-type": found.content_type})

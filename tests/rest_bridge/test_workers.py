@@ -32,8 +32,15 @@ async def bridge(running: Running, home: Path, **settings: Any) -> AsyncIterator
 
 
 def workers(server: ServerProcess) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children()
-    return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
+    return [child for child in psutil.Process(server.process.pid).children() if is_worker(child)]
+
+
+def is_worker(child: psutil.Process) -> bool:
+    try:
+        return any("spawn_main" in word for word in child.cmdline())
+    except psutil.NoSuchProcess:
+        # It has just ended.
+        return False
 
 
 async def status_of(wire: Wire) -> int:
@@ -152,3 +159,20 @@ async def test_a_request_counts_once_in_the_log(running: Running, tmp_path: Path
             await server.wait(60)
 
     assert log.read_text().count('"event": "request"') == 1
+
+
+async def test_metrics_are_the_sums_of_all_workers(running: Running, tmp_path: Path) -> None:
+    async with bridge(running, tmp_path) as server, AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(connect(server.address)) for _ in range(40)]
+        assert [await status_of(wire) for wire in wires] == [200] * 40
+        first = workers(server)
+        first[0].kill()
+        await eventually(lambda: len(now := workers(server)) == 2 and first[0] not in now, PATIENCE)
+        async with httpx.AsyncClient(base_url=f"http://{server.address}", timeout=PATIENCE) as http:
+            text = (await http.get("/metrics")).text
+
+    counted = [line for line in text.splitlines() if line.startswith("lodestream_bridge_requests_total{")]
+    assert [line.rpartition(" ")[2] for line in counted if CHAT in line] == ["40.0"]
+    assert "lodestream_bridge_requests_active 1.0" in text
+    assert "lodestream_build_info{" in text
+    assert "process_resident_memory_bytes" not in text, "that of one worker would say nothing"
