@@ -91,7 +91,7 @@ parameters: $(VENV)/.dev  ## Renew docs/parameters.md and docs/structured-output
 	@$(BIN)/python -m tests.support.parameters
 	@$(BIN)/python -m tests.support.structured_output
 
-parts:  ## Install what some tests need from Debian: Prometheus, Redis, Chromium; needs root.
+parts:  ## Install what some tests need from Debian: Prometheus, Redis, Chromium, PostgreSQL; needs root.
 	@tests/parts.sh
 
 hooks: $(VENV)/.dev  ## Let git run the checks before each commit; needs pre-commit.

@@ -27,7 +27,6 @@ from lodestream_common.receipts import (
     SqliteStore,
     Store,
     Writer,
-    default_file,
     store_of,
 )
 
@@ -115,7 +114,8 @@ class Receipts:
         self._thread = threading.Thread(target=self._run, name="receipts", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, which says in the database at once that it is there."""
+        self._wake.set()
         self._thread.start()
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class Receipts:
         return waiting[-1] if waiting else await asyncio.to_thread(self._read, request_id, key_id)
 
     def _read(self, request_id: str, key_id: str) -> Receipt | None:
-        store = self._store.copy()
+        store = self._store.reader()
         try:
             store.open()
             return store.find(request_id, key_id)
@@ -268,12 +268,12 @@ def open_receipts(
     """
     if config.receipts_url == OFF:
         return None
-    store = SqliteStore(default_file()) if config.receipts_url is None else store_of(config.receipts_url)
+    store = store_of(config.receipts_url)
     if isinstance(store, SqliteStore):
         # A database server may come later; a file that cannot be written now stays so.
         try:
             store.open()
-        except (OSError, sqlite3.Error) as error:
+        except store.errors as error:
             if config.receipts_url is None:
                 _log.warning("no receipts", reason=f"{store.path} cannot be written: {error}")
                 return None

@@ -64,6 +64,7 @@ COMMANDS = (
     Command("health", "Check whether a server serves; the exit status tells.", "lodestream.health"),
     Command("chat", "Chat with a served model.", "lodestream.chat"),
     Command("top", "Show what services do now, live.", "lodestream.top"),
+    Command("usage", "Sum up the usage receipts by key, model or day.", "lodestream.usage"),
     Command("bench", "Put a server under load and measure its answers.", "lodestream.bench.command"),
     Command(
         "version", "Print the versions of lodestream and what it runs on.", "lodestream.cli", "print_versions"

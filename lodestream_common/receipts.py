@@ -140,7 +140,12 @@ _ADD_GAP = "INSERT INTO lodestream_receipt_gaps (cause, began, ended, receipts) 
 
 
 class Store(ABC):
-    """A database of receipts. One thread uses a store at a time."""
+    """A database of receipts. One thread uses a store at a time.
+
+    Args:
+        can_create: whether `open` makes what is missing.
+
+    """
 
     identity: str
     """The type of an id that the database counts up."""
@@ -150,23 +155,28 @@ class Store(ABC):
     """The expression of a receipt's day in UTC."""
     rejections: tuple[type[Exception], ...]
     """The errors that the same values meet again."""
+    errors: tuple[type[Exception], ...]
+    """The errors of a database that cannot be used."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_create: bool = True) -> None:
         self._connection: Any = None
+        self._can_create = can_create
 
     @abstractmethod
     def _connect(self) -> Any:
         """A connection of the database's library."""
 
     @abstractmethod
-    def copy(self) -> Store:
-        """A store of the same database, with a connection of its own."""
+    def reader(self) -> Store:
+        """A store of the same database, with a connection of its own, which makes nothing."""
 
     def open(self) -> None:
-        """Connect, and create what is missing. An open store stays as it is."""
+        """Connect, and make what is missing. An open store stays as it is."""
         if self._connection is not None:
             return
         self._connection = self._connect()
+        if not self._can_create:
+            return
         with self._transaction() as run:
             for statement in _SCHEMA.format(identity=self.identity).split(";"):
                 run(statement)
@@ -298,7 +308,7 @@ class SqliteStore(Store):
 
     Args:
         path: of the file.
-        can_create: whether a missing file and its directory are made.
+        can_create: whether `open` makes what is missing, the file and its directory, too.
 
     """
 
@@ -306,14 +316,14 @@ class SqliteStore(Store):
     mark = "?"
     day = "date(arrived, 'unixepoch')"
     rejections = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError)
+    errors = (sqlite3.Error, OSError)
 
     def __init__(self, path: Path, *, can_create: bool = True) -> None:
-        super().__init__()
+        super().__init__(can_create=can_create)
         self.path = path.absolute()
-        self._can_create = can_create
 
-    def copy(self) -> SqliteStore:
-        return SqliteStore(self.path, can_create=self._can_create)
+    def reader(self) -> SqliteStore:
+        return SqliteStore(self.path, can_create=False)
 
     def _connect(self) -> sqlite3.Connection:
         if self._can_create:
@@ -342,8 +352,8 @@ class PostgresStore(Store):
     mark = "%s"
     day = "to_char(to_timestamp(arrived) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
 
-    def __init__(self, url: str) -> None:
-        super().__init__()
+    def __init__(self, url: str, *, can_create: bool = True) -> None:
+        super().__init__(can_create=can_create)
         try:
             import psycopg
         except ImportError:
@@ -353,9 +363,10 @@ class PostgresStore(Store):
         self._library = psycopg
         self._url = url
         self.rejections = (psycopg.DataError, psycopg.IntegrityError, UnicodeError)
+        self.errors = (psycopg.Error,)
 
-    def copy(self) -> PostgresStore:
-        return PostgresStore(self._url)
+    def reader(self) -> PostgresStore:
+        return PostgresStore(self._url, can_create=False)
 
     def _connect(self) -> Any:
         return self._library.connect(
@@ -363,20 +374,22 @@ class PostgresStore(Store):
         )
 
 
-def store_of(url: str, *, can_create: bool = True) -> Store:
+def store_of(url: str | None, *, can_create: bool = True) -> Store:
     """The store of a URL or path; it is not open yet.
 
     Args:
-        url: `sqlite:///absolute/path`, a path, or `postgresql://...`.
-        can_create: whether a missing SQLite file is made.
+        url: None for the default file, `sqlite:///absolute/path`, a path, or `postgresql://...`.
+        can_create: whether the store makes what is missing.
 
     Raises:
         SettingError: it is none of these.
         OperatorError: psycopg is not installed.
 
     """
+    if url is None:
+        return SqliteStore(default_file(), can_create=can_create)
     if url.startswith(("postgresql://", "postgres://")):
-        return PostgresStore(url)
+        return PostgresStore(url, can_create=can_create)
     if url.startswith("sqlite://"):
         path = unquote(urlsplit(url).path)
         if not path.strip("/"):

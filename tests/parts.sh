@@ -2,7 +2,7 @@
 # Installs the third parties that some tests talk to and no wheel brings. Needs Debian or its kin, and root.
 set -eu
 missing=""
-for package in prometheus redis-server chromium; do
+for package in prometheus redis-server chromium postgresql; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
 done
 test -n "$missing" || exit 0

@@ -1,12 +1,15 @@
-"""Third parties as programs, which `make parts` installs from Debian: Prometheus, Redis, Chromium."""
+"""Third parties as programs, which `make parts` installs from Debian."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,6 +101,81 @@ async def running_prometheus(
     finally:
         process.terminate()
         await asyncio.to_thread(process.wait, 20)
+
+
+@asynccontextmanager
+async def running_postgres() -> AsyncIterator[Postgres]:
+    """Run a PostgreSQL with an empty database until the context ends."""
+    initdb, server = _postgres_part("initdb"), _postgres_part("postgres")
+    # It refuses to run as root, and another user cannot enter the directories of tests.
+    owner = "postgres" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="lodestream-postgres-") as home:
+        if owner is not None:
+            shutil.chown(home, owner)
+        options = ("--username=lodestream", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        await asyncio.to_thread(
+            subprocess.run,
+            [initdb, f"--pgdata={home}/data", *options],
+            user=owner,
+            cwd=home,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        postgres = Postgres(server, home, free_port(), owner)
+        await postgres.start()
+        try:
+            yield postgres
+        finally:
+            await postgres.stop()
+
+
+def _postgres_part(program: str) -> str:
+    """Debian keeps the programs of each version of PostgreSQL in a directory of its own."""
+    directories = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+    return part(program, *directories)
+
+
+class Postgres:
+    """A PostgreSQL that can be stopped and started again."""
+
+    def __init__(self, program: str, home: str, port: int, owner: str | None) -> None:
+        self._command = [
+            program,
+            *("-D", f"{home}/data", "-p", str(port)),
+            *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"),
+        ]
+        self._home, self._owner = home, owner
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql://lodestream@127.0.0.1:{port}/postgres"
+
+    async def start(self) -> None:
+        """Start it, and wait until it answers."""
+        import psycopg
+
+        self._process = self._spawn()
+        async with asyncio.timeout(30):
+            while True:
+                assert self._process.poll() is None, f"it ended with status {self._process.returncode}"
+                with contextlib.suppress(psycopg.OperationalError):
+                    await (await psycopg.AsyncConnection.connect(self.url)).close()
+                    return
+                await asyncio.sleep(0.1)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            user=self._owner,
+            cwd=self._home,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    async def stop(self) -> None:
+        """Stop it at once; connections break."""
+        if self._process is not None:
+            # The fast shutdown.
+            self._process.send_signal(signal.SIGINT)
+            await asyncio.to_thread(self._process.wait, 20)
 
 
 def _start(*command: str) -> subprocess.Popen[bytes]:

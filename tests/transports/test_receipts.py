@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from inference_client import AsyncClient, InferenceError, NotFoundError
+from inference_client import AsyncClient, InferenceError, NotFoundError, UnavailableError
 from lodestream_common.keys import KeyFile, Level
-from lodestream_common.receipts import Receipt, SqliteStore
-from tests.support.parts import free_port
+from lodestream_common.receipts import By, Receipt, SqliteStore, store_of
+from tests.support.parts import free_port, running_postgres
 from tests.support.processes import server_process
 from tests.transports.metered import CACHE, MeteredServers, metered_servers, total
 
@@ -230,3 +230,50 @@ async def test_a_service_without_receipts_says_so(tmp_path: Path) -> None:
             with pytest.raises(NotFoundError, match="keeps no receipts"):
                 await client.get_usage("x")
         assert (await get(servers, "x", None)).status_code == 404
+
+
+async def test_postgresql_keeps_receipts_also_those_of_a_time_without_it(tmp_path: Path) -> None:
+    async with (
+        running_postgres() as postgres,
+        metered_servers(tmp_path, receipts_url=postgres.url) as servers,
+    ):
+        async with AsyncClient(servers.service, retries=0) as client:
+
+            async def generate(name: str) -> None:
+                await client.generate(model=MODEL, prompt="x", max_tokens=3, ignore_eos=True, request_id=name)
+
+            async def until(count: int) -> None:
+                end = asyncio.get_running_loop().time() + 20
+                while (found := await asyncio.to_thread(requests_in, postgres.url)) < count:
+                    assert asyncio.get_running_loop().time() < end, f"{found} of {count}"
+                    await asyncio.sleep(0.1)
+
+            await generate("before")
+            await until(1)
+            await postgres.stop()
+            await generate("meanwhile")
+            waiting = await client.get_usage("meanwhile")
+            with pytest.raises(UnavailableError):
+                await client.get_usage("before")
+            await postgres.start()
+            await until(2)
+            await generate("after")
+            receipts = [await client.get_usage(name) for name in ("before", "meanwhile", "after")]
+        samples = await servers.samples(servers.metrics)
+
+    assert waiting == receipts[1]
+    assert [(receipt.outcome, receipt.completion_tokens) for receipt in receipts] == [("ok", 3)] * 3
+    assert total(samples, "lodestream_receipts_dropped_total") == 0
+
+
+def requests_in(url: str) -> int:
+    """How many receipts a database has; the command's sums by each group are the same."""
+    store = store_of(url)
+    store.open()
+    try:
+        groups: tuple[By, ...] = ("key", "model", "day")
+        counts = {sum(row.requests for row in store.sums(by, 0, 1e11)) for by in groups}
+        assert len(counts) == 1
+        return counts.pop()
+    finally:
+        store.close()
