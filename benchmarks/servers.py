@@ -66,7 +66,7 @@ def server(
         output = None if log is None else stack.enter_context(log.open("ab"))
         process = subprocess.Popen(
             [sys.executable, "-m", "lodestream.cli", command],
-            env={**os.environ, **variables, READY_FILE: str(ready)},
+            env={"XDG_STATE_HOME": str(home), **os.environ, **variables, READY_FILE: str(ready)},
             stdout=output,
             stderr=output,
         )

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -140,7 +139,8 @@ class Receipts:
                 self._waiting.append(receipt)
         if is_full:
             self._lose("overflow", 1)
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     async def find(self, request_id: str, key_id: str) -> Receipt | None:
         """The newest receipt of a request of a key, also where it is not written yet.
@@ -247,9 +247,7 @@ class Receipts:
 
 def _joined(one: Gap, other: Gap) -> Gap:
     receipts = (one.receipts or 0) + (other.receipts or 0)
-    return replace(
-        one, began=min(one.began, other.began), ended=max(one.ended, other.ended), receipts=receipts
-    )
+    return Gap(one.cause, min(one.began, other.began), max(one.ended, other.ended), receipts)
 
 
 def open_receipts(

@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     rows, gaps = _read(url, by, 0.0 if since is None else since, time.time() + 60 if until is None else until)
     if parsed.format == "json":
         shown = [{by: row["group"], **_without_group(row)} for row in map(asdict, rows)]
-        print(json.dumps({"by": by, "rows": shown, "gaps": [asdict(gap) for gap in gaps]}, indent=2))
+        print(json.dumps({"by": by, "rows": shown, "gaps": [gap._asdict() for gap in gaps]}, indent=2))
     elif parsed.format == "csv":
         _print_csv(by, rows)
     else:

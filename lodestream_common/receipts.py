@@ -11,9 +11,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from lodestream_common.errors import OperatorError, SettingError
@@ -40,8 +40,7 @@ def default_file() -> Path:
     return state_home() / "receipts.db"
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What one request took. Times in milliseconds are None where the request did not come to the queue."""
 
     arrived: float
@@ -73,8 +72,7 @@ class Receipt:
     total_ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(NamedTuple):
     """Receipts that are missing."""
 
     cause: str
@@ -113,8 +111,7 @@ class Sums:
     completion_tokens: int
 
 
-_COLUMNS = tuple(field.name for field in fields(Receipt))
-_NAMES = ", ".join(_COLUMNS)
+_NAMES = ", ".join(Receipt._fields)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lodestream_receipts (
     id {identity}, run TEXT NOT NULL, number BIGINT NOT NULL, arrived DOUBLE PRECISION NOT NULL,
@@ -199,7 +196,7 @@ class Store(ABC):
             writer: which writes.
 
         """
-        marks = ", ".join("?" * (len(_COLUMNS) + 2))
+        marks = ", ".join("?" * (len(Receipt._fields) + 2))
         now = time.time()
         with self._transaction() as run:
             run(
@@ -210,9 +207,9 @@ class Store(ABC):
             run(
                 f"INSERT INTO lodestream_receipts (run, number, {_NAMES}) VALUES ({marks}) "  # noqa: S608
                 "ON CONFLICT DO NOTHING",
-                [(writer.run, number, *astuple(receipt)) for number, receipt in enumerate(receipts, first)],
+                [(writer.run, number, *receipt) for number, receipt in enumerate(receipts, first)],
             )
-            run(_ADD_GAP, [astuple(gap) for gap in gaps])
+            run(_ADD_GAP, gaps)
 
     def begin(self, writer: Writer) -> list[Gap]:
         """Write a gap for each writer that has crashed: one at the same address, or one long not seen."""
@@ -223,7 +220,7 @@ class Store(ABC):
                 [(writer.run, writer.server, writer.began - _STALE_SECONDS)],
             ).fetchall()
             gaps = [Gap("crash", last, writer.began, None) for (last,) in seen]
-            run(_ADD_GAP, [astuple(gap) for gap in gaps])
+            run(_ADD_GAP, gaps)
         return gaps
 
     def end(self, writer: Writer) -> None:

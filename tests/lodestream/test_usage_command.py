@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,10 +42,9 @@ ONE = Receipt(
 )
 RECEIPTS = [
     ONE,
-    replace(ONE, arrived=at("2026-03-01T23:59:59.9"), outcome="cancelled", completion_tokens=7),
-    replace(ONE, arrived=at("2026-03-02T00:00"), key_name="bob", model="large", cached_tokens=None),
-    replace(
-        ONE,
+    ONE._replace(arrived=at("2026-03-01T23:59:59.9"), outcome="cancelled", completion_tokens=7),
+    ONE._replace(arrived=at("2026-03-02T00:00"), key_name="bob", model="large", cached_tokens=None),
+    ONE._replace(
         arrived=at("2026-03-03"),
         key_id=None,
         key_name=None,

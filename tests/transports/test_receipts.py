@@ -38,7 +38,7 @@ def kept(path: Path) -> list[Receipt]:
     store.open()
     try:
         with store._transaction() as run:
-            names = ", ".join(Receipt.__dataclass_fields__)
+            names = ", ".join(Receipt._fields)
             return [Receipt(*row) for row in run(f"SELECT {names} FROM lodestream_receipts").fetchall()]
     finally:
         store.close()
