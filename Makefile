@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PARALLEL := -n 2 --dist loadfile
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: help serve test check quick format lint types imports proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean unit-newest stats soak hooks parts
+.PHONY: help serve test check quick format lint types imports proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean unit-newest stats soak hooks parts screenshot
 
 .DEFAULT_GOAL := help
 
@@ -90,6 +90,9 @@ readme: $(VENV)/.dev  ## Renew the table of settings in the README.
 parameters: $(VENV)/.dev  ## Renew docs/parameters.md and docs/structured-output.md.
 	@$(BIN)/python -m tests.support.parameters
 	@$(BIN)/python -m tests.support.structured_output
+
+screenshot: $(VENV)/.dev  ## Renew the picture of the playground in docs/images; needs Chromium.
+	@$(BIN)/python -m tests.support.browser docs/images/playground.png
 
 parts:  ## Install what some tests need from Debian: Prometheus, Redis, Chromium, PostgreSQL; needs root.
 	@tests/parts.sh

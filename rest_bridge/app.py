@@ -24,7 +24,7 @@ from rest_bridge.metrics import BridgeMetrics
 from rest_bridge.middleware import RequestContextMiddleware
 from rest_bridge.openapi import DescribedApp, add_docs
 from rest_bridge.request import Bridge
-from rest_bridge.routes import generation, health, metrics, models, usage
+from rest_bridge.routes import generation, health, metrics, models, playground, usage
 from rest_bridge.security import AllowedSites, BrowserMiddleware
 
 _RETRIES = 2
@@ -71,6 +71,8 @@ def create_app(config: BridgeConfig, failed_keys: FailedKeys | None = None) -> F
         )
     for route in (generation, models, usage, health, metrics):
         app.include_router(route.router)
+    if config.playground:
+        app.include_router(playground.router)
     add_docs(app)
     return app
 

@@ -65,6 +65,10 @@ class BridgeConfig(CommonConfig):
         description="Origins of web pages that may call the bridge from a browser (CORS), joined by commas, "
         "as https://chat.example.org. Pages of other sites are refused where there are no keys.",
     )
+    playground: bool = Field(
+        default=True,
+        description="Serve a page at / where a developer tries the API in a browser.",
+    )
     request_timeout: float | None = Field(
         default=None,
         gt=0,
