@@ -154,6 +154,7 @@ class DescribedApp(FastAPI):
             document = super().openapi()
             for operation in _operations(document):
                 _correct_responses(operation["responses"])
+            _add_examples(document["paths"])
             components = document.setdefault("components", {})
             schemas = components.setdefault("schemas", {})
             schemas.update(_schemas())
@@ -171,8 +172,11 @@ def _operations(document: Extra) -> Iterator[Extra]:
 
 
 def _correct_responses(responses: Extra) -> None:
-    """Remove the framework's own error, which is never sent; add the headers that all responses have."""
+    """Remove what the framework adds and is never sent; add the headers that all responses have."""
     responses.pop("422", None)
+    content = responses["200"]["content"]
+    if content.get(_JSON) == {"schema": {}}:
+        del content[_JSON]
     for status, response in responses.items():
         headers = response.setdefault("headers", {})
         headers["x-request-id"] = {
@@ -186,12 +190,124 @@ def _correct_responses(responses: Extra) -> None:
             }
 
 
+def _add_examples(paths: Extra) -> None:
+    """Give each route the example of a response."""
+    for path, item in paths.items():
+        for operation in item.values():
+            for media_type, content in operation["responses"]["200"]["content"].items():
+                if (path, media_type) in _REPLIES:
+                    content["example"] = _REPLIES[path, media_type]
+
+
 def _schemas() -> dict[str, Any]:
     schemas = [(model, "validation") for model in (*_BODIES, *_CHUNKS)]
     _, found = models_json_schema(schemas, ref_template=_PREFIX + "{model}")  # type: ignore[arg-type]
     definitions: dict[str, Any] = found["$defs"]
     return definitions
 
+
+_JSON = "application/json"
+_MODEL = "llama-3.1-8b"
+_USAGE = {
+    "prompt_tokens": 17,
+    "completion_tokens": 3,
+    "total_tokens": 20,
+    "prompt_tokens_details": {"cached_tokens": 0},
+}
+_TIMINGS = {"queue_ms": 0.6, "prefill_ms": 5.6, "decode_ms": 10.6}
+_PARAMETERS = {
+    "max_tokens": 150,
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "top_k": 0,
+    "min_p": 0.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "seed": 42,
+    "logit_bias": {},
+}
+_ENDING = {
+    "index": 0,
+    "cause": "end_of_sequence",
+    "stop_sequence": None,
+    "stop_token_id": 128009,
+    "filter_rule": None,
+}
+_METADATA = {
+    "region": "local",
+    "latency_ms": 18,
+    "queue_time_ms": 1,
+    "inference_time_ms": 16,
+    "model_load_time_ms": 0,
+    "timings": {**_TIMINGS, "bridge_ms": 1.5, "time_to_first_token_ms": 6.2},
+    "batch_size": 1,
+    "parameters": _PARAMETERS,
+    "ignored_parameters": [],
+    "choices": [_ENDING],
+}
+_SERVED = {
+    "id": _MODEL,
+    "object": "model",
+    "created": 1767225600,
+    "owned_by": "lodestream",
+    "root": _MODEL,
+    "parent": None,
+    "permission": [],
+    "aliases": [],
+    "context_length": 8192,
+    "vocabulary_size": 128256,
+    "backend": "tensorrt_llm",
+    "max_concurrency": 64,
+    "default_max_tokens": 150,
+    "max_tokens_limit": 4096,
+}
+
+
+def _reply(kind: str, choice: Extra, **more: Any) -> Extra:
+    head = {"id": f"{kind}-1", "object": kind, "created": 1767225600, "model": _MODEL}
+    choices = [{"index": 0, **choice, "logprobs": None, "finish_reason": "stop"}] if choice else []
+    return {**head, "choices": choices, "usage": _USAGE, **more}
+
+
+_VALIDATION = _reply("validation", {}, parameters=_PARAMETERS, queue_estimate_ms=0.0, ignored_parameters=[])
+_CHAT_MESSAGE = {"role": "assistant", "content": "Paris.", "refusal": None}
+_BACKEND = {"name": "tensorrt_llm", "version": "1.2.1", "extensions": []}
+_REPLIES: dict[tuple[str, str], Any] = {
+    ("/v1/chat/completions", _JSON): _reply(
+        "chat.completion", {"message": _CHAT_MESSAGE}, pg_metadata=_METADATA
+    ),
+    ("/v1/completions", _JSON): _reply("text_completion", {"text": "Paris."}, pg_metadata=_METADATA),
+    ("/v1/completions/stream", _JSON): _VALIDATION,
+    ("/v1/models", _JSON): {"object": "list", "data": [_SERVED]},
+    ("/v1/models/{model}", _JSON): _SERVED,
+    ("/v1/usage/{request_id}", _JSON): {
+        "id": "my-request-1",
+        "object": "usage.receipt",
+        "created": 1767225600.25,
+        "model": _MODEL,
+        "key_id": "anonymous",
+        "key_name": "anonymous",
+        "outcome": "ok",
+        "finish_causes": ["end_of_sequence"],
+        "choices": 1,
+        "usage": _USAGE,
+        "timings": {**_TIMINGS, "time_to_first_token_ms": 6.2, "total_ms": 16.9},
+    },
+    ("/health", _JSON): {
+        "status": "healthy",
+        "node": "local",
+        "runtime": "lodestream",
+        "timestamp": "2026-01-01T00:00:00.000+00:00",
+        "features": {"dynamic_loading": False, "huggingface_support": False},
+        "backend": {"healthy": True, "info": _BACKEND},
+    },
+    ("/health/live", _JSON): {"status": "ok"},
+    ("/health/ready", _JSON): {"status": "ready"},
+    ("/metrics", "text/plain"): "# TYPE lodestream_bridge_requests_total counter\n"
+    'lodestream_bridge_requests_total{method="GET",outcome="ok",route="/v1/models",status="200"} 1.0\n',
+}
+"""Responses by path and media type; events have an example of their own."""
 
 _PAGE = "/docs"
 _ASSETS = "/docs/assets"

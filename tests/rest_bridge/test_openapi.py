@@ -101,6 +101,18 @@ def test_every_parameter_is_described(document: dict[str, Any], schema: type[Any
     assert all(field.get("description") for field in described.values())
 
 
+def test_every_route_has_examples_that_its_schemas_accept(document: dict[str, Any]) -> None:
+    """Of its body, and of its response in each form."""
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            contents = [operation["responses"]["200"], *filter(None, [operation.get("requestBody")])]
+            for media_type, content in (pair for one in contents for pair in one["content"].items()):
+                assert "example" in content, f"{path}: {media_type}"
+                if media_type == "application/json":
+                    schema = {**content["schema"], "components": document["components"]}
+                    Draft202012Validator(schema).validate(content["example"])
+
+
 def test_every_route_is_described(document: dict[str, Any]) -> None:
     """All that answer, with their bodies and errors."""
     assert {(path, method) for path, item in document["paths"].items() for method in item} == {
