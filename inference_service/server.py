@@ -27,6 +27,7 @@ from inference_service.rpc.services import GenerateServicer, ModelServicer, Usag
 from inference_service.scheduling import loaded_engine
 from inference_service.scheduling.loaded_engine import EngineSlot
 from inference_service.scheduling.workers import FairPool
+from lodestream_common import tracing
 from lodestream_common.address import Address, cannot_listen, check_free, check_open_address, parse_address
 from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
@@ -78,7 +79,8 @@ class Server:
         threads, most_bytes = usable_cores(), _WAITING_MESSAGES * config.max_message_bytes
         self._workers = FairPool(threads, "lodestream-worker", most_bytes)
         self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
-        self.calls = RunningCalls(self._access, config.max_message_bytes, config.body_timeout)
+        self._tracer = tracing.start("service")
+        self.calls = RunningCalls(self._access, config.max_message_bytes, config.body_timeout, self._tracer)
         self.health = HealthMonitor(SERVICES, self._slot.stats, config.stall_timeout, self._on_state)
         self.metrics = ServiceMetrics(
             self._reading, with_keys=config.metrics_keys, with_gateway_names=config.metrics_gateway_names
@@ -140,6 +142,8 @@ class Server:
             await asyncio.to_thread(self._metrics_server.close)
         for pool in (self._workers, self._compilers):
             pool.close()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
     @property
     def metrics_address(self) -> Address | None:

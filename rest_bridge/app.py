@@ -18,6 +18,7 @@ from lodestream_common.errors import SettingError
 from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.keys import Keyring
 from lodestream_common.pacing import Pacer
+from lodestream_common.tracing import Tracer
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError
 from rest_bridge.metrics import BridgeMetrics
@@ -34,12 +35,15 @@ _KEYS_INTERVAL = 0.5
 """Seconds between two checks of the key file."""
 
 
-def create_app(config: BridgeConfig, failed_keys: FailedKeys | None = None) -> FastAPI:
+def create_app(
+    config: BridgeConfig, failed_keys: FailedKeys | None = None, tracer: Tracer | None = None
+) -> FastAPI:
     """Make the bridge's app. It connects to the service for the first request.
 
     Args:
         config: the settings.
         failed_keys: delays the refusals of failed keys; None: the app has its own.
+        tracer: gets a span of each request; None: there are no traces.
 
     Raises:
         OperatorError: the key file or the service's address is malformed.
@@ -59,7 +63,7 @@ def create_app(config: BridgeConfig, failed_keys: FailedKeys | None = None) -> F
     )
     allowed = AllowedSites.of(config)
     app.add_middleware(BrowserMiddleware, allowed=allowed, keyring=keyring)
-    app.add_middleware(RequestContextMiddleware, metrics=counts)
+    app.add_middleware(RequestContextMiddleware, metrics=counts, tracer=tracer)
     if allowed.origins:
         # It is the outermost middleware, so that pages can read errors, too.
         app.add_middleware(

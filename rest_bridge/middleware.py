@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lodestream_common.keys import Keyring
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME
+from lodestream_common.tracing import Span, Tracer
+from rest_bridge import tracing
 from rest_bridge.errors import INVALID_API_KEY, ApiError, ClientGone, api_error, error_response
 from rest_bridge.metrics import BridgeMetrics
 
@@ -57,19 +59,24 @@ class RequestContext:
     """Seconds before an error is sent: callers who try many keys are slowed down."""
     first_byte_seconds: float | None = None
     """When the body of the response began, in seconds after the request; None: it did not."""
+    span: Span | None = None
+    """None: there are no traces, or the request is a probe."""
     _started_at: float = field(default_factory=time.monotonic)
 
     @property
     def rpc_options(self) -> dict[str, Any]:
         """The arguments of every RPC for this request."""
-        return {"request_id": self.request_id, "api_key": self.api_key, "timeout": self.timeout}
+        options = {"request_id": self.request_id, "api_key": self.api_key, "timeout": self.timeout}
+        return {**options, "metadata": self.span.headers() if self.span is not None else ()}
 
     @property
     def generation_options(self) -> dict[str, Any]:
         """The arguments of an RPC that generates."""
         interval = self.max_interval
-        metadata = () if interval is None else ((INTERVAL_NAME, f"{interval:.6f}"),)
-        return {**self.rpc_options, "metadata": metadata}
+        options = self.rpc_options
+        if interval is not None:
+            options["metadata"] = (*options["metadata"], (INTERVAL_NAME, f"{interval:.6f}"))
+        return options
 
     @property
     def elapsed_ms(self) -> float:
@@ -113,9 +120,10 @@ class RequestContextMiddleware:
     It is plain ASGI: Starlette's base class for middleware would hide the caller's disconnect from the app.
     """
 
-    def __init__(self, app: ASGIApp, metrics: BridgeMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: BridgeMetrics, tracer: Tracer | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""
@@ -123,6 +131,8 @@ class RequestContextMiddleware:
             await self._app(scope, receive, send)
             return
         context = RequestContext(choose_request_id(Headers(scope=scope).get("x-request-id")), scope["method"])
+        if self._tracer is not None:
+            context.span = tracing.start_span(self._tracer, scope, context.request_id)
         send_with_id = _with_request_id(send, context)
         self._metrics.active.inc()
         connection: Connection | None = scope.get("state", {}).get("connection")
@@ -141,6 +151,15 @@ class RequestContextMiddleware:
         finally:
             context.log()
             self._count(context)
+            if context.span is not None:
+                tracing.end_span(
+                    context.span,
+                    method=context.method,
+                    path=scope["path"],
+                    route=context.route,
+                    status=context.status,
+                    outcome=context.result,
+                )
 
     def _count(self, context: RequestContext) -> None:
         self._metrics.active.dec()

@@ -16,11 +16,13 @@ from typing import cast
 import structlog
 import uvicorn
 
+from lodestream_common import tracing
 from lodestream_common.address import Address, cannot_listen, check_open_address, parse_address
 from lodestream_common.errors import SettingError
 from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.keys import Keyring
 from lodestream_common.ready import announce_ready
+from lodestream_common.tracing import Tracer
 from rest_bridge.app import create_app
 from rest_bridge.config import BridgeConfig
 from rest_bridge.limits import IDLE_SECONDS, ConnectionCap, Limits
@@ -76,8 +78,13 @@ def run(
         gc.freeze()
         on_ready(address)
 
-    server = make_server(config, ready, parts)
-    server.run(sockets=[server.socket])
+    tracer = tracing.start("bridge")
+    try:
+        server = make_server(config, ready, parts, tracer)
+        server.run(sockets=[server.socket])
+    finally:
+        if tracer is not None:
+            tracer.close()
     return 0
 
 
@@ -103,7 +110,10 @@ def _checked_address(config: BridgeConfig) -> tuple[Address, bool]:
 
 
 def make_server(
-    config: BridgeConfig, on_ready: Callable[[str], None], parts: Parts | None = None
+    config: BridgeConfig,
+    on_ready: Callable[[str], None],
+    parts: Parts | None = None,
+    tracer: Tracer | None = None,
 ) -> BridgeServer:
     """Make a server that is bound to its address, but does not serve yet.
 
@@ -113,7 +123,7 @@ def make_server(
     """
     address, guarded = _checked_address(config)
     parts = parts or Parts(ConnectionCap(affordable(config.max_connections)), FailedKeys())
-    settings = _uvicorn_config(config, parts)
+    settings = _uvicorn_config(config, parts, tracer)
     try:
         listener = listen(address, is_shared=parts.is_shared)
     except OSError as error:
@@ -222,10 +232,10 @@ class BridgeServer(uvicorn.Server):
         self.should_exit = True
 
 
-def _uvicorn_config(config: BridgeConfig, parts: Parts) -> uvicorn.Config:
+def _uvicorn_config(config: BridgeConfig, parts: Parts, tracer: Tracer | None) -> uvicorn.Config:
     protocol = cast("type[asyncio.Protocol]", partial(BridgeProtocol, Limits.of(config), parts.cap))
     return uvicorn.Config(
-        create_app(config, parts.failed_keys),
+        create_app(config, parts.failed_keys, tracer),
         http=protocol,
         ws="none",
         lifespan="on",

@@ -24,12 +24,13 @@ from inference_service.errors import (
     Unauthenticated,
     UnknownMethod,
 )
-from inference_service.rpc import status
+from inference_service.rpc import status, tracing
 from inference_service.rpc.auth import ANONYMOUS, Access, Caller, Metadata
 from inference_service.scheduling.admission import DeadlinePassed, Tenant
 from lodestream_common.keys import Level
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME, parse_interval
+from lodestream_common.tracing import Span, Tracer
 
 _log = structlog.get_logger(__name__)
 _LEAST_RATE = 100_000
@@ -62,6 +63,10 @@ class RpcCall:
     """Bytes of the request's message; 0 until it is read."""
     ended_with: ServiceError | None = None
     """The error with which the service ended the call while it ran."""
+    code: grpc.StatusCode = grpc.StatusCode.CANCELLED
+    """The status with which the call ended; CANCELLED until it has one."""
+    span: Span | None = None
+    """None: there are no traces."""
 
     def __post_init__(self) -> None:
         self.request_id = _request_id(self.metadata)
@@ -149,8 +154,11 @@ class RpcCall:
 class RunningCalls:
     """The RPCs that run now."""
 
-    def __init__(self, access: Access, max_message_bytes: int, body_timeout: float) -> None:
+    def __init__(
+        self, access: Access, max_message_bytes: int, body_timeout: float, tracer: Tracer | None = None
+    ) -> None:
         self._access = access
+        self._tracer = tracer
         self._max_message_bytes = max_message_bytes
         self._body_timeout = body_timeout
         self.observers: list[Callable[[RpcCall, str], None]] = []
@@ -240,13 +248,16 @@ class RunningCalls:
         self._running.add(call)
         self._idle.clear()
         outcome = "cancelled"
+        if self._tracer is not None:
+            attributes = tracing.first_attributes(call.method, call.request_id)
+            call.span = self._tracer.start_server_span(call.method, call.metadata, attributes)
         try:
             await call.context.send_initial_metadata((("x-request-id", call.request_id),))
             call.caller = self._access.identify(call.metadata)
             if needed is not None:
                 self._access.admit(call.caller, needed)
             result = await work(call)
-            outcome = "ok"
+            outcome, call.code = "ok", grpc.StatusCode.OK
             return result
         except asyncio.CancelledError:
             if call.ended_with is None:
@@ -264,6 +275,8 @@ class RunningCalls:
             _write_log_line(call, outcome)
             for observe in self.observers:
                 observe(call, outcome)
+            if call.span is not None:
+                tracing.end_span(call.span, call.method, outcome, call.code, call.facts)
         return None
 
     async def _hold_refusal(self, call: RpcCall) -> None:
@@ -283,6 +296,7 @@ class RunningCalls:
         else:
             _log.exception("rpc.failed", request_id=call.request_id, method=call.method)
             reason, ended = status.INTERNAL.reason, status.internal_status(call.request_id)
+        call.code = ended.code
         with suppress(grpc.aio.AbortError, grpc.aio.InternalError, asyncio.TimeoutError):
             await asyncio.wait_for(call.context.abort_with_status(ended), ABORT_GRACE_SECONDS)
         return reason.lower()

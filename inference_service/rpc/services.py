@@ -20,6 +20,7 @@ from inference_service.request.prompt import prompt_fields
 from inference_service.rpc import encode
 from inference_service.rpc.auth import ANONYMOUS
 from inference_service.rpc.call import Context, RpcCall, RunningCalls
+from inference_service.rpc.tracing import trace_request, trace_stages
 from inference_service.scheduling.admission import Deadline
 from inference_service.scheduling.loaded_engine import EngineSlot, LoadedEngine
 from inference_service.scheduling.planner import Planner, effort_of
@@ -82,6 +83,8 @@ class GenerateServicer:
         progress = Progress()
         interval = partial(self._pacer.interval, call.max_interval())
         loaded = self._slot.loaded
+        if call.span is not None:
+            trace_request(call.span, message, loaded.model.names)
         loaded.admission.check_open()
         if not message.validate_only:
             loaded.admission.check_space(call.tenant)
@@ -96,6 +99,8 @@ class GenerateServicer:
                     yield events
             finally:
                 call.facts |= _facts(generation, len(request.choices), progress.timings)
+                if call.span is not None and not message.validate_only:
+                    trace_stages(call.span, progress)
 
     async def _read(
         self, call: RpcCall, message: generate_pb.GenerateRequest, loaded: LoadedEngine
