@@ -247,10 +247,15 @@ class AsyncClient:
         )
 
     async def list_models(
-        self, *, timeout: float | None = None, request_id: str | None = None, api_key: str | None = None
+        self,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+        metadata: Metadata = (),
     ) -> tuple[Model, ...]:
         """List the served models, under each of their names."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = model_service_pb2.ListModelsRequest()
         return await self._call(lambda stubs: stubs.list_models, request, call, decode_models)
 
@@ -261,9 +266,10 @@ class AsyncClient:
         timeout: float | None = None,
         request_id: str | None = None,
         api_key: str | None = None,
+        metadata: Metadata = (),
     ) -> Model:
         """Get one model by id or alias; `NotFoundError` has the names of the served models."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = model_service_pb2.GetModelRequest(model=model)
         return await self._call(lambda stubs: stubs.get_model, request, call, decode_model)
 
@@ -274,6 +280,7 @@ class AsyncClient:
         timeout: float | None = None,
         request_id: str | None = None,
         api_key: str | None = None,
+        metadata: Metadata = (),
     ) -> UsageReceipt:
         """Get the receipt of a past request of the same key.
 
@@ -282,12 +289,13 @@ class AsyncClient:
             timeout: seconds that the call may take.
             request_id: of this call.
             api_key: replaces the key of the client.
+            metadata: further gRPC metadata.
 
         Raises:
             NotFoundError: the key made no such request, or its receipt was not kept.
 
         """
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = usage_service_pb2.GetUsageRequest(request_id=of_request)
         return await self._call(lambda stubs: stubs.get_usage, request, call, decode_usage)
 
@@ -298,10 +306,11 @@ class AsyncClient:
         timeout: float | None = None,
         request_id: str | None = None,
         api_key: str | None = None,
+        metadata: Metadata = (),
         **options: Unpack[CountOptions],
     ) -> TokenCount:
         """Count the tokens of a prompt, as `generate` would; `CountOptions` has the keywords."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = build_count_request(model, options)
         return await self._call(lambda stubs: stubs.count_tokens, request, call, decode_token_count)
 

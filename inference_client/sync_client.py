@@ -246,10 +246,15 @@ class Client:
         )
 
     def list_models(
-        self, *, timeout: float | None = None, request_id: str | None = None, api_key: str | None = None
+        self,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        api_key: str | None = None,
+        metadata: Metadata = (),
     ) -> tuple[Model, ...]:
         """List the served models, under each of their names."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = model_service_pb2.ListModelsRequest()
         return self._call(lambda stubs: stubs.models.ListModels, request, call, decode_models)
 
@@ -260,9 +265,10 @@ class Client:
         timeout: float | None = None,
         request_id: str | None = None,
         api_key: str | None = None,
+        metadata: Metadata = (),
     ) -> Model:
         """Get one model by id or alias; `NotFoundError` has the names of the served models."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = model_service_pb2.GetModelRequest(model=model)
         return self._call(lambda stubs: stubs.models.GetModel, request, call, decode_model)
 
@@ -273,6 +279,7 @@ class Client:
         timeout: float | None = None,
         request_id: str | None = None,
         api_key: str | None = None,
+        metadata: Metadata = (),
     ) -> UsageReceipt:
         """Get the receipt of a past request of the same key.
 
@@ -281,12 +288,13 @@ class Client:
             timeout: seconds that the call may take.
             request_id: of this call.
             api_key: replaces the key of the client.
+            metadata: further gRPC metadata.
 
         Raises:
             NotFoundError: the key made no such request, or its receipt was not kept.
 
         """
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = usage_service_pb2.GetUsageRequest(request_id=of_request)
         return self._call(lambda stubs: stubs.usage.GetUsage, request, call, decode_usage)
 
@@ -297,10 +305,11 @@ class Client:
         timeout: float | None = None,
         request_id: str | None = None,
         api_key: str | None = None,
+        metadata: Metadata = (),
         **options: Unpack[CountOptions],
     ) -> TokenCount:
         """Count the tokens of a prompt, as `generate` would; `CountOptions` has the keywords."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout)
+        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = build_count_request(model, options)
         return self._call(lambda stubs: stubs.models.CountTokens, request, call, decode_token_count)
 

@@ -9,13 +9,14 @@ from typing import Any
 import grpc
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
+from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 
 from inference_service.scheduling.runner import Progress
 from lodestream_common.tracing import Attributes, Span
 
 _METHODS = {
     method.name: f"{service.full_name}/{method.name}"
-    for file in (generate_pb.DESCRIPTOR, model_pb.DESCRIPTOR)
+    for file in (generate_pb.DESCRIPTOR, model_pb.DESCRIPTOR, usage_pb.DESCRIPTOR)
     for service in file.services_by_name.values()
     for method in service.methods
 }

@@ -227,13 +227,24 @@ async def test_probes_have_no_spans_and_spans_of_unknown_routes_have_no_path(
         traced_servers(tmp_path) as servers,
         httpx.AsyncClient(base_url=f"http://{servers.bridge}") as http,
     ):
-        for path in ("/health", "/metrics", f"/{SECRET}", f"/v1/models?{SECRET}"):
-            await http.get(path)
+        expected = {
+            "/health": 200,
+            "/metrics": 200,
+            f"/{SECRET}": 404,
+            f"/v1/models?{SECRET}": 200,
+            "/v1/usage/unknown": 404,
+        }
+        assert {path: (await http.get(path)).status_code for path in expected} == expected
         twice = await http.get("/v1/models/unknown", headers=[("traceparent", TRACEPARENT)] * 2)
         assert twice.status_code == 404
 
     bridges = [span.name for span in receiver.spans if span.server == "lodestream-bridge"]
-    assert sorted(bridges) == ["GET", "GET /v1/models", "GET /v1/models/{model}"]
+    assert sorted(bridges) == [
+        "GET",
+        "GET /v1/models",
+        "GET /v1/models/{model:path}",
+        "GET /v1/usage/{request_id}",
+    ]
     assert not any(SECRET.encode() in body for body in receiver.bodies)
     (listed,) = receiver.named("lodestream.inference.v1.ModelService/ListModels")
     assert listed.trace == receiver.named("GET /v1/models")[0].trace
