@@ -181,23 +181,33 @@ class Receipts:
 
     def _write_all(self) -> bool:
         """Write everything that waits; False where the database fails."""
+        most = _BATCH
         while True:
             with self._lock:
-                batch = list(islice(self._waiting, _BATCH))
+                batch = list(islice(self._waiting, most))
                 gaps, self._gaps = self._gaps, {}
             error = self._try(lambda: self._write(batch, list(gaps.values())))  # noqa: B023  it runs now
-            if error is None or isinstance(error, self._store.rejections):
-                with self._lock:
-                    for _ in batch:
-                        self._waiting.popleft()
-                self._taken += len(batch)
-            if error is not None:
+            if error is None:
+                self._take(len(batch))
+            else:
                 self._keep(gaps)
                 if not isinstance(error, self._store.rejections):
                     return False
+                if len(batch) > 1:
+                    # One by one, so that the others of the batch are kept.
+                    most = 1
+                    continue
+                self._take(len(batch))
                 self._lose("rejected", len(batch))
+                most = _BATCH
             if not self._waiting:
                 return error is None and self._try(self._clean) is None
+
+    def _take(self, count: int) -> None:
+        with self._lock:
+            for _ in range(count):
+                self._waiting.popleft()
+        self._taken += count
 
     def _write(self, batch: list[Receipt], gaps: list[Gap]) -> None:
         self._store.open()
