@@ -48,6 +48,7 @@ from inference_client.health import READY_POLL, Health, ReadyWait, decode_health
 from inference_client.models import Model, TokenCount, UsageReceipt, Validation
 from inference_client.options import CountOptions, GenerateOptions
 from inference_client.request import build_count_request, build_request, build_validation
+from inference_client.status import rate_limits_of
 
 if TYPE_CHECKING:
     from typing import Self, TypeAlias, Unpack
@@ -182,7 +183,8 @@ class AsyncClient:
         """Like `generate`, for a request message; `api_key` replaces the key of the client."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         decode = partial(decode_generation, choices=choice_count(request))
-        return await self._call(lambda stubs: stubs.generate, request, call, decode)
+        generation = await self._call(lambda stubs: stubs.generate, request, call, decode)
+        return replace(generation, rate_limits=call.rate_limits)
 
     def stream_request(
         self,
@@ -356,7 +358,10 @@ class AsyncClient:
         call.check_size(request)
         while True:
             try:
-                return call.decoded(decode, await _only_message(self._start(method, request, call)))
+                rpc = self._start(method, request, call)
+                message = await _only_message(rpc)
+                call.rate_limits = rate_limits_of(await rpc.initial_metadata())
+                return call.decoded(decode, message)
             except grpc.RpcError as error:
                 pause = call.pause_after(error)
             except asyncio.CancelledError:

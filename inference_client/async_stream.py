@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +17,7 @@ from inference_client.call import ClientCall
 from inference_client.decode import StreamProtocolChecker, cut_short, decode_event
 from inference_client.errors import ClosedError, InferenceError
 from inference_client.events import Delta, Event, Generation, GenerationFold, Started, Summary
-from inference_client.status import error_from_rpc
+from inference_client.status import error_from_rpc, rate_limits_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -46,6 +47,7 @@ class AsyncStream:
         "_is_client_closed",
         "_open",
         "_rpc",
+        "rate_limits",
         "request_id",
     )
 
@@ -58,6 +60,9 @@ class AsyncStream:
     ) -> None:
         self.request_id = call.request_id
         """The request id: the one that was sent, and after `Started` the one in the log of the service."""
+        self.rate_limits: Mapping[str, str] = {}
+        """The `x-ratelimit-` metadata of the reply: limit, remaining and reset of the key's quotas. It
+        arrives before `Started`."""
         self._open = open_rpc
         self._call = call
         self._is_client_closed = is_client_closed
@@ -123,7 +128,7 @@ class AsyncStream:
         fold = GenerationFold()
         async for event in self:
             fold.add(event)
-        return fold.result()
+        return replace(fold.result(), rate_limits=self.rate_limits)
 
     async def aclose(self) -> None:
         """Cancel the call if it still runs. Safe to call twice, and from another task."""
@@ -140,6 +145,8 @@ class AsyncStream:
             if self._rpc is None:
                 self._rpc = self._open()
             try:
+                if not self._has_started:
+                    self.rate_limits = rate_limits_of(await self._rpc.initial_metadata())
                 message = await self._rpc.read()
             except grpc.RpcError as error:
                 await self._begin_again(error)

@@ -13,7 +13,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -74,7 +74,16 @@ class CallDefaults:
 class ClientCall:
     """One call with all its attempts, which have the same request id and one deadline."""
 
-    __slots__ = ("_api_key", "_began", "_deadline", "_defaults", "_failed", "_metadata", "request_id")
+    __slots__ = (
+        "_api_key",
+        "_began",
+        "_deadline",
+        "_defaults",
+        "_failed",
+        "_metadata",
+        "rate_limits",
+        "request_id",
+    )
 
     def __init__(
         self,
@@ -90,6 +99,8 @@ class ClientCall:
         self._deadline = deadline
         self._defaults = defaults
         self._failed = 0
+        self.rate_limits: Mapping[str, str] = {}
+        """The `x-ratelimit-` metadata of the reply to a call with one answer."""
         self._began = time.monotonic()
 
     @property

@@ -7,7 +7,7 @@ InferenceError
 ├── AuthenticationError        no API key, or one that is unknown, revoked or expired
 ├── PermissionDeniedError      the key may not do this, or not with this model
 ├── NotFoundError              no such model
-├── RateLimitError             the key used its requests of this minute; see `retry_after`
+├── RateLimitError             the key used up a quota; see `retry_after`
 ├── QueueFullError             too many requests wait already; see `retry_after`
 ├── UnavailableError           the service is not reachable, starts, drains, or ended during an answer
 │   └── CancelledByServerError the service, or a proxy, cancelled the call
@@ -23,6 +23,7 @@ The client raises no `grpc.RpcError`; that of a failed call is the error's `__ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,6 +49,8 @@ class InferenceError(Exception):
         """The request id in the log of the service, if there is one."""
         self.retry_after = retry_after
         """Seconds after which another attempt makes sense, if the service reports it."""
+        self.rate_limits: Mapping[str, str] = {}
+        """The `x-ratelimit-` metadata of the reply: limit, remaining and reset of the key's quotas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +121,13 @@ class NotFoundError(InferenceError):
 
 
 class RateLimitError(InferenceError):
-    """Expected: the key used its requests of this minute. The client does not retry; see `retry_after`."""
+    """Expected: the key used up a quota, which the message names. The client does not retry; see
+    `retry_after`.
+    """
 
     default_code = "rate_limit_exceeded"
     limit: int | None = None
-    """Requests a minute of the key."""
+    """The quota: requests or tokens a minute, or generations at once."""
 
 
 class QueueFullError(InferenceError):

@@ -258,6 +258,8 @@ class Generation:
     """Durations."""
     report: Report = field(default_factory=Report)
     """The parameters in effect."""
+    rate_limits: Mapping[str, str] = field(default_factory=dict)
+    """The `x-ratelimit-` metadata of the reply: limit, remaining and reset of the key's quotas."""
 
     @property
     def text(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -38,6 +39,7 @@ from inference_client.errors import (
 
 ERROR_DOMAIN = "lodestream.inference.v1"
 REQUEST_ID_KEY = "x-request-id"
+_RATE_LIMIT_PREFIX = "x-ratelimit-"
 
 _BY_REASON: dict[str, type[InferenceError]] = {
     "INVALID_VALUE": InvalidRequestError,
@@ -111,6 +113,7 @@ def error_from_rpc(error: grpc.RpcError, request_id: str | None) -> InferenceErr
     result = _from_status(error) if details.info is None else _from_reason(error, details)
     result.request_id = _request_id(error, details) or request_id
     result.retry_after = details.retry_after
+    result.rate_limits = rate_limits_of(cast("grpc.Call", error).initial_metadata())
     if isinstance(result, InvalidRequestError):
         result.violations = details.violations
     return result
@@ -186,6 +189,11 @@ def _unpack(packed: Any) -> ProtoMessage | None:
                 packed.Unpack(message)
                 return cast("ProtoMessage", message)
     return None
+
+
+def rate_limits_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """What a reply's metadata says about the quotas of the caller's key."""
+    return {key: str(value) for key, value in metadata or () if key.startswith(_RATE_LIMIT_PREFIX)}
 
 
 def _request_id(error: grpc.RpcError, details: _Details) -> str | None:

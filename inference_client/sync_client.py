@@ -49,6 +49,7 @@ from inference_client.health import READY_POLL, Health, ReadyWait, decode_health
 from inference_client.models import Model, TokenCount, UsageReceipt, Validation
 from inference_client.options import CountOptions, GenerateOptions
 from inference_client.request import build_count_request, build_request, build_validation
+from inference_client.status import rate_limits_of
 from inference_client.sync_stream import Rpc, Stream
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ class Client:
         """Like `generate`, for a request message; `api_key` replaces the key of the client."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         decode = partial(decode_generation, choices=choice_count(request))
-        return self._call(lambda stubs: stubs.generate.Generate, request, call, decode)
+        generation = self._call(lambda stubs: stubs.generate.Generate, request, call, decode)
+        return replace(generation, rate_limits=call.rate_limits)
 
     def stream_request(
         self,
@@ -360,19 +362,24 @@ class Client:
             self._closed.wait(pause)
 
     def _wait(
-        self, method: Callable[[_Stubs], Callable[..., ResultT]], request: ProtoMessage, call: ClientCall
-    ) -> ResultT:
+        self,
+        method: Callable[[_Stubs], grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]],
+        request: RequestT,
+        call: ClientCall,
+    ) -> ResponseT:
         timeout, metadata = call.timeout(), call.metadata()
         self._check_open()
         stubs = self._pool.begin()
         try:
-            return method(stubs)(request, timeout=timeout, metadata=metadata)
+            message, rpc = method(stubs).with_call(request, timeout=timeout, metadata=metadata)
         except ValueError:
             # gRPC raises ValueError if another thread has closed the channel.
             self._check_open()
             raise
         finally:
             self._pool.end(stubs)
+        call.rate_limits = rate_limits_of(rpc.initial_metadata())
+        return message
 
     def _stream(self, request: generate_service_pb2.GenerateRequest, call: ClientCall) -> Rpc:
         timeout, metadata = call.timeout(), call.metadata()

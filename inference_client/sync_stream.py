@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +16,7 @@ from inference_client.call import ClientCall
 from inference_client.decode import StreamProtocolChecker, cut_short, decode_event
 from inference_client.errors import ClosedError, InferenceError
 from inference_client.events import Delta, Event, Generation, GenerationFold, Started, Summary
-from inference_client.status import error_from_rpc
+from inference_client.status import error_from_rpc, rate_limits_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -27,6 +28,8 @@ class Rpc(Protocol):
     def __iter__(self) -> Iterator[generate_service_pb2.GenerateStreamResponse]: ...
 
     def __next__(self) -> generate_service_pb2.GenerateStreamResponse: ...
+
+    def initial_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
     def cancel(self) -> object: ...
 
@@ -50,6 +53,7 @@ class Stream:
         "_has_started",
         "_open",
         "_rpc",
+        "rate_limits",
         "request_id",
     )
 
@@ -62,6 +66,9 @@ class Stream:
     ) -> None:
         self.request_id = call.request_id
         """The request id: the one that was sent, and after `Started` the one in the log of the service."""
+        self.rate_limits: Mapping[str, str] = {}
+        """The `x-ratelimit-` metadata of the reply: limit, remaining and reset of the key's quotas. It
+        arrives before `Started`."""
         self._open = open_rpc
         self._call = call
         self._client_closed = client_closed
@@ -124,7 +131,7 @@ class Stream:
         fold = GenerationFold()
         for event in self:
             fold.add(event)
-        return fold.result()
+        return replace(fold.result(), rate_limits=self.rate_limits)
 
     def close(self) -> None:
         """Cancel the call if it still runs. Safe to call twice, and from another thread."""
@@ -138,6 +145,8 @@ class Stream:
             if self._rpc is None:
                 self._rpc = self._open()
             try:
+                if not self._has_started:
+                    self.rate_limits = rate_limits_of(self._rpc.initial_metadata())
                 message = next(self._rpc, None)
             except grpc.RpcError as error:
                 self._begin_again(error)

@@ -99,7 +99,16 @@ class ServiceConfig(CommonConfig):
         description="Largest request message, in bytes.",
     )
     requests_per_minute: int = Field(
-        default=100, ge=0, le=1_000_000, description="Requests a minute for each key; 0: no limit."
+        default=100,
+        ge=0,
+        le=1_000_000,
+        description="Requests a minute for each key that has no limit of its own; 0: no limit.",
+    )
+    limits_url: str | None = Field(
+        default=None,
+        pattern=r"^(redis|rediss)://\S+$",
+        description="Redis or Valkey in which all replicas count the requests and tokens of keys, as "
+        "redis://host:6379/0; needs the extra `redis`; unset: each replica counts for itself.",
     )
     content_filter_file: Path | None = Field(
         default=None,

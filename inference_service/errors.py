@@ -8,7 +8,7 @@ ServiceError
 ├── PermissionDenied          the key may not do this, or not with this model
 ├── ModelNotFound             no such model
 ├── ReceiptNotFound           no receipt of a request of this key
-├── RateLimited               the key used up its quota
+├── RateLimited               the key used up a quota
 ├── QueueFull                 too many requests wait already
 ├── ReaderStalled             the caller stopped reading its stream
 ├── RequestTimeout            the request's message did not arrive in time
@@ -19,7 +19,7 @@ ServiceError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -122,12 +122,20 @@ class ReceiptNotFound(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """Expected: the key used up its requests for this minute."""
+    """Expected: the key used up one of its quotas."""
 
-    def __init__(self, limit: int, retry_after: float) -> None:
-        super().__init__(f"The key's limit of {limit} requests a minute is spent.")
+    def __init__(
+        self,
+        limit: int,
+        retry_after: float,
+        quota: str = "requests a minute",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Args: quota: what the limit counts; metadata: of the reply, about this quota."""
+        super().__init__(f"The key's limit of {limit} {quota} is spent.")
         self.limit = limit
         self.retry_after = retry_after
+        self.metadata = metadata or {}
 
 
 class QueueFull(ServiceError):

@@ -54,6 +54,11 @@ class ServiceMetrics:
             ("method", "outcome", *by_key),
             registry=self.registry,
         )
+        self.limits_unavailable = Counter(
+            "lodestream_limits_unavailable",
+            "Counts of quotas that were made in memory, because the Redis of --limits-url did not answer.",
+            registry=self.registry,
+        )
         self._finished = Counter(
             "lodestream_choices_finished",
             "Choices that ended, by cause.",

@@ -20,9 +20,10 @@ from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady, ReaderStalled, ReceiptNotFound, Unauthenticated
 from inference_service.metrics import Reading, ServiceMetrics
 from inference_service.receipts import Receipts, open_receipts
-from inference_service.rpc.auth import Access, RateLimiter
+from inference_service.rpc.auth import Access
 from inference_service.rpc.call import AuthInterceptor, RunningCalls
 from inference_service.rpc.health import HealthMonitor, State
+from inference_service.rpc.quotas import Counts, Quotas
 from inference_service.rpc.services import GenerateServicer, ModelServicer, UsageServicer
 from inference_service.scheduling import loaded_engine
 from inference_service.scheduling.loaded_engine import EngineSlot
@@ -63,7 +64,8 @@ class Server:
         """Prepare to serve.
 
         Raises:
-            OperatorError: the keys cannot be read, or a server without keys would listen beyond loopback.
+            OperatorError: the keys cannot be read, `limits_url` is malformed, or a server without keys would
+                listen beyond loopback.
 
         """
         self.config = config
@@ -73,19 +75,23 @@ class Server:
         if not keyring.guarded:
             _log.warning("open", reason="no key exists: anybody on this machine may call")
         self._keyring = keyring
-        self._access = Access(keyring, RateLimiter(config.requests_per_minute))
+        self._access = Access(keyring)
+        self._quotas = Quotas(config.requests_per_minute, Counts(config.limits_url))
         self._slot = EngineSlot()
         self._pacer = Pacer(config.max_stream_interval, config.stream_pacing)
         threads, most_bytes = usable_cores(), _WAITING_MESSAGES * config.max_message_bytes
         self._workers = FairPool(threads, "lodestream-worker", most_bytes)
         self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
         self._tracer = tracing.start("service")
-        self.calls = RunningCalls(self._access, config.max_message_bytes, config.body_timeout, self._tracer)
+        self.calls = RunningCalls(
+            self._access, self._quotas, config.max_message_bytes, config.body_timeout, self._tracer
+        )
         self.health = HealthMonitor(SERVICES, self._slot.stats, config.stall_timeout, self._on_state)
         self.metrics = ServiceMetrics(
             self._reading, with_keys=config.metrics_keys, with_gateway_names=config.metrics_gateway_names
         )
         self.calls.observers.append(self.metrics.observe)
+        self._quotas.counts.on_failure = self.metrics.limits_unavailable.inc
         self._metrics_server: MetricsServer | None = None
         self._receipts: Receipts | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -138,6 +144,7 @@ class Server:
         await self._slot.close()
         if self._receipts is not None:
             await asyncio.to_thread(self._receipts.close)
+        await self._quotas.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
         for pool in (self._workers, self._compilers):
@@ -185,10 +192,12 @@ class Server:
     def _assemble(self) -> grpc.aio.Server:
         config = self.config
         options = channel_options(config.max_message_bytes, config.header_timeout, config.max_connections)
-        server = grpc.aio.server(options=options, interceptors=[AuthInterceptor(self._access, self.calls)])
+        server = grpc.aio.server(
+            options=options, interceptors=[AuthInterceptor(self._access, self._quotas, self.calls)]
+        )
         server.add_generic_rpc_handlers(
             (
-                GenerateServicer(self._slot, self._pacer).handlers(self.calls),
+                GenerateServicer(self._slot, self._pacer, self._quotas).handlers(self.calls),
                 ModelServicer(self._slot).handlers(self.calls),
                 UsageServicer(self._find_receipt).handlers(self.calls),
             )

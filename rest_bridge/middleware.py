@@ -8,12 +8,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from inference_client import InferenceError
 from lodestream_common.keys import Keyring
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME
@@ -55,6 +57,8 @@ class RequestContext:
     """Cancels the block inside it soon after the caller's key is revoked."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Protocol fields by path → this request's names of them, where they are not the usual ones."""
+    rate_limits: Callable[[], Mapping[str, str]] = dict
+    """Headers of the response about the quotas of the caller's key; empty until the service reports them."""
     refusal_delay: float = 0.0
     """Seconds before an error is sent: callers who try many keys are slowed down."""
     first_byte_seconds: float | None = None
@@ -202,7 +206,8 @@ def _with_request_id(send: Send, context: RequestContext) -> Send:
     async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
             context.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), header]
+            quotas = ((name.encode(), value.encode()) for name, value in context.rate_limits().items())
+            message["headers"] = [*message.get("headers", ()), header, *quotas]
         elif context.first_byte_seconds is None and message.get("body"):
             context.first_byte_seconds = context.elapsed_ms / 1e3
         await send(message)
@@ -215,6 +220,8 @@ async def _send_error(
 ) -> None:
     failure = api_error(error, context.request_id, context.names)
     context.outcome = failure.code
+    if isinstance(error, InferenceError):
+        context.rate_limits = partial(dict, error.rate_limits)
     if context.refusal_delay:
         await asyncio.sleep(context.refusal_delay)
     # A response that has started cannot become an error: the caller sees that it is incomplete.

@@ -153,7 +153,7 @@ class DescribedApp(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             for operation in _operations(document):
-                _correct_responses(operation["responses"])
+                _correct_responses(operation["responses"], has_quotas="generation" in operation["tags"])
             _add_examples(document["paths"])
             components = document.setdefault("components", {})
             schemas = components.setdefault("schemas", {})
@@ -167,11 +167,22 @@ class DescribedApp(FastAPI):
         return self.openapi_schema
 
 
+_QUOTA_HEADERS = {
+    f"x-ratelimit-{value}-{unit}": {"description": f"{text} {unit} of this minute.", "schema": {"type": kind}}
+    for unit in ("requests", "tokens")
+    for value, text, kind in (
+        ("limit", "The key's limit, where it has one, for the", "integer"),
+        ("remaining", "How many are left of the", "integer"),
+        ("reset", "How long until the next minute begins for the", "string"),
+    )
+}
+
+
 def _operations(document: Extra) -> Iterator[Extra]:
     return (operation for item in document["paths"].values() for operation in item.values())
 
 
-def _correct_responses(responses: Extra) -> None:
+def _correct_responses(responses: Extra, *, has_quotas: bool) -> None:
     """Remove what the framework adds and is never sent; add the headers that all responses have."""
     responses.pop("422", None)
     content = responses["200"]["content"]
@@ -183,6 +194,8 @@ def _correct_responses(responses: Extra) -> None:
             "description": "The request's id in the logs.",
             "schema": {"type": "string"},
         }
+        if has_quotas and status in ("200", "429"):
+            headers |= _QUOTA_HEADERS
         if status in ("429", "503"):
             headers["retry-after"] = {
                 "description": "Seconds until a retry makes sense.",

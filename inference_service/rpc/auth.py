@@ -1,12 +1,11 @@
-"""Authentication: the key of a call, its level, and its rate of requests."""
+"""Authentication: the key of a call, and its level."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from inference_service.errors import PermissionDenied, RateLimited, Unauthenticated
+from inference_service.errors import PermissionDenied, Unauthenticated
 from lodestream_common.failed_keys import FailedKeys, bearer_token, host_of_peer
 from lodestream_common.keys import KeyLimits, Keyring, Level
 
@@ -34,38 +33,11 @@ class Caller:
         return not self.models or any(name in self.models for name in names)
 
 
-class RateLimiter:
-    """A token bucket for each key: `per_minute` requests at once, refilled evenly."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
-        self._buckets: dict[str, tuple[float, float]] = {}
-        """Key id → (requests left, when that was true on the monotonic clock)."""
-
-    def spend(self, key_id: str) -> None:
-        """Take one request from a key's bucket.
-
-        Raises:
-            RateLimited: the bucket is empty; the error says when the next request is possible.
-
-        """
-        if not self._per_minute:
-            return
-        now = time.monotonic()
-        left, since = self._buckets.get(key_id, (float(self._per_minute), now))
-        left = min(float(self._per_minute), left + (now - since) * self._per_minute / 60)
-        if left < 1:
-            self._buckets[key_id] = (left, now)
-            raise RateLimited(self._per_minute, (1 - left) * 60 / self._per_minute)
-        self._buckets[key_id] = (left - 1, now)
-
-
 class Access:
-    """Checks a call's key, its level and its rate. A server without keys admits everybody."""
+    """Checks a call's key and its level. A server without keys admits everybody."""
 
-    def __init__(self, keyring: Keyring, limiter: RateLimiter) -> None:
+    def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
-        self._limiter = limiter
         self._failed = FailedKeys()
 
     def refusal_delay(self, metadata: Metadata, peer: str) -> float:
@@ -88,20 +60,17 @@ class Access:
         return Caller(key.id, key.name, key.level, key.is_active, key.limits, key.models)
 
     def admit(self, caller: Caller | None, needed: Level) -> Caller:
-        """Check that a caller may make a call, and count it against the rate.
+        """Check that a caller may make a call.
 
         Raises:
             Unauthenticated: the key is unknown, revoked or expired, or there is none.
             PermissionDenied: the key's level is below `needed`.
-            RateLimited: the key used up its quota.
 
         """
         if caller is None or not caller.is_active:
             raise Unauthenticated("A valid API key is required: authorization: Bearer pg_...")
         if not caller.level.allows(needed):
             raise PermissionDenied(f"The key's level is {caller.level.value}; this needs {needed.value}.")
-        if caller.key_id != ANONYMOUS:
-            self._limiter.spend(caller.key_id)
         return caller
 
     def is_still_active(self, caller: Caller) -> bool:

@@ -18,6 +18,7 @@ from inference_service.errors import (
     DeadlineBeforeFirstToken,
     InvalidRequest,
     NotReady,
+    RateLimited,
     RequestTimeout,
     RequestTooLarge,
     ServiceError,
@@ -26,6 +27,7 @@ from inference_service.errors import (
 )
 from inference_service.rpc import status, tracing
 from inference_service.rpc.auth import ANONYMOUS, Access, Caller, Metadata
+from inference_service.rpc.quotas import Quotas
 from inference_service.scheduling.admission import DeadlinePassed, Tenant
 from lodestream_common.keys import Level
 from lodestream_common.logs import choose_request_id
@@ -67,6 +69,10 @@ class RpcCall:
     """The status with which the call ended; CANCELLED until it has one."""
     span: Span | None = None
     """None: there are no traces."""
+    quotas: dict[str, str] = field(default_factory=dict)
+    """Metadata of the reply about the quotas of the key."""
+    has_head: bool = False
+    """Whether the reply's initial metadata was sent."""
 
     def __post_init__(self) -> None:
         self.request_id = _request_id(self.metadata)
@@ -138,8 +144,16 @@ class RpcCall:
                 f"is no {name}: its bytes are no protobuf message, or a string is no UTF-8.",
             ) from None
 
+    async def send_head(self) -> None:
+        """Send the reply's initial metadata, if that was not done before."""
+        if not self.has_head:
+            self.has_head = True
+            head = (("x-request-id", self.request_id), *self.quotas.items())
+            await self.context.send_initial_metadata(head)
+
     async def write(self, message: Any) -> None:
         """Send one message of the stream. Waits while the caller does not read."""
+        await self.send_head()
         self.writing_since = time.monotonic()
         await self.context.write(message)
         self.writing_since = None
@@ -155,9 +169,15 @@ class RunningCalls:
     """The RPCs that run now."""
 
     def __init__(
-        self, access: Access, max_message_bytes: int, body_timeout: float, tracer: Tracer | None = None
+        self,
+        access: Access,
+        quotas: Quotas,
+        max_message_bytes: int,
+        body_timeout: float,
+        tracer: Tracer | None = None,
     ) -> None:
         self._access = access
+        self._quotas = quotas
         self._tracer = tracer
         self._max_message_bytes = max_message_bytes
         self._body_timeout = body_timeout
@@ -252,11 +272,12 @@ class RunningCalls:
             attributes = tracing.first_attributes(call.method, call.request_id)
             call.span = self._tracer.start_server_span(call.method, call.metadata, attributes)
         try:
-            await call.context.send_initial_metadata((("x-request-id", call.request_id),))
             call.caller = self._access.identify(call.metadata)
             if needed is not None:
-                self._access.admit(call.caller, needed)
+                caller = self._access.admit(call.caller, needed)
+                call.quotas |= await self._quotas.count_request(caller)
             result = await work(call)
+            await call.send_head()
             outcome, call.code = "ok", grpc.StatusCode.OK
             return result
         except asyncio.CancelledError:
@@ -297,8 +318,12 @@ class RunningCalls:
             _log.exception("rpc.failed", request_id=call.request_id, method=call.method)
             reason, ended = status.INTERNAL.reason, status.internal_status(call.request_id)
         call.code = ended.code
+        if isinstance(error, RateLimited):
+            call.quotas |= error.metadata
         with suppress(grpc.aio.AbortError, grpc.aio.InternalError, asyncio.TimeoutError):
-            await asyncio.wait_for(call.context.abort_with_status(ended), ABORT_GRACE_SECONDS)
+            async with asyncio.timeout(ABORT_GRACE_SECONDS):
+                await call.send_head()
+                await call.context.abort_with_status(ended)
         return reason.lower()
 
 
@@ -346,8 +371,9 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHand
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Checks the keys of calls to reflection, and refuses unknown methods with our own status."""
 
-    def __init__(self, access: Access, calls: RunningCalls) -> None:
+    def __init__(self, access: Access, quotas: Quotas, calls: RunningCalls) -> None:
         self._access = access
+        self._quotas = quotas
         self._calls = calls
 
     async def intercept_service(
@@ -361,7 +387,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         if not method.startswith((_OWN, _HEALTH)):
             caller = self._access.identify(handler_call_details.invocation_metadata or ())
             try:
-                self._access.admit(caller, Level.READ_ONLY)
+                await self._quotas.count_request(self._access.admit(caller, Level.READ_ONLY))
             except ServiceError as error:
                 return self._calls.refused(method.rpartition("/")[2], error)
         return handler

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -18,8 +18,9 @@ from inference_service.output.events import Event, Timings
 from inference_service.request import generate
 from inference_service.request.prompt import prompt_fields
 from inference_service.rpc import encode
-from inference_service.rpc.auth import ANONYMOUS
+from inference_service.rpc.auth import ANONYMOUS, Caller
 from inference_service.rpc.call import Context, RpcCall, RunningCalls
+from inference_service.rpc.quotas import Quotas
 from inference_service.rpc.tracing import trace_request, trace_stages
 from inference_service.scheduling.admission import Deadline
 from inference_service.scheduling.loaded_engine import EngineSlot, LoadedEngine
@@ -46,9 +47,10 @@ _REPLACEMENT_BYTES = 3
 class GenerateServicer:
     """Answers generation requests."""
 
-    def __init__(self, slot: EngineSlot, pacer: Pacer) -> None:
+    def __init__(self, slot: EngineSlot, pacer: Pacer, quotas: Quotas) -> None:
         self._slot = slot
         self._pacer = pacer
+        self._quotas = quotas
 
     def handlers(self, calls: RunningCalls) -> grpc.GenericRpcHandler:
         """The methods, for the server."""
@@ -86,21 +88,29 @@ class GenerateServicer:
         if call.span is not None:
             trace_request(call.span, message, loaded.model.names)
         loaded.admission.check_open()
+        caller = call.caller or Caller(ANONYMOUS, ANONYMOUS, Level.ADMIN)
         if not message.validate_only:
             loaded.admission.check_space(call.tenant)
-        request = await self._read(call, message, loaded)
-        if in_one_message:
-            _check_answer_size(request, loaded.model.tokenizer.longest_token)
-        call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
-        with loaded.admission.reserve(call.tenant, request.permits, request.deadline) as permit:
-            generation = Generation(loaded.backend, permit, request, progress, interval)
-            try:
-                async with aclosing(generation.events()) as events:
-                    yield events
-            finally:
-                call.facts |= _facts(generation, len(request.choices), progress.timings)
-                if call.span is not None and not message.validate_only:
-                    trace_stages(call.span, progress)
+        with nullcontext() if message.validate_only else self._quotas.running(caller):
+            request = await self._read(call, message, loaded)
+            if in_one_message:
+                _check_answer_size(request, loaded.model.tokenizer.longest_token)
+            call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
+            with loaded.admission.reserve(call.tenant, request.permits, request.deadline) as permit:
+                # After the permits: a request that the queue refuses costs the key no tokens.
+                call.quotas |= await self._quotas.reserve_tokens(
+                    caller, request.prompt_tokens, only_check=not request.choices
+                )
+                await call.send_head()
+                generation = Generation(loaded.backend, permit, request, progress, interval)
+                try:
+                    async with aclosing(generation.events()) as events:
+                        yield events
+                finally:
+                    call.facts |= _facts(generation, len(request.choices), progress.timings)
+                    self._quotas.charge_tokens(caller, generation.usage.completion_tokens)
+                    if call.span is not None and not message.validate_only:
+                        trace_stages(call.span, progress)
 
     async def _read(
         self, call: RpcCall, message: generate_pb.GenerateRequest, loaded: LoadedEngine

@@ -75,6 +75,7 @@ class Endpoint(Generic[Body]):
         generate = bridge.client.generate_request if is_validation else bridge.client.collect_request
         async with context.request.until_revoked, until_disconnect(request.receive):
             generation = await generate(message, **context.request.generation_options)
+        context.request.rate_limits = partial(dict, generation.rate_limits)
         ignored = ignored_header(context.ignored_parameters(generation.report))
         if is_validation:
             return json_response(self.response.validation(generation, context), ignored)
@@ -85,8 +86,10 @@ class Endpoint(Generic[Body]):
         def headers(started: Started | None) -> dict[str, str]:
             return ignored_header(context.ignored_parameters(started) if started else context.ignored)
 
+        stream = bridge.client.stream_request(message, **context.request.generation_options)
+        context.request.rate_limits = lambda: stream.rate_limits
         return EventStream(
-            bridge.client.stream_request(message, **context.request.generation_options),
+            stream,
             partial(Frames, self.chunks, context),
             context.request,
             keepalive=bridge.config.sse_keepalive,

@@ -178,6 +178,29 @@ class Postgres:
             await asyncio.to_thread(self._process.wait, 20)
 
 
+@asynccontextmanager
+async def running_redis(port: int | None = None) -> AsyncIterator[int]:
+    """Run a Redis that keeps nothing on disk until the context ends; its port."""
+    port = port or free_port()
+    options = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--port", str(port))
+    process = _start(part("redis-server"), *options, "--loglevel", "warning")
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                assert process.poll() is None, f"it ended with status {process.returncode}"
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    await asyncio.sleep(0.05)
+                else:
+                    writer.close()
+                    break
+        yield port
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait, 20)
+
+
 def _start(*command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
