@@ -270,9 +270,9 @@ def _take_over(handler: logging.Handler, level: str) -> None:
     logging.captureWarnings(True)
 
 
-def choose_request_id(given: str | None = None) -> str:
-    """The caller's id of a request, if it is safe in logs and headers; else a new one."""
-    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def choose_request_id(given: str | None = None, prefix: str = "") -> str:
+    """The caller's id of a request, if it is safe in logs and headers; else a new one with the prefix."""
+    return given if given and _REQUEST_ID.fullmatch(given) else f"{prefix}{uuid.uuid4().hex}"
 
 
 def catch_exceptions() -> None:

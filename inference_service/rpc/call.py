@@ -344,7 +344,7 @@ def _expected(error: Exception) -> ServiceError | None:
 
 def _request_id(metadata: Metadata) -> str:
     given = next((value for name, value in metadata if name == "x-request-id"), None)
-    return choose_request_id(given if isinstance(given, str) else None)
+    return choose_request_id(given if isinstance(given, str) else None, "req-")
 
 
 def _write_log_line(call: RpcCall, outcome: str) -> None:
