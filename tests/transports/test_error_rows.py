@@ -145,8 +145,8 @@ def engine(request: pytest.FixtureRequest, backend: str) -> Mapping[str, Any]:
 def test_the_rows_are_all_there() -> None:
     """Whatever the service can refuse a plain request with is asked for here."""
     reasons = {row.reason.lower() for row in status.TABLE.values()} | {"internal_error"}
-    of_connections = errors.ReaderStalled, errors.RequestTimeout, errors.UnknownMethod
-    elsewhere = {status.TABLE[error].reason for error in of_connections}
+    of_others = errors.ReaderStalled, errors.RequestTimeout, errors.UnknownMethod, errors.ReceiptNotFound
+    elsewhere = {status.TABLE[error].reason for error in of_others}
 
     assert reasons - {reason.lower() for reason in elsewhere} <= {row.code for row in ROWS}
 
