@@ -61,7 +61,7 @@ ENV LODESTREAM_HTTP_ADDRESS=0.0.0.0:8000
 EXPOSE 8000
 # Asks for /health/ready. The shell puts the address in, so that the probe follows a changed one. The service's is its default.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s \
-    CMD ["sh", "-c", "exec lodestream health --address http://$LODESTREAM_HTTP_ADDRESS"]
+    CMD ["sh", "-c", "exec lodestream health --address http${LODESTREAM_TLS_CERTIFICATE:+s}://$LODESTREAM_HTTP_ADDRESS"]
 ENTRYPOINT ["lodestream"]
 CMD ["bridge"]
 

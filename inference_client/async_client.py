@@ -60,6 +60,9 @@ RequestT = TypeVar("RequestT", bound=ProtoMessage)
 ResponseT = TypeVar("ResponseT", bound=ProtoMessage)
 ResultT = TypeVar("ResultT")
 
+_RETIRED_POLL = 0.5
+"""Seconds between two checks whether the calls of a retired connection have ended."""
+
 
 class AsyncClient:
     """Calls one inference service. Make one client and share it: it has a connection to each replica, and
@@ -97,7 +100,9 @@ class AsyncClient:
         self._defaults = CallDefaults(
             api_key, timeout, RetryPolicy(retries, retry_timeout), max_message_bytes
         )
-        self._pool = Pool(lambda: _Stubs(open_async(self._target, max_message_bytes, tls)))
+        self._tls = tls
+        self._pool = Pool(lambda: _Stubs(open_async(self._target, max_message_bytes, self._tls)))
+        self._retiring: dict[asyncio.Task[None], _Stubs] = {}
         self._closed = False
 
     @classmethod
@@ -125,7 +130,21 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections; calls that still run fail with `ClosedError`. Safe to call twice."""
         self._closed = True
-        await asyncio.gather(*(stubs.channel.close(None) for stubs in self._pool.opened))
+        for task in self._retiring:
+            task.cancel()
+        stubs = (*self._pool.opened, *self._retiring.values())
+        await asyncio.gather(*(one.channel.close(None) for one in stubs))
+
+    def use_tls(self, tls: TlsConfig | None) -> None:
+        """Use other TLS settings, as renewed certificates, for calls that begin from now on.
+
+        Running calls end on their connections, which are closed after them.
+        """
+        self._tls = tls
+        for stubs in self._pool.retire():
+            task = asyncio.create_task(_close_idle(stubs))
+            self._retiring[task] = stubs
+            task.add_done_callback(lambda ended: self._retiring.pop(ended, None))
 
     async def generate(
         self,
@@ -406,6 +425,12 @@ async def _read_all(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
     # The status comes after the message, and can still be an error.
     await rpc.read()
     return cast("ResponseT", message)
+
+
+async def _close_idle(stubs: _Stubs) -> None:
+    while stubs.open_calls:  # noqa: ASYNC110  the end of a call sets no event
+        await asyncio.sleep(_RETIRED_POLL)
+    await stubs.channel.close(None)
 
 
 class _Stubs:

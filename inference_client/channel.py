@@ -205,6 +205,12 @@ class Pool(Generic[ConnectionT]):
             best.open_calls += 1
             return best
 
+    def retire(self) -> tuple[ConnectionT, ...]:
+        """Take every connection out: further calls open new ones. Running calls keep theirs."""
+        with self._lock:
+            retired, self._opened = tuple(self._opened), []
+        return retired
+
     def end(self, connection: ConnectionT) -> None:
         """Count a call as over."""
         with self._lock:

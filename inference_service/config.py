@@ -21,6 +21,11 @@ def cache_home() -> Path:
 class ServiceConfig(CommonConfig):
     """All settings of `lodestream serve`."""
 
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="PEM file of authorities (mTLS): clients must present a certificate that one of them "
+        "issued. Needs --tls-certificate.",
+    )
     engine: Path | None = Field(
         default=None,
         description="Directory of a compiled TensorRT-LLM engine with its tokenizer; takes the place of "

@@ -30,12 +30,14 @@ from inference_service.scheduling.loaded_engine import EngineSlot
 from inference_service.scheduling.workers import FairPool
 from lodestream_common import tracing
 from lodestream_common.address import Address, cannot_listen, check_free, check_open_address, parse_address
+from lodestream_common.errors import SettingError
 from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
 from lodestream_common.metrics import MetricsServer
 from lodestream_common.pacing import Pacer
 from lodestream_common.ready import announce_ready
 from lodestream_common.receipts import Receipt
+from lodestream_common.tls import FollowedPem, Pem, TlsFiles, check_plain_text
 from lodestream_common.waiting import finishes_before
 
 _log = structlog.get_logger(__name__)
@@ -64,14 +66,21 @@ class Server:
         """Prepare to serve.
 
         Raises:
-            OperatorError: the keys cannot be read, `limits_url` is malformed, or a server without keys would
-                listen beyond loopback.
+            OperatorError: the keys or the certificate cannot be read, `limits_url` is malformed, or a server
+                without keys or without TLS would listen beyond loopback.
 
         """
         self.config = config
         keyring = Keyring(config.keys_file)
         self._requested_address = parse_address(config.grpc_address, "grpc_address")
         check_open_address(self._requested_address, keyring.guarded, "grpc_address")
+        self._certificates = _certificates(config)
+        check_plain_text(
+            self._requested_address,
+            allowed=config.insecure or self._certificates is not None,
+            setting="grpc_address",
+            remedy="--tls-certificate and --tls-key",
+        )
         if not keyring.guarded:
             _log.warning("open", reason="no key exists: anybody on this machine may call")
         self._keyring = keyring
@@ -209,7 +218,7 @@ class Server:
     def _bind(self) -> Address:
         check_free(self._requested_address, "grpc_address")
         try:
-            port = self._grpc.add_insecure_port(str(self._requested_address))
+            port = self._listen(str(self._requested_address))
         except RuntimeError as error:
             # Another process took the port since, or gRPC has a reason of its own.
             raise cannot_listen(self._requested_address, "grpc_address", OSError(str(error))) from error
@@ -218,6 +227,11 @@ class Server:
             if self._requested_address.is_unix
             else Address(self._requested_address.host, port)
         )
+
+    def _listen(self, address: str) -> int:
+        if self._certificates is None:
+            return self._grpc.add_insecure_port(address)
+        return self._grpc.add_secure_port(address, server_credentials(self._certificates))
 
     def _on_state(self, state: State) -> None:
         """Refuse requests at once, waiting ones too, while the engine makes no progress."""
@@ -252,8 +266,47 @@ class Server:
         while True:
             await asyncio.sleep(_FILES_INTERVAL)
             self._keyring.refresh()
+            if self._certificates is not None:
+                self._certificates.refresh()
             if policy is not None:
                 policy.refresh()
+
+
+def _certificates(config: ServiceConfig) -> FollowedPem | None:
+    names = ("tls_certificate", "tls_key", "tls_client_ca")
+    files = TlsFiles(config.tls_certificate, config.tls_key, config.tls_client_ca, names)
+    if files.certificate is None and files.key is None:
+        if files.authorities is not None:
+            raise SettingError("tls_client_ca: needs tls_certificate, too")
+        return None
+    return FollowedPem(files)
+
+
+def server_credentials(certificates: FollowedPem) -> grpc.ServerCredentials:
+    """Make credentials with which each new connection gets the newest certificate; open ones keep theirs.
+
+    With authorities, clients must present a certificate that one of them issued.
+    """
+
+    def configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([pem.pair], pem.authorities)
+
+    used = certificates.current
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        """None: the one of before. The core calls this for each handshake, on a thread of its own."""
+        nonlocal used
+        if certificates.current is used:
+            return None
+        used = certificates.current
+        return configuration(used)
+
+    must_present = used.authorities is not None
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(used),
+        newest,  # type: ignore[arg-type]  # None is documented: no change
+        require_client_authentication=must_present,
+    )
 
 
 def run(config: ServiceConfig) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 import urllib.error
 import urllib.request
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lodestream import settings
 from lodestream.parser import CommandParser
@@ -16,6 +20,11 @@ from lodestream.sources import CALLER_TARGET, CALLER_URL
 from lodestream_common.address import parse_address
 from lodestream_common.config import CommonConfig
 from lodestream_common.errors import SettingError
+from lodestream_common.tls import TlsFiles
+from rest_bridge.config import BridgeConfig
+
+if TYPE_CHECKING:
+    import grpc
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -29,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         "health",
         "Checks whether a server serves. If it does, the command prints SERVING and exits with 0. If it does "
         "not, or cannot be reached, the command exits with 1. Needs no key.",
-        only("grpc_address"),
+        only("grpc_address", "tls_certificate", *_TLS),
         ["lodestream health", "lodestream health --address http://127.0.0.1:8000"],
         operands="[--address ADDRESS] [--timeout SECONDS]",
     )
@@ -45,7 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     address = parsed.address or _configured(parsed)
     if "://" not in address:
         address = str(parse_address(address, "--address").reachable)
-    state = probe(address, _seconds(parsed.timeout))
+    config = settings.build(BridgeConfig, settings.collect(parsed))
+    state = probe(address, _seconds(parsed.timeout), ProbeTls.of(config))
     if state == SERVING:
         print(state)
         return 0
@@ -73,27 +83,74 @@ def _seconds(text: str) -> float:
 
 
 SERVING = "SERVING"
+_TLS = ("service_ca", "service_certificate", "service_key", "service_server_name")
 
 
-def probe(address: str, timeout: float) -> str:
+@dataclass(frozen=True, slots=True)
+class ProbeTls:
+    """TLS of a probe."""
+
+    files: TlsFiles
+    """What a bridge needs towards its service."""
+    server_name: str | None
+    bridge_certificate: Path | None
+    """What a bridge on https:// must present, whatever its name; None: one from the authorities."""
+
+    @classmethod
+    def of(cls, config: BridgeConfig) -> ProbeTls:
+        """Read the settings.
+
+        Raises:
+            SettingError: a setting has no effect without `service_ca`.
+
+        """
+        files = TlsFiles(config.service_certificate, config.service_key, config.service_ca,
+                         ("service_certificate", "service_key", "service_ca"))  # fmt: skip
+        for name in _TLS:
+            if files.authorities is None and getattr(config, name) is not None:
+                raise SettingError(f"{name}: needs service_ca, too")
+        return cls(files, config.service_server_name, config.tls_certificate)
+
+    def context(self) -> ssl.SSLContext:
+        """Make the context of a probe of the bridge.
+
+        Raises:
+            SettingError: a file cannot be read, or has no certificate.
+
+        """
+        trusted = self.bridge_certificate or self.files.authorities
+        try:
+            context = ssl.create_default_context(cafile=trusted)
+        except OSError as error:
+            raise SettingError(f"{trusted} cannot be used as a certificate: {error}") from None
+        if self.bridge_certificate is not None:
+            # The probe has the server's own file, and no other certificate will do: the name adds nothing.
+            context.check_hostname = False
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+
+
+def probe(address: str, timeout: float, tls: ProbeTls | None = None) -> str:
     """Request the state of a server, once.
 
     Args:
         address: `host:port` of the gRPC service, or `http://host:port` of the bridge.
         timeout: seconds to wait for the answer.
+        tls: certificates; None: plain text over gRPC, the system's authorities for https://.
 
     Returns:
         `SERVING` if it accepts requests; else the reason in a few words.
 
     """
     if address.startswith(("http://", "https://")):
-        return _probe_http(address, timeout)
-    return _probe_grpc(address, timeout)
+        return _probe_http(address, timeout, tls)
+    return _probe_grpc(address, timeout, tls)
 
 
-def _probe_http(address: str, timeout: float) -> str:
+def _probe_http(address: str, timeout: float, tls: ProbeTls | None) -> str:
     # A probe reaches a server directly; a proxy from the environment would answer in its place.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    https = urllib.request.HTTPSHandler(context=tls.context() if tls else None)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
     try:
         with opener.open(address.rstrip("/") + "/health/ready", timeout=timeout):
             return SERVING
@@ -106,11 +163,11 @@ def _probe_http(address: str, timeout: float) -> str:
         return "not an address"
 
 
-def _probe_grpc(address: str, timeout: float) -> str:
+def _probe_grpc(address: str, timeout: float, tls: ProbeTls | None) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with _open(address, tls) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             reply = stub.Check(  # type: ignore[attr-defined]  # the constructor of the stub sets it
@@ -119,3 +176,16 @@ def _probe_grpc(address: str, timeout: float) -> str:
         except grpc.RpcError as error:
             return f"unreachable ({error.code().name})"
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
+
+
+def _open(address: str, tls: ProbeTls | None) -> grpc.Channel:
+    import grpc
+
+    options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]
+    if tls is None or tls.files.authorities is None:
+        return grpc.insecure_channel(address, options)
+    pem = tls.files.read()
+    if tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    credentials = grpc.ssl_channel_credentials(pem.authorities, pem.key, pem.certificate)
+    return grpc.secure_channel(address, credentials, options)

@@ -41,7 +41,8 @@ def serve(arguments: Sequence[str]) -> int:
 _ABOUT_BRIDGE = "Runs the REST bridge: answers OpenAI-style HTTP requests by calls of a gRPC service."
 _BRIDGE_EXAMPLES = (
     "lodestream bridge",
-    "lodestream bridge --grpc-address 10.0.0.5:50051 --http-address 0.0.0.0:8000",
+    "lodestream bridge --grpc-address 10.0.0.5:50051 --service-ca ca.pem",
+    "lodestream bridge --http-address 0.0.0.0:8000 --tls-certificate server.pem --tls-key server.key",
 )
 GRPC_EXPERIMENTS = "-event_engine_client"
 """Turns off gRPC's event engine in the client. Then the thread that waits for a socket also reads it, which

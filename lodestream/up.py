@@ -23,9 +23,10 @@ from lodestream.settings import BRIDGE, COMMON, SERVICE
 from lodestream.sources import PREFIX
 from lodestream_common.address import check_free, check_open_address, parse_address
 from lodestream_common.config import CommonConfig
-from lodestream_common.errors import OperatorError
+from lodestream_common.errors import OperatorError, SettingError
 from lodestream_common.keys import Keyring
 from lodestream_common.ready import PARENT_PIPE, READY_FILE, read_failure, read_ready
+from lodestream_common.tls import check_plain_text
 from lodestream_common.waiting import finishes_before
 from rest_bridge.config import BridgeConfig
 
@@ -98,7 +99,16 @@ def _check_addresses(service: ServiceConfig, bridge: BridgeConfig) -> bool:
     for setting, address in (("grpc_address", service.grpc_address), ("http_address", bridge.http_address)):
         parsed = parse_address(address, setting)
         check_open_address(parsed, guarded, setting)
+        tls = service.tls_certificate is not None
+        check_plain_text(
+            parsed,
+            allowed=service.insecure or tls,
+            setting=setting,
+            remedy="--tls-certificate and --tls-key",
+        )
         check_free(parsed, setting)
+    if service.tls_certificate is not None and bridge.service_ca is None:
+        raise SettingError("tls_certificate: both servers use it, and the bridge needs service_ca, too")
     return guarded
 
 
@@ -152,11 +162,16 @@ class Supervisor:
         bridge = await start("bridge", "bridge", await self._bridge_settings(service))
         grpc = _reachable(await self._wait_for(lambda: service.address))
         http = _reachable(await self._wait_for(lambda: bridge.address))
-        await self._wait_for(lambda: health.probe(grpc, 1.0) == health.SERVING)
-        await self._wait_for(lambda: health.probe(f"http://{http}", 1.0) == health.SERVING)
+        tls = health.ProbeTls.of(self._bridge)
+        scheme = "https" if self._bridge.tls_certificate else "http"
+        await self._wait_for(lambda: health.probe(grpc, 1.0, tls) == health.SERVING)
+        await self._wait_for(lambda: health.probe(f"{scheme}://{http}", 1.0, tls) == health.SERVING)
         names = [self._model.id, *self._service.alias]
         note = self._model.fallback_reason
-        print(banner(http=http, grpc=grpc, names=names, note=note, guarded=self._guarded), flush=True)
+        print(
+            banner(http=f"{scheme}://{http}", grpc=grpc, names=names, note=note, guarded=self._guarded),
+            flush=True,
+        )
         await asyncio.wait({child.exit for child in self._children}, return_when=asyncio.FIRST_COMPLETED)
         self._check_children()
 
@@ -319,7 +334,7 @@ _REQUEST = {
 _BANNER = """
 lodestream is ready; Ctrl-C ends it.
 
-  REST    http://{http}
+  REST    {http}
   gRPC    {grpc}
   model   {model}{aliases}
 {note}
@@ -342,7 +357,7 @@ def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, guar
     """Write the text that `lodestream up` prints when both servers are ready.
 
     Args:
-        http: `host:port` of the bridge, as callers on this machine reach it.
+        http: URL of the bridge, as callers on this machine reach it.
         grpc: `host:port` of the service, likewise.
         names: the id of the model, then its aliases.
         note: a remark about the model.
@@ -362,9 +377,9 @@ def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, guar
 
 
 def curl(http: str, model: str, guarded: bool) -> str:
-    """Write a chat request as a curl command for a POSIX shell."""
+    """Write a chat request to a bridge at `http` as a curl command for a POSIX shell."""
     body = json.dumps({"model": model, **_REQUEST}).replace("'", "'\\''")
-    lines = [f"curl http://{http}/v1/chat/completions", "-H 'Content-Type: application/json'"]
+    lines = [f"curl {http}/v1/chat/completions", "-H 'Content-Type: application/json'"]
     if guarded:
         lines.append('-H "Authorization: Bearer $KEY"')
     return " \\\n  ".join([*lines, f"-d '{body}'"])

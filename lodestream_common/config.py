@@ -41,6 +41,19 @@ class CommonConfig(BaseModel):
         description="File of API key hashes, written by `lodestream keys`. "
         "Without a key in it the servers are open, and listen on loopback only.",
     )
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="PEM file of the server's certificate, then its intermediate ones: the server speaks TLS "
+        "only. Needs --tls-key. Changed files are read while it runs.",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="PEM file of the certificate's private key, without a password."
+    )
+    insecure: bool = Field(
+        default=False,
+        description="Permit plain text beyond loopback: listening there without --tls-certificate, and "
+        "calling a service there without --service-ca.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line that is written. No line contains prompts."
     )

@@ -12,12 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient
+from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient, TlsConfig
 from lodestream_common.address import parse_address
 from lodestream_common.errors import SettingError
 from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.keys import Keyring
 from lodestream_common.pacing import Pacer
+from lodestream_common.tls import CHECK_INTERVAL, FollowedPem, Pem, TlsFiles, check_plain_text
 from lodestream_common.tracing import Tracer
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError
@@ -89,6 +90,13 @@ def _lifespan(
     if not service.port and not service.is_unix:
         raise SettingError("grpc_address: the port of the service must not be 0")
     # The protocol message for a body may be a little larger than the body.
+    certificates = _service_certificates(config)
+    check_plain_text(
+        service,
+        allowed=config.insecure or certificates is not None,
+        setting="grpc_address",
+        remedy="--service-ca",
+    )
     limit = max(config.max_body_bytes, DEFAULT_MAX_MESSAGE_BYTES)
 
     @asynccontextmanager
@@ -98,12 +106,16 @@ def _lifespan(
             retries=_RETRIES,
             retry_timeout=config.retry_timeout,
             max_message_bytes=limit,
+            tls=None if certificates is None else _client_tls(config, certificates.current),
         ) as client:
             pacer = Pacer(config.max_stream_interval, config.stream_pacing)
             app.state.bridge = Bridge(config, client, keyring, failed_keys, pacer, counts)
-            watching = asyncio.create_task(_watch(keyring), name="key-file-watch")
+            watching = [asyncio.create_task(_watch(keyring), name="key-file-watch")]
+            if certificates is not None:
+                watching.append(asyncio.create_task(_follow(config, certificates, client)))
             yield
-            watching.cancel()
+            for task in watching:
+                task.cancel()
 
     return lifespan
 
@@ -113,6 +125,29 @@ async def _watch(keyring: Keyring) -> None:
     while True:
         await asyncio.sleep(_KEYS_INTERVAL)
         keyring.refresh()
+
+
+def _service_certificates(config: BridgeConfig) -> FollowedPem | None:
+    names = ("service_certificate", "service_key", "service_ca")
+    files = TlsFiles(config.service_certificate, config.service_key, config.service_ca, names)
+    if files.authorities is not None:
+        return FollowedPem(files)
+    for name in ("service_certificate", "service_key", "service_server_name"):
+        if getattr(config, name) is not None:
+            raise SettingError(f"{name}: needs service_ca, too")
+    return None
+
+
+def _client_tls(config: BridgeConfig, pem: Pem) -> TlsConfig:
+    return TlsConfig(pem.authorities, pem.certificate, pem.key, config.service_server_name)
+
+
+async def _follow(config: BridgeConfig, certificates: FollowedPem, client: AsyncClient) -> None:
+    """Let new calls of the service use changed certificates."""
+    while True:
+        await asyncio.sleep(CHECK_INTERVAL)
+        if certificates.refresh():
+            client.use_tls(_client_tls(config, certificates.current))
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

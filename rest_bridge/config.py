@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from lodestream_common.config import AddressText, CommonConfig
@@ -20,6 +22,24 @@ class BridgeConfig(CommonConfig):
         le=256,
         description="Processes that answer HTTP on the one port; limits and metrics are those of all "
         "together.",
+    )
+    service_ca: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that the service's certificate must come from: the bridge "
+        "calls the service over TLS. Changed files are read while it runs.",
+    )
+    service_certificate: Path | None = Field(
+        default=None,
+        description="PEM file of the bridge's own certificate, for a service with --tls-client-ca. Needs "
+        "--service-key.",
+    )
+    service_key: Path | None = Field(
+        default=None, description="PEM file of the private key of --service-certificate."
+    )
+    service_server_name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,253}$",
+        description="Name that the service's certificate must have; unset: the host of --grpc-address.",
     )
     max_body_bytes: int = Field(
         default=4 * 1024 * 1024,

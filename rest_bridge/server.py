@@ -7,6 +7,7 @@ import gc
 import math
 import resource
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from lodestream_common.errors import SettingError
 from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.keys import Keyring
 from lodestream_common.ready import announce_ready
+from lodestream_common.tls import CHECK_INTERVAL, FollowedHttps, TlsFiles, check_plain_text
 from lodestream_common.tracing import Tracer
 from rest_bridge.app import create_app
 from rest_bridge.config import BridgeConfig
@@ -106,6 +108,12 @@ def _checked_address(config: BridgeConfig) -> tuple[Address, bool]:
         raise SettingError(f"{SETTING}: {address} is not host:port (as 127.0.0.1:8000)")
     guarded = Keyring(config.keys_file).guarded
     check_open_address(address, guarded, SETTING)
+    check_plain_text(
+        address,
+        allowed=config.insecure or certificate_of(config) is not None,
+        setting=SETTING,
+        remedy="--tls-certificate and --tls-key",
+    )
     return address, guarded
 
 
@@ -123,6 +131,7 @@ def make_server(
     """
     address, guarded = _checked_address(config)
     parts = parts or Parts(ConnectionCap(affordable(config.max_connections)), FailedKeys())
+    certificate = certificate_of(config)
     settings = _uvicorn_config(config, parts, tracer)
     try:
         listener = listen(address, is_shared=parts.is_shared)
@@ -136,7 +145,19 @@ def make_server(
             _log.warning("there are no API keys: everybody on this machine may use the bridge")
         on_ready(str(bound))
 
-    return BridgeServer(settings, listener, parts.cap, started)
+    tls = None if certificate is None else Tls(certificate, config.header_timeout)
+    return BridgeServer(settings, listener, parts.cap, started, tls)
+
+
+def certificate_of(config: BridgeConfig) -> FollowedHttps | None:
+    """Read the bridge's own certificate; None: it speaks plain text.
+
+    Raises:
+        OperatorError: see `TlsFiles.read`.
+
+    """
+    files = TlsFiles(config.tls_certificate, config.tls_key, None, ("tls_certificate", "tls_key", ""))
+    return None if files.certificate is None and files.key is None else FollowedHttps(files)
 
 
 def listen(address: Address, *, is_shared: bool, backlog: int | None = _BACKLOG) -> socket.socket:
@@ -181,6 +202,15 @@ def affordable(connections: int) -> int:
     return allowed
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS of the bridge's connections."""
+
+    certificate: FollowedHttps
+    handshake_timeout: float
+    """Seconds that a handshake may take."""
+
+
 class BridgeServer(uvicorn.Server):
     """uvicorn, bound to `socket`. The first signal drains it, the second one ends it at once."""
 
@@ -190,16 +220,44 @@ class BridgeServer(uvicorn.Server):
         listener: socket.socket,
         cap: ConnectionCap,
         on_started: Callable[[], None],
+        tls: Tls | None = None,
     ) -> None:
         super().__init__(config)
         self._cap = cap
         self.socket = listener
         self._on_started = on_started
+        self._tls = tls
+        self._following: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to serve, and report it."""
-        await super().startup(sockets)
+        if self._tls is None:
+            await super().startup(sockets)
+        else:
+            await self._start_tls(self._tls)
         self._on_started()
+
+    async def _start_tls(self, tls: Tls) -> None:
+        """Start as uvicorn does. uvicorn itself sets no timeout for handshakes; asyncio's is a minute."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(1)
+        make_protocol = partial(
+            cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        listening = await asyncio.get_running_loop().create_server(
+            make_protocol,
+            sock=self.socket,
+            ssl=tls.certificate.context,
+            ssl_handshake_timeout=tls.handshake_timeout,
+            backlog=_BACKLOG,
+        )
+        self.servers = [listening]
+        self._following = asyncio.create_task(_follow(tls.certificate), name="certificate-watch")
+        self.started = True
 
     async def on_tick(self, counter: int) -> bool:
         """Check the connections; True: the server must end."""
@@ -219,6 +277,8 @@ class BridgeServer(uvicorn.Server):
         _log.info(
             "draining", requests=len(self.server_state.tasks), grace=self.config.timeout_graceful_shutdown
         )
+        if self._following is not None:
+            self._following.cancel()
         await super().shutdown(sockets)
         for task in self.server_state.tasks:
             task.cancel()
@@ -230,6 +290,12 @@ class BridgeServer(uvicorn.Server):
         """Handle a signal. Unlike uvicorn's method, this does not raise it again after a clean end."""
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+async def _follow(certificate: FollowedHttps) -> None:
+    while True:
+        await asyncio.sleep(CHECK_INTERVAL)
+        certificate.refresh()
 
 
 def _uvicorn_config(config: BridgeConfig, parts: Parts, tracer: Tracer | None) -> uvicorn.Config:

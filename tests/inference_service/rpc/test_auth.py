@@ -251,7 +251,7 @@ def test_an_open_server_does_not_listen_beyond_this_machine(keys: KeyFile, addre
 
 async def test_a_guarded_server_listens_where_it_is_told(keys: KeyFile) -> None:
     keys.create("alice")
-    async with guarded(keys, grpc_address="0.0.0.0:0") as service:
+    async with guarded(keys, grpc_address="0.0.0.0:0", insecure=True) as service:
         assert service.address.startswith("0.0.0.0:")
 
 
