@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-REQUIRED = "LODESTREAM_PARTS"
+REQUIRED = "TEST_PARTS"
 """The variable that is set to `required` where a missing part is a failure: in CI."""
 
 
