@@ -24,6 +24,7 @@ from inference_client.async_stream import AsyncStream, is_being_cancelled
 from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolicy
 from inference_client.channel import (
     DEFAULT_MAX_MESSAGE_BYTES,
+    RETIRED_POLL,
     ClientOptions,
     Pool,
     TlsConfig,
@@ -59,9 +60,6 @@ if TYPE_CHECKING:
 RequestT = TypeVar("RequestT", bound=ProtoMessage)
 ResponseT = TypeVar("ResponseT", bound=ProtoMessage)
 ResultT = TypeVar("ResultT")
-
-_RETIRED_POLL = 0.5
-"""Seconds between two checks whether the calls of a retired connection have ended."""
 
 
 class AsyncClient:
@@ -429,7 +427,7 @@ async def _read_all(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
 
 async def _close_idle(stubs: _Stubs) -> None:
     while stubs.open_calls:  # noqa: ASYNC110  the end of a call sets no event
-        await asyncio.sleep(_RETIRED_POLL)
+        await asyncio.sleep(RETIRED_POLL)
     await stubs.channel.close(None)
 
 

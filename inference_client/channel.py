@@ -174,6 +174,10 @@ class CountsCalls(Protocol):
 ConnectionT = TypeVar("ConnectionT", bound=CountsCalls)
 
 
+RETIRED_POLL = 0.5
+"""Seconds between two checks whether the calls of a retired connection have ended."""
+
+
 class Pool(Generic[ConnectionT]):
     """Opens connections and picks the one with the fewest open calls. Safe to use from any thread.
 

@@ -25,6 +25,7 @@ from lodestream.inference.v1 import (
 from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolicy
 from inference_client.channel import (
     DEFAULT_MAX_MESSAGE_BYTES,
+    RETIRED_POLL,
     ClientOptions,
     Pool,
     TlsConfig,
@@ -96,7 +97,8 @@ class Client:
             api_key, timeout, RetryPolicy(retries, retry_timeout), max_message_bytes
         )
         check_target(target)
-        self._pool = Pool(lambda: _Stubs(open_sync(target, max_message_bytes, tls)))
+        self._tls = tls
+        self._pool = Pool(lambda: _Stubs(open_sync(target, max_message_bytes, self._tls)))
         self._closed = threading.Event()
 
     @classmethod
@@ -126,6 +128,15 @@ class Client:
         self._closed.set()
         for stubs in self._pool.opened:
             stubs.channel.close()
+
+    def use_tls(self, tls: TlsConfig | None) -> None:
+        """Use other TLS settings, as renewed certificates, for calls that begin from now on.
+
+        Running calls end on their connections, which are closed after them.
+        """
+        self._tls = tls
+        for stubs in self._pool.retire():
+            threading.Thread(target=_close_idle, args=(stubs, self._closed), daemon=True).start()
 
     def generate(
         self,
@@ -399,6 +410,13 @@ class Client:
     def _check_open(self) -> None:
         if self._closed.is_set():
             raise ClosedError("The client is closed.")
+
+
+def _close_idle(stubs: _Stubs, closed: threading.Event) -> None:
+    """Close a connection after its last call, or when the client is closed."""
+    while stubs.open_calls and not closed.wait(RETIRED_POLL):
+        pass
+    stubs.channel.close()
 
 
 class _Stubs:

@@ -20,6 +20,8 @@ from tests.support.statuses import status_of_call
 STREAMS = 200
 CONNECTIONS = 4
 """A connection may have 100 calls open."""
+EACH_TOKEN = grpc.aio.Metadata(("x-stream-interval", "0"))
+"""Tokens are not gathered, however busy the loop is."""
 GREEDY = Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, seed=0, reproducible=True)
 
 
@@ -53,7 +55,7 @@ async def test_two_hundred_streams_each_prove_their_own_prompt(tokenizer: Tokeni
 async def test_two_hundred_run_at_once_on_an_engine_that_takes_them_all() -> None:
     async with running_service(max_concurrency=STREAMS) as service, connections(service.address) as stubs:
         streams = [
-            stub.GenerateStream(ask("@sim(stall_at=3)"))
+            stub.GenerateStream(ask("@sim(stall_at=3)"), metadata=EACH_TOKEN)
             for stub, _ in zip(cycle(stubs), range(STREAMS), strict=False)
         ]
         await asyncio.gather(*[first(stream, 4) for stream in streams])

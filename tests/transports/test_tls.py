@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from inference_client import AsyncClient, TlsConfig, UnavailableError
+from inference_client import AsyncClient, Client, Delta, Started, TlsConfig, UnavailableError
 from inference_service.server import Server
 from lodestream import health
 from lodestream_common.errors import OperatorError
@@ -20,7 +20,7 @@ from lodestream_common.keys import KeyFile
 from rest_bridge.server import make_server
 from tests.rest_bridge.running import RunningBridge, bridge_config, running_bridge
 from tests.support.certificates import Certificates
-from tests.support.service import service_config
+from tests.support.service import MODEL_ID, service_config
 
 PROMPT: dict[str, Any] = {"model": "", "prompt": "Hello", "max_tokens": 4}
 
@@ -73,6 +73,25 @@ async def test_mtls_admits_only_clients_of_the_authority(made: Certificates, tmp
         for refused in (made.client(own=False), foreign, stranger, None):
             with pytest.raises(UnavailableError):
                 await names(target, refused)
+
+
+async def test_clients_change_their_certificates(made: Certificates) -> None:
+    """What began before goes on; further calls use the new ones."""
+    own = made.client()
+    async with tls_service(made) as address:
+        async with AsyncClient(address, tls=TlsConfig(own.root_certificates), retries=0) as client:
+            with pytest.raises(UnavailableError):
+                await client.list_models(timeout=10)
+            client.use_tls(own)
+            assert await client.list_models(timeout=10)
+        with Client(address, tls=own, retries=0) as blocking:
+            with blocking.stream(model=MODEL_ID, prompt="@sim(stall_at=2)", max_tokens=9) as stream:
+                events = iter(stream)
+                assert isinstance(await asyncio.to_thread(next, events), Started)
+                blocking.use_tls(TlsConfig(own.root_certificates))
+                assert isinstance(await asyncio.to_thread(next, events), Delta)
+            with pytest.raises(UnavailableError):
+                await asyncio.to_thread(blocking.list_models, timeout=10)
 
 
 async def test_tls_alone_needs_no_client_certificate(made: Certificates) -> None:

@@ -232,7 +232,7 @@ async def test_probes_have_no_spans_and_spans_of_unknown_routes_have_no_path(
             "/metrics": 200,
             f"/{SECRET}": 404,
             f"/v1/models?{SECRET}": 200,
-            "/v1/usage/unknown": 404,
+            "/v1/usage/that-nobody-made": 404,
         }
         assert {path: (await http.get(path)).status_code for path in expected} == expected
         twice = await http.get("/v1/models/unknown", headers=[("traceparent", TRACEPARENT)] * 2)
