@@ -18,6 +18,25 @@ NO_MODEL = ""
 """The label of RPCs that ended before their model was known."""
 
 
+_TOKENS = (
+    ("prompt_tokens", "Tokens of prompts that entered the engine or its queue."),
+    ("cached_tokens", "Tokens of prompts that the KV cache already held."),
+    ("completion_tokens", "Tokens that the engine generated, those of aborted requests included."),
+)
+_SECONDS = (
+    ("time_to_first_token", "From the start of the RPC to its first token.", LATENCY_SECONDS),
+    ("inter_token_latency", "Mean time of a token after the first, one value a request.", TOKEN_SECONDS),
+    ("request_duration", "From the start of the RPC to its end.", LATENCY_SECONDS),
+    ("queue", "Time in the queue.", LATENCY_SECONDS),
+    ("prefill", "From the engine's start to the first token.", LATENCY_SECONDS),
+    ("decode", "From the first token to the last.", LATENCY_SECONDS),
+)
+_LENGTHS = (
+    ("prompt_tokens", "Tokens of the prompt."),
+    ("completion_tokens", "Tokens of all choices."),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How a loaded service is now."""
@@ -67,14 +86,7 @@ class ServiceMetrics:
         )
         self._tokens = {
             name: Counter(f"lodestream_{name}", text, by_key, registry=self.registry)
-            for name, text in (
-                ("prompt_tokens", "Tokens of prompts that entered the engine or its queue."),
-                ("cached_tokens", "Tokens of prompts that the KV cache already held."),
-                (
-                    "completion_tokens",
-                    "Tokens that the engine generated, those of aborted requests included.",
-                ),
-            )
+            for name, text in _TOKENS
         }
         self.receipts_dropped = Counter(
             "lodestream_receipts_dropped",
@@ -85,27 +97,13 @@ class ServiceMetrics:
             name: Histogram(
                 f"lodestream_{name}_seconds", text, ("model",), buckets=buckets, registry=self.registry
             )
-            for name, text, buckets in (
-                ("time_to_first_token", "From the start of the RPC to its first token.", LATENCY_SECONDS),
-                (
-                    "inter_token_latency",
-                    "Mean time of a token after the first, one value a request.",
-                    TOKEN_SECONDS,
-                ),
-                ("request_duration", "From the start of the RPC to its end.", LATENCY_SECONDS),
-                ("queue", "Time in the queue.", LATENCY_SECONDS),
-                ("prefill", "From the engine's start to the first token.", LATENCY_SECONDS),
-                ("decode", "From the first token to the last.", LATENCY_SECONDS),
-            )
+            for name, text, buckets in _SECONDS
         }
         self._lengths = {
             name: Histogram(
                 f"lodestream_request_{name}", text, ("model",), buckets=TOKEN_COUNTS, registry=self.registry
             )
-            for name, text in (
-                ("prompt_tokens", "Tokens of the prompt."),
-                ("completion_tokens", "Tokens of all choices."),
-            )
+            for name, text in _LENGTHS
         }
         self.registry.register(_Gauges(read, with_gateway_names))
         ProcessCollector(registry=self.registry)
