@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)
-    page = Page(parsed.addresses, scrape)
+    page = Page(parsed.addresses)
     page.read()
     if parsed.once:
         time.sleep(parsed.interval)
@@ -110,8 +110,7 @@ def scrape(address: str) -> Scrape:
 class Page:
     """The last two readings of each server, and the table made of them."""
 
-    def __init__(self, addresses: Sequence[str], read: Callable[[str], Scrape]) -> None:
-        self._read = read
+    def __init__(self, addresses: Sequence[str]) -> None:
         self._scrapes: dict[str, tuple[Scrape, Scrape]] = {
             address: (Scrape(0.0), Scrape(0.0)) for address in addresses
         }
@@ -123,9 +122,9 @@ class Page:
 
     def read(self) -> None:
         """Read every server once more."""
-        self._scrapes = {address: (now, self._read(address)) for address, (_, now) in self._scrapes.items()}
+        self._scrapes = {address: (now, scrape(address)) for address, (_, now) in self._scrapes.items()}
 
-    def render(self) -> Group:
+    def render(self) -> Table:
         """Make the table."""
         table = Table(title=f"lodestream top · {time.strftime('%H:%M:%S')}", title_justify="left")
         columns = ("server", "state", "running", "waiting", "req/s", "prompt tok/s", "output tok/s",
@@ -139,7 +138,7 @@ class Page:
                 table.add_row(address, f"[red]{now.error}[/red]")
             else:
                 table.add_row(address, *_cells(before, now))
-        return Group(table)
+        return table
 
 
 def _cells(before: Scrape, now: Scrape) -> list[str]:

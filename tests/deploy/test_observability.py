@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -50,7 +51,7 @@ async def test_each_query_of_the_dashboard_has_data(tmp_path: Path) -> None:
         async with running_prometheus(tmp_path, targets, DIRECTORY / "rules.yml") as prometheus:
             await prometheus.until("up == 1")
             load = ["--url", f"http://{servers.bridge}", "--concurrency", "4", "--seconds", "4"]
-            await servers.in_thread(measure, [*load, "--output-tokens", "8", "--ignore-eos"])
+            await asyncio.to_thread(measure, [*load, "--output-tokens", "8", "--ignore-eos"])
             await prometheus.until("rate(lodestream_completion_tokens_total[10s]) > 0")
 
             for title, expression in queries():

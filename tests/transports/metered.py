@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,8 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from inference_service.config import cache_home
 from tests.support.parts import free_port
 from tests.support.processes import server_process
-
-T = TypeVar("T")
 
 CACHE = cache_home()
 """The ordinary cache, whatever home a test has."""
@@ -55,11 +53,6 @@ class MeteredServers:
                 if is_there(total(samples, name, **labels)):
                     return samples
                 await asyncio.sleep(0.05)
-
-    @staticmethod
-    async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
-        """Run what has an event loop of its own."""
-        return await asyncio.to_thread(work, *arguments)
 
 
 def total(samples: Samples, name: str, **labels: str) -> float:

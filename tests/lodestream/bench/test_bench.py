@@ -13,36 +13,25 @@ from typing import Any
 
 import pytest
 
-from inference_service.config import cache_home
 from lodestream.bench.command import run
 from lodestream.bench.figures import summarize
 from lodestream.bench.load import LoadPlan, run_load
 from lodestream.bench.targets import TargetOptions, make_target
 from lodestream.bench.workload import BenchRequest, Lengths, SyntheticWorkload
 from lodestream_common.errors import OperatorError, SettingError
-from tests.support.processes import server_process
+from tests.transports.metered import metered_servers
 
 OPTIONS = TargetOptions(
     model="", api_key=None, stream=True, chat=False, temperature=0, ignore_eos=True, timeout=20, extra={},
     ca_file=None,
 )  # fmt: skip
-# The home of these tests is empty; the model is in the ordinary cache.
-SIMULATED = {
-    "backend": "simulated",
-    "model": "smollm2-135m-instruct",
-    "grpc_address": "127.0.0.1:0",
-    "cache_dir": cache_home(),
-}
 
 
 @asynccontextmanager
 async def both_servers(home: Path, **settings: Any) -> AsyncIterator[tuple[str, str]]:
     """The URLs of the bridge and the service."""
-    async with (
-        server_process("serve", home, **SIMULATED, **settings) as service,
-        server_process("bridge", home, http_address="127.0.0.1:0", grpc_address=service.address) as bridge,
-    ):
-        yield f"http://{bridge.address}", f"grpc://{service.address}"
+    async with metered_servers(home, **settings) as servers:
+        yield f"http://{servers.bridge}", f"grpc://{servers.service}"
 
 
 def workload(prompt: str = "16", output: str = "8", as_tokens: bool = True) -> SyntheticWorkload:
