@@ -1,4 +1,4 @@
-"""Web pages that call a server on the loopback of whoever looks at them.
+"""Web pages that call a server on the loopback interface of the person who views them.
 
 Before, an open bridge answered 200 to all of these: to a page of any site that posts without a content type
 (no preflight), and under any host name that resolves to 127.0.0.1 (DNS rebinding), whose page then reads the
@@ -30,13 +30,13 @@ async def service() -> AsyncIterator[str]:
 
 @pytest.fixture
 async def bridge(service: str) -> AsyncIterator[RunningBridge]:
-    """An open bridge, with nothing allowed beside loopback."""
+    """A bridge without keys that allows only loopback hosts and origins."""
     async with running_bridge(service) as bridge:
         yield bridge
 
 
 async def post(bridge: RunningBridge, **headers: str) -> httpx.Response:
-    """A request without a content type, as a page may send it to anybody."""
+    """Send a request without a content type, which a page may send to any site without a preflight."""
     async with httpx.AsyncClient(base_url=bridge.url, trust_env=False) as http:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         return await http.post(CHAT, content=_content(), headers=sent)
@@ -51,7 +51,7 @@ def _content() -> bytes:
     ["attacker.example", "attacker.example:8000", "127.0.0.1.attacker.example", "localhost.attacker.example",
      "10.0.0.1", "[2001:db8::1]:80", "0.0.0.0", "2130706433"],
 )  # fmt: skip
-async def test_a_name_that_was_rebound_is_refused(bridge: RunningBridge, host: str) -> None:
+async def test_foreign_host_names_are_refused(bridge: RunningBridge, host: str) -> None:
     reply = await post(bridge, host=host)
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (403, "host_not_allowed")
@@ -59,7 +59,7 @@ async def test_a_name_that_was_rebound_is_refused(bridge: RunningBridge, host: s
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/health", "/docs", "/openapi.json", "/nowhere"])
-async def test_no_route_answers_under_such_a_name(bridge: RunningBridge, path: str) -> None:
+async def test_every_route_refuses_foreign_host_names(bridge: RunningBridge, path: str) -> None:
     async with httpx.AsyncClient(base_url=bridge.url, trust_env=False) as http:
         assert (await http.get(path, headers={"host": "attacker.example"})).status_code == 403
 
@@ -68,7 +68,7 @@ async def test_no_route_answers_under_such_a_name(bridge: RunningBridge, path: s
     "host",
     ["localhost", "LOCALHOST:1", "localhost.", "app.localhost:80", "127.0.0.1", "127.8.9.1:8000", "[::1]:80"],
 )  # fmt: skip
-async def test_the_names_of_loopback_are_answered(bridge: RunningBridge, host: str) -> None:
+async def test_loopback_host_names_are_accepted(bridge: RunningBridge, host: str) -> None:
     assert (await post(bridge, host=host)).status_code == 200
 
 
@@ -85,23 +85,23 @@ async def test_the_names_of_loopback_are_answered(bridge: RunningBridge, host: s
         {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
     ],
 )
-async def test_a_page_of_another_site_is_refused(bridge: RunningBridge, headers: dict[str, str]) -> None:
+async def test_pages_of_other_sites_are_refused(bridge: RunningBridge, headers: dict[str, str]) -> None:
     reply = await post(bridge, **headers)
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (403, "origin_not_allowed")
 
 
-async def test_its_preflight_finds_nothing(bridge: RunningBridge) -> None:
+async def test_the_preflight_of_another_site_is_refused(bridge: RunningBridge) -> None:
     async with httpx.AsyncClient(base_url=bridge.url, trust_env=False) as http:
-        asked = {"origin": SITE, "access-control-request-method": "POST"}
-        reply = await http.options(CHAT, headers=asked)
+        headers = {"origin": SITE, "access-control-request-method": "POST"}
+        reply = await http.options(CHAT, headers=headers)
 
     assert reply.status_code == 403
     assert "access-control-allow-origin" not in reply.headers
 
 
-async def test_own_pages_and_links_are_answered(bridge: RunningBridge) -> None:
-    """/docs sends requests of its own; a link from elsewhere may lead to it."""
+async def test_own_pages_and_links_from_other_sites_are_accepted(bridge: RunningBridge) -> None:
+    """/docs sends requests to its own server, and other sites may link to /docs."""
     assert (await post(bridge, origin=bridge.url, sec_fetch_site="same-origin")).status_code == 200
     assert (await post(bridge, sec_fetch_site="none")).status_code == 200
     async with httpx.AsyncClient(base_url=bridge.url, trust_env=False) as http:
@@ -109,8 +109,8 @@ async def test_own_pages_and_links_are_answered(bridge: RunningBridge) -> None:
         assert (await http.get("/docs", headers=followed)).status_code == 200
 
 
-async def test_what_is_listed_is_answered(service: str) -> None:
-    """A proxy's name, and a page that a browser lets read the answer, refusals included."""
+async def test_allowed_hosts_and_origins_are_accepted(service: str) -> None:
+    """A listed host name is accepted, and a page of a listed origin can read answers and errors."""
     allowed: dict[str, Any] = {"allowed_hosts": "proxy.example, other", "allowed_origins": f"{SITE}, null"}
     async with (
         running_bridge(service, **allowed) as bridge,
@@ -137,8 +137,8 @@ async def test_what_is_listed_is_answered(service: str) -> None:
     assert "access-control-allow-origin" not in foreign.headers
 
 
-async def test_with_keys_the_key_decides(service: str, tmp_path: Path) -> None:
-    """A page has none, and a caller who has one may come from anywhere."""
+async def test_with_keys_hosts_and_origins_are_not_checked(service: str, tmp_path: Path) -> None:
+    """A page has no key, and a caller with a key may use any host name and origin."""
     _, token = KeyFile(tmp_path / "keys.json").create("alice", Level.READ_WRITE)
     async with running_bridge(service, keys_file=tmp_path / "keys.json") as bridge:
         foreign = {"host": "api.example.org", "origin": SITE}

@@ -1,8 +1,8 @@
-"""Connections to the bridge that hold on to it without asking for anything.
+"""Connections to the bridge that stay open without sending a request.
 
-Before there were limits, 180 of 180 connections with slow heads stayed open for as long as anybody looked,
-and 1,100 silent ones exhausted the descriptors of the bridge, which then said nothing. Now all of them are
-ended after the time of a head, and the one connection too many is refused while others are served.
+Before there were limits, 180 of 180 connections with slow heads stayed open without end, and 1,100 silent
+ones exhausted the file descriptors of the bridge, which then answered nobody. Now all of them are closed
+after the header timeout, and a connection above the limit is refused while others are served.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tests.rest_bridge.running import RunningBridge, running_bridge
 from tests.rest_bridge.wire import Wire, connect, head
 from tests.support.scripted import ScriptedService, eventually, serve, whole_answer
 
-TIMEOUT = 1.0
-"""Of heads and of bodies, here."""
-PATIENCE = 15.0
-"""Far above that on a busy machine, far below for ever."""
+READ_TIMEOUT = 1.0
+"""The header timeout and the body timeout of the bridge in these tests."""
+TIMEOUT_SECONDS = 15.0
+"""Seconds after which a test fails: far above the read timeout, also on a busy machine."""
 ATTACKERS = 180
 
 
@@ -41,26 +41,32 @@ async def bridge(service: ScriptedService) -> AsyncIterator[RunningBridge]:
     async with (
         serve(service) as running,
         running_bridge(
-            running.target, header_timeout=TIMEOUT, body_timeout=TIMEOUT, max_connections=ATTACKERS + 20
+            running.target,
+            header_timeout=READ_TIMEOUT,
+            body_timeout=READ_TIMEOUT,
+            max_connections=ATTACKERS + 20,
         ) as bridge,
     ):
         yield bridge
 
 
 async def _drip(wire: Wire, piece: bytes, start: bytes) -> bytes:
-    """Send a start, then a piece every so often until the other side ends it; what it said."""
+    """Send `start`, then `piece` several times a second until the bridge closes the connection.
+
+    Return its reply.
+    """
     wire.send(start)
-    began, said = time.monotonic(), b""
-    while time.monotonic() - began < PATIENCE:
+    began, received = time.monotonic(), b""
+    while time.monotonic() - began < TIMEOUT_SECONDS:
         try:
-            said += (read := await asyncio.wait_for(wire.reader.read(65536), 0.2))
+            received += (read := await asyncio.wait_for(wire.reader.read(65536), 0.2))
         except TimeoutError:
             wire.send(piece)
             continue
         except ConnectionError:
-            return said
+            return received
         if not read:
-            return said
+            return received
     raise AssertionError("the connection stayed open")
 
 
@@ -82,41 +88,42 @@ BODY = head("POST", CHAT, "content-length: 100000")
         ),
     ],
 )
-async def test_a_request_that_does_not_arrive_is_ended(
+async def test_incomplete_requests_time_out(
     bridge: RunningBridge, service: ScriptedService, start: bytes, piece: bytes, status: bytes
 ) -> None:
-    """Of 180 such connections none stays, and meanwhile others are served."""
+    """None of 180 such connections stays open, and another caller is served meanwhile."""
     async with AsyncExitStack() as stack, httpx.AsyncClient(base_url=bridge.url) as bystander:
         wires = [await stack.enter_async_context(connect(bridge.address)) for _ in range(ATTACKERS)]
         attack = asyncio.gather(*(_drip(wire, piece, start) for wire in wires))
-        assert (await bystander.post(CHAT, json=chat(), timeout=PATIENCE)).status_code == 200
-        said = await attack
+        assert (await bystander.post(CHAT, json=chat(), timeout=TIMEOUT_SECONDS)).status_code == 200
+        replies = await attack
     await eventually(lambda: not bridge.requests)
 
-    assert {reply[9:12] for reply in said} == {status}
+    assert {reply[9:12] for reply in replies} == {status}
     assert len(service.seen) == 1
 
 
-async def test_what_follows_a_refusal_has_its_limit_too(bridge: RunningBridge) -> None:
-    """A body that nobody wants any more is read for a while, and not for ever."""
+async def test_the_body_of_a_refused_request_is_read_for_a_limited_time(bridge: RunningBridge) -> None:
     async with connect(bridge.address) as wire:
         wire.send(head("POST", "/nope", "content-length: 1000000000"))
         assert (await wire.read_reply())[0] == 404
         await _drip(wire, b"y" * 4096, b"")
 
 
-async def test_time_between_requests_is_not_that_of_a_head(bridge: RunningBridge) -> None:
-    """A connection that was used stays for the next request; then each head has its time again."""
+async def test_idle_time_between_requests_does_not_count_as_header_time(bridge: RunningBridge) -> None:
+    """A kept-alive connection waits for the next request, whose head then has the whole timeout."""
     async with connect(bridge.address) as wire:
         for _ in range(2):
             wire.send(head("GET", "/health/live"))
             assert (await wire.read_reply())[0] == 200
-            await asyncio.sleep(2 * TIMEOUT)
+            await asyncio.sleep(2 * READ_TIMEOUT)
         assert (await _drip(wire, b"x: y\r\n", HEAD))[9:12] == b"408"
 
 
-async def test_a_slow_answer_is_no_slow_request(bridge: RunningBridge, service: ScriptedService) -> None:
-    """Heads that wait behind a running request have their time only after it."""
+async def test_the_header_timeout_does_not_run_during_a_slow_answer(
+    bridge: RunningBridge, service: ScriptedService
+) -> None:
+    """The timeout of a pipelined request starts after the request before it."""
     service.answer = _slow
     async with connect(bridge.address) as wire:
         wire.post(CHAT, chat())
@@ -127,12 +134,11 @@ async def test_a_slow_answer_is_no_slow_request(bridge: RunningBridge, service: 
 
 
 async def _slow(request: Any, context: Any) -> Any:
-    await asyncio.sleep(3 * TIMEOUT)
+    await asyncio.sleep(3 * READ_TIMEOUT)
     return whole_answer()
 
 
-async def test_the_log_names_a_body_that_did_not_arrive(bridge: RunningBridge) -> None:
-    """With the status that its caller got."""
+async def test_a_body_timeout_is_logged_with_status_and_outcome(bridge: RunningBridge) -> None:
     with structlog.testing.capture_logs() as logs:
         async with connect(bridge.address) as wire:
             await _drip(wire, b"", BODY)
@@ -143,8 +149,11 @@ async def test_the_log_names_a_body_that_did_not_arrive(bridge: RunningBridge) -
     ]
 
 
-async def test_the_cap_bites_once_and_lets_go() -> None:
-    """One connection more is refused, with one line in the log; idle ones make place for others."""
+async def test_the_connection_limit_is_logged_once_and_idle_connections_are_closed() -> None:
+    """Connections above the limit are refused, and the log has one line.
+
+    Idle connections are closed for others.
+    """
     most = 20
     async with (
         serve(ScriptedService()) as running,
@@ -155,11 +164,11 @@ async def test_the_cap_bites_once_and_lets_go() -> None:
                 wires = [await stack.enter_async_context(connect(bridge.address)) for _ in range(most)]
                 await eventually(lambda: len(bridge.server.server_state.connections) == most)
                 refused = [await _refused(bridge) for _ in range(10)]
-                await eventually(lambda: len(bridge.server.server_state.connections) < most, PATIENCE)
+                await eventually(lambda: len(bridge.server.server_state.connections) < most, TIMEOUT_SECONDS)
                 async with httpx.AsyncClient(base_url=bridge.url) as bystander:
                     assert (await bystander.post(CHAT, json=chat())).status_code == 200
                 assert len(wires) == most
-            await eventually(lambda: any("again" in line["event"] for line in logs), PATIENCE)
+            await eventually(lambda: any("again" in line["event"] for line in logs), TIMEOUT_SECONDS)
 
     assert set(refused) == {(503, "not_ready")}
     lines = [(line["log_level"], line["event"]) for line in logs if "connections" in line["event"]]
@@ -177,8 +186,10 @@ async def _refused(bridge: RunningBridge) -> tuple[int, str]:
         return status, body["error"]["code"]
 
 
-async def test_a_running_request_is_never_the_one_that_makes_place(service: ScriptedService) -> None:
-    """However long it takes; only connections without a request are closed for others."""
+async def test_a_connection_with_a_running_request_is_never_closed_for_others(
+    service: ScriptedService,
+) -> None:
+    """Only connections without a request are closed for new ones."""
     service.answer = _slow
     async with (
         serve(service) as running,
@@ -194,8 +205,8 @@ async def test_a_running_request_is_never_the_one_that_makes_place(service: Scri
 
 
 @pytest.mark.parametrize(("files", "connections"), [(300, 44), (3000, 2000)])
-def test_there_are_never_more_connections_than_files(files: int, connections: int) -> None:
-    """A low limit of the system lowers ours, a soft one is raised, so that accepting always works."""
+def test_the_connection_limit_stays_below_the_limit_of_open_files(files: int, connections: int) -> None:
+    """A low hard limit lowers the number of connections; a low soft limit is raised."""
     program = (
         "import resource\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (200, {files}))\n"

@@ -1,4 +1,4 @@
-"""Constraints that a hostile caller sends: nobody else may wait for them."""
+"""Hostile constraints must not delay other callers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NESTED = r"((\w{1,60}){1,60}){1,60}"
 BYSTANDER_SECONDS = 20.0
-"""Far above what a short reply takes on a busy machine, far below the 95 s that the attack once caused."""
+"""Far above the time of a short reply on a busy machine, far below the 95 s that the attack once caused."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -26,7 +26,7 @@ async def transports() -> AsyncIterator[Transports]:
 
 
 async def test_nested_bounded_repetition_does_not_delay_others(transports: Transports) -> None:
-    """Issue: `guided_regex` three repetitions deep kept the engine busy for 95 seconds."""
+    """A `guided_regex` of three nested repetitions once kept the engine busy for 95 seconds."""
     hostile = {
         "model": MODEL_ID,
         "prompt": "Write:",

@@ -1,4 +1,4 @@
-"""Whoever tries keys is slowed down on both transports; others at the same address notice nothing."""
+"""Callers that try keys are slowed down on both transports; valid keys from the same address are not."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.transports import running_transports
 
 WRONG = "pg_" + "x" * 40
 Ask = Callable[[str | None], Coroutine[Any, Any, bool]]
-"""Asks for the models with a key; whether it was let in."""
+"""Lists the models with a key. Returns whether the key was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A guarded pair of servers."""
+class KeyedServers:
+    """Both servers with API keys."""
 
     ways: dict[str, Ask]
     key: str
@@ -34,7 +34,7 @@ class Asked:
 
 
 @pytest_asyncio.fixture
-async def asked(tmp_path: Path) -> AsyncIterator[Asked]:
+async def servers(tmp_path: Path) -> AsyncIterator[KeyedServers]:
     keys = KeyFile(tmp_path / "keys.json")
     key, revoked = (keys.create(name, Level.READ_WRITE)[1] for name in ("alice", "mallory"))
     keys.revoke("mallory")
@@ -62,17 +62,17 @@ async def asked(tmp_path: Path) -> AsyncIterator[Asked]:
             assert answer.status_code in (200, 401)
             return answer.status_code == 200
 
-        yield Asked({"grpc": by_grpc, "rest": by_rest}, key, revoked)
+        yield KeyedServers({"grpc": by_grpc, "rest": by_rest}, key, revoked)
 
 
 @pytest.mark.parametrize("way", ["grpc", "rest"])
-async def test_failed_keys_are_slowed_down_and_good_ones_are_not(asked: Asked, way: str) -> None:
-    ask = asked.ways[way]
+async def test_invalid_keys_are_slowed_down_and_valid_ones_are_not(servers: KeyedServers, way: str) -> None:
+    ask = servers.ways[way]
     began = time.monotonic()
-    attempts = [asyncio.create_task(ask(WRONG if n % 2 else asked.revoked)) for n in range(12)]
+    attempts = [asyncio.create_task(ask(WRONG if n % 2 else servers.revoked)) for n in range(12)]
     await asyncio.sleep(0.5)
 
-    assert await ask(asked.key)
+    assert await ask(servers.key)
     assert not await ask(None)
     between = time.monotonic() - began
     at_once = sum(attempt.done() for attempt in attempts)

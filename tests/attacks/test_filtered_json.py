@@ -1,4 +1,4 @@
-"""The content filter sees what JSON says, not how it is spelled: in calls and answers, on both transports."""
+"""The content filter reads JSON strings unescaped, in tool calls and answers, over both transports."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.answers import Answer, check_alike
+from tests.support.answers import Answer, check_equal
 from tests.support.filtering import write
 from tests.support.transports import Transports, running_transports
-from tests.transports.asked import chat, completion, named, strict_object, tool
+from tests.transports.feature_requests import chat, completion, named, strict_object, tool
 
 RULES = """
 [[rules]]
@@ -45,16 +45,19 @@ async def transports(
 
 
 async def ask_all(transports: Transports, body: dict[str, Any]) -> Answer:
-    """What every way of asking answers: whole and streamed, over gRPC and REST."""
+    """Send a request whole and streamed over gRPC and REST.
+
+    Return the answer, which must be the same for all.
+    """
     first, *others = [await ask(body) for ask in transports.ways]
     assert first.error is None, first.message
     for other in others:
-        check_alike(first, other, tolerance=0.01)
+        check_equal(first, other, tolerance=0.01)
     return first
 
 
-def saying(text: str, **more: Any) -> dict[str, Any]:
-    """A request that any engine answers with exactly this text."""
+def request_for(text: str, **more: Any) -> dict[str, Any]:
+    """A request that every engine answers with exactly this text."""
     return chat("Go on.", guided_regex=re.escape(text).replace(r"\ ", " "), max_tokens=90, **more)
 
 
@@ -66,23 +69,23 @@ def saying(text: str, **more: Any) -> dict[str, Any]:
         (f'{{"{ESCAPED}": 1}}', '{"'),
     ],
 )
-async def test_escapes_hide_nothing_in_an_answer(transports: Transports, text: str, left: str) -> None:
-    choice = (await ask_all(transports, saying(text))).choices[0]
+async def test_escaped_text_in_an_answer_is_blocked(transports: Transports, text: str, left: str) -> None:
+    choice = (await ask_all(transports, request_for(text))).choices[0]
 
     assert choice.text == left
     assert choice.ending == ("content_filter", None, "birds")
 
 
-async def test_redaction_within_an_answer_keeps_it_json(transports: Transports) -> None:
+async def test_redacted_answers_stay_json(transports: Transports) -> None:
     text = r'{"key": "\u0073k-abcd1234", "card": 4111111111111, "n": 1}'
 
-    choice = (await ask_all(transports, saying(text))).choices[0]
+    choice = (await ask_all(transports, request_for(text))).choices[0]
 
     assert json.loads(choice.text or "") == {"key": 'a "secret"', "card": 'a "secret"', "n": 1}
     assert choice.finish_reason == "stop"
 
 
-async def test_a_completion_is_filtered_alike(transports: Transports) -> None:
+async def test_escaped_text_in_a_completion_is_blocked(transports: Transports) -> None:
     text = re.escape(f'{{"bird": "{ESCAPED}"}}').replace(r"\ ", " ")
 
     choice = (await ask_all(transports, completion("x", guided_regex=text, max_tokens=60))).choices[0]
@@ -91,21 +94,21 @@ async def test_a_completion_is_filtered_alike(transports: Transports) -> None:
 
 
 @pytest.mark.parametrize("choice_of_tool", ["auto", named("look")], ids=["auto", "named"])
-async def test_escapes_hide_nothing_in_a_call(transports: Transports, choice_of_tool: Any) -> None:
+async def test_escaped_text_in_a_tool_call_is_blocked(transports: Transports, choice_of_tool: Any) -> None:
     if transports.service.server.config.backend != "simulated":
-        pytest.skip("a model does not say what it is told to")
+        pytest.skip("the output of a real model cannot be scripted")
     call = f'{{"name": "look", "arguments": {{"bird": "{ESCAPED}"}}}}'
-    asked = chat(f"@say<<{call}>>", tools=[LOOK], tool_choice=choice_of_tool, max_tokens=90)
+    request = chat(f"@say<<{call}>>", tools=[LOOK], tool_choice=choice_of_tool, max_tokens=90)
 
-    choice = (await ask_all(transports, asked)).choices[0]
+    choice = (await ask_all(transports, request)).choices[0]
 
     assert choice.ending == ("content_filter", None, "birds")
     assert [arguments for _, _, arguments in choice.tool_calls] == ['{"bird": "']
 
 
-async def test_redaction_within_a_call_keeps_it_json(transports: Transports) -> None:
+async def test_redacted_tool_calls_stay_json(transports: Transports) -> None:
     if transports.service.server.config.backend != "simulated":
-        pytest.skip("a model does not say what it is told to")
+        pytest.skip("the output of a real model cannot be scripted")
     call = r'{"name": "look", "arguments": {"bird": "my \u0073k-abcd1234 \"key\""}}'
 
     choice = (await ask_all(transports, chat(f"@say<<{call}>>", tools=[LOOK], max_tokens=90))).choices[0]

@@ -1,4 +1,4 @@
-"""A peer that is stopped, not ended: its connections stay open, and nothing answers."""
+"""A peer that is stopped by SIGSTOP: its connections stay open, and it does not answer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.processes import server_process
 from tests.support.service import MODEL_ID, running_service
 
 METHOD = "/lodestream.inference.v1.GenerateService/GenerateStream"
-LIMIT = 15.0
+MAX_SECONDS = 15.0
 """Seconds within which either side notices that the other one is frozen."""
 
 
-async def test_callers_notice_a_frozen_service(tmp_path: Path) -> None:
-    """A stream that was running, and a call that begins after the freeze, end as unavailable."""
+async def test_calls_to_a_frozen_service_fail_as_unavailable(tmp_path: Path) -> None:
+    """Both a running stream and a call that starts after the freeze end as UNAVAILABLE."""
     async with (
         server_process("serve", tmp_path, grpc_address="127.0.0.1:0", backend="simulated") as service,
         AsyncClient(service.address, retries=0) as client,
@@ -41,11 +41,11 @@ async def test_callers_notice_a_frozen_service(tmp_path: Path) -> None:
             service.signal(signal.SIGCONT)
 
     print(f"a frozen service was noticed after {delays[0]:.1f} s and {delays[1]:.1f} s")
-    assert max(delays) < LIMIT + 2
+    assert max(delays) < MAX_SECONDS + 2
 
 
-async def test_the_service_notices_a_frozen_caller() -> None:
-    """It never answers a ping, and reads nothing; its slot is free again."""
+async def test_the_service_frees_the_slot_of_a_frozen_caller() -> None:
+    """The caller answers no ping and reads nothing."""
     async with running_service(max_concurrency=1, stall_timeout=120) as service:
         host, _, port = service.address.rpartition(":")
         _, writer = await asyncio.open_connection(host, int(port))
@@ -59,7 +59,7 @@ async def test_the_service_notices_a_frozen_caller() -> None:
         writer.close()
 
     print(f"a frozen caller was noticed after {time.monotonic() - frozen:.1f} s")
-    assert time.monotonic() - frozen < LIMIT + 2
+    assert time.monotonic() - frozen < MAX_SECONDS + 2
 
 
 async def _read(stream: AsyncStream) -> None:
@@ -68,7 +68,7 @@ async def _read(stream: AsyncStream) -> None:
 
 
 async def _until_unavailable(call: Coroutine[Any, Any, object], since: float) -> float:
-    """Seconds until a call failed as unavailable."""
+    """Return the seconds until a call failed as UNAVAILABLE."""
     with pytest.raises(UnavailableError):
         await asyncio.wait_for(call, 80)
     return time.monotonic() - since

@@ -1,8 +1,8 @@
-"""Connections to the gRPC port that hold on to it without asking for anything.
+"""Connections to the gRPC port that stay open without making a call.
 
-Before, a silent one stayed for the core's 120 seconds, one that had said hello for ever, and so did a call
-whose message never came. Now the first ends with the time of a handshake, the second with 75 seconds of
-idleness, the third with the time of a body, and there are no more connections than the settings say.
+Before, a silent connection stayed for the core's 120 seconds. A connection after its handshake, and a call
+whose message never came, stayed without end. Now the first ends after the header timeout, the second after 75
+idle seconds, the third after the body timeout, and the settings limit the number of connections.
 """
 
 from __future__ import annotations
@@ -23,51 +23,51 @@ from tests.support.service import MODEL_ID, running_service
 from tests.support.service import connect as connect_grpc
 from tests.support.statuses import read_status
 
-PATIENCE = 15.0
+TIMEOUT_SECONDS = 15.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-HELLO = PREFACE + b"\0\0\0\4\0\0\0\0\0" + b"\0\0\0\4\1\0\0\0\0"
-"""The preface, our settings, and that the server's are accepted."""
+HANDSHAKE = PREFACE + b"\0\0\0\4\0\0\0\0\0" + b"\0\0\0\4\1\0\0\0\0"
+"""The preface, our SETTINGS frame, and the acknowledgement of the server's settings."""
 OPEN_HEADERS = b"\0\0\3\1\0\0\0\0\1" + b"\0\1x"
-"""The beginning of a request's headers, of which no end comes."""
+"""The beginning of a header block whose end never comes."""
 GENERATE = "/lodestream.inference.v1.GenerateService/Generate"
 ATTACKERS = 100
 
 
-@pytest.mark.parametrize("said", [b"", PREFACE[:5], PREFACE, HELLO, HELLO + OPEN_HEADERS])
-async def test_a_connection_without_a_call_is_ended(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 100 none stays, and meanwhile others are served."""
+@pytest.mark.parametrize("sent", [b"", PREFACE[:5], PREFACE, HANDSHAKE, HANDSHAKE + OPEN_HEADERS])
+async def test_connections_without_a_call_are_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of 100 connections stays open, and another caller is served meanwhile."""
     monkeypatch.setattr(server, "MAX_CONNECTION_IDLE_MS", 2000)
     async with running_service(header_timeout=1.0) as service, AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(connect(service.address)) for _ in range(ATTACKERS)]
         for wire in wires:
-            wire.send(said)
+            wire.send(sent)
         async with connect_grpc(service.address) as own:
             await GenerateServiceStub(own).Generate(_request())
-        ended = [asyncio.wait_for(wire.reader.read(), PATIENCE) for wire in wires]
+        ended = [asyncio.wait_for(wire.reader.read(), TIMEOUT_SECONDS) for wire in wires]
         await asyncio.gather(*ended)
 
 
-async def test_a_call_without_a_message_is_ended() -> None:
-    """With a status that says what is missing, however patient its caller is."""
+async def test_a_call_without_a_message_times_out() -> None:
+    """The status names the reason."""
     async with running_service(body_timeout=1.0, max_message_bytes=100_000) as service:
         call: Any = service.channel.stream_unary(GENERATE)()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asyncio.wait_for(call, PATIENCE)
-        told = read_status(caught.value.code(), caught.value.details(), caught.value.trailing_metadata())
-        assert (told.code, told.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT")
+            await asyncio.wait_for(call, TIMEOUT_SECONDS)
+        status = read_status(caught.value.code(), caught.value.details(), caught.value.trailing_metadata())
+        assert (status.code, status.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT")
         assert len(service.server.calls) == 0
 
 
-async def test_there_are_no_more_connections_than_the_settings_say() -> None:
-    """One more is closed at once; a place that is free is given to the next."""
+async def test_connections_above_the_limit_are_closed() -> None:
+    """A connection above the limit is closed at once; after others have ended, a new one is accepted."""
     async with running_service(max_connections=5) as service, AsyncExitStack() as stack:
         await service.generate_stub.Generate(_request())
         for _ in range(4):
             wire = await stack.enter_async_context(connect(service.address))
-            wire.send(HELLO)
+            wire.send(HANDSHAKE)
             assert await wire.read_some()
         async with connect(service.address) as beyond:
-            beyond.send(HELLO)
+            beyond.send(HANDSHAKE)
             assert await _ends_at_once(beyond.reader)
         await stack.aclose()
         await asyncio.sleep(0.5)
@@ -77,7 +77,7 @@ async def test_there_are_no_more_connections_than_the_settings_say() -> None:
 
 async def _ends_at_once(reader: asyncio.StreamReader) -> bool:
     try:
-        return await asyncio.wait_for(reader.read(65536), PATIENCE) == b""
+        return await asyncio.wait_for(reader.read(65536), TIMEOUT_SECONDS) == b""
     except ConnectionError:
         return True
 
@@ -86,10 +86,10 @@ def _request() -> pb.GenerateRequest:
     return pb.GenerateRequest(model=MODEL_ID, prompt="hello")
 
 
-async def test_an_idle_client_does_not_notice_that_its_connection_ended(
+async def test_a_client_reconnects_after_its_idle_connection_was_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its next call is made on a new one, also where both happen at the same moment."""
+    """The next call uses a new connection, also where the call and the close coincide."""
     monkeypatch.setattr(server, "MAX_CONNECTION_IDLE_MS", 200)
     async with running_service() as service, AsyncClient(service.address, retries=0) as client:
         for pause in range(40):

@@ -1,4 +1,4 @@
-"""A key file that somebody mangles while the servers run is the operator's error, and no caller's."""
+"""A key file that is damaged while the servers run is the operator's error; callers are not affected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lodestream_common.keys import KeyFile
 from tests.support.service import MODEL_ID
 from tests.support.transports import running_transports
 
-MANGLED = {
+DAMAGED = {
     "deep": b"[" * 200_000,
     "deep object": b'{"a":' * 200_000,
     "long number": b'{"version": 1' + b"0" * 100_000 + b', "keys": []}',
@@ -23,14 +23,14 @@ MANGLED = {
 }
 
 
-@pytest.mark.parametrize("kind", MANGLED)
-async def test_callers_notice_nothing_of_a_mangled_key_file(tmp_path: Path, kind: str) -> None:
-    """Issue: a deeply nested one was a 500. The known keys still count, and each server logs one error."""
+@pytest.mark.parametrize("kind", DAMAGED)
+async def test_a_damaged_key_file_does_not_affect_callers(tmp_path: Path, kind: str) -> None:
+    """The known keys stay valid, and each server logs one error. A deeply nested file once caused a 500."""
     path = tmp_path / "keys.json"
     _, token = KeyFile(path).create("alice")
     with capture_logs() as logs:
         async with running_transports(keys_file=path) as transports:
-            path.write_bytes(MANGLED[kind])
+            path.write_bytes(DAMAGED[kind])
             for _ in range(10):
                 await asyncio.sleep(0.1)
                 reply = await _ask(transports.http, token)

@@ -1,8 +1,8 @@
 """Whole answers that are larger than gRPC's usual limit of 4 MiB.
 
-Before, a legal request (2 choices of 4,096 tokens with 20 alternatives each) was computed to its end, and
-then was a 500: the message of the answer was over the limit of the client that the bridge has. A caller of
-the service met the same limit.
+Before, a legal request (2 choices of 4,096 tokens with 20 alternatives each) was computed to its end and then
+failed with a 500: the answer exceeded the message limit of the bridge's client. Callers of the service met
+the same limit.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import pytest
 
 from inference_client import Client, InvalidRequestError
 from inference_service.rpc import services
+from tests.support.comparable_answer import check_equal
 from tests.support.messages import grpc_request
 from tests.support.service import MODEL_ID, running_service
-from tests.support.told import check_alike
 from tests.support.transports import Transports, running_transports
 
-USUAL_LIMIT = 4 * 1024 * 1024
+GRPC_DEFAULT_LIMIT = 4 * 1024 * 1024
 LARGEST: dict[str, Any] = {
     "model": MODEL_ID,
     "prompt": "Hello",
@@ -32,16 +32,16 @@ LARGEST: dict[str, Any] = {
 }
 
 
-async def test_the_largest_legal_answer_arrives_by_every_way() -> None:
+async def test_the_largest_legal_answer_arrives_over_both_transports() -> None:
     async with running_transports() as transports:
         answers = [await ask(LARGEST) for ask in transports.ways]
         size = await _bytes_over_rest(transports)
 
-    assert size > USUAL_LIMIT
+    assert size > GRPC_DEFAULT_LIMIT
     for answer in answers:
         assert answer.usage is not None, answer.message
         assert answer.usage[1] == 8192
-        check_alike(answer, answers[0])
+        check_equal(answer, answers[0])
 
 
 async def _bytes_over_rest(transports: Transports) -> int:
@@ -50,7 +50,7 @@ async def _bytes_over_rest(transports: Transports) -> int:
     return len(reply.content)
 
 
-async def test_it_arrives_at_a_blocking_client() -> None:
+async def test_the_largest_legal_answer_arrives_at_a_blocking_client() -> None:
     async with running_service() as service:
 
         def ask() -> int:
@@ -60,11 +60,11 @@ async def test_it_arrives_at_a_blocking_client() -> None:
         assert await asyncio.to_thread(ask) == 8192
 
 
-async def test_what_may_be_too_large_for_a_message_is_told_before_it_is_computed(
+async def test_an_answer_too_large_for_one_message_is_refused_before_it_is_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As a whole; as a stream, and over REST, it arrives."""
-    monkeypatch.setattr(services, "MAX_ANSWER_BYTES", USUAL_LIMIT)
+    """Only the whole answer over gRPC is refused; the stream and the REST reply arrive."""
+    monkeypatch.setattr(services, "MAX_ANSWER_BYTES", GRPC_DEFAULT_LIMIT)
     async with running_transports() as transports:
         with pytest.raises(InvalidRequestError) as refused:
             await transports.client.generate_request(grpc_request(LARGEST))

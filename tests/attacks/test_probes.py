@@ -1,7 +1,7 @@
-"""Whoever probes `/health` of guarded servers, without a key or with one.
+"""Frequent probes of `/health` on servers with keys, with and without a key.
 
-Before, each keyless probe asked the service for its models in the name of the prober: a refusal with a
-traceback in the log each time; a keyed one spent a request of the quota of its key.
+Before, each probe listed the service's models with the key of its sender. A probe without a key caused an
+error with a traceback in the log; a probe with a key spent a request of the key's quota.
 """
 
 from __future__ import annotations
@@ -14,55 +14,55 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.support.keyed import keyed_doors
+from tests.support.keyed_servers import keyed_servers
 from tests.support.transports import Callers, running_transports
 
 PROBES = 50
 QUOTA = 5
 
 
-def rpcs(lines: list[Any]) -> list[str]:
-    """What the service and the bridge logged, from `info` up, about calls."""
+def call_events(lines: list[Any]) -> list[str]:
+    """The events that both servers logged at `info` or above."""
     return [line["event"] for line in lines if line["log_level"] != "debug"]
 
 
 @pytest.mark.parametrize("key", [True, False])
-async def test_probes_are_silent_and_spend_nothing(key: bool, tmp_path: Path) -> None:
-    async with keyed_doors(tmp_path, "alice", requests_per_minute=QUOTA) as keyed:
+async def test_probes_are_not_logged_and_spend_no_quota(key: bool, tmp_path: Path) -> None:
+    async with keyed_servers(tmp_path, "alice", requests_per_minute=QUOTA) as keyed:
         alice = keyed.callers["alice"]
         headers = {"authorization": f"Bearer {alice.key}"} if key else {}
         with structlog.testing.capture_logs() as lines:
             for path in ("/health", "/health/live", "/health/ready"):
                 replies = [await alice.http.get(path, headers=headers) for _ in range(PROBES)]
                 assert {reply.status_code for reply in replies} == {200}
-        assert rpcs(lines) == []
-        # All of the quota is there still.
+        assert call_events(lines) == []
+        # The whole quota is left.
         for _ in range(QUOTA):
             await alice.client.list_models(api_key=alice.key)
 
 
-async def test_a_prober_sees_the_state_and_no_engine(tmp_path: Path) -> None:
-    """With keys the engine's name is in `/v1/models`, for those who have one."""
-    async with keyed_doors(tmp_path, "alice") as keyed:
-        told = (await keyed.transports.http.get("/health")).json()
+async def test_with_keys_health_does_not_name_the_engine(tmp_path: Path) -> None:
+    """Callers with a key find the engine's name in `/v1/models`."""
+    async with keyed_servers(tmp_path, "alice") as keyed:
+        health = (await keyed.transports.http.get("/health")).json()
 
-    assert (told["status"], told["backend"]["healthy"]) == ("healthy", True)
-    assert told["backend"]["info"]["name"] is None
-    assert "simulated" not in str(told)
+    assert (health["status"], health["backend"]["healthy"]) == ("healthy", True)
+    assert health["backend"]["info"]["name"] is None
+    assert "simulated" not in str(health)
 
 
-async def test_an_open_pair_tells_its_engine_and_asks_for_it_once() -> None:
+async def test_without_keys_health_names_the_engine_and_requests_it_once() -> None:
     async with running_transports() as transports:
         with structlog.testing.capture_logs() as lines:
-            told = [(await transports.http.get("/health")).json() for _ in range(PROBES)]
+            replies = [(await transports.http.get("/health")).json() for _ in range(PROBES)]
 
-    assert {reply["backend"]["info"]["name"] for reply in told} == {"simulated"}
-    assert rpcs(lines).count("rpc") == 1
+    assert {reply["backend"]["info"]["name"] for reply in replies} == {"simulated"}
+    assert call_events(lines).count("rpc") == 1
 
 
-async def test_many_probes_leave_others_alone(tmp_path: Path) -> None:
-    """500 keyless probes, 20 at a time, while another caller asks."""
-    async with keyed_doors(tmp_path, "alice") as keyed:
+async def test_many_probes_do_not_delay_other_callers(tmp_path: Path) -> None:
+    """500 probes without a key, 20 at a time, while another caller lists the models."""
+    async with keyed_servers(tmp_path, "alice") as keyed:
         alice = keyed.callers["alice"]
         left = iter(range(500))
 

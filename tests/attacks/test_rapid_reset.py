@@ -1,7 +1,7 @@
-"""A peer without a key floods the service with calls that it takes back at once (CVE-2023-44487).
+"""A peer without a key floods the service with calls that it resets at once (CVE-2023-44487).
 
-gRPC's core keeps at most about a thousand calls that nobody has picked up yet, whoever made them, and throws
-further ones away as CANCELLED: others' calls among them.
+gRPC's core queues at most about a thousand calls of all peers, and drops further ones as CANCELLED, which may
+be calls of other callers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ BODY = {"model": MODEL_ID, "prompt": "hello", "max_tokens": 2}
 
 
 @pytest.mark.parametrize("callers", [8])
-async def test_nobody_else_is_cancelled(tmp_path: Path, callers: int) -> None:
-    """Two attackers, and whoever has a key is answered all the same, over gRPC and over REST."""
+async def test_rapid_resets_do_not_cancel_calls_of_others(tmp_path: Path, callers: int) -> None:
+    """A caller with a key is answered over gRPC and over REST while two peers attack."""
     _, token = KeyFile(tmp_path / "keys.json").create("alice")
     settings = {"backend": "simulated", "max_concurrency": 64, "requests_per_minute": 0}
     async with (
@@ -69,7 +69,10 @@ async def test_nobody_else_is_cancelled(tmp_path: Path, callers: int) -> None:
 
 
 async def _ask(call: Callable[[], Awaitable[str]], callers: int) -> Counter[str]:
-    """So many callers, one call after the other each, while the attack lasts; how the calls ended."""
+    """Run callers that make one call after the other for as long as the attack.
+
+    Return how the calls ended.
+    """
     ends: Counter[str] = Counter()
     until = time.monotonic() + SECONDS
 

@@ -1,4 +1,4 @@
-"""The service restarts again and again under load: who asks over REST waits a moment, and notices nothing."""
+"""The service restarts repeatedly under load; REST callers wait for it and see no error."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PAUSE = 1.0
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_callers_do_not_notice_restarts(tmp_path: Path, stream: bool) -> None:
-    """The retry timeout is longer than a start takes on a slow machine: nothing depends on the clock."""
+async def test_restarts_cause_no_errors_over_rest(tmp_path: Path, stream: bool) -> None:
+    """The retry timeout is longer than a start takes on a slow machine, so timing cannot fail the test."""
     settings = {
         "backend": "simulated",
         "max_concurrency": 64,

@@ -1,4 +1,4 @@
-"""A key is revoked while its streams are open. Before, they went on to their own end."""
+"""A key is revoked while its streams are open. Before, the streams ran to their end."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from inference_client import AuthenticationError
 from lodestream_common.keys import KeyFile
 from rest_bridge.config import BridgeConfig
 from tests.support.answers import Answer
-from tests.support.keyed import KeyedDoors, keyed_doors
+from tests.support.keyed_servers import KeyedServers, keyed_servers
 from tests.support.messages import grpc_request
 from tests.support.service import running_service
 from tests.support.transports import Callers, serving_bridge
-from tests.transports.asked import completion
+from tests.transports.feature_requests import completion
 
 LONG = completion(max_tokens=4000, ignore_eos=True)
 SLOW: dict[str, Any] = {"simulated_decode_tps": 100}
-PATIENCE = 5.0
-"""A second is promised; the rest is for a busy machine."""
+TIMEOUT_SECONDS = 5.0
+"""The servers promise one second; the rest allows for a busy machine."""
 
 
-async def _revoke(served: KeyedDoors, task: asyncio.Task[Any]) -> float:
-    """Let a call run for a while, and revoke its key; the seconds that it goes on."""
+async def _revoke(served: KeyedServers, task: asyncio.Task[Any]) -> float:
+    """Let a call run for a second, and revoke its key. Return the seconds that the call still ran."""
     await asyncio.sleep(1.0)
     assert not task.done(), task
     served.keys.revoke("caller")
     began = time.monotonic()
-    await asyncio.wait({task}, timeout=PATIENCE)
+    await asyncio.wait({task}, timeout=TIMEOUT_SECONDS)
     assert task.done(), "the call goes on"
     return time.monotonic() - began
 
 
-async def test_a_grpc_stream_ends_as_unauthenticated(tmp_path: Path) -> None:
-    async with keyed_doors(tmp_path, "caller", "other", **SLOW) as served:
+async def test_a_grpc_stream_of_a_revoked_key_ends_as_unauthenticated(tmp_path: Path) -> None:
+    async with keyed_servers(tmp_path, "caller", "other", **SLOW) as served:
         caller, other = served.callers["caller"], served.callers["other"]
         stream = served.transports.client.stream_request(grpc_request(LONG), api_key=caller.key)
         untouched = asyncio.create_task(other.by_grpc(completion(max_tokens=300, ignore_eos=True)))
@@ -55,12 +55,12 @@ async def test_a_grpc_stream_ends_as_unauthenticated(tmp_path: Path) -> None:
     assert ended.value.code == "invalid_api_key"
 
 
-async def test_whole_answers_are_refused(tmp_path: Path) -> None:
-    """Over both transports."""
+async def test_whole_answers_for_a_revoked_key_are_errors(tmp_path: Path) -> None:
+    """Both transports return the error of an invalid key."""
     for ask in ("by_grpc", "by_rest"):
         directory = tmp_path / ask
         directory.mkdir()
-        async with keyed_doors(directory, "caller", **SLOW) as served:
+        async with keyed_servers(directory, "caller", **SLOW) as served:
             asking = asyncio.create_task(getattr(served.callers["caller"], ask)(LONG))
             await _revoke(served, asking)
             answer: Answer = asking.result()
@@ -68,7 +68,7 @@ async def test_whole_answers_are_refused(tmp_path: Path) -> None:
 
 
 async def _last_event(callers: Callers) -> Any:
-    """The last event of a stream over REST; nothing follows it."""
+    """The last event of a stream over REST."""
     headers = {"authorization": f"Bearer {callers.key}"}
     async with callers.http.stream(
         "POST", "/v1/completions", json={**LONG, "stream": True}, headers=headers
@@ -77,16 +77,16 @@ async def _last_event(callers: Callers) -> Any:
     return json.loads(lines[-1].removeprefix("data: "))
 
 
-async def test_a_rest_stream_ends_with_an_error_event(tmp_path: Path) -> None:
-    async with keyed_doors(tmp_path, "caller", **SLOW) as served:
+async def test_a_rest_stream_of_a_revoked_key_ends_with_an_error_event(tmp_path: Path) -> None:
+    async with keyed_servers(tmp_path, "caller", **SLOW) as served:
         reading = asyncio.create_task(_last_event(served.callers["caller"]))
         await _revoke(served, reading)
 
     assert reading.result()["error"]["code"] == "invalid_api_key"
 
 
-async def test_the_bridge_ends_it_too_where_the_service_knows_no_keys(tmp_path: Path) -> None:
-    """The two may have key files of their own."""
+async def test_the_bridge_ends_streams_of_its_own_revoked_keys(tmp_path: Path) -> None:
+    """The bridge has its own key file, and the service has none."""
     keys = KeyFile(tmp_path / "keys.json")
     _, token = keys.create("caller")
     async with running_service(**SLOW) as service:
@@ -95,7 +95,7 @@ async def test_the_bridge_ends_it_too_where_the_service_knows_no_keys(tmp_path: 
             reading = asyncio.create_task(_last_event(Callers(None, http, key=token)))  # type: ignore[arg-type]
             await asyncio.sleep(1.0)
             keys.revoke("caller")
-            event = await asyncio.wait_for(reading, PATIENCE)
+            event = await asyncio.wait_for(reading, TIMEOUT_SECONDS)
             assert event["error"]["code"] == "invalid_api_key"
         await asyncio.sleep(0.5)
         assert service.loaded.backend.stats().running == 0

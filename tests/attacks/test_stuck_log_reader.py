@@ -1,4 +1,4 @@
-"""Whoever reads the logs may stop reading: no server waits for that."""
+"""A log reader that stops reading does not block the servers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from tests.support.processes import server_process
 from tests.support.service import MODEL_ID
 
 REQUESTS = 60
-"""Each is a line or more of some 400 bytes from either server; the pipe below holds 4096."""
+"""Each request writes at least one log line of about 400 bytes on either server.
+
+The pipe holds 4096 bytes.
+"""
 LIMIT = 20.0
 
 
 @pytest.fixture
 def stuck() -> Iterator[tuple[int, int]]:
-    """A small pipe that nobody reads: reading and writing end."""
+    """The reading and the writing end of a small pipe that nobody reads."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     yield reading, writing
@@ -36,7 +39,7 @@ def stuck() -> Iterator[tuple[int, int]]:
 async def test_a_stuck_reader_of_stderr_freezes_neither_server(
     stuck: tuple[int, int], tmp_path: Path
 ) -> None:
-    """Issue: both servers froze, health included, once the pipe was full."""
+    """Before, both servers stopped answering, health included, once the pipe was full."""
     settings = {"log_level": "debug", "stderr": stuck[1]}
     async with (
         server_process(
@@ -66,8 +69,8 @@ async def test_a_stuck_reader_of_stderr_freezes_neither_server(
         assert [await service.wait(20), await bridge.wait(20)] == [0, 0]
 
 
-def test_what_does_not_fit_is_dropped_and_counted(stuck: tuple[int, int]) -> None:
-    """Lines of libraries, warnings and threads' tracebacks too; nothing is lost without being counted."""
+def test_log_lines_that_do_not_fit_are_dropped_and_counted(stuck: tuple[int, int]) -> None:
+    """Lines of libraries, warnings and threads' tracebacks count, too."""
     reading, writing = stuck
     script = """
         import logging, sys, threading, time, warnings
@@ -106,7 +109,7 @@ def test_what_does_not_fit_is_dropped_and_counted(stuck: tuple[int, int]) -> Non
     dropped = sum(line.get("dropped", 0) for line in lines)
     written = sum(line["event"] == "line" for line in lines)
     assert dropped > 0
-    # The traceback of the thread came when nothing fitted any more.
+    # The traceback of the thread is one of the dropped lines.
     assert written + dropped == 10_001
     assert lines[-1]["event"] == "last"
 

@@ -1,4 +1,4 @@
-"""Signals that come right after each other: the second one ends the grace, and callers are told."""
+"""Two signals in quick succession: the second one ends the grace period, and callers get an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from inference_client import Client, Delta, UnavailableError
 from inference_service.models.loader import ModelFile
-from tests.support.up import FREE_PORTS, PATIENCE, Start, Up, all_gone, starting, stream
+from tests.support.up import FREE_PORTS, TIMEOUT_SECONDS, Start, Up, all_gone, starting, stream
 
 LONG: dict[str, Any] = {"max_tokens": 4000, "ignore_eos": True}
 SLOW = ("--simulated-decode-tps=5", "--shutdown-grace=600")
@@ -26,7 +26,7 @@ def start(tmp_path: Path, model_file: ModelFile) -> Iterator[Start]:
 
 
 class GrpcCaller(threading.Thread):
-    """Streams over gRPC until the service ends it; `error` is what it was told."""
+    """Streams over gRPC until the service ends the stream; `error` is the error it raised."""
 
     def __init__(self, up: Up) -> None:
         super().__init__(daemon=True)
@@ -48,29 +48,29 @@ class GrpcCaller(threading.Thread):
     ("first", "second", "seconds"),
     [
         (signal.SIGTERM, signal.SIGINT, 0.0),
-        # Of two equal signals that wait together the system delivers one.
+        # The system delivers only one of two equal signals that are pending together.
         (signal.SIGTERM, signal.SIGTERM, 0.05),
         (signal.SIGINT, signal.SIGINT, 0.05),
     ],
 )
-def test_the_second_of_two_signals_ends_the_grace_in_good_order(
+def test_a_second_signal_ends_the_grace_period_with_errors_for_callers(
     start: Start, first: signal.Signals, second: signal.Signals, seconds: float
 ) -> None:
-    """Issue: up killed the service after 3 seconds, without a word to its callers."""
+    """Before, `up` killed the service after 3 seconds, and callers got no error."""
     up = start(*FREE_PORTS, *SLOW).until_ready()
     children = up.children().values()
     caller = GrpcCaller(up)
     caller.start()
-    assert caller.begun.wait(PATIENCE)
+    assert caller.begun.wait(TIMEOUT_SECONDS)
     with stream(up, **LONG) as lines:
         up.process.send_signal(first)
         time.sleep(seconds)
         up.process.send_signal(second)
-        told = [line for line in lines if line.startswith("data: ")]
-    caller.join(PATIENCE)
+        events = [line for line in lines if line.startswith("data: ")]
+    caller.join(TIMEOUT_SECONDS)
 
-    assert up.process.wait(PATIENCE) == 130
+    assert up.process.wait(TIMEOUT_SECONDS) == 130
     assert all_gone(children)
-    assert '"error"' in told[-1]
+    assert '"error"' in events[-1]
     assert "shutting down" in str(caller.error)
     assert [line["server"] for line in up.logs if line["event"] == "ended"] == ["bridge", "service"]

@@ -13,7 +13,7 @@ from lodestream.inference.v1 import generate_service_pb2_grpc as generate_grpc
 from inference_service.backends.simulated.answer import digest
 from inference_service.backends.types import Sampling
 from inference_service.prompt.tokenizer import Tokenizer
-from tests.support.calls import ask, collect, eventually, first, is_free, told
+from tests.support.calls import ask, collect, eventually, first, is_free, read_stream
 from tests.support.service import connect, running_service
 from tests.support.statuses import status_of_call
 
@@ -40,7 +40,7 @@ async def test_two_hundred_streams_each_prove_their_own_prompt(tokenizer: Tokeni
     async with running_service(max_concurrency=32, queue_limit=STREAMS) as service:
         async with connections(service.address) as stubs:
             calls = [
-                told(stub.GenerateStream(ask(prompt)))
+                read_stream(stub.GenerateStream(ask(prompt)))
                 for stub, prompt in zip(cycle(stubs), prompts, strict=False)
             ]
             streams = await asyncio.gather(*calls)

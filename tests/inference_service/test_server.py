@@ -23,7 +23,17 @@ from inference_service.rpc.health import State
 from inference_service.server import Server
 from lodestream_common.errors import OperatorError
 from lodestream_common.ready import READY_FILE, read_ready
-from tests.support.calls import WAIT, ask, collect, endless, eventually, first, is_free, refusal, told
+from tests.support.calls import (
+    TIMEOUT_SECONDS,
+    ask,
+    collect,
+    endless,
+    eventually,
+    first,
+    is_free,
+    read_stream,
+    refusal,
+)
 from tests.support.health import Watcher
 from tests.support.service import SMALL_WINDOW, Running, connect, running_service, service_config
 from tests.support.statuses import status_of_call
@@ -54,7 +64,7 @@ async def test_while_the_model_loads_it_listens_and_says_so(monkeypatch: pytest.
         loaded.set()
         await starting
         assert await watcher.serving()
-        assert (await stub.Generate(ask(), timeout=WAIT)).choices
+        assert (await stub.Generate(ask(), timeout=TIMEOUT_SECONDS)).choices
     await server.stop()
 
 
@@ -155,8 +165,8 @@ async def test_what_runs_may_finish_and_nothing_new_begins() -> None:
     async with running_service(simulated_decode_tps=40, shutdown_grace=30, max_concurrency=1) as service:
         watcher = Watcher(service.channel)
         assert await watcher.serving()
-        running = asyncio.create_task(told(service.generate_stub.GenerateStream(ask())))
-        waiting = asyncio.create_task(told(service.generate_stub.GenerateStream(ask())))
+        running = asyncio.create_task(read_stream(service.generate_stub.GenerateStream(ask())))
+        waiting = asyncio.create_task(read_stream(service.generate_stub.GenerateStream(ask())))
         await eventually(lambda: service.loaded.admission.waiting)
 
         async with draining(service, asyncio.Event()) as drain:
@@ -167,13 +177,13 @@ async def test_what_runs_may_finish_and_nothing_new_begins() -> None:
             assert not drain.done()
             assert (await running).text.endswith("hello world")
             assert (await waiting).text.endswith("hello world")
-            await asyncio.wait_for(drain, WAIT)
+            await asyncio.wait_for(drain, TIMEOUT_SECONDS)
 
 
 async def test_when_the_grace_is_over_what_still_runs_is_told_so() -> None:
     async with running_service(shutdown_grace=0.3) as service:
         stream = service.generate_stub.GenerateStream(ask("@sim(stall_at=3)"))
-        answer = service.generate_stub.Generate(ask("@sim(stall_at=3)"), timeout=WAIT)
+        answer = service.generate_stub.Generate(ask("@sim(stall_at=3)"), timeout=TIMEOUT_SECONDS)
         seen = await first(stream, 4)
 
         async with draining(service, asyncio.Event()) as drain:
@@ -181,7 +191,7 @@ async def test_when_the_grace_is_over_what_still_runs_is_told_so() -> None:
                 status = await refusal(call)
                 assert (status.code, status.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
                 assert "shutting down" in status.message
-            await asyncio.wait_for(drain, WAIT)
+            await asyncio.wait_for(drain, TIMEOUT_SECONDS)
 
         assert [event.WhichOneof("event") for event in seen] == ["started", "delta", "delta", "delta"]
         assert is_free(service)
@@ -197,14 +207,14 @@ async def test_hurry_ends_the_grace() -> None:
             assert not drain.done()
             hurry.set()
             status = await refusal(running)
-            await asyncio.wait_for(drain, WAIT)
+            await asyncio.wait_for(drain, TIMEOUT_SECONDS)
 
         assert status.code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_an_idle_service_drains_at_once() -> None:
     async with running_service(shutdown_grace=600) as service:
-        await asyncio.wait_for(service.server.drain(asyncio.Event()), WAIT)
+        await asyncio.wait_for(service.server.drain(asyncio.Event()), TIMEOUT_SECONDS)
 
 
 async def test_a_caller_that_does_not_read_loses_its_stream_and_the_slot_is_free() -> None:
@@ -218,7 +228,7 @@ async def test_a_caller_that_does_not_read_loses_its_stream_and_the_slot_is_free
         await eventually(lambda: is_free(service))
 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asyncio.wait_for(collect(stream), WAIT)
+            await asyncio.wait_for(collect(stream), TIMEOUT_SECONDS)
         status = status_of_call(caught.value)
         assert (status.code, status.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "READER_STALLED")
         assert service.server.health.state is State.READY
@@ -270,7 +280,7 @@ class Process:
         self._process.send_signal(number)
 
     async def exit_status(self) -> int:
-        return await asyncio.wait_for(self._process.wait(), WAIT)
+        return await asyncio.wait_for(self._process.wait(), TIMEOUT_SECONDS)
 
 
 PROGRAM = """
@@ -357,4 +367,4 @@ async def test_a_signal_ends_the_loading_too() -> None:
             started.send_signal(signal.SIGTERM)
             break
 
-    assert await asyncio.wait_for(started.wait(), WAIT) == 0
+    assert await asyncio.wait_for(started.wait(), TIMEOUT_SECONDS) == 0

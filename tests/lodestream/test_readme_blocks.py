@@ -29,7 +29,7 @@ from tests.support.tensorrt import DOUBLE
 _BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 BLOCKS: list[tuple[str, str]] = _BLOCK.findall(README.read_text("utf-8"))
 MODELS = set(re.findall(r'"?model"?[:=] ?"([^"]+)"', "".join(text for _, text in BLOCKS)))
-PATIENCE = 100.0
+TIMEOUT_SECONDS = 100.0
 
 
 def kind_of(language: str, text: str) -> str:
@@ -106,11 +106,11 @@ def serving(line: str, out: Path, environment: Mapping[str, str]) -> Iterator[tu
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT_SECONDS)
 
 
 def _await(question: object) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not question():  # type: ignore[operator]
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -120,7 +120,13 @@ def run(
     command: list[str], environment: Mapping[str, str], directory: Path
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command, env=environment, cwd=directory, capture_output=True, text=True, timeout=PATIENCE, check=False
+        command,
+        env=environment,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -193,4 +199,4 @@ def test_an_engine_is_planned_built_verified_and_served(environment: dict[str, s
             assert "listening" in (tmp_path / "ready").read_text()
         finally:
             served.terminate()
-        assert served.wait(PATIENCE) == 0
+        assert served.wait(TIMEOUT_SECONDS) == 0

@@ -27,7 +27,7 @@ from inference_service.models.loader import ModelFile, model_id
 from lodestream_common.keys import KeyFile
 from tests.support.up import (
     FREE_PORTS,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Start,
     Up,
     all_gone,
@@ -55,7 +55,7 @@ def test_both_servers_come_up_answer_and_end(start: Start, model_file: ModelFile
     assert f"model   {model} (also llama-3.1-8b)\n" in up.banner
     listed = httpx.get(f"{up.http}/v1/models", timeout=10).json()["data"]
     assert [(entry["id"], entry["root"]) for entry in listed] == [(model, model), ("llama-3.1-8b", model)]
-    reply = httpx.post(f"{up.http}/v1/chat/completions", json=body("llama-3.1-8b"), timeout=PATIENCE)
+    reply = httpx.post(f"{up.http}/v1/chat/completions", json=body("llama-3.1-8b"), timeout=TIMEOUT_SECONDS)
     assert reply.status_code == 200
     assert "open" in up.banner
     assert "loopback" in up.banner
@@ -82,14 +82,16 @@ def _paste(line: str, **variables: str) -> dict[str, Any]:
             ["sh", "-c", command],
             env={**os.environ, **variables},
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
             check=True,
         )
         return dict(json.loads(done.stdout))
     words = [re.sub(r"\$(\w+)", lambda name: variables[name[1]], word) for word in shlex.split(line)]
     headers = dict(word.split(": ", 1) for option, word in itertools.pairwise(words) if option == "-H")
     return dict(
-        httpx.post(words[1], headers=headers, content=words[words.index("-d") + 1], timeout=PATIENCE).json()
+        httpx.post(
+            words[1], headers=headers, content=words[words.index("-d") + 1], timeout=TIMEOUT_SECONDS
+        ).json()
     )
 
 
@@ -119,7 +121,9 @@ def test_settings_reach_the_servers(start: Start, tmp_path: Path, model_file: Mo
     variables = {"LODESTREAM_CONFIG": str(tmp_path / "c.toml"), "LODESTREAM_MAX_CONCURRENCY": "7"}
     up = start(*FREE_PORTS, variables=variables).until_ready()
 
-    reply = httpx.post(f"{up.http}/v1/chat/completions", json=body("llama", max_tokens=1), timeout=PATIENCE)
+    reply = httpx.post(
+        f"{up.http}/v1/chat/completions", json=body("llama", max_tokens=1), timeout=TIMEOUT_SECONDS
+    )
     assert reply.status_code == 200
     assert "(also llama)" in up.banner
     serve, bridge = up.children()["serve"], up.children()["bridge"]
@@ -139,7 +143,7 @@ def test_ctrl_c_lets_running_requests_finish(start: Start) -> None:
 
     assert '"finish_reason":"length"' in rest[-2].replace(" ", "")
     assert rest[-1] == "data: [DONE]"
-    assert up.process.wait(PATIENCE) == 0
+    assert up.process.wait(TIMEOUT_SECONDS) == 0
 
 
 def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
@@ -169,10 +173,10 @@ def test_a_signal_ends_the_fetch_of_a_background_job(
             monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
             monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
             process = run_up(tmp_path, ("--cache-dir", str(tmp_path / "cache")), {})
-            silent.settimeout(PATIENCE)
+            silent.settimeout(TIMEOUT_SECONDS)
             with silent.accept()[0]:
                 process.send_signal(number)
-                assert process.wait(PATIENCE) == 130
+                assert process.wait(TIMEOUT_SECONDS) == 130
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -212,7 +216,7 @@ def test_sigterm_while_loading_ends_it_cleanly(start: Start) -> None:
 
     up.process.send_signal(signal.SIGTERM)
 
-    assert up.process.wait(PATIENCE) == 0
+    assert up.process.wait(TIMEOUT_SECONDS) == 0
     assert all_gone(children)
 
 
@@ -228,7 +232,7 @@ def test_when_a_server_dies_the_other_is_ended(start: Start, victim: str, name: 
 
     children[victim].kill()
 
-    assert up.process.wait(PATIENCE) == 1
+    assert up.process.wait(TIMEOUT_SECONDS) == 1
     assert f"lodestream: the {name} was killed by SIGKILL" in up.err.read_text()
     assert all_gone(children.values())
 
@@ -251,7 +255,7 @@ def test_a_taken_port_is_one_line(start: Start, setting: str) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         up = start(*FREE_PORTS, f"{flag}={address}", "--model=/nowhere.gguf")
 
-        assert up.process.wait(PATIENCE) == 1
+        assert up.process.wait(TIMEOUT_SECONDS) == 1
 
     said = up.err.read_text()
     assert said.startswith(
@@ -268,7 +272,7 @@ def test_a_taken_port_of_a_service_is_one_line(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "lodestream.cli", "serve", "--backend=simulated"]
         flags = [f"--grpc-address={address}", f"--keys-file={tmp_path / 'keys.json'}"]
         done = subprocess.run(
-            [*command, *flags], capture_output=True, text=True, timeout=PATIENCE, check=False
+            [*command, *flags], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
         )
 
     *logged, empty, error = done.stderr.splitlines()
@@ -282,7 +286,7 @@ def test_an_open_server_beyond_loopback_is_refused_first(start: Start) -> None:
     """Before anything is fetched or started, up says that a key is missing."""
     up = start("--http-address=0.0.0.0:0", "--model=/nowhere.gguf")
 
-    assert up.process.wait(PATIENCE) == 1
+    assert up.process.wait(TIMEOUT_SECONDS) == 1
     assert re.fullmatch(r"lodestream: http_address: [^\n]*lodestream keys create[^\n]*\n", up.err.read_text())
 
 
@@ -290,7 +294,7 @@ def test_a_missing_model_is_one_line(start: Start) -> None:
     """Nothing is started where there is nothing to serve."""
     up = start("--model=/nowhere.gguf")
 
-    assert up.process.wait(PATIENCE) == 1
+    assert up.process.wait(TIMEOUT_SECONDS) == 1
     assert re.fullmatch(r"lodestream: [^\n]*/nowhere\.gguf[^\n]*\n", up.err.read_text())
 
 
@@ -298,7 +302,7 @@ def test_an_engine_that_does_not_start_is_reported_last(start: Start) -> None:
     """In the service's own words, in one line that stands clear of the JSON lines; status 1."""
     up = start(*FREE_PORTS, "--simulated-fault=crash_at_start")
 
-    assert up.process.wait(PATIENCE) == 1
+    assert up.process.wait(TIMEOUT_SECONDS) == 1
     first, *logged, empty, error = up.err.read_text().splitlines()
     assert first.startswith("Starting ")
     assert all(json.loads(line) for line in logged)

@@ -20,7 +20,7 @@ from tests.rest_bridge.bodies import CHAT, COMPLETIONS, COMPLETIONS_STREAM
 from tests.rest_bridge.running import running_bridge
 from tests.support.service import MODEL_ID, running_service
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 NAMES = sorted(
     {*ChatCompletionRequest.model_fields, "prompt", *policy.REFUSED_IN_CHAT, *policy.WITHOUT_EFFECT}
 )
@@ -163,7 +163,7 @@ def http() -> Iterator[httpx.Client]:
         return bridge.url
 
     url = asyncio.run_coroutine_threadsafe(start(), loop).result(120)
-    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+    with httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS) as client:
         yield client
     asyncio.run_coroutine_threadsafe(stack.aclose(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)

@@ -20,7 +20,7 @@ from tests.rest_bridge.wire import Wire, connect
 from tests.support.processes import ServerProcess, server_process
 from tests.support.scripted import Running, eventually
 
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 """Seconds that processes may take."""
 
 
@@ -88,8 +88,8 @@ async def test_a_worker_that_died_is_replaced(running: Running, tmp_path: Path) 
     async with bridge(running, tmp_path) as server:
         first = workers(server)
         first[0].kill()
-        await eventually(lambda: len(now := workers(server)) == 2 and first[0] not in now, PATIENCE)
-        async with httpx.AsyncClient(base_url=f"http://{server.address}", timeout=PATIENCE) as http:
+        await eventually(lambda: len(now := workers(server)) == 2 and first[0] not in now, TIMEOUT_SECONDS)
+        async with httpx.AsyncClient(base_url=f"http://{server.address}", timeout=TIMEOUT_SECONDS) as http:
             replies = [await http.post(CHAT, json=chat(), headers={"connection": "close"}) for _ in range(10)]
 
     assert [reply.status_code for reply in replies] == [200] * 10
@@ -109,7 +109,7 @@ async def test_workers_end_with_their_supervisor(running: Running, tmp_path: Pat
     async with bridge(running, tmp_path) as server:
         children = workers(server)
         server.process.kill()
-        await eventually(lambda: not any(child.is_running() for child in children), PATIENCE)
+        await eventually(lambda: not any(child.is_running() for child in children), TIMEOUT_SECONDS)
 
 
 async def test_a_taken_port_is_an_error(running: Running, tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ async def test_metrics_are_the_sums_of_all_workers(running: Running, tmp_path: P
         assert [await status_of(wire) for wire in wires] == [200] * 40
         first = workers(server)
         first[0].kill()
-        await eventually(lambda: len(now := workers(server)) == 2 and first[0] not in now, PATIENCE)
-        async with httpx.AsyncClient(base_url=f"http://{server.address}", timeout=PATIENCE) as http:
+        await eventually(lambda: len(now := workers(server)) == 2 and first[0] not in now, TIMEOUT_SECONDS)
+        async with httpx.AsyncClient(base_url=f"http://{server.address}", timeout=TIMEOUT_SECONDS) as http:
             text = (await http.get("/metrics")).text
 
     counted = [line for line in text.splitlines() if line.startswith("lodestream_bridge_requests_total{")]

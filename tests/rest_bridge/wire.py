@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-PATIENCE = 10.0
+TIMEOUT_SECONDS = 10.0
 
 
 class Wire:
@@ -29,11 +29,11 @@ class Wire:
 
     async def read_until(self, mark: bytes) -> bytes:
         """What arrives up to the mark."""
-        return await asyncio.wait_for(self.reader.readuntil(mark), PATIENCE)
+        return await asyncio.wait_for(self.reader.readuntil(mark), TIMEOUT_SECONDS)
 
     async def read_some(self) -> bytes:
         """What arrives next; empty at the end."""
-        return await asyncio.wait_for(self.reader.read(65536), PATIENCE)
+        return await asyncio.wait_for(self.reader.read(65536), TIMEOUT_SECONDS)
 
     async def read_head(self) -> tuple[int, dict[str, str]]:
         """The status and the headers of a reply."""
@@ -44,13 +44,15 @@ class Wire:
     async def read_reply(self) -> tuple[int, dict[str, str], Any]:
         """A whole reply in JSON."""
         status, headers = await self.read_head()
-        content = await asyncio.wait_for(self.reader.readexactly(int(headers["content-length"])), PATIENCE)
+        content = await asyncio.wait_for(
+            self.reader.readexactly(int(headers["content-length"])), TIMEOUT_SECONDS
+        )
         return status, headers, json.loads(content)
 
     async def read_chunk(self) -> bytes:
         """One piece of a chunked reply; empty at the end."""
         size = int(await self.read_until(b"\r\n"), 16)
-        return (await asyncio.wait_for(self.reader.readexactly(size + 2), PATIENCE))[:-2]
+        return (await asyncio.wait_for(self.reader.readexactly(size + 2), TIMEOUT_SECONDS))[:-2]
 
     async def has_ended(self) -> bool:
         """Whether the other side closed the connection; what is still there is dropped."""

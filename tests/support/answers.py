@@ -1,4 +1,4 @@
-"""Answers of either door, brought into one form."""
+"""Reads answers and errors of both transports into one form."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from inference_client import Choice, Generation, InferenceError, TokenLogprob
 from rest_bridge.errors import in_rest_names, rest_name
-from tests.support.told import Answer, Score, ToldChoice, check_alike
+from tests.support.comparable_answer import Answer, AnswerChoice, Score, check_equal
 
 __all__ = [
     "Answer",
-    "check_alike",
+    "check_equal",
     "join_chunks",
     "read_error",
     "read_generation",
@@ -25,30 +25,33 @@ Body = Mapping[str, Any]
 
 
 def read_error(error: InferenceError) -> Answer:
-    """A refusal over gRPC; its parameter by REST's most usual name, so that it can be compared."""
+    """Read an error over gRPC; its parameter gets REST's most usual name, so that both can be compared."""
     param: str | None = getattr(error, "param", None)
     return Answer(error=error.code, param=param and rest_name(param), message=in_rest_names(error.message))
 
 
 def read_generation(generation: Generation, request: Body) -> Answer:
-    """An answer over gRPC."""
+    """Read an answer over gRPC."""
     usage = (generation.usage.prompt_tokens, generation.usage.completion_tokens)
     report = generation.report
     parameters = {"max_tokens": report.max_tokens, **asdict(report.sampling)}
     parameters["logit_bias"] = {str(i): bias for i, bias in report.sampling.logit_bias.items()}
-    choices = tuple(_told(choice, request) for choice in generation.choices)
+    choices = tuple(_read_choice(choice, request) for choice in generation.choices)
     return Answer(
-        choices, usage, _less_drawn(parameters, request), frozenset(map(rest_name, report.ignored_parameters))
+        choices,
+        usage,
+        _without_drawn_seed(parameters, request),
+        frozenset(map(rest_name, report.ignored_parameters)),
     )
 
 
-def _told(choice: Choice, request: Body) -> ToldChoice:
+def _read_choice(choice: Choice, request: Body) -> AnswerChoice:
     finished = choice.finished
     stop = finished.stop_token_id if finished.stop_sequence is None else finished.stop_sequence
     score = _chat_score if "messages" in request else _completion_score
     is_scored = _is_scored(request)
     assert is_scored or not choice.logprobs
-    return ToldChoice(
+    return AnswerChoice(
         choice.text,
         choice.token_ids,
         choice.finish_reason.value,
@@ -59,8 +62,8 @@ def _told(choice: Choice, request: Body) -> ToldChoice:
 
 
 def _is_scored(request: Body) -> bool:
-    asked = request.get("logprobs")
-    return asked is not None and asked is not False
+    logprobs = request.get("logprobs")
+    return logprobs is not None and logprobs is not False
 
 
 def _chat_score(entry: TokenLogprob) -> Score:
@@ -69,7 +72,7 @@ def _chat_score(entry: TokenLogprob) -> Score:
 
 
 def _completion_score(entry: TokenLogprob) -> Score:
-    """As `/v1/completions` has it: the alternatives by name, the likeliest one of each name."""
+    """A score as `/v1/completions` reports it: alternatives by name, the likeliest one of each name."""
     top: dict[str, float] = {}
     for other in (*entry.top, entry):
         top.setdefault(_name(other), _floored(other.logprob))
@@ -86,38 +89,38 @@ def _floored(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
-def _less_drawn(parameters: Mapping[str, Any], request: Body) -> dict[str, Any]:
+def _without_drawn_seed(parameters: Mapping[str, Any], request: Body) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if name != "seed" or "seed" in request}
 
 
 def read_refusal(body: Body) -> Answer:
-    """A refusal over REST."""
+    """Read an error over REST."""
     error = body["error"]
     return Answer(error=error["code"], param=error["param"], message=error["message"])
 
 
 def read_reply(body: Body, request: Body) -> Answer:
-    """A whole answer over REST."""
+    """Read a whole answer over REST."""
     if body["object"] == "validation":
         assert not body["choices"]
-        return Answer((), _usage(body), _less_drawn(body["parameters"], request), _ignored(body))
-    return _answer([_Read.of(choice) for choice in body["choices"]], body, request)
+        return Answer((), _usage(body), _without_drawn_seed(body["parameters"], request), _ignored(body))
+    return _answer([_RestChoice.of(choice) for choice in body["choices"]], body, request)
 
 
 def join_chunks(lines: Sequence[str], request: Body) -> Answer:
-    """A streamed answer over REST."""
+    """Join a streamed answer over REST."""
     assert lines[-1] == "data: [DONE]", lines[-1]
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
-    found: dict[int, _Read] = {}
+    found: dict[int, _RestChoice] = {}
     for choice in (choice for chunk in chunks for choice in chunk["choices"]):
-        found.setdefault(choice["index"], _Read()).add(choice)
+        found.setdefault(choice["index"], _RestChoice()).add(choice)
     assert not any(chunk["usage"] for chunk in chunks[:-1])
     return _answer([found[index] for index in sorted(found)], chunks[-1], request)
 
 
 @dataclass(slots=True)
-class _Read:
-    """A choice as REST tells it, whole or chunk by chunk."""
+class _RestChoice:
+    """A choice over REST, read whole or chunk by chunk."""
 
     is_open: bool = False
     text: str = ""
@@ -127,8 +130,8 @@ class _Read:
     scores: list[Score] = field(default_factory=list)
 
     @classmethod
-    def of(cls, choice: Body) -> _Read:
-        """Read a whole one."""
+    def of(cls, choice: Body) -> _RestChoice:
+        """Read a whole choice."""
         message = choice.get("message", choice)
         if "message" in choice and message["content"] is None:
             assert message["tool_calls"]
@@ -173,13 +176,13 @@ def _scores(logprobs: Body) -> Iterable[Score]:
             yield Score(token, logprob, None, tuple(sorted(top_of.items())))
 
 
-def _answer(read: Sequence[_Read], last: Body, request: Body) -> Answer:
-    told = last["pg_metadata"]
-    endings = {ending["index"]: ending for ending in told["choices"]}
+def _answer(read: Sequence[_RestChoice], last: Body, request: Body) -> Answer:
+    metadata = last["pg_metadata"]
+    endings = {ending["index"]: ending for ending in metadata["choices"]}
     assert sorted(endings) == list(range(len(read)))
     is_scored = _is_scored(request)
     choices = tuple(
-        ToldChoice(
+        AnswerChoice(
             one.text,
             tuple(one.ids),
             one.reason,
@@ -189,17 +192,19 @@ def _answer(read: Sequence[_Read], last: Body, request: Body) -> Answer:
         )
         for index, one in enumerate(read)
     )
-    return Answer(choices, _usage(last), _less_drawn(told["parameters"], request), _ignored(told))
+    return Answer(
+        choices, _usage(last), _without_drawn_seed(metadata["parameters"], request), _ignored(metadata)
+    )
 
 
-def _ignored(told: Body) -> frozenset[str]:
-    """Less what is only about streams."""
-    return frozenset(told["ignored_parameters"]) - {"stream", "stream_options"}
+def _ignored(metadata: Body) -> frozenset[str]:
+    """The ignored parameters, without those that concern only streams."""
+    return frozenset(metadata["ignored_parameters"]) - {"stream", "stream_options"}
 
 
-def _ending(told: Body) -> tuple[str, str | int | None, str | None]:
-    stop = told["stop_token_id"] if told["stop_sequence"] is None else told["stop_sequence"]
-    return told["cause"], stop, told["filter_rule"]
+def _ending(metadata: Body) -> tuple[str, str | int | None, str | None]:
+    stop = metadata["stop_token_id"] if metadata["stop_sequence"] is None else metadata["stop_sequence"]
+    return metadata["cause"], stop, metadata["filter_rule"]
 
 
 def _usage(body: Body) -> tuple[int, int]:

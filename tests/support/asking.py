@@ -13,10 +13,10 @@ from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
 from inference_client import InferenceError
 from tests.support.answers import join_chunks, read_error, read_generation, read_refusal, read_reply
-from tests.support.told import Answer
+from tests.support.comparable_answer import Answer
 from tests.support.transports import Transports
 
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 """Seconds after which a request counts as hanging."""
 PATHS = {"ChatCompletionRequest": "/v1/chat/completions", "CompletionRequest": "/v1/completions"}
 WHOLE = {"return_token_ids": True, "stream": False, "stream_options": {"include_usage": True}}
@@ -52,14 +52,14 @@ async def post(http: httpx.AsyncClient, path: str, text: str | bytes) -> Reply:
     """Send a body as it is."""
     content = text.encode() if isinstance(text, str) else text
     call = http.post(path, content=content, headers={"content-type": "application/json"})
-    reply = await asyncio.wait_for(call, PATIENCE)
+    reply = await asyncio.wait_for(call, TIMEOUT_SECONDS)
     return Reply(reply.status_code, reply.headers, reply.text)
 
 
 async def call(transports: Transports, message: GenerateRequest, request: Body) -> Answer:
     """Ask over gRPC, for the whole answer at once."""
     try:
-        generation = await asyncio.wait_for(transports.client.generate_request(message), PATIENCE)
+        generation = await asyncio.wait_for(transports.client.generate_request(message), TIMEOUT_SECONDS)
     except InferenceError as error:
         return read_error(error)
     return read_generation(generation, request)
@@ -68,7 +68,9 @@ async def call(transports: Transports, message: GenerateRequest, request: Body) 
 async def call_stream(transports: Transports, message: GenerateRequest, request: Body) -> Answer:
     """The same for a stream, joined."""
     try:
-        generation = await asyncio.wait_for(transports.client.stream_request(message).collect(), PATIENCE)
+        generation = await asyncio.wait_for(
+            transports.client.stream_request(message).collect(), TIMEOUT_SECONDS
+        )
     except InferenceError as error:
         return read_error(error)
     return read_generation(generation, request)

@@ -1,4 +1,4 @@
-"""Requests to a service under test, and what comes back."""
+"""Requests to a service under test, and helpers that read its streams and errors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from tests.support.service import MODEL_ID, Running
-from tests.support.statuses import ToldStatus, status_of_call
+from tests.support.statuses import ReceivedStatus, status_of_call
 
-WAIT = 30.0
+TIMEOUT_SECONDS = 30.0
 """Seconds after which a test gives up."""
 
 
@@ -33,13 +33,13 @@ def ask(
 
 
 def endless(prompt: str = "hello world") -> generate_pb.GenerateRequest:
-    """A request for as much as may be asked for."""
+    """A request for the largest number of tokens that the service allows."""
     return ask(prompt, ignore_eos=True, max_tokens=4096)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The events of a stream that ended well, in the order that the grammar promises."""
+class CompletedStream:
+    """The events of a stream that ended without an error, in the order that the protocol demands."""
 
     started: pb.Started
     deltas: Sequence[pb.Delta]
@@ -55,13 +55,13 @@ class Told:
         return [token_id for delta in self.deltas for token_id in delta.token_ids]
 
 
-async def told(stream: AsyncIterable[generate_pb.GenerateStreamResponse]) -> Told:
-    """Read a stream of one choice to its end, and check its grammar."""
-    events = await asyncio.wait_for(collect(stream), WAIT)
+async def read_stream(stream: AsyncIterable[generate_pb.GenerateStreamResponse]) -> CompletedStream:
+    """Read a stream of one choice to its end, and check the order of its events."""
+    events = await asyncio.wait_for(collect(stream), TIMEOUT_SECONDS)
     kinds = [event.WhichOneof("event") for event in events]
     assert kinds == ["started", *["delta"] * (len(kinds) - 3), "finished", "summary"]
     deltas = [event.delta for event in events[1:-2]]
-    return Told(events[0].started, deltas, events[-2].finished, events[-1].summary)
+    return CompletedStream(events[0].started, deltas, events[-2].finished, events[-1].summary)
 
 
 async def collect(
@@ -74,20 +74,20 @@ async def collect(
 async def first(
     stream: AsyncIterable[generate_pb.GenerateStreamResponse], count: int = 1
 ) -> list[generate_pb.GenerateStreamResponse]:
-    """Read the next events of a stream, which may be read on."""
+    """Read the next events of a stream; the caller may read more of it later."""
     events = aiter(stream)
-    return [await asyncio.wait_for(anext(events), WAIT) for _ in range(count)]
+    return [await asyncio.wait_for(anext(events), TIMEOUT_SECONDS) for _ in range(count)]
 
 
-async def refusal(call: Any) -> ToldStatus:
-    """Await a call, or read a stream to its end; the status it ended with, which must be an error."""
+async def refusal(call: Any) -> ReceivedStatus:
+    """Await a call, or read a stream to its end. Return its status, which must be an error."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await asyncio.wait_for(collect(call) if hasattr(call, "__aiter__") else call, WAIT)
+        await asyncio.wait_for(collect(call) if hasattr(call, "__aiter__") else call, TIMEOUT_SECONDS)
     return status_of_call(caught.value)
 
 
-async def eventually(condition: Callable[[], object], seconds: float = WAIT) -> float:
-    """Wait until `condition` holds; how many seconds that took."""
+async def eventually(condition: Callable[[], object], seconds: float = TIMEOUT_SECONDS) -> float:
+    """Wait until `condition` holds. Return how many seconds that took."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, "it did not happen in time"
@@ -96,7 +96,7 @@ async def eventually(condition: Callable[[], object], seconds: float = WAIT) -> 
 
 
 def is_free(service: Running) -> bool:
-    """Whether no request holds or waits for anything."""
+    """Whether no request holds or waits for a permit or a slot."""
     admission = service.loaded.admission
     busy = (
         admission.running,

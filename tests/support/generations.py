@@ -9,7 +9,7 @@ from typing import Any
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
-from tests.support.calls import WAIT, collect
+from tests.support.calls import TIMEOUT_SECONDS, collect
 from tests.support.service import MODEL_ID, Running
 
 HOT = pb.SamplingOptions(temperature=1.0, seed=7)
@@ -42,8 +42,8 @@ def batch(*prompts: str | Sequence[int], **fields: Any) -> generate_pb.GenerateR
 async def both(service: Running, request: generate_pb.GenerateRequest) -> generate_pb.GenerateResponse:
     """The whole answer, which has to be what its stream says."""
     answer, events = await asyncio.gather(
-        _awaited(service.generate_stub.Generate(request, timeout=WAIT)),
-        asyncio.wait_for(collect(service.generate_stub.GenerateStream(request)), WAIT),
+        _awaited(service.generate_stub.Generate(request, timeout=TIMEOUT_SECONDS)),
+        asyncio.wait_for(collect(service.generate_stub.GenerateStream(request)), TIMEOUT_SECONDS),
     )
     _check_grammar(events, len(answer.choices))
     for choice in answer.choices:

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-WAIT = 30.0
+TIMEOUT_SECONDS = 30.0
 
 
 class Watcher:
@@ -20,12 +20,12 @@ class Watcher:
         self._call = stub.Watch(health_pb2.HealthCheckRequest(service=service))
 
     async def next(self) -> int:
-        """The status that is told next."""
-        response = await asyncio.wait_for(self._call.read(), WAIT)
+        """The next status of the stream."""
+        response = await asyncio.wait_for(self._call.read(), TIMEOUT_SECONDS)
         return int(response.status)
 
     async def serving(self) -> bool:
-        """Whether the status that is told next is SERVING."""
+        """Whether the next status of the stream is SERVING."""
         return await self.next() == health_pb2.HealthCheckResponse.SERVING
 
     async def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""Reading the google.rpc details of a status, from the wire or before it."""
+"""Reads the google.rpc details of a status, before it is sent or after it is received."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
-class ToldStatus:
+class ReceivedStatus:
     """A status as its receiver sees it."""
 
     code: grpc.StatusCode
@@ -59,15 +59,15 @@ class ToldStatus:
 
 def read_status(
     code: grpc.StatusCode, message: str | None, trailing_metadata: Iterable[Any] | None
-) -> ToldStatus:
+) -> ReceivedStatus:
     """Decode a status; its parts must not contradict each other."""
     (packed,) = (value for key, value in trailing_metadata or () if key == DETAILS_KEY)
     details = status_pb2.Status.FromString(packed)
     assert details.code == code.value[0]
     assert details.message == message
-    return ToldStatus(code, message or "", details)
+    return ReceivedStatus(code, message or "", details)
 
 
-def status_of_call(error: grpc.aio.AioRpcError) -> ToldStatus:
-    """Decode what a call ended with."""
+def status_of_call(error: grpc.aio.AioRpcError) -> ReceivedStatus:
+    """Decode the status that a call ended with."""
     return read_status(error.code(), error.details(), error.trailing_metadata())

@@ -1,4 +1,4 @@
-"""Both transports of one service, asked alike."""
+"""Both transports of one service, which get the same requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Ask = Callable[[Mapping[str, Any]], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """One caller at each door. All take a REST body, and ask for what it says."""
+    """Sends a request over either transport. Every method takes a REST body."""
 
     client: AsyncClient
     http: httpx.AsyncClient
@@ -35,11 +35,11 @@ class Callers:
 
     @property
     def ways(self) -> tuple[Ask, Ask, Ask, Ask]:
-        """Every way to ask."""
+        """Every way to send a request."""
         return self.by_grpc, self.by_grpc_stream, self.by_rest, self.by_stream
 
     async def by_grpc(self, request: Mapping[str, Any]) -> Answer:
-        """Ask over gRPC, for the whole answer at once."""
+        """Request a whole answer over gRPC."""
         try:
             message = grpc_request(request)
             generation = await self.client.generate_request(message, api_key=self.key)
@@ -48,7 +48,7 @@ class Callers:
         return read_generation(generation, request)
 
     async def by_grpc_stream(self, request: Mapping[str, Any]) -> Answer:
-        """Ask over gRPC, for a stream, and join it; the client checks its grammar."""
+        """Request a stream over gRPC and join it; the client checks the order of its events."""
         try:
             stream = self.client.stream_request(grpc_request(request), api_key=self.key)
             return read_generation(await stream.collect(), request)
@@ -56,13 +56,13 @@ class Callers:
             return read_error(error)
 
     async def by_rest(self, request: Mapping[str, Any]) -> Answer:
-        """Ask over REST, for the whole answer at once."""
+        """Request a whole answer over REST."""
         body = {**request, "return_token_ids": True}
         reply = await self.http.post(self.path(request), json=body, headers=self._headers)
         return read_reply(reply.json(), request) if reply.status_code == 200 else read_refusal(reply.json())
 
     async def by_stream(self, request: Mapping[str, Any]) -> Answer:
-        """Ask over REST, for a stream, and join it."""
+        """Request a stream over REST and join it."""
         options = {"stream": True, "stream_options": {"include_usage": True}, "return_token_ids": True}
         body = {**request, **options}
         async with self.http.stream("POST", self.path(request), json=body, headers=self._headers) as reply:
@@ -83,7 +83,7 @@ class Callers:
 
 @dataclass(frozen=True, slots=True)
 class Transports(Callers):
-    """A service and a bridge before it, in this process."""
+    """A service and a bridge that calls it, in this process."""
 
     service: Running
     url: str
@@ -94,7 +94,7 @@ class Transports(Callers):
 async def running_transports(
     bridge: Mapping[str, Any] | None = None, **service: Any
 ) -> AsyncIterator[Transports]:
-    """Serve both until the context ends. Arguments are fields of BridgeConfig and of ServiceConfig."""
+    """Run both servers until the context ends. Arguments are fields of BridgeConfig and of ServiceConfig."""
     async with running_service(**service) as running:
         keys_file = running.server.config.keys_file
         config = BridgeConfig(
@@ -112,7 +112,7 @@ async def running_transports(
 
 @asynccontextmanager
 async def serving_bridge(config: BridgeConfig) -> AsyncIterator[str]:
-    """Serve a bridge on a port of the system's choice; its URL."""
+    """Run a bridge on a port of the system's choice; yield its URL."""
     server = make_server(config.model_copy(update={"http_address": "127.0.0.1:0"}), lambda _: None)
     serving = asyncio.create_task(server._serve(sockets=[server.socket]))
     try:

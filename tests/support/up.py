@@ -20,7 +20,7 @@ import psutil
 
 from inference_service.models.loader import ModelFile
 
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 FREE_PORTS = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
 
 
@@ -65,7 +65,7 @@ class Up:
     def end(self) -> int:
         """Press Ctrl-C once."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT_SECONDS)
 
     def find(self, pattern: str) -> str:
         found = re.search(pattern, self.banner)
@@ -82,7 +82,7 @@ Start = Callable[..., Up]
 
 
 def soon(question: Callable[[], object]) -> bool:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
         if question():
             return True
@@ -125,7 +125,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()
     process.kill()
-    process.wait(PATIENCE)
+    process.wait(TIMEOUT_SECONDS)
 
 
 def body(model: str, **options: Any) -> dict[str, Any]:
@@ -137,7 +137,9 @@ def stream(up: Up, **options: Any) -> Iterator[Iterator[str]]:
     """The lines of a stream that has begun."""
     model = up.find(r"model +(\S+)")
     url = f"{up.http}/v1/chat/completions"
-    with httpx.stream("POST", url, json=body(model, stream=True, **options), timeout=PATIENCE) as reply:
+    with httpx.stream(
+        "POST", url, json=body(model, stream=True, **options), timeout=TIMEOUT_SECONDS
+    ) as reply:
         lines = reply.iter_lines()
         assert next(lines).startswith("data: ")
         yield lines

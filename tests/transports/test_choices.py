@@ -13,7 +13,7 @@ import pytest
 from inference_client import Delta
 from tests.support.answers import join_chunks, read_generation, read_reply
 from tests.support.transports import Transports, grpc_request, running_transports
-from tests.transports.asked import completion
+from tests.transports.feature_requests import completion
 
 CHOICES = 4
 LONG = completion("tell me " * 10, n=CHOICES, max_tokens=400, ignore_eos=True)

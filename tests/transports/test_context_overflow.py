@@ -13,7 +13,7 @@ from inference_client import ContextLengthError
 from inference_service.prompt.tokenizer import Tokenizer
 from tests.support.service import MODEL_ID
 from tests.support.transports import Transports, running_transports
-from tests.transports.asked import chat, completion
+from tests.transports.feature_requests import chat, completion
 
 CONTEXT = 512
 LONG = "word " * 600

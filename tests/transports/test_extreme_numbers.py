@@ -10,8 +10,8 @@ import pytest
 
 from inference_service.request.options import LEAST_REPETITION
 from tests.support.transports import running_transports
-from tests.transports.asked import chat, completion
 from tests.transports.conftest import ServeEngine
+from tests.transports.feature_requests import chat, completion
 
 SMALL = (5e-324, 1e-46, 1e-40, 1.2e-38, 1e-20, 1e-9, 1.1e-5)
 PARAMETERS = (

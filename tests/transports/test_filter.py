@@ -14,10 +14,10 @@ import pytest_asyncio
 
 from inference_client import Delta
 from lodestream_common.keys import KeyFile, Level
-from tests.support.answers import Answer, check_alike
+from tests.support.answers import Answer, check_equal
 from tests.support.filtering import write
 from tests.support.transports import Transports, grpc_request, running_transports
-from tests.transports.asked import chat, completion, named, strict_object, tool
+from tests.transports.feature_requests import chat, completion, named, strict_object, tool
 
 RULES = """
 [[rules]]
@@ -87,7 +87,7 @@ async def ask_all(transports: Transports, body: Mapping[str, Any]) -> Answer:
     first, *others = [await ask(body) for ask in transports.ways]
     assert first.error is None, first.message
     for other in others:
-        check_alike(first, other, tolerance=0.01)
+        check_equal(first, other, tolerance=0.01)
     return first
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.answers import check_alike
+from tests.support.answers import check_equal
 from tests.support.service import MODEL_ID
 from tests.support.transports import Transports, running_transports
 
@@ -104,7 +104,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
     scope="module", loop_scope="module", params=["simulated", "llama_cpp", "tensorrt_llm"]
 )
 async def transports(request: pytest.FixtureRequest) -> AsyncIterator[Transports]:
-    # One thread: two that wait for each other stand still whenever another process takes a core.
+    # One thread: two threads that wait for each other stop whenever another process takes a core.
     settings: dict[str, Any] = {"backend": request.param, "threads": 1}
     if request.param == "tensorrt_llm":
         settings = request.getfixturevalue("serve_engine")()
@@ -120,7 +120,7 @@ async def test_good_requests_are_answered_alike(transports: Transports, name: st
     assert first.error is None
     assert first.text
     for other in others:
-        check_alike(first, other)
+        check_equal(first, other)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -133,6 +133,6 @@ async def test_bad_requests_are_refused_alike(transports: Transports, name: str)
 
     assert first.error == code
     for other in others:
-        check_alike(first, other)
+        check_equal(first, other)
     if first.param is not None:
         assert first.param == param

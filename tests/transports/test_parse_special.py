@@ -12,7 +12,7 @@ from inference_service.models.loader import LoadedModel
 from inference_service.prompt.tokenizer import Tokenizer
 from tests.support.service import MODEL_ID
 from tests.support.transports import Transports, running_transports
-from tests.transports.asked import chat, completion
+from tests.transports.feature_requests import chat, completion
 
 RENDERED = "<|im_start|>user\nhi <|im_end|>\n<|im_start|>assistant\n"
 NAMED = "prompt.control_tokens"

@@ -21,12 +21,12 @@ from lodestream_common import logs
 from tests.support.asking import PATHS, STREAMED, WHOLE, all_of, call, call_stream, comparable, post
 from tests.support.body_schema import components, has_right_types, is_valid, name_of, plain
 from tests.support.calls import eventually, is_free
+from tests.support.comparable_answer import Answer, check_equal
 from tests.support.message_mutants import UNKNOWN, changed_message, is_repeatable
 from tests.support.messages import grpc_request
 from tests.support.mutants import Mutant, mutant
 from tests.support.random_requests import ALIAS, random_request
 from tests.support.service import MODEL_ID
-from tests.support.told import Answer, check_alike
 from tests.support.transports import Transports, running_transports
 from tests.support.verdicts import (
     CODES,
@@ -160,7 +160,7 @@ def _check_same(answers: Sequence[Answer], request: Mapping[str, Any]) -> None:
     first, *others = [comparable(answer, request) for answer in answers]
     for other in others:
         if first.error is None:
-            check_alike(first, other)
+            check_equal(first, other)
             continue
         assert first.error == other.error, (first.message, other.message)
         params = {spelled(answer.param, request) for answer in (first, other)}

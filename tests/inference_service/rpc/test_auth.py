@@ -17,10 +17,10 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 from inference_service.server import Server
 from lodestream_common.errors import OperatorError
 from lodestream_common.keys import KeyFile, Level
-from tests.support.calls import WAIT, ask, endless, eventually, refusal, told
+from tests.support.calls import TIMEOUT_SECONDS, ask, endless, eventually, read_stream, refusal
 from tests.support.health import Watcher
 from tests.support.service import MODEL_ID, Running, running_service, service_config
-from tests.support.statuses import ToldStatus, status_of_call
+from tests.support.statuses import ReceivedStatus, status_of_call
 
 Code = grpc.StatusCode
 
@@ -53,7 +53,9 @@ def all_methods(service: Running, metadata: grpc.aio.Metadata | None) -> list[An
 
 
 def list_models(service: Running, token: str) -> Any:
-    return service.model_stub.ListModels(model_pb.ListModelsRequest(), metadata=bearing(token), timeout=WAIT)
+    return service.model_stub.ListModels(
+        model_pb.ListModelsRequest(), metadata=bearing(token), timeout=TIMEOUT_SECONDS
+    )
 
 
 async def opens(service: Running, token: str) -> bool:
@@ -76,7 +78,7 @@ async def until_it(service: Running, token: str, *, works: bool) -> None:
     raise AssertionError("the change of the keys was not picked up")
 
 
-def is_unauthenticated(status: ToldStatus) -> bool:
+def is_unauthenticated(status: ReceivedStatus) -> bool:
     return (status.code, status.reason) == (Code.UNAUTHENTICATED, "INVALID_API_KEY")
 
 
@@ -113,8 +115,8 @@ async def test_with_a_valid_key_everything_works(keys: KeyFile) -> None:
         ):
             answer, stream, *models = all_methods(service, metadata)
             assert (await answer).choices
-            assert (await told(stream)).text
-            await asyncio.wait_for(asyncio.gather(*models), WAIT)
+            assert (await read_stream(stream)).text
+            await asyncio.wait_for(asyncio.gather(*models), TIMEOUT_SECONDS)
 
 
 async def test_a_key_that_may_only_read_may_not_generate(keys: KeyFile) -> None:
@@ -126,7 +128,7 @@ async def test_a_key_that_may_only_read_may_not_generate(keys: KeyFile) -> None:
             status = await refusal(call)
             assert (status.code, status.reason) == (Code.PERMISSION_DENIED, "INSUFFICIENT_SCOPE")
             assert "read-write" in status.message
-        await asyncio.wait_for(asyncio.gather(*models), WAIT)
+        await asyncio.wait_for(asyncio.gather(*models), TIMEOUT_SECONDS)
 
 
 async def test_errors_about_keys_carry_the_request_id(keys: KeyFile) -> None:
@@ -174,7 +176,7 @@ async def test_a_key_for_other_models_gets_none_of_this_one(keys: KeyFile) -> No
             status = await refusal(call)
             assert (status.code, status.reason) == (Code.PERMISSION_DENIED, "INSUFFICIENT_SCOPE")
             assert "only: other, more" in status.message
-        assert not (await asyncio.wait_for(listed, WAIT)).models
+        assert not (await asyncio.wait_for(listed, TIMEOUT_SECONDS)).models
 
 
 @pytest.mark.parametrize("listed", [(MODEL_ID,), ("nick",)])
@@ -189,12 +191,12 @@ async def test_a_key_may_use_a_listed_name_and_the_names_of_a_listed_id(
         for model in models:
             request = ask()
             request.model = model.id
-            await service.generate_stub.Generate(request, metadata=bearing(token), timeout=WAIT)
+            await service.generate_stub.Generate(request, metadata=bearing(token), timeout=TIMEOUT_SECONDS)
 
 
 async def test_an_open_server_is_guarded_from_its_first_key_on(keys: KeyFile) -> None:
     async with guarded(keys) as service:
-        assert (await service.generate_stub.Generate(ask(), timeout=WAIT)).choices
+        assert (await service.generate_stub.Generate(ask(), timeout=TIMEOUT_SECONDS)).choices
 
         _, token = keys.create("alice")
         await until_it(service, "pg_nobody", works=False)
@@ -208,9 +210,9 @@ async def test_a_key_s_requests_are_counted(keys: KeyFile) -> None:
     _, alice = keys.create("alice")
     _, bob = keys.create("bob")
     async with guarded(keys, requests_per_minute=60) as service:
-        went_through, status = await spend(service, alice)
+        accepted, status = await spend(service, alice)
 
-        assert went_through == 60
+        assert accepted == 60
         assert (status.code, status.reason) == (Code.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED")
         assert dict(status.info.metadata) == {"limit": "60"}
         assert len(status.all_of(details_pb.QuotaFailure)) == 1
@@ -228,8 +230,8 @@ async def in_turns(service: Running, token: str, count: int) -> list[Any]:
     return ended
 
 
-async def spend(service: Running, token: str) -> tuple[int, ToldStatus]:
-    """Ask more often than allowed; how many requests went through, and what another one was told."""
+async def spend(service: Running, token: str) -> tuple[int, ReceivedStatus]:
+    """Ask more often than allowed. Return the number of accepted requests and the status of a refused one."""
     ended = await in_turns(service, token, 200)
     refused = [end for end in ended if isinstance(end, grpc.aio.AioRpcError)]
     return len(ended) - len(refused), status_of_call(refused[-1])
@@ -277,7 +279,7 @@ async def test_reflection_needs_a_key_and_any_level_will_do(keys: KeyFile) -> No
 
         assert is_unauthenticated(await refusal(stub.ServerReflectionInfo(iter(requests))))
         answered = stub.ServerReflectionInfo(iter(requests), metadata=bearing(token))
-        response = await asyncio.wait_for(anext(aiter(answered)), WAIT)
+        response = await asyncio.wait_for(anext(aiter(answered)), TIMEOUT_SECONDS)
         assert response.list_services_response.service
 
 
@@ -287,12 +289,14 @@ async def test_tenants_are_keys(keys: KeyFile) -> None:
     _, quiet = keys.create("quiet")
     async with guarded(keys, max_concurrency=1, simulated_decode_tps=200) as service:
         flood = [
-            asyncio.create_task(told(service.generate_stub.GenerateStream(ask(), metadata=bearing(flooder))))
+            asyncio.create_task(
+                read_stream(service.generate_stub.GenerateStream(ask(), metadata=bearing(flooder)))
+            )
             for _ in range(10)
         ]
         await eventually(lambda: service.loaded.admission.waiting == 9)
 
-        await told(service.generate_stub.GenerateStream(ask(), metadata=bearing(quiet)))
+        await read_stream(service.generate_stub.GenerateStream(ask(), metadata=bearing(quiet)))
 
         assert sum(task.done() for task in flood) <= 3
         await asyncio.gather(*flood)

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from inference_service.backends.simulated.backend import SimulatedBackend
-from tests.support.calls import ask, endless, eventually, first, is_free, told
+from tests.support.calls import ask, endless, eventually, first, is_free, read_stream
 from tests.support.service import SMALL_WINDOW, Running, connect, running_service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -110,7 +110,7 @@ async def test_the_engine_lets_go_before_the_permit_is_free(monkeypatch: pytest.
 
 async def test_a_hundred_at_random_moments(service: Running) -> None:
     """In the queue, during the prefill and in the middle: every slot, task and call is free soon."""
-    await told(service.generate_stub.GenerateStream(ask()))
+    await read_stream(service.generate_stub.GenerateStream(ask()))
     await eventually(lambda: is_free(service))
     tasks_before = len(asyncio.all_tasks())
     moments = random.Random(20)
@@ -121,7 +121,7 @@ async def test_a_hundred_at_random_moments(service: Running) -> None:
     print(f"freed after a cancel: p50 {p50:.1f} ms, max {longest:.1f} ms")
     await eventually(lambda: is_free(service), BOUND)
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks_before, BOUND)
-    answer = await told(service.generate_stub.GenerateStream(ask("and now?")))
+    answer = await read_stream(service.generate_stub.GenerateStream(ask("and now?")))
     assert answer.text.endswith("] and now?")
 
 

@@ -11,7 +11,7 @@ from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from inference_service.prompt.tokenizer import Tokenizer
-from tests.support.calls import WAIT, ask, collect, eventually, first, is_free, refusal
+from tests.support.calls import TIMEOUT_SECONDS, ask, collect, eventually, first, is_free, refusal
 from tests.support.generations import HOT, batch, both, spoken
 from tests.support.service import MODEL_ID, Running, running_service
 from tests.support.texts import HARD_PIECES
@@ -178,12 +178,12 @@ async def test_a_stop_sequence_can_be_kept(service: Running) -> None:
 async def test_repeating_with_the_reported_seed_gives_the_same_texts(service: Running) -> None:
     """A seed that the service drew, with every option in effect as it was reported."""
     request = hot(output=pb.OutputOptions(n=3), sampling=pb.SamplingOptions(temperature=1.0))
-    drawn = await service.generate_stub.Generate(request, timeout=WAIT)
+    drawn = await service.generate_stub.Generate(request, timeout=TIMEOUT_SECONDS)
 
     again = hot(output=pb.OutputOptions(n=3), sampling=drawn.report.sampling)
 
     assert texts(await both(service, again)) == texts(drawn)
-    assert texts(await service.generate_stub.Generate(request, timeout=WAIT)) != texts(drawn)
+    assert texts(await service.generate_stub.Generate(request, timeout=TIMEOUT_SECONDS)) != texts(drawn)
 
 
 async def test_the_report_holds_every_option_in_effect(service: Running) -> None:
@@ -217,7 +217,7 @@ async def test_the_report_counts_who_runs(service: Running) -> None:
     holder = service.generate_stub.GenerateStream(ask("@sim(stall_at=1)"))
     await first(holder)
 
-    answer = await service.generate_stub.Generate(ask(), timeout=WAIT)
+    answer = await service.generate_stub.Generate(ask(), timeout=TIMEOUT_SECONDS)
 
     assert answer.report.batch_size == 2
     holder.cancel()

@@ -16,7 +16,7 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 
 from inference_service.backends.base import EngineGrammarError
 from inference_service.scheduling.served_model import Effort, ServedModel
-from tests.support.calls import WAIT, ask, collect, eventually, is_free, refusal
+from tests.support.calls import TIMEOUT_SECONDS, ask, collect, eventually, is_free, refusal
 from tests.support.generations import ECHO_TOOL, HOT, TIME_TOOL, both, spoken
 from tests.support.parsing import tool
 from tests.support.service import MODEL_ID, Running, running_service
@@ -233,7 +233,7 @@ async def test_schemas_that_have_no_text_get_nowhere(service: Running, text: str
     call = pb.ToolCall(id="1", name="f", arguments=text)
     called.chat.messages.append(pb.ChatMessage(role=pb.ROLE_ASSISTANT, tool_calls=[call]))
     counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=called.chat)
-    assert (await service.model_stub.CountTokens(counted, timeout=WAIT)).token_count
+    assert (await service.model_stub.CountTokens(counted, timeout=TIMEOUT_SECONDS)).token_count
 
     request, field = spoken("x", tool("f", text)), "chat.tools[0].parameters"
     counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=request.chat)
@@ -245,7 +245,7 @@ async def test_tools_count_as_prompt(service: Running) -> None:
     request = spoken("x", ECHO_TOOL)
 
     count = await service.model_stub.CountTokens(
-        model_pb.CountTokensRequest(model=MODEL_ID, chat=request.chat), timeout=WAIT
+        model_pb.CountTokensRequest(model=MODEL_ID, chat=request.chat), timeout=TIMEOUT_SECONDS
     )
 
     assert count.token_count == (await both(service, request)).usage.prompt_tokens
@@ -264,7 +264,7 @@ async def test_grammars_and_tools_are_worked_on_beside_the_loop(
     monkeypatch.setattr(ServedModel, "work", watched)
     counted = model_pb.CountTokensRequest(model=MODEL_ID, chat=spoken("x", TIME_TOOL).chat)
 
-    await service.generate_stub.Generate(ask("x"), timeout=WAIT)
+    await service.generate_stub.Generate(ask("x"), timeout=TIMEOUT_SECONDS)
     assert efforts == {Effort.BY_SIZE}
     asked: list[tuple[Any, Any, Effort]] = [
         (service.generate_stub.Generate, spoken("x", TIME_TOOL), Effort.LONG),
@@ -273,7 +273,7 @@ async def test_grammars_and_tools_are_worked_on_beside_the_loop(
     ]
     for method, request, effort in asked:
         efforts.clear()
-        await method(request, timeout=WAIT)
+        await method(request, timeout=TIMEOUT_SECONDS)
         assert effort in efforts
 
 

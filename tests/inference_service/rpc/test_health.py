@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from inference_service.backends.types import BackendStats
 from inference_service.rpc.health import HealthMonitor, State
 from inference_service.server import SERVICES
-from tests.support.health import WAIT, Watcher
+from tests.support.health import TIMEOUT_SECONDS, Watcher
 from tests.support.service import running_service
 
 Status = health_pb2.HealthCheckResponse
@@ -40,7 +40,9 @@ async def monitored(stats: list[BackendStats]) -> AsyncIterator[tuple[HealthMoni
 
 async def check(channel: grpc.aio.Channel, service: str = "") -> int:
     stub: Any = health_pb2_grpc.HealthStub(channel)
-    response: Status = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=WAIT)
+    response: Status = await stub.Check(
+        health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_SECONDS
+    )
     return response.status
 
 

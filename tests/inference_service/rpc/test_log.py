@@ -16,7 +16,16 @@ from lodestream.inference.v1 import model_service_pb2 as model_pb
 from structlog.testing import capture_logs
 
 from lodestream_common.keys import KeyFile
-from tests.support.calls import WAIT, ask, endless, eventually, first, is_free, refusal, told
+from tests.support.calls import (
+    TIMEOUT_SECONDS,
+    ask,
+    endless,
+    eventually,
+    first,
+    is_free,
+    read_stream,
+    refusal,
+)
 from tests.support.service import Running, connect, running_service, service_config
 
 Line = Mapping[str, Any]
@@ -39,7 +48,9 @@ def id_of(request_id: str) -> grpc.aio.Metadata:
 
 async def test_a_request_is_one_line_with_counts_and_timings() -> None:
     async with logged() as (service, lines):
-        stream = await told(service.generate_stub.GenerateStream(ask("one two three"), metadata=id_of("r1")))
+        stream = await read_stream(
+            service.generate_stub.GenerateStream(ask("one two three"), metadata=id_of("r1"))
+        )
 
     (line,) = lines
     assert line["log_level"] == "info"
@@ -163,7 +174,7 @@ async def test_neither_prompt_nor_answer_is_ever_written() -> None:
             await _ask_about(secret, generate_grpc.GenerateServiceStub(channel))
         written.append(await until(server.stderr, b'"left"'))
         server.terminate()
-        written += await asyncio.wait_for(server.communicate(), WAIT)
+        written += await asyncio.wait_for(server.communicate(), TIMEOUT_SECONDS)
 
     everything = b"".join(written).decode()
     assert secret not in everything
@@ -181,7 +192,9 @@ async def test_neither_prompt_nor_answer_is_ever_written() -> None:
 
 
 async def _ask_about(secret: str, stub: generate_grpc.GenerateServiceAsyncStub) -> None:
-    answer = await stub.Generate(ask(secret, stop=["never met"]), metadata=id_of("fine"), timeout=WAIT)
+    answer = await stub.Generate(
+        ask(secret, stop=["never met"]), metadata=id_of("fine"), timeout=TIMEOUT_SECONDS
+    )
     assert secret in answer.choices[0].text
     failing = ask(f"{secret} @sim(fail_at=3)", stop=[secret * 9])
     await refusal(stub.GenerateStream(failing, metadata=id_of("fails")))

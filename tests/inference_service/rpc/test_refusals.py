@@ -18,9 +18,9 @@ from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 from structlog.testing import capture_logs
 
 from lodestream_common.keys import ApiKey, KeyFile, Level
-from tests.support.calls import WAIT, ask, eventually, is_free, refusal
+from tests.support.calls import TIMEOUT_SECONDS, ask, eventually, is_free, refusal
 from tests.support.service import Running, running_service
-from tests.support.statuses import ToldStatus
+from tests.support.statuses import ReceivedStatus
 
 Code = grpc.StatusCode
 METHODS = [
@@ -71,10 +71,10 @@ def bearing(token: str) -> grpc.aio.Metadata:
 
 async def send(
     service: Running, method: str, messages: Sequence[bytes], metadata: grpc.aio.Metadata | None = None
-) -> ToldStatus:
+) -> ReceivedStatus:
     """Send these bytes as messages, then half-close; the status of the refusal."""
     bare: Any = service.channel.stream_stream(method)
-    return await refusal(bare(iter(messages), metadata=metadata, timeout=WAIT))
+    return await refusal(bare(iter(messages), metadata=metadata, timeout=TIMEOUT_SECONDS))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -14,7 +14,7 @@ from inference_service import errors
 from inference_service.errors import ServiceError, Violation
 from inference_service.request.generate import parse_generate
 from inference_service.rpc import status
-from tests.support.statuses import ToldStatus, read_status
+from tests.support.statuses import ReceivedStatus, read_status
 
 Code = grpc.StatusCode
 
@@ -47,11 +47,11 @@ SAMPLES: dict[type[ServiceError], tuple[ServiceError, Code, str]] = {
 }
 
 
-def told(error: ServiceError) -> ToldStatus:
+def told(error: ServiceError) -> ReceivedStatus:
     return _read(status.status_of(error))
 
 
-def _read(sent: grpc.Status) -> ToldStatus:
+def _read(sent: grpc.Status) -> ReceivedStatus:
     return read_status(sent.code, sent.details, sent.trailing_metadata)
 
 

@@ -15,7 +15,7 @@ from lodestream.inference.v1 import generate_service_pb2_grpc as generate_grpc
 from lodestream.inference.v1 import generation_pb2 as pb
 from structlog.testing import capture_logs
 
-from tests.support.calls import WAIT, ask, collect, endless, eventually, first, is_free, refusal
+from tests.support.calls import TIMEOUT_SECONDS, ask, collect, endless, eventually, first, is_free, refusal
 from tests.support.generations import both, spoken
 from tests.support.service import SMALL_WINDOW, Running, connect, running_service
 
@@ -50,8 +50,8 @@ async def test_choices_that_wait_may_finish_while_the_service_drains() -> None:
         await eventually(lambda: service.loaded.admission.waiting == 3)
 
         async with draining(service, asyncio.Event()) as drain:
-            events = await asyncio.wait_for(reading, WAIT)
-            await asyncio.wait_for(drain, WAIT)
+            events = await asyncio.wait_for(reading, TIMEOUT_SECONDS)
+            await asyncio.wait_for(drain, TIMEOUT_SECONDS)
 
     assert all(text.endswith("hello world") for text in texts(events, 4))
     assert events[-1].HasField("summary")
@@ -69,7 +69,7 @@ async def test_when_the_grace_is_over_all_choices_end(in_a_abort: bool) -> None:
             if in_a_abort:
                 abort.set()
             assert (await refusal(stream)).reason == "NOT_READY"
-            await asyncio.wait_for(drain, WAIT)
+            await asyncio.wait_for(drain, TIMEOUT_SECONDS)
         assert is_free(service)
 
 
@@ -150,8 +150,8 @@ async def test_a_deadline_within_the_estimate_is_refused_without_waiting() -> No
         for n in (1, 4):
             request = several(ask(), n)
             for call in (
-                service.generate_stub.Generate(request, timeout=WAIT),
-                service.generate_stub.GenerateStream(request, timeout=WAIT),
+                service.generate_stub.Generate(request, timeout=TIMEOUT_SECONDS),
+                service.generate_stub.GenerateStream(request, timeout=TIMEOUT_SECONDS),
             ):
                 status = await refusal(call)
                 assert (status.code, status.reason) == (
@@ -162,7 +162,7 @@ async def test_a_deadline_within_the_estimate_is_refused_without_waiting() -> No
         assert (service.loaded.admission.running, service.loaded.admission.waiting) == (1, 0)
         holder.cancel()
         await eventually(lambda: is_free(service))
-        assert (await service.generate_stub.Generate(ask(), timeout=WAIT)).choices
+        assert (await service.generate_stub.Generate(ask(), timeout=TIMEOUT_SECONDS)).choices
 
 
 async def test_a_deadline_ends_choices_that_never_had_their_turn() -> None:
@@ -182,11 +182,13 @@ async def test_a_line_counts_choices_and_names_rules(tmp_path: Path) -> None:
     path.write_text(rules, encoding="utf-8")
     with capture_logs() as logs:
         async with running_service(max_concurrency=2, content_filter_file=path) as service:
-            await service.generate_stub.Generate(several(spoken("@say<<a heron>>"), 2), timeout=WAIT)
-            await service.generate_stub.Generate(several(ask("x"), 3), timeout=WAIT)
+            await service.generate_stub.Generate(
+                several(spoken("@say<<a heron>>"), 2), timeout=TIMEOUT_SECONDS
+            )
+            await service.generate_stub.Generate(several(ask("x"), 3), timeout=TIMEOUT_SECONDS)
             only_checked = several(ask("x"), 3)
             only_checked.validate_only = True
-            await service.generate_stub.Generate(only_checked, timeout=WAIT)
+            await service.generate_stub.Generate(only_checked, timeout=TIMEOUT_SECONDS)
             await eventually(lambda: is_free(service))
 
     filtered, plain, checked = [line for line in logs if line["event"] == "rpc"]

@@ -12,7 +12,7 @@ import pytest
 from inference_service.errors import QueueFull
 from inference_service.scheduling.workers import FairPool
 
-WAIT = 10.0
+TIMEOUT_SECONDS = 10.0
 
 
 @asynccontextmanager
@@ -42,13 +42,16 @@ async def test_results_and_errors_come_back() -> None:
 async def test_a_flooder_leaves_a_thread_to_others() -> None:
     release = threading.Event()
     async with pool(threads=2) as workers:
-        flood = [asyncio.create_task(workers.run("flooder", 1000, release.wait, WAIT)) for _ in range(20)]
+        flood = [
+            asyncio.create_task(workers.run("flooder", 1000, release.wait, TIMEOUT_SECONDS))
+            for _ in range(20)
+        ]
         await settle()
 
-        assert await asyncio.wait_for(workers.run("quiet", 1000, int, "7"), WAIT) == 7
+        assert await asyncio.wait_for(workers.run("quiet", 1000, int, "7"), TIMEOUT_SECONDS) == 7
         assert not any(task.done() for task in flood)
         release.set()
-        await asyncio.wait_for(asyncio.gather(*flood), WAIT)
+        await asyncio.wait_for(asyncio.gather(*flood), TIMEOUT_SECONDS)
 
 
 async def test_tenants_take_turns() -> None:
@@ -56,7 +59,7 @@ async def test_tenants_take_turns() -> None:
     order: list[str] = []
     async with pool(threads=1) as workers:
         blockers = [
-            asyncio.create_task(workers.run(name, 1, release.wait, WAIT))
+            asyncio.create_task(workers.run(name, 1, release.wait, TIMEOUT_SECONDS))
             for name, release in (("x", first), ("y", second))
         ]
         await settle()
@@ -65,9 +68,9 @@ async def test_tenants_take_turns() -> None:
         await settle()
         # One thread alone runs what waits, so that it also ends in the order in which it starts.
         first.set()
-        await asyncio.wait_for(asyncio.gather(*tasks), WAIT)
+        await asyncio.wait_for(asyncio.gather(*tasks), TIMEOUT_SECONDS)
         second.set()
-        await asyncio.wait_for(asyncio.gather(*blockers), WAIT)
+        await asyncio.wait_for(asyncio.gather(*blockers), TIMEOUT_SECONDS)
 
     assert order == ["a", "b", "c", "a", "b", "a"]
 
@@ -76,7 +79,7 @@ async def test_who_leaves_is_not_worked_for() -> None:
     release = threading.Event()
     ran: list[int] = []
     async with pool(threads=1) as workers:
-        first = asyncio.create_task(workers.run("a", 1, release.wait, WAIT))
+        first = asyncio.create_task(workers.run("a", 1, release.wait, TIMEOUT_SECONDS))
         second = asyncio.create_task(workers.run("a", 1, ran.append, 1))
         await settle()
         second.cancel()
@@ -91,7 +94,10 @@ async def test_who_leaves_is_not_worked_for() -> None:
 async def test_what_waits_is_bounded_for_each_tenant() -> None:
     release = threading.Event()
     async with pool(threads=1, most_bytes=100_000) as workers:
-        busy = [asyncio.create_task(workers.run("flooder", 10_000, release.wait, WAIT)) for _ in range(6)]
+        busy = [
+            asyncio.create_task(workers.run("flooder", 10_000, release.wait, TIMEOUT_SECONDS))
+            for _ in range(6)
+        ]
         await settle()
 
         with pytest.raises(QueueFull) as refused:

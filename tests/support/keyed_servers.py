@@ -1,4 +1,4 @@
-"""Both servers before keys, and callers with a key each."""
+"""Both servers with API keys, and callers with a key each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.support.transports import Callers, Transports, running_transports
 
 
 @dataclass(frozen=True, slots=True)
-class KeyedDoors:
-    """A service and a bridge that ask for keys."""
+class KeyedServers:
+    """A service and a bridge that require keys."""
 
     transports: Transports
     keys: KeyFile
@@ -23,7 +23,7 @@ class KeyedDoors:
 
 
 @asynccontextmanager
-async def keyed_doors(directory: Path, *names: str, **service: Any) -> AsyncIterator[KeyedDoors]:
+async def keyed_servers(directory: Path, *names: str, **service: Any) -> AsyncIterator[KeyedServers]:
     """Serve both until the context ends, with a key for each name; no limit of requests a minute.
 
     Arguments are fields of ServiceConfig.
@@ -35,4 +35,4 @@ async def keyed_doors(directory: Path, *names: str, **service: Any) -> AsyncIter
         callers = {
             name: Callers(transports.client, transports.http, key=token) for name, token in tokens.items()
         }
-        yield KeyedDoors(transports, keys, callers)
+        yield KeyedServers(transports, keys, callers)

@@ -1,4 +1,4 @@
-"""Requests for every feature, as REST bodies: good ones, and bad ones with what they are refused for."""
+"""Requests for every feature, as REST bodies: valid ones, and invalid ones with the expected error."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ Body = dict[str, Any]
 
 
 def chat(text: str = "Name a city on the Rhine.", **more: Any) -> Body:
-    """A short conversation."""
+    """A chat request with one short message."""
     messages = [{"role": "user", "content": text}]
     return {"model": MODEL_ID, "messages": messages, "seed": 7, "max_tokens": 8, **more}
 
 
 def completion(prompt: Any = "Once upon a time", **more: Any) -> Body:
-    """A short text to go on with."""
+    """A completion request with a short prompt."""
     return {"model": MODEL_ID, "prompt": prompt, "seed": 7, "max_tokens": 8, **more}
 
 
 def tool(name: str, parameters: Body | None = None, **more: Any) -> Body:
-    """A function."""
+    """A tool of a request."""
     function: Body = {"name": name, "description": f"Tells the {name}.", **more}
     return {"type": "function", "function": function | ({"parameters": parameters} if parameters else {})}
 
 
 def named(name: str) -> Body:
-    """The choice of a function."""
+    """The tool choice that demands a call of one tool."""
     return {"type": "function", "function": {"name": name}}
 
 
 def schema_of(schema: Body, **more: Any) -> Body:
-    """The format that asks for a schema."""
+    """The response format that demands a schema."""
     return {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, **more}}
 
 
@@ -62,7 +62,7 @@ CONVERSATION: list[Body] = [
 
 
 def interrupted(arguments: str) -> list[Body]:
-    """A conversation in which the arguments of a call are whatever they are."""
+    """A conversation with a tool call that has these arguments, which need not be JSON."""
     function = {"name": "weather", "arguments": arguments}
     called = {"role": "assistant", "tool_calls": [{"id": "call_1", "type": "function", "function": function}]}
     result = {"role": "tool", "tool_call_id": "call_1", "content": "The arguments are no JSON object."}
@@ -70,7 +70,7 @@ def interrupted(arguments: str) -> list[Body]:
 
 
 def unfinished(content: Any) -> list[Body]:
-    """A conversation whose final message is the assistant's."""
+    """A conversation whose final message is from the assistant."""
     return [CONVERSATION[1], {"role": "assistant", "content": content}]
 
 
@@ -222,11 +222,11 @@ SCRIPTED = frozenset(
         "words before a call",
     }
 )
-"""Of those, what makes a difference only where the engine says what it is told to, or what others here ask
-of a model too; a model takes seconds for each."""
+"""The requests of GOOD that are sent only to engines whose output a test can script. A real model would
+take seconds for each, and other requests cover the same code with it."""
 
 
-SAID: dict[str, tuple[str, str, str, list[tuple[str, str]]]] = {
+EXPECTED_ANSWERS: dict[str, tuple[str, str, str, list[tuple[str, str]]]] = {
     "choices that stop": ("a ", "stop", "stop_sequence", []),
     "stop that is kept": ("a hat, a", "stop", "stop_sequence", []),
     "log probabilities that end within a character": ("", "length", "max_tokens", []),
@@ -260,7 +260,7 @@ SAID: dict[str, tuple[str, str, str, list[tuple[str, str]]]] = {
     ),
     "the call of one tool": ("", "tool_calls", "tool_calls", [("time", "{}")]),
 }
-"""Where the engine does as it is told: text, finish reason, cause, and calls."""
+"""The expected answer of an engine whose output is scripted: text, finish reason, cause, and calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,29 +271,29 @@ class Bad:
     param: str
     code: str = "invalid_value"
     message: str = ""
-    """Part of what is said."""
+    """A part of the expected message."""
     rest_param: str = ""
-    """What REST calls the parameter, where that is not what gRPC calls it."""
+    """The parameter's name over REST, where it differs from gRPC's."""
 
 
 def bad_schema(schema: Body, message: str) -> Bad:
-    """The refusal of a schema, which says where it is wrong."""
+    """A request with an invalid schema, whose error names the place in the schema."""
     return Bad(chat(response_format=schema_of(schema)), SCHEMA, message=message)
 
 
 def bad_tools(tools: Sequence[Body], param: str, **more: Any) -> Bad:
-    """The refusal of tools."""
+    """A request with invalid tools."""
     return Bad(chat(tools=list(tools), **more), param)
 
 
 def bad_turn(param: str, code: str = "invalid_value", **turn: Any) -> Bad:
-    """The refusal of the second turn of a conversation."""
+    """A request whose second message is invalid."""
     turns = [{"role": "user", "content": "hi"}, {"content": "hi", **turn}]
     return Bad(chat(messages=turns), f"messages[1].{param}", code)
 
 
 def calling(name: str = "weather", arguments: str = "{}") -> list[Body]:
-    """The calls of a turn."""
+    """The tool calls of a message."""
     return [{"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}]
 
 
@@ -385,7 +385,7 @@ BAD: dict[str, Bad] = {
     "a check of a constraint that is wrong": Bad(chat(validate_only=True, guided_regex="a("), "guided_regex"),
 }
 
-ONLY_REST: dict[str, Bad] = {
+BAD_IN_REST_ONLY: dict[str, Bad] = {
     "two constraints": Bad(chat(guided_regex="a", response_format={"type": "json_object"}), "guided_regex"),
     "three constraints": Bad(chat(guided_json={}, guided_regex="a", guided_grammar=GRAMMAR), "guided_regex"),
     "a format without its schema": Bad(
@@ -397,4 +397,4 @@ ONLY_REST: dict[str, Bad] = {
     "a bias of a token that is no number": Bad(chat(logit_bias={"a": 1}), "logit_bias"),
     "a choice that is none": Bad(chat(tools=[TIME], tool_choice="any"), "tool_choice"),
 }
-"""What cannot be said over gRPC."""
+"""Requests that the gRPC protocol cannot express."""
