@@ -21,9 +21,10 @@ from inference_service.errors import NotReady, ReaderStalled, ReceiptNotFound, U
 from inference_service.metrics import Reading, ServiceMetrics
 from inference_service.receipts import Receipts, open_receipts
 from inference_service.rpc.auth import Access
+from inference_service.rpc.buckets import Counts
 from inference_service.rpc.call import AuthInterceptor, RunningCalls
 from inference_service.rpc.health import HealthMonitor, State
-from inference_service.rpc.quotas import Counts, Quotas
+from inference_service.rpc.quotas import Quotas
 from inference_service.rpc.services import GenerateServicer, ModelServicer, UsageServicer
 from inference_service.scheduling import loaded_engine
 from inference_service.scheduling.loaded_engine import EngineSlot

@@ -168,12 +168,12 @@ class DescribedApp(FastAPI):
 
 
 _QUOTA_HEADERS = {
-    f"x-ratelimit-{value}-{unit}": {"description": f"{text} {unit} of this minute.", "schema": {"type": kind}}
+    f"x-ratelimit-{value}-{unit}": {"description": f"{text} {unit} a minute.", "schema": {"type": kind}}
     for unit in ("requests", "tokens")
     for value, text, kind in (
         ("limit", "The key's limit, where it has one, for the", "integer"),
-        ("remaining", "How many are left of the", "integer"),
-        ("reset", "How long until the next minute begins for the", "string"),
+        ("remaining", "How many are left now of the", "integer"),
+        ("reset", "How long until all are left again of the", "string"),
     )
 }
 

@@ -1,147 +1,48 @@
-"""The quotas of keys: requests and tokens a minute, in memory or in a shared Redis, and generations at once.
-
-A minute is a fixed window: it begins with the first request after the one before has ended. So a count is one
-number, however large the quota is, and can grow over its limit when the tokens of an answer are known.
-"""
+"""The quotas of keys: requests and tokens a minute, which refill evenly, and generations at once."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import structlog
-from limits import RateLimitItem, RateLimitItemPerSecond
-from limits.aio.storage import MemoryStorage, RedisStorage
-from limits.aio.strategies import FixedWindowRateLimiter
 
 from inference_service.errors import InvalidRequest, RateLimited
 from inference_service.rpc.auth import ANONYMOUS, Caller
-from lodestream_common.errors import SettingError
-from lodestream_common.installing import install_command
+from inference_service.rpc.buckets import Bucket, Counts, Take
 
-_log = structlog.get_logger(__name__)
-T = TypeVar("T")
-
-MINUTE = 60
-_REDIS_SECONDS = 0.5
-"""How long a request waits for Redis."""
-_OUTAGE_SECONDS = 1.0
-"""How long Redis is not tried again after a failure."""
 _BUSY_SECONDS = 1.0
 """After which a caller with too many generations may try again."""
-
-
-class Counts:
-    """Counts by key and window, in Redis where it is set and answers, else in memory.
-
-    A request never fails because Redis does: it is counted in memory then, and `on_failure` is called.
-
-    Args:
-        url: of a Redis or Valkey that replicas share; None: each counts for itself.
-        window: seconds of a window.
-
-    Raises:
-        SettingError: the URL is malformed, or the extra `redis` is not installed.
-
-    """
-
-    def __init__(self, url: str | None = None, window: int = MINUTE) -> None:
-        self.window = window
-        self.on_failure: Callable[[], None] = lambda: None
-        self._memory = FixedWindowRateLimiter(MemoryStorage())
-        self._pool: Any = None
-        self._shared: FixedWindowRateLimiter | None = None
-        self._errors: tuple[type[Exception], ...] = ()
-        if url is not None:
-            pool = self._pool = _redis_pool(url)
-            storage = RedisStorage(
-                f"async+{url}", implementation="redispy", key_prefix="lodestream", connection_pool=pool
-            )
-            self._shared = FixedWindowRateLimiter(storage)
-            self._errors = _redis_errors()
-        self._next_try = -math.inf
-        self._is_out = False
-
-    async def use(self, work: Callable[[FixedWindowRateLimiter], Awaitable[T]]) -> T:
-        """Do some counting, in memory if Redis fails."""
-        if self._shared is not None and time.monotonic() >= self._next_try:
-            try:
-                async with asyncio.timeout(_REDIS_SECONDS):
-                    result = await work(self._shared)
-            except self._errors as error:
-                self._note_failure(error)
-            else:
-                if self._is_out:
-                    self._is_out = False
-                    _log.info("limits shared again")
-                return result
-        elif self._shared is not None:
-            self.on_failure()
-        return await work(self._memory)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._pool is not None:
-            await self._pool.disconnect()
-
-    def _note_failure(self, error: BaseException) -> None:
-        self._next_try = time.monotonic() + _OUTAGE_SECONDS
-        self.on_failure()
-        if not self._is_out:
-            self._is_out = True
-            # The text of the error may hold the address, which the operator knows from the setting.
-            _log.warning("limits not shared: Redis does not answer", error=type(error).__name__)
-
-
-def _redis_pool(url: str) -> Any:
-    try:
-        from redis.asyncio import ConnectionPool
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-    except ImportError:
-        raise SettingError(f"limits_url: needs the extra redis; run: {install_command('redis')}") from None
-    try:
-        return ConnectionPool.from_url(
-            url,
-            socket_connect_timeout=_REDIS_SECONDS,
-            socket_timeout=_REDIS_SECONDS,
-            # Once more, on a new connection: Redis may have closed the pooled one.
-            retry=Retry(NoBackoff(), 1),
-        )
-    except ValueError:
-        raise SettingError("limits_url: is no URL of a Redis, as redis://host:6379/0") from None
-
-
-def _redis_errors() -> tuple[type[Exception], ...]:
-    from redis.exceptions import RedisError
-
-    return RedisError, OSError, TimeoutError
 
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
     """How much of a quota is spent."""
 
-    unit: str
-    """`requests` or `tokens`."""
-    limit: int
-    remaining: int
-    reset: float
-    """Seconds until the window ends."""
+    bucket: Bucket
+    spent: float
+    period: float
+    """Seconds in which the whole quota refills."""
 
     def metadata(self) -> dict[str, str]:
         """The reply's metadata, under OpenAI's names of HTTP headers."""
-        values = {"limit": str(self.limit), "remaining": str(self.remaining), "reset": duration(self.reset)}
-        return {f"x-ratelimit-{name}-{self.unit}": value for name, value in values.items()}
+        unit, limit = self.bucket.unit, self.bucket.limit
+        return {
+            f"x-ratelimit-limit-{unit}": str(limit),
+            f"x-ratelimit-remaining-{unit}": str(max(0, math.floor(limit - self.spent))),
+            f"x-ratelimit-reset-{unit}": duration(self._seconds_of(self.spent)),
+        }
 
-    def refusal(self, retry_after: float) -> RateLimited:
-        return RateLimited(self.limit, retry_after, f"{self.unit} a minute", self.metadata())
+    def refusal(self, cost: int) -> RateLimited:
+        """The error of a cost that does not fit, with the time until it does."""
+        wait = self._seconds_of(self.spent + cost - self.bucket.limit)
+        return RateLimited(self.bucket.limit, wait, f"{self.bucket.unit} a minute", self.metadata())
+
+    def _seconds_of(self, amount: float) -> float:
+        """In which so much refills."""
+        return amount * self.period / self.bucket.limit
 
 
 class Quotas:
@@ -164,23 +65,14 @@ class Quotas:
         """Count one request. The result is metadata for the reply.
 
         Raises:
-            RateLimited: the key has used its requests of this minute.
+            RateLimited: the key has no request left now.
 
         """
         own = caller.limits.requests_per_minute
         limit = self._requests_per_minute if own is None else own
         if not limit or caller.key_id == ANONYMOUS:
             return {}
-        item = self._item(limit)
-
-        async def work(limiter: FixedWindowRateLimiter) -> tuple[bool, _Standing]:
-            fits = await limiter.hit(item, "requests", caller.key_id)
-            return fits, await _standing(limiter, item, "requests", caller.key_id)
-
-        fits, standing = await self.counts.use(work)
-        if not fits:
-            raise standing.refusal(_retry_after(standing))
-        return standing.metadata()
+        return await self._take(Bucket("requests", caller.key_id, limit), 1, Take.IF_IT_FITS)
 
     async def reserve_tokens(
         self, caller: Caller, tokens: int, *, only_check: bool = False
@@ -193,7 +85,7 @@ class Quotas:
             only_check: charge nothing.
 
         Raises:
-            RateLimited: the key has fewer tokens left in this minute.
+            RateLimited: the key has fewer tokens left now.
             InvalidRequest: the prompt has more tokens than the key has in a minute.
 
         """
@@ -204,17 +96,14 @@ class Quotas:
             raise InvalidRequest.of(
                 "", f"has a prompt of {tokens} tokens; the key may use {limit} tokens a minute."
             )
-        item = self._item(limit)
+        take = Take.NEVER if only_check else Take.IF_IT_FITS
+        return await self._take(Bucket("tokens", caller.key_id, limit), tokens, take)
 
-        async def work(limiter: FixedWindowRateLimiter) -> tuple[bool, _Standing]:
-            fits = await limiter.test(item, "tokens", caller.key_id, cost=tokens)
-            if fits and not only_check:
-                await limiter.hit(item, "tokens", caller.key_id, cost=tokens)
-            return fits, await _standing(limiter, item, "tokens", caller.key_id)
-
-        fits, standing = await self.counts.use(work)
-        if not fits:
-            raise standing.refusal(_retry_after(standing))
+    async def _take(self, bucket: Bucket, cost: int, take: Take) -> Mapping[str, str]:
+        spending = await self.counts.take(bucket, cost, take)
+        standing = _Standing(bucket, spending.spent, self.counts.period)
+        if not spending.fits:
+            raise standing.refusal(cost)
         return standing.metadata()
 
     def charge_tokens(self, caller: Caller, tokens: int) -> None:
@@ -222,13 +111,10 @@ class Quotas:
         limit = caller.limits.tokens_per_minute
         if not limit or not tokens:
             return
-        item = self._item(limit)
-
-        async def work(limiter: FixedWindowRateLimiter) -> bool:
-            return await limiter.hit(item, "tokens", caller.key_id, cost=tokens)
+        bucket = Bucket("tokens", caller.key_id, limit)
 
         async def charge() -> None:
-            await self.counts.use(work)
+            await self.counts.take(bucket, tokens, Take.ALWAYS)
 
         # A task of its own, because the call may be cancelled.
         task = asyncio.create_task(charge(), name="charge-tokens")
@@ -259,23 +145,8 @@ class Quotas:
         await asyncio.gather(*self._settling, return_exceptions=True)
         await self.counts.close()
 
-    def _item(self, limit: int) -> RateLimitItem:
-        return RateLimitItemPerSecond(limit, self.counts.window)
-
-
-async def _standing(
-    limiter: FixedWindowRateLimiter, item: RateLimitItem, unit: str, key_id: str
-) -> _Standing:
-    stats = await limiter.get_window_stats(item, unit, key_id)
-    return _Standing(unit, item.amount, stats.remaining, max(0.0, stats.reset_time - time.time()))
-
-
-def _retry_after(standing: _Standing) -> float:
-    # Redis reports whole seconds, rounded down.
-    return math.floor(standing.reset) + 1.0
-
 
 def duration(seconds: float) -> str:
     """Seconds as OpenAI writes them, rounded up: `1s`, `6m0s`."""
-    minutes, rest = divmod(math.ceil(seconds), 60)
+    minutes, rest = divmod(math.ceil(round(seconds, 6)), 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"

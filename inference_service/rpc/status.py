@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def _too_long(error: errors.ContextLengthExceeded) -> list[Message]:
 
 def _retry(error: errors.ServiceError) -> list[Message]:
     delay = Duration()
-    delay.FromMilliseconds(int((error.retry_after or 0) * 1000))
+    delay.FromMilliseconds(math.ceil((error.retry_after or 0) * 1000))
     return [details_pb.RetryInfo(retry_delay=delay)]
 
 

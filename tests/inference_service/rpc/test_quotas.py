@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Mapping
 
 import pytest
-from structlog.testing import capture_logs
 
 from inference_service.errors import InvalidRequest, RateLimited
 from inference_service.rpc.auth import ANONYMOUS, Caller
-from inference_service.rpc.quotas import Counts, Quotas, duration
-from lodestream_common.errors import SettingError
+from inference_service.rpc.buckets import Counts
+from inference_service.rpc.quotas import Quotas, duration
 from lodestream_common.keys import KeyLimits, Level
-from tests.support.calls import eventually
-from tests.support.parts import free_port, running_redis
+from tests.support.parts import running_redis
+
+DAY = 86_400.0
+"""A period in which nothing of a small quota refills while a test runs."""
 
 
 def caller(name: str = "alice", **limits: int) -> Caller:
@@ -33,24 +34,49 @@ def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None
     assert duration(seconds) == text
 
 
-async def test_a_window_begins_again() -> None:
-    """After `retry_after` the key has all its requests again."""
-    quotas = Quotas(2, Counts(window=1))
-    for remaining in ("1", "0"):
-        metadata = await quotas.count_request(caller())
-        assert metadata["x-ratelimit-remaining-requests"] == remaining
-        assert metadata["x-ratelimit-limit-requests"] == "2"
+def standing(metadata: Mapping[str, str], unit: str = "requests") -> list[str]:
+    return [metadata[f"x-ratelimit-{name}-{unit}"] for name in ("limit", "remaining", "reset")]
+
+
+async def test_requests_refill_one_by_one() -> None:
+    """A refusal tells the time until the next one; `reset` is when the quota is whole again."""
+    now = 0.0
+    quotas = Quotas(20, Counts(clock=lambda: now))
+    metadata = [await quotas.count_request(caller()) for _ in range(20)]
+    assert [standing(metadata[i]) for i in (0, 1, 19)] == [
+        ["20", "19", "3s"],
+        ["20", "18", "6s"],
+        ["20", "0", "1m0s"],
+    ]
+    now = 1.0
     error = await spent(quotas, caller())
-    assert error.metadata["x-ratelimit-remaining-requests"] == "0"
+    assert error.retry_after == pytest.approx(2)
+    assert standing(error.metadata) == ["20", "0", "59s"]
 
-    await asyncio.sleep(error.retry_after or 0)
+    now += error.retry_after or 0
 
-    assert (await quotas.count_request(caller()))["x-ratelimit-remaining-requests"] == "1"
+    assert standing(await quotas.count_request(caller())) == ["20", "0", "1m0s"]
+    now += 30
+    assert standing(await quotas.count_request(caller())) == ["20", "9", "33s"]
+
+
+async def test_the_debt_of_an_answer_is_paid_off() -> None:
+    now = 0.0
+    quotas, who = Quotas(0, Counts(clock=lambda: now)), caller(tokens_per_minute=60)
+    quotas.charge_tokens(who, 100)
     await quotas.close()
+    with pytest.raises(RateLimited) as caught:
+        await quotas.reserve_tokens(who, 5)
+    assert caught.value.retry_after == pytest.approx(45)
+    assert standing(caught.value.metadata, "tokens") == ["60", "0", "1m40s"]
+
+    now = 45.0
+
+    assert standing(await quotas.reserve_tokens(who, 5), "tokens") == ["60", "0", "1m0s"]
 
 
 async def test_a_limit_of_the_key_replaces_that_of_the_server() -> None:
-    quotas = Quotas(1, Counts())
+    quotas = Quotas(1, Counts(period=DAY))
     own, free = caller("own", requests_per_minute=3), caller("free", requests_per_minute=0)
     for _ in range(3):
         await quotas.count_request(own)
@@ -61,7 +87,7 @@ async def test_a_limit_of_the_key_replaces_that_of_the_server() -> None:
 
 
 async def test_tokens_of_answers_are_charged_without_a_limit() -> None:
-    quotas, who = Quotas(0, Counts()), caller(tokens_per_minute=100)
+    quotas, who = Quotas(0, Counts(period=DAY)), caller(tokens_per_minute=100)
 
     assert (await quotas.reserve_tokens(who, 30))["x-ratelimit-remaining-tokens"] == "70"
     quotas.charge_tokens(who, 60)
@@ -98,13 +124,13 @@ async def test_generations_at_once_are_limited_and_given_back() -> None:
 async def test_two_replicas_share_one_redis() -> None:
     async with running_redis() as port:
         url = f"redis://127.0.0.1:{port}/0"
-        one, other = (Quotas(3, Counts(url)) for _ in range(2))
+        one, other = (Quotas(3, Counts(url, DAY)) for _ in range(2))
         who = caller(tokens_per_minute=50)
         await one.count_request(who)
         await other.count_request(who)
         assert (await one.count_request(who))["x-ratelimit-remaining-requests"] == "0"
         error = await spent(other, who)
-        assert 1 <= (error.retry_after or 0) <= 61
+        assert 0 < (error.retry_after or 0) <= DAY / 3
 
         await one.reserve_tokens(who, 20)
         one.charge_tokens(who, 20)
@@ -113,32 +139,3 @@ async def test_two_replicas_share_one_redis() -> None:
             await other.reserve_tokens(who, 11)
         assert (await other.reserve_tokens(who, 10))["x-ratelimit-remaining-tokens"] == "0"
         await other.close()
-
-
-async def test_without_redis_each_replica_counts_for_itself() -> None:
-    """One warning for an outage, a count of failures, and no failed request; then Redis counts again."""
-    port = free_port()
-    counts = Counts(f"redis://127.0.0.1:{port}")
-    failures: list[None] = []
-    counts.on_failure = lambda: failures.append(None)
-    quotas = Quotas(2, counts)
-    with capture_logs() as lines:
-        await quotas.count_request(caller())
-        await quotas.count_request(caller())
-        assert (await spent(quotas, caller())).limit == 2
-        assert len(failures) == 3
-        async with running_redis(port):
-            await asyncio.sleep(1.1)
-            assert (await quotas.count_request(caller()))["x-ratelimit-remaining-requests"] == "1"
-            await eventually(lambda: len(lines) == 2)
-    assert [line["event"] for line in lines] == [
-        "limits not shared: Redis does not answer",
-        "limits shared again",
-    ]
-    assert str(port) not in str(lines)
-    await quotas.close()
-
-
-def test_a_malformed_url_is_named() -> None:
-    with pytest.raises(SettingError, match="limits_url"):
-        Counts("redis://127.0.0.1:port")
