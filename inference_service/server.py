@@ -202,9 +202,7 @@ class Server:
     def _assemble(self) -> grpc.aio.Server:
         config = self.config
         options = channel_options(config.max_message_bytes, config.header_timeout, config.max_connections)
-        server = grpc.aio.server(
-            options=options, interceptors=[AuthInterceptor(self._access, self._quotas, self.calls)]
-        )
+        server = grpc.aio.server(options=options, interceptors=[AuthInterceptor(self.calls)])
         server.add_generic_rpc_handlers(
             (
                 GenerateServicer(self._slot, self._pacer, self._quotas).handlers(self.calls),

@@ -123,6 +123,8 @@ def find_key(keys: tuple[ApiKey, ...], token: str) -> ApiKey | None:
     return found
 
 
+ANONYMOUS = "anonymous"
+"""Id and name of the key of every caller of an open server."""
 VERSION = 1
 _LATEST = 253_402_300_799
 """The last second of the year 9999, in seconds since the Unix epoch."""

@@ -64,7 +64,7 @@ def create_app(
     )
     allowed = AllowedSites.of(config)
     app.add_middleware(BrowserMiddleware, allowed=allowed, keyring=keyring)
-    app.add_middleware(RequestContextMiddleware, metrics=counts, tracer=tracer)
+    app.add_middleware(RequestContextMiddleware, metrics=counts, keyring=keyring, tracer=tracer)
     if allowed.origins:
         # It is the outermost middleware, so that pages can read errors, too.
         app.add_middleware(

@@ -16,9 +16,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_client import InferenceError
-from lodestream_common.keys import Keyring
+from lodestream_common.failed_keys import bearer_token
+from lodestream_common.keys import ANONYMOUS, ApiKey, Keyring
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME
+from lodestream_common.request_log import loggable_name
 from lodestream_common.tracing import Span, Tracer
 from rest_bridge import tracing
 from rest_bridge.errors import INVALID_API_KEY, ApiError, ClientGone, api_error, error_response
@@ -38,6 +40,14 @@ class RequestContext:
 
     request_id: str
     method: str
+    client: str | None = None
+    """The caller's address, without the port."""
+    key: ApiKey | None = None
+    """The caller's key, active or not; None: there is none, it is unknown, or the bridge has no keys."""
+    is_open: bool | None = None
+    """Whether the bridge has no keys; None: the caller was not identified yet."""
+    model: str | None = None
+    """The model as the request names it; None: it names none, or was not read so far."""
     route: str | None = None
     """The path of the matching route, as declared; None: there is none."""
     status: int | None = None
@@ -92,15 +102,26 @@ class RequestContext:
         """The outcome, for the log and the metrics."""
         return self.outcome or ("ok" if (self.status or 500) < 400 else "refused")
 
+    def identify(self, keyring: Keyring, token: str | None) -> None:
+        """Find the caller's key."""
+        self.is_open = not keyring.guarded
+        if token is not None and not self.is_open:
+            self.key = keyring.find(token)
+
     def log(self) -> None:
         """Write the request's log line; probes are frequent, so their lines have the level debug."""
+        nobody = ANONYMOUS if self.is_open else None
         is_probe = self.route is not None and self.route.startswith(("/health", "/metrics"))
         _log.log(
             logging.DEBUG if is_probe else logging.INFO,
             "request",
             request_id=self.request_id,
+            client=self.client,
+            key=self.key.name if self.key is not None else nobody,
+            key_id=self.key.id if self.key is not None else nobody,
             method=self.method,
             route=self.route,
+            model=loggable_name(self.model),
             status=self.status,
             ms=round(self.elapsed_ms, 1),
             outcome=self.result,
@@ -124,8 +145,11 @@ class RequestContextMiddleware:
     It is plain ASGI: Starlette's base class for middleware would hide the caller's disconnect from the app.
     """
 
-    def __init__(self, app: ASGIApp, metrics: BridgeMetrics, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: BridgeMetrics, keyring: Keyring, tracer: Tracer | None = None
+    ) -> None:
         self._app = app
+        self._keyring = keyring
         self._metrics = metrics
         self._tracer = tracer
 
@@ -134,7 +158,11 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = RequestContext(choose_request_id(Headers(scope=scope).get("x-request-id")), scope["method"])
+        headers = Headers(scope=scope)
+        client = scope.get("client")
+        context = RequestContext(
+            choose_request_id(headers.get("x-request-id")), scope["method"], client[0] if client else None
+        )
         if self._tracer is not None:
             context.span = tracing.start_span(self._tracer, scope, context.request_id)
         send_with_id = _with_request_id(send, context)
@@ -153,6 +181,9 @@ class RequestContextMiddleware:
         except (Exception, asyncio.CancelledError) as error:
             await _send_error(error, context, scope, receive, send_with_id)
         finally:
+            if context.is_open is None:
+                # No route asked for the key, so it decides nothing.
+                context.identify(self._keyring, bearer_token(headers.get("authorization")))
             context.log()
             self._count(context)
             if context.span is not None:

@@ -319,7 +319,20 @@ class BridgeProtocol(HttpToolsProtocol):
     def _close_with(self, error: ApiError) -> None:
         request_id = choose_request_id()
         self._send_last(error, request_id)
-        _log.info("request refused", request_id=request_id, status=error.status, outcome=error.code)
+        # As the line of any request; what its head would say is unknown.
+        _log.info(
+            "request",
+            request_id=request_id,
+            client=self.client[0] if self.client else None,
+            key=None,
+            key_id=None,
+            method=None,
+            route=None,
+            model=None,
+            status=error.status,
+            ms=None,
+            outcome=error.code,
+        )
 
     def _send_last(self, error: ApiError, request_id: str) -> None:
         response = error_response(error)

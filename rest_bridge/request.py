@@ -90,12 +90,13 @@ def admit(request: Request, needed: Level) -> RequestContext:
     bridge = bridge_of(request)
     context: RequestContext = request.state.context
     token = bearer_token(request.headers.get("authorization"))
+    context.identify(bridge.keyring, token)
     try:
-        check_key(bridge.keyring, token, needed)
+        if bridge.keyring.guarded:
+            check_key(context.key, needed)
     except ApiError as error:
         if token is not None and error.row is INVALID_API_KEY:
-            address = request.client.host if request.client else ""
-            context.refusal_delay = bridge.failed_keys.delay(address)
+            context.refusal_delay = bridge.failed_keys.delay(context.client or "")
         raise
     context.api_key = token
     context.timeout = _timeout(request.headers.get("x-request-timeout"), bridge.config.request_timeout)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lodestream_common.keys import Keyring, Level
+from lodestream_common.keys import ApiKey, Keyring, Level
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import (
     HOST_NOT_ALLOWED,
@@ -26,17 +26,18 @@ from rest_bridge.errors import (
 )
 
 
-def check_key(keyring: Keyring, token: str | None, needed: Level) -> None:
-    """Check a caller's key. Without any key the server is open to everybody.
+def check_key(key: ApiKey | None, needed: Level) -> None:
+    """Check the key of a caller of a bridge with keys.
+
+    Args:
+        key: the caller's, active or not; None: there is none, or it is unknown.
+        needed: the level that the request needs.
 
     Raises:
         ApiError: 401 if the key is missing or not active, 403 if its level is below `needed`.
 
     """
-    if not keyring.guarded:
-        return
-    key = keyring.verify(token) if token else None
-    if key is None:
+    if key is None or not key.is_active:
         raise ApiError(INVALID_API_KEY, "A valid API key is required: Authorization: Bearer pg_...")
     if not key.level.allows(needed):
         raise ApiError(

@@ -6,11 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from inference_service.errors import PermissionDenied, Unauthenticated
-from lodestream_common.failed_keys import FailedKeys, bearer_token, host_of_peer
-from lodestream_common.keys import KeyLimits, Keyring, Level
-
-ANONYMOUS = "anonymous"
-"""The key name of every caller of an open server."""
+from lodestream_common.failed_keys import FailedKeys, bearer_token
+from lodestream_common.keys import ANONYMOUS, KeyLimits, Keyring, Level
 
 Metadata = Iterable[tuple[str, "str | bytes"]]
 
@@ -40,15 +37,15 @@ class Access:
         self._keyring = keyring
         self._failed = FailedKeys()
 
-    def refusal_delay(self, metadata: Metadata, peer: str) -> float:
+    def refusal_delay(self, metadata: Metadata, client: str) -> float:
         """Seconds by which to delay the refusal of an invalid key; 0 for a call without a key.
 
         Args:
             metadata: of the call.
-            peer: address of the caller, in gRPC's notation.
+            client: address of the caller.
 
         """
-        return self._failed.delay(host_of_peer(peer)) if _bearer(metadata) else 0.0
+        return self._failed.delay(client) if _bearer(metadata) else 0.0
 
     def identify(self, metadata: Metadata) -> Caller | None:
         """The holder of the call's key, active or not; None: there is no key, or it is unknown."""

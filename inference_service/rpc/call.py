@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -26,12 +26,14 @@ from inference_service.errors import (
     UnknownMethod,
 )
 from inference_service.rpc import status, tracing
-from inference_service.rpc.auth import ANONYMOUS, Access, Caller, Metadata
+from inference_service.rpc.auth import Access, Caller, Metadata
 from inference_service.rpc.quotas import Quotas
 from inference_service.scheduling.admission import DeadlinePassed, Tenant
-from lodestream_common.keys import Level
+from lodestream_common.failed_keys import host_of_peer
+from lodestream_common.keys import ANONYMOUS, Level
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME, parse_interval
+from lodestream_common.request_log import loggable_name
 from lodestream_common.tracing import Span, Tracer
 
 _log = structlog.get_logger(__name__)
@@ -61,6 +63,8 @@ class RpcCall:
     """When the write that is still pending began, on the monotonic clock; None: no write is pending."""
     request_id: str = ""
     """From the caller's metadata, or generated."""
+    model: str = ""
+    """As the request has it; empty until its message is read."""
     size: int = 0
     """Bytes of the request's message; 0 until it is read."""
     ended_with: ServiceError | None = None
@@ -81,6 +85,11 @@ class RpcCall:
     def elapsed_seconds(self) -> float:
         """Seconds since the call began."""
         return time.monotonic() - self.began
+
+    @property
+    def client(self) -> str:
+        """The caller's address, without the port; `unix` for a socket file."""
+        return host_of_peer(self.context.peer())
 
     @property
     def metadata(self) -> Metadata:
@@ -239,6 +248,23 @@ class RunningCalls:
 
         return grpc.stream_stream_rpc_method_handler(handle, None, _serialized)
 
+    def observed(
+        self, handler: grpc.RpcMethodHandler[Any, Any], name: str, level: Level
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """A library's RPC that streams both ways, with our check of its caller and our log line."""
+        respond = cast("Callable[[Any, Context], AsyncIterator[Any]]", handler.stream_stream)
+
+        async def handle(requests: Any, context: Context) -> None:
+            async def answer(call: RpcCall) -> None:
+                async for response in respond(requests, context):
+                    await call.write(response)
+
+            await self._run(RpcCall(name, context), level, answer)
+
+        return grpc.stream_stream_rpc_method_handler(
+            handle, handler.request_deserializer, handler.response_serializer
+        )
+
     def refused(self, name: str, error: ServiceError) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler of an RPC that is always refused with this error."""
 
@@ -305,7 +331,7 @@ class RunningCalls:
         # The call already ends with an error: `end_with` must not cancel it once more.
         call.task = None
         left = cast("float | None", call.context.time_remaining())
-        delay = self._access.refusal_delay(call.metadata, call.context.peer())
+        delay = self._access.refusal_delay(call.metadata, call.client)
         await asyncio.sleep(delay if left is None else min(delay, left / 2))
 
     async def _refuse(self, call: RpcCall, error: Exception) -> str:
@@ -352,11 +378,12 @@ def _write_log_line(call: RpcCall, outcome: str) -> None:
         "rpc",
         request_id=call.request_id,
         method=call.method,
+        client=call.client,
         key=call.caller.key_name if call.caller else None,
         key_id=call.caller.key_id if call.caller else None,
         outcome=outcome,
         total_ms=round(call.elapsed_seconds * 1e3, 1),
-        **call.facts,
+        **{"model": loggable_name(call.model), **call.facts},
     )
 
 
@@ -371,9 +398,7 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHand
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Checks the keys of calls to reflection, and refuses unknown methods with our own status."""
 
-    def __init__(self, access: Access, quotas: Quotas, calls: RunningCalls) -> None:
-        self._access = access
-        self._quotas = quotas
+    def __init__(self, calls: RunningCalls) -> None:
         self._calls = calls
 
     async def intercept_service(
@@ -385,9 +410,5 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             # The caller chose the name freely, so it does not go into the log.
             return self._calls.refused("unknown", UnknownMethod())
         if not method.startswith((_OWN, _HEALTH)):
-            caller = self._access.identify(handler_call_details.invocation_metadata or ())
-            try:
-                await self._quotas.count_request(self._access.admit(caller, Level.READ_ONLY))
-            except ServiceError as error:
-                return self._calls.refused(method.rpartition("/")[2], error)
+            return self._calls.observed(handler, method.rpartition("/")[2], Level.READ_ONLY)
         return handler

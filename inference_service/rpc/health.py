@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc as pb_grpc
 
 from inference_service.backends.types import BackendStats
+from lodestream_common.failed_keys import host_of_peer
 
 _log = structlog.get_logger(__name__)
 
@@ -51,12 +52,15 @@ class HealthServicer(pb_grpc.HealthServicer):
             self._changed = asyncio.Event()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:  # noqa: N802
-        if request.service not in self._services:
+        is_known = request.service in self._services
+        _log_probe("Check", context, "ok" if is_known else "not_found")
+        if not is_known:
             await context.abort(grpc.StatusCode.NOT_FOUND, "No such service.")
         return pb.HealthCheckResponse(status=self._status_of(request.service))
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> None:  # noqa: N802
         sent = None
+        _log_probe("Watch", context, "ok")
         while True:
             changed, status = self._changed, self._status_of(request.service)
             if status != sent:
@@ -68,6 +72,11 @@ class HealthServicer(pb_grpc.HealthServicer):
         if service not in self._services:
             return pb.HealthCheckResponse.SERVICE_UNKNOWN
         return pb.HealthCheckResponse.SERVING if self._serving else pb.HealthCheckResponse.NOT_SERVING
+
+
+def _log_probe(method: str, context: Context, outcome: str) -> None:
+    """Probes are frequent, so their lines have the level debug."""
+    _log.debug("rpc", method=method, client=host_of_peer(context.peer()), outcome=outcome)
 
 
 class HealthMonitor:

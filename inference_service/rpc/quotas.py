@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from inference_service.errors import InvalidRequest, RateLimited
-from inference_service.rpc.auth import ANONYMOUS, Caller
+from inference_service.rpc.auth import Caller
 from inference_service.rpc.buckets import Bucket, Counts, Take
+from lodestream_common.keys import ANONYMOUS
 
 _BUSY_SECONDS = 1.0
 """After which a caller with too many generations may try again."""

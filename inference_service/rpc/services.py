@@ -18,7 +18,7 @@ from inference_service.output.events import Event, Timings
 from inference_service.request import generate
 from inference_service.request.prompt import prompt_fields
 from inference_service.rpc import encode
-from inference_service.rpc.auth import ANONYMOUS, Caller
+from inference_service.rpc.auth import Caller
 from inference_service.rpc.call import Context, RpcCall, RunningCalls
 from inference_service.rpc.quotas import Quotas
 from inference_service.rpc.tracing import trace_request, trace_stages
@@ -27,7 +27,7 @@ from inference_service.scheduling.loaded_engine import EngineSlot, LoadedEngine
 from inference_service.scheduling.planner import Planner, effort_of
 from inference_service.scheduling.runner import Generation, GenerationRequest, Progress
 from inference_service.scheduling.served_model import Effort, ServedModel
-from lodestream_common.keys import Level
+from lodestream_common.keys import ANONYMOUS, Level
 from lodestream_common.pacing import Pacer
 from lodestream_common.receipts import Receipt
 
@@ -82,6 +82,7 @@ class GenerateServicer:
         self, call: RpcCall, message: generate_pb.GenerateRequest, *, in_one_message: bool = False
     ) -> AsyncIterator[AsyncIterator[Event]]:
         """Run a generation and give its events. The engine is free when the context ends."""
+        call.model = message.model
         progress = Progress()
         interval = partial(self._pacer.interval, call.max_interval())
         loaded = self._slot.loaded
@@ -165,6 +166,7 @@ class ModelServicer:
         return model_pb.ListModelsResponse(models=[_describe(model, name) for name in names])
 
     async def _get_model(self, call: RpcCall, message: model_pb.GetModelRequest) -> model_pb.GetModelResponse:
+        call.model = message.model
         name = generate.parse_model_name(message)
         model = self._slot.loaded.model
         model.check_name(name)
@@ -174,6 +176,7 @@ class ModelServicer:
     async def _count_tokens(
         self, call: RpcCall, message: model_pb.CountTokensRequest
     ) -> model_pb.CountTokensResponse:
+        call.model = message.model
         model = self._slot.loaded.model
         model.check_length(message)
         _check_may_use(call, model, message.model)

@@ -58,6 +58,7 @@ class Endpoint(Generic[Body]):
         bridge, context = bridge_of(request), admit(request, Level.READ_WRITE)
         config = bridge.config
         body = parse_body(self.schema, await read_body(request, config.max_body_bytes))
+        context.model = body.model
         streams = (always_stream or bool(body.stream)) and not body.validate_only
         ignored = ignored_parameters(body, streams=streams, strict=config.strict)
         message = self.to_message(body)

@@ -68,6 +68,7 @@ async def list_models(request: Request) -> Response:
 async def retrieve_model(request: Request, model: str) -> Response:
     """Describe one model under the name in the path, its id or an alias."""
     context = admit(request, Level.READ_ONLY)
+    context.model = model
     return json_response(_model(await bridge_of(request).client.get_model(model, **context.rpc_options)))
 
 

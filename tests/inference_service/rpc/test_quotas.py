@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pytest
 
 from inference_service.errors import InvalidRequest, RateLimited
-from inference_service.rpc.auth import ANONYMOUS, Caller
+from inference_service.rpc.auth import Caller
 from inference_service.rpc.buckets import Counts
 from inference_service.rpc.quotas import Quotas, duration
-from lodestream_common.keys import KeyLimits, Level
+from lodestream_common.keys import ANONYMOUS, KeyLimits, Level
 from tests.support.parts import running_redis
 
 DAY = 86_400.0
