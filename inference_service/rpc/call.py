@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -33,7 +33,7 @@ from lodestream_common.failed_keys import host_of_peer
 from lodestream_common.keys import ANONYMOUS, Level
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME, parse_interval
-from lodestream_common.request_log import loggable_name
+from lodestream_common.request_log import LogSample, loggable_name
 from lodestream_common.tracing import Span, Tracer
 
 _log = structlog.get_logger(__name__)
@@ -184,7 +184,9 @@ class RunningCalls:
         max_message_bytes: int,
         body_timeout: float,
         tracer: Tracer | None = None,
+        log_sample: LogSample | None = None,
     ) -> None:
+        self._log_sample = log_sample or LogSample({})
         self._access = access
         self._quotas = quotas
         self._tracer = tracer
@@ -319,7 +321,9 @@ class RunningCalls:
             self._running.discard(call)
             if not self._running:
                 self._idle.set()
-            _write_log_line(call, outcome)
+            sample = self._log_sample.fields(call.request_id, outcome)
+            if sample is not None:
+                _write_log_line(call, outcome, sample)
             for observe in self.observers:
                 observe(call, outcome)
             if call.span is not None:
@@ -373,7 +377,7 @@ def _request_id(metadata: Metadata) -> str:
     return choose_request_id(given if isinstance(given, str) else None, "req-")
 
 
-def _write_log_line(call: RpcCall, outcome: str) -> None:
+def _write_log_line(call: RpcCall, outcome: str, sample: Mapping[str, float]) -> None:
     _log.info(
         "rpc",
         request_id=call.request_id,
@@ -383,7 +387,7 @@ def _write_log_line(call: RpcCall, outcome: str) -> None:
         key_id=call.caller.key_id if call.caller else None,
         outcome=outcome,
         total_ms=round(call.elapsed_seconds * 1e3, 1),
-        **{"model": loggable_name(call.model), **call.facts},
+        **{"model": loggable_name(call.model), **call.facts, **sample},
     )
 
 
