@@ -99,8 +99,8 @@ class Server:
             self._quotas,
             config.max_message_bytes,
             config.body_timeout,
-            self._tracer,
-            LogSample.parse(config.log_sample),
+            tracer=self._tracer,
+            log_sample=LogSample.parse(config.log_sample),
         )
         self.health = HealthMonitor(SERVICES, self._slot.stats, config.stall_timeout, self._on_state)
         self.metrics = ServiceMetrics(

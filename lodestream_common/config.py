@@ -68,9 +68,9 @@ class CommonConfig(BaseModel):
     )
     log_sample: Annotated[str, AfterValidator(_check_sample)] = Field(
         default="",
-        description="Part of the request lines that is written, by outcome, as ok=0.01,refused=0.1; the groups "
-        "are ok, cancelled, refused and error, each from 0 to 1. Both servers keep the same requests. Without "
-        "a group all of its lines are written.",
+        description="Part of the request lines that is written, by outcome, as ok=0.01,refused=0.1; the "
+        "groups are ok, cancelled, refused and error, each from 0 to 1. Both servers keep the same requests. "
+        "All lines of a group without a rate are written.",
     )
     stall_timeout: float = Field(
         default=30.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -183,6 +183,7 @@ class RunningCalls:
         quotas: Quotas,
         max_message_bytes: int,
         body_timeout: float,
+        *,
         tracer: Tracer | None = None,
         log_sample: LogSample | None = None,
     ) -> None:
@@ -321,9 +322,7 @@ class RunningCalls:
             self._running.discard(call)
             if not self._running:
                 self._idle.set()
-            sample = self._log_sample.fields(call.request_id, outcome)
-            if sample is not None:
-                _write_log_line(call, outcome, sample)
+            _write_log_line(call, outcome, self._log_sample)
             for observe in self.observers:
                 observe(call, outcome)
             if call.span is not None:
@@ -377,7 +376,10 @@ def _request_id(metadata: Metadata) -> str:
     return choose_request_id(given if isinstance(given, str) else None, "req-")
 
 
-def _write_log_line(call: RpcCall, outcome: str, sample: Mapping[str, float]) -> None:
+def _write_log_line(call: RpcCall, outcome: str, log_sample: LogSample) -> None:
+    sample = log_sample.fields(call.request_id, outcome)
+    if sample is None:
+        return
     _log.info(
         "rpc",
         request_id=call.request_id,
