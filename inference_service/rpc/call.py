@@ -30,7 +30,7 @@ from inference_service.rpc.auth import Access, Caller, Metadata
 from inference_service.rpc.quotas import Quotas
 from inference_service.scheduling.admission import DeadlinePassed, Tenant
 from lodestream_common.failed_keys import host_of_peer
-from lodestream_common.keys import ANONYMOUS, Level
+from lodestream_common.keys import ANONYMOUS, Level, Priority
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME, parse_interval
 from lodestream_common.request_log import LogSample, loggable_name
@@ -100,6 +100,11 @@ class RpcCall:
     def tenant(self) -> Tenant:
         """Whose share of queue and workers the call uses."""
         return None if self.caller is None or self.caller.key_id == ANONYMOUS else self.caller.key_id
+
+    @property
+    def priority(self) -> Priority:
+        """In which queue the call waits."""
+        return Priority.INTERACTIVE if self.caller is None else self.caller.priority
 
     def max_interval(self) -> float | None:
         """The largest stream interval that the caller accepts, in seconds; None: the caller does not say.
