@@ -15,14 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
 
 from benchmarks.engine import EngineArguments, child
+from benchmarks.rival import rival
 from benchmarks.servers import Pair, pair
 from inference_service.config import ServiceConfig, cache_home
 from inference_service.models import loader
+from lodestream.bench.command import compared_figure
 from lodestream.bench.command import measure as run_bench
 from lodestream.bench.load import LoadResult
 from lodestream.bench.report import Run, write_html
@@ -43,6 +46,8 @@ class Row:
     figure: str
     measured: float
     bound: str
+    sides: tuple[float, float] | None = None
+    """Of a ratio: the medians of ours and of the other's rounds."""
 
     @property
     def target(self) -> float:
@@ -83,7 +88,10 @@ def measure(names: Sequence[str], html: Path) -> bool:
 
 def _show(row: Row) -> None:
     ratio = f"{row.measured / row.target:.2f}" if row.target else ""
-    cells = (row.title, row.figure, f"{row.measured:,.2f}", row.bound, ratio, "yes" if row.is_met else "no")
+    measured = f"{row.measured:,.2f}"
+    if row.sides is not None:
+        measured += f" ({row.sides[0]:,.0f} / {row.sides[1]:,.0f})"
+    cells = (row.title, row.figure, measured, row.bound, ratio, "yes" if row.is_met else "no")
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -96,8 +104,12 @@ def _scenario(document: Mapping[str, Any]) -> tuple[list[Run], list[Row]]:
                 "rest": f"http://{servers.bridge.address}",
                 "grpc": f"grpc://{servers.service.address}",
             }
-            if options.get("compare") == "library":
-                urls["library"] = stack.enter_context(_library(document["servers"]))
+            match options.get("compare"):
+                case "library":
+                    urls["library"] = stack.enter_context(_library(document["servers"]))
+                case "rival":
+                    speed = float(document["servers"]["simulated_decode_tps"])
+                    urls["rival"] = stack.enter_context(rival(MODEL, speed))
             options["url"] = urls[options.get("url", "rest")]
             if "compare" in options:
                 options["compare"] = urls[options["compare"]]
@@ -112,7 +124,7 @@ def _row(title: str, name: str, bound: str, figures: Mapping[str, Any]) -> Row:
     value: Any = figures
     for part in name.split("."):
         value = value[part]
-    return Row(title, name, float(value), bound)
+    return Row(title, name, float(value), bound, figures["sides"].get(name.removeprefix("ratio.")))
 
 
 def _figures(
@@ -122,6 +134,7 @@ def _figures(
         runs, ratios = run_bench(_words(options))
     figures = dict(runs[0].figures)
     figures["ratio"] = {name: ratio.value if ratio else float("nan") for name, ratio in ratios.items()}
+    figures["sides"] = {name: _medians(name, runs) for name in ratios}
     latency = figures["request_latency_ms"]
     figures["latency_spread"] = latency["p99"] / latency["p50"]
     if (tps := float(document["servers"].get("simulated_decode_tps", 0))) > 0:
@@ -135,6 +148,15 @@ def _figures(
         figures["beside_ttft_p99_ratio"] = both.figures["time_to_first_token_ms"]["p99"] / alone
         runs.append(both)
     return figures, runs
+
+
+def _medians(name: str, runs: Sequence[Run]) -> tuple[float, float]:
+    """The medians of a compared figure over the rounds, ours and the other's."""
+    ours, other = (
+        median(compared_figure(run, name) for run in runs if (run.target == runs[0].target) == is_first)
+        for is_first in (True, False)
+    )
+    return ours, other
 
 
 def delivered_share(result: LoadResult, tokens_per_second: float) -> float:

@@ -88,22 +88,18 @@ class ByteLevelEncoder:
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        rule = _rule(vocabulary.pre)
+        split = splitter(vocabulary)
         kinds = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
         tokens = {token: index for index, (token, kind) in kinds if kind == TokenType.NORMAL}
-        pairs = (_pair(merge) for merge in vocabulary.merges)
-        merges = [pair for pair in pairs if tokens.keys() >= {*pair, "".join(pair)}]
         self._end = len(vocabulary.tokens)
         self._missing = {
             character: self._end + position
             for position, character in enumerate(sorted(_BYTE_CHARACTERS - tokens.keys()))
         }
-        model = models.BPE(vocab=tokens | self._missing, merges=merges, ignore_merges=rule.ignore_merges)
+        merges = byte_level_merges(vocabulary)
+        model = models.BPE(vocab=tokens | self._missing, merges=merges, ignore_merges=split.ignore_merges)
         self._library = LibraryTokenizer(model)
-        cuts = [pre_tokenizers.Split(Regex(cut), "isolated") for cut in rule.cuts]
-        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self._library.pre_tokenizer = pre_tokenizers.Sequence([*cuts, to_bytes])
-        self.adds_bos = rule.adds_bos
+        self._library.pre_tokenizer = split.pre_tokenizer
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
@@ -124,6 +120,36 @@ class ByteLevelEncoder:
             return token.encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Splitter:
+    """How byte-level BPE cuts a text into words."""
+
+    pre_tokenizer: pre_tokenizers.PreTokenizer
+    ignore_merges: bool
+    """A word that is a token is that token, whatever the merges make of it."""
+
+
+def splitter(vocabulary: Vocabulary) -> Splitter:
+    """The way of a byte-level vocabulary to cut texts.
+
+    Raises:
+        ModelError: the rule is not supported; names those that are.
+
+    """
+    rule = _rule(vocabulary.pre)
+    cuts = [pre_tokenizers.Split(Regex(cut), "isolated") for cut in rule.cuts]
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return Splitter(pre_tokenizers.Sequence([*cuts, to_bytes]), rule.ignore_merges)
+
+
+def byte_level_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """The pairs that the vocabulary joins, of ordinary tokens only."""
+    kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)
+    tokens = {token for token, kind in kinds if kind == TokenType.NORMAL}
+    pairs = (_pair(merge) for merge in vocabulary.merges)
+    return [pair for pair in pairs if tokens >= {*pair, "".join(pair)}]
+
+
 def _rule(name: str) -> _Rule:
     if name not in _RULES:
         known = ", ".join(sorted(_RULES))
@@ -137,7 +163,8 @@ def _pair(merge: str) -> tuple[str, str]:
     return merge[:cut], merge[cut + 1 :]
 
 
-_SPACE = "▁"
+SPACE = "▁"
+"""How SentencePiece writes a space."""
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(0x100))
 _TEXT = frozenset({TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED})
 
@@ -150,35 +177,43 @@ class SentencePieceEncoder:
 
     """
 
-    adds_bos = True
-
     def __init__(self, vocabulary: Vocabulary) -> None:
-        kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)
-        every = {token: (index, kind) for index, (token, kind) in enumerate(kinds)}
-        texts = {token: index for token, (index, kind) in every.items() if kind in _TEXT}
-        fallback = {token: every[token][0] for token in _BYTES if token in every}
+        every = {token: index for index, token in enumerate(vocabulary.tokens)}
+        texts = _texts(vocabulary)
+        fallback = {token: every[token] for token in _BYTES if token in every}
         if not vocabulary.scores or len(fallback) != len(_BYTES):
             raise ModelError(
                 "The model's tokenizer lacks scores or byte tokens: convert or fetch the model again."
             )
-        merges = sorted(_pairs(texts), key=lambda pair: -vocabulary.scores[texts["".join(pair)]])
+        merges = scored_merges(vocabulary)
         model = models.BPE(vocab=texts | fallback, merges=merges, byte_fallback=True, fuse_unk=False)
         self._library = LibraryTokenizer(model)
-        self._prefix = "" if vocabulary.add_space_prefix is False else _SPACE
+        self._prefix = "" if vocabulary.add_space_prefix is False else SPACE
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, after a space where the model uses one."""
-        written = self._prefix + text.replace(" ", _SPACE)
+        written = self._prefix + text.replace(" ", SPACE)
         return encode_plain(self._library, written)
 
     @staticmethod
     def piece(token: str, kind: int) -> bytes:
         """The bytes that a token stands for; none for a control token."""
         if kind == TokenType.NORMAL:
-            return token.replace(_SPACE, " ").encode()
+            return token.replace(SPACE, " ").encode()
         if kind == TokenType.USER_DEFINED:
             return token.encode()
         return bytes([_BYTES.index(token)]) if kind == TokenType.BYTE and token in _BYTES else b""
+
+
+def scored_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """The pairs that a SentencePiece vocabulary joins, the highest score first."""
+    texts = _texts(vocabulary)
+    return sorted(_pairs(texts), key=lambda pair: -vocabulary.scores[texts["".join(pair)]])
+
+
+def _texts(vocabulary: Vocabulary) -> dict[str, int]:
+    kinds = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    return {token: index for index, (token, kind) in kinds if kind in _TEXT}
 
 
 def _pairs(texts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -190,9 +225,6 @@ def _pairs(texts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 
 class _Family(Encoder, Protocol):
     """A kind of tokenizer."""
-
-    adds_bos: bool
-    """Whether a prompt begins with the BOS token where the file does not define it."""
 
     def piece(self, token: str, kind: int) -> bytes:
         """The bytes that a token stands for."""
@@ -225,8 +257,15 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
         added_tokens=_of_type(vocabulary, TokenType.USER_DEFINED),
         bos_id=vocabulary.bos_id,
         eos_ids=vocabulary.end_ids,
-        add_bos=encoder.adds_bos if vocabulary.add_bos is None else vocabulary.add_bos,
+        add_bos=adds_bos(vocabulary),
     )
+
+
+def adds_bos(vocabulary: Vocabulary) -> bool:
+    """Whether a prompt begins with the BOS token: as the file says, else as is usual for its kind."""
+    if vocabulary.add_bos is not None:
+        return vocabulary.add_bos
+    return vocabulary.model == "llama" or _rule(vocabulary.pre).adds_bos
 
 
 def _of_type(vocabulary: Vocabulary, kind: TokenType) -> dict[str, int]:

@@ -104,9 +104,10 @@ class Bench:
         by_target = [[run for run in runs if run.target == url] for url in self._targets]
         ratios = {
             name: compare(
-                [_figure(run, *place) for run in by_target[0]], [_figure(run, *place) for run in by_target[1]]
+                [compared_figure(run, name) for run in by_target[0]],
+                [compared_figure(run, name) for run in by_target[1]],
             )
-            for name, place in COMPARED.items()
+            for name in COMPARED
         }
         for group in by_target:
             show_run(group[-1], console)
@@ -241,6 +242,8 @@ def _numbers(text: str) -> list[float]:
     return numbers
 
 
-def _figure(run: Run, name: str, share: str) -> float:
-    figure = run.figures[name]
+def compared_figure(run: Run, name: str) -> float:
+    """The figure of a load that `COMPARED` has under a name."""
+    figure_name, share = COMPARED[name]
+    figure = run.figures[figure_name]
     return float(figure.get(share, 0.0) if share else figure)

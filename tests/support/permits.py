@@ -6,17 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from inference_service.scheduling.admission import Admission, Deadline, Tenant
-from lodestream_common.keys import Priority
 
 
 @asynccontextmanager
 async def permit(
-    admission: Admission,
-    tenant: Tenant,
-    deadline: Deadline | None = None,
-    priority: Priority = Priority.INTERACTIVE,
+    admission: Admission, tenant: Tenant, deadline: Deadline | None = None
 ) -> AsyncIterator[int]:
     """Wait for a permit and hold it; how many are held then."""
-    with admission.reserve(tenant, 1, deadline, priority) as wait:
+    with admission.reserve(tenant, 1, deadline) as wait:
         async with wait() as running:
             yield running
