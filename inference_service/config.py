@@ -66,8 +66,8 @@ class ServiceConfig(CommonConfig):
         default=256,
         ge=0,
         le=100_000,
-        description="Requests that may wait; one more is refused at once. Each key takes at most half of "
-        "what the others leave free.",
+        description="Requests of each priority that may wait; one more is refused at once. Each key takes at "
+        "most half of what the others leave free.",
     )
     default_max_tokens: int = Field(
         default=int(PARAMETERS["max_tokens"].default or 0),

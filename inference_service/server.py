@@ -38,6 +38,7 @@ from lodestream_common.metrics import MetricsServer
 from lodestream_common.pacing import Pacer
 from lodestream_common.ready import announce_ready
 from lodestream_common.receipts import Receipt
+from lodestream_common.request_log import LogSample
 from lodestream_common.tls import FollowedPem, Pem, TlsFiles, check_plain_text
 from lodestream_common.waiting import finishes_before
 
@@ -94,7 +95,12 @@ class Server:
         self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
         self._tracer = tracing.start("service")
         self.calls = RunningCalls(
-            self._access, self._quotas, config.max_message_bytes, config.body_timeout, self._tracer
+            self._access,
+            self._quotas,
+            config.max_message_bytes,
+            config.body_timeout,
+            tracer=self._tracer,
+            log_sample=LogSample.parse(config.log_sample),
         )
         self.health = HealthMonitor(SERVICES, self._slot.stats, config.stall_timeout, self._on_state)
         self.metrics = ServiceMetrics(

@@ -14,9 +14,10 @@ from lodestream.parser import CommandParser
 from lodestream.settings import only
 from lodestream_common.config import CommonConfig
 from lodestream_common.errors import SettingError
-from lodestream_common.keys import MOST, ApiKey, KeyFile, KeyLimits, Level
+from lodestream_common.keys import MOST, ApiKey, KeyFile, KeyLimits, Level, Priority
 
 _LEVELS = [level.value for level in Level]
+_PRIORITIES = [priority.value for priority in Priority]
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -34,7 +35,7 @@ def create(arguments: Sequence[str]) -> int:
             "lodestream keys create --name trial --expires 30d --requests-per-minute 20 --max-concurrent 2",
         ],
         operands="--name NAME [--level LEVEL] [--expires DURATION] [--requests-per-minute N] "
-        "[--tokens-per-minute N] [--max-concurrent N] [--models NAME,NAME]",
+        "[--tokens-per-minute N] [--max-concurrent N] [--priority PRIORITY] [--models NAME,NAME]",
     )
     parser.add_argument("--name", required=True, help="1 to 64 printable characters; names the key in logs")
     parser.add_argument(
@@ -46,11 +47,17 @@ def create(arguments: Sequence[str]) -> int:
     )
     _add_settings(parser)
     parsed = parser.parse(arguments)
-    level = _level(parsed.level)
+    level = Level(_one_of(_LEVELS, parsed.level, "--level"))
+    priority = Priority(_one_of(_PRIORITIES, parsed.priority, "--priority"))
     lifetime = None if parsed.expires is None else _seconds(parsed.expires, "--expires", least=1)
     file = _key_file(parsed)
     key, token = file.create(
-        parsed.name, level, lifetime=lifetime, limits=_limits(parsed), models=_models(parsed.models)
+        parsed.name,
+        level,
+        lifetime=lifetime,
+        limits=_limits(parsed),
+        models=_models(parsed.models),
+        priority=priority,
     )
     print(token)
     print(
@@ -82,6 +89,12 @@ def _add_settings(parser: CommandParser) -> None:
         "--max-concurrent",
         metavar="N",
         help="its generations that run or wait at once in one service; 0: no limit [default: no limit]",
+    )
+    parser.add_argument(
+        "--priority",
+        default=Priority.INTERACTIVE.value,
+        metavar="{" + ",".join(_PRIORITIES) + "}",
+        help="interactive goes before batch where requests wait [default: interactive]",
     )
     parser.add_argument(
         "--models", metavar="NAME,NAME", help="the models that it may use, by id or alias [default: all]"
@@ -160,10 +173,10 @@ def _key_file(parsed: Namespace) -> KeyFile:
     return KeyFile(settings.load(CommonConfig, parsed).keys_file)
 
 
-def _level(text: str) -> Level:
-    if text not in _LEVELS:
-        raise SettingError(f"--level: {text!r} is not one of {', '.join(_LEVELS)}")
-    return Level(text)
+def _one_of(choices: Sequence[str], text: str, option: str) -> str:
+    if text not in choices:
+        raise SettingError(f"{option}: {text!r} is not one of {', '.join(choices)}")
+    return text
 
 
 def _seconds(text: str, option: str, least: int = 0) -> int:
@@ -219,6 +232,7 @@ def _row(key: ApiKey) -> dict[str, str | int | list[str] | None]:
         "requests_per_minute": key.limits.requests_per_minute,
         "tokens_per_minute": key.limits.tokens_per_minute,
         "max_concurrent": key.limits.max_concurrent,
+        "priority": key.priority.value,
         "models": list(key.models),
     }
 
@@ -229,6 +243,8 @@ _HEADINGS = {
     "max_concurrent": "at once",
 }
 _ALWAYS = ("id", "name", "level", "created", "state")
+_USUAL: tuple[object, ...] = (None, [], Priority.INTERACTIVE.value)
+"""What a key without the setting has."""
 
 
 def _cells(key: ApiKey, columns: Sequence[str]) -> list[str]:
@@ -242,9 +258,7 @@ def _cells(key: ApiKey, columns: Sequence[str]) -> list[str]:
 def _print_table(keys: Sequence[ApiKey]) -> None:
     """Print the columns that every key has, and those that some key has."""
     rows = [_row(key) for key in keys]
-    columns = [
-        name for name in rows[0] if name in _ALWAYS or any(row[name] not in (None, []) for row in rows)
-    ]
+    columns = [name for name in rows[0] if name in _ALWAYS or any(row[name] not in _USUAL for row in rows)]
     table = [[_HEADINGS.get(name, name) for name in columns], *(_cells(key, columns) for key in keys)]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     for cells in table:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lodestream_common.address import Address
 from lodestream_common.pacing import HIGHEST_INTERVAL, Pacing
+from lodestream_common.request_log import LogSample
 
 
 def config_home() -> Path:
@@ -19,6 +20,11 @@ def config_home() -> Path:
 
 def _check_address(text: str) -> str:
     Address.parse(text)
+    return text
+
+
+def _check_sample(text: str) -> str:
+    LogSample.parse(text)
     return text
 
 
@@ -59,6 +65,12 @@ class CommonConfig(BaseModel):
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="auto: console on a terminal, else one JSON object a line."
+    )
+    log_sample: Annotated[str, AfterValidator(_check_sample)] = Field(
+        default="",
+        description="Part of the request lines that is written, by outcome, as ok=0.01,refused=0.1; the "
+        "groups are ok, cancelled, refused and error, each from 0 to 1. Both servers keep the same requests. "
+        "All lines of a group without a rate are written.",
     )
     stall_timeout: float = Field(
         default=30.0,

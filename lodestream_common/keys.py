@@ -48,6 +48,15 @@ class Level(Enum):
         return order.index(self) >= order.index(needed)
 
 
+class Priority(Enum):
+    """How soon the requests of a key are served while requests wait."""
+
+    INTERACTIVE = "interactive"
+    """Somebody waits for the answer."""
+    BATCH = "batch"
+    """Nobody waits: after the interactive ones, except for a small share."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
     """The quotas of one key; None: the server's own, which only requests have. 0: no limit."""
@@ -84,6 +93,7 @@ class ApiKey:
     limits: KeyLimits = KeyLimits()
     models: tuple[str, ...] = ()
     """Names or ids of the models that the key may use; empty: all."""
+    priority: Priority = Priority.INTERACTIVE
 
     @property
     def is_active(self) -> bool:
@@ -158,6 +168,7 @@ class KeyFile:
         lifetime: int | None = None,
         limits: KeyLimits = KeyLimits(),
         models: tuple[str, ...] = (),
+        priority: Priority = Priority.INTERACTIVE,
     ) -> tuple[ApiKey, str]:
         """Store a new key, and return it with its token, which is not stored.
 
@@ -167,6 +178,7 @@ class KeyFile:
             lifetime: seconds from now until it expires; None: it does not expire.
             limits: its quotas.
             models: names or ids of the models that it may use; empty: all.
+            priority: of its requests.
 
         Raises:
             OperatorError: the name or another setting is malformed, the name is taken, or the file cannot be
@@ -176,7 +188,8 @@ class KeyFile:
         _check_name(name)
         now, token = int(time.time()), new_token()
         expires = None if lifetime is None else now + lifetime
-        key = ApiKey(new_id(), name, level, digest_of(token), now, None, expires, limits, models)
+        digest = digest_of(token)
+        key = ApiKey(new_id(), name, level, digest, now, None, expires, limits, models, priority)
         _check_settings(key)
         with self._locked() as target:
             keys = self.list()
@@ -295,12 +308,13 @@ def render_keys(keys: tuple[ApiKey, ...]) -> bytes:
 
 def _entry(key: ApiKey) -> dict[str, Any]:
     """A key as in the file. Unset settings are left out, so that older servers can read it."""
-    entry = {**asdict(key), "level": key.level.value}
+    priority = None if key.priority is Priority.INTERACTIVE else key.priority.value
+    entry = {**asdict(key), "level": key.level.value, "priority": priority}
     entry["limits"] = {name: value for name, value in entry["limits"].items() if value is not None}
     return {name: value for name, value in entry.items() if name not in _OPTIONAL or value}
 
 
-_OPTIONAL: dict[str, Any] = {"expires": int, "limits": dict, "models": list}
+_OPTIONAL: dict[str, Any] = {"expires": int, "limits": dict, "models": list, "priority": str}
 
 
 def _parse_key(entry: dict[str, Any]) -> ApiKey:
@@ -317,7 +331,8 @@ def _parse_key(entry: dict[str, Any]) -> ApiKey:
         if isinstance(when, bool) or not 0 <= (when or 0) <= _LATEST:
             raise ValueError("a time is out of range")
     limits, models = KeyLimits(**entry.get("limits", {})), tuple(entry.get("models", ()))
-    key = ApiKey(**{**entry, "level": Level(entry["level"]), "limits": limits, "models": models})
+    level, priority = Level(entry["level"]), Priority(entry.get("priority", Priority.INTERACTIVE))
+    key = ApiKey(**{**entry, "level": level, "limits": limits, "models": models, "priority": priority})
     if problem := _problem(key):
         raise ValueError(problem)
     return key

@@ -18,6 +18,7 @@ from lodestream_common.errors import SettingError
 from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.keys import Keyring
 from lodestream_common.pacing import Pacer
+from lodestream_common.request_log import LogSample
 from lodestream_common.tls import CHECK_INTERVAL, FollowedPem, Pem, TlsFiles, check_plain_text
 from lodestream_common.tracing import Tracer
 from rest_bridge.config import BridgeConfig
@@ -64,7 +65,13 @@ def create_app(
     )
     allowed = AllowedSites.of(config)
     app.add_middleware(BrowserMiddleware, allowed=allowed, keyring=keyring)
-    app.add_middleware(RequestContextMiddleware, metrics=counts, keyring=keyring, tracer=tracer)
+    app.add_middleware(
+        RequestContextMiddleware,
+        metrics=counts,
+        keyring=keyring,
+        log_sample=LogSample.parse(config.log_sample),
+        tracer=tracer,
+    )
     if allowed.origins:
         # It is the outermost middleware, so that pages can read errors, too.
         app.add_middleware(

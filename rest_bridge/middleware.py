@@ -20,7 +20,7 @@ from lodestream_common.failed_keys import bearer_token
 from lodestream_common.keys import ANONYMOUS, ApiKey, Keyring
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME
-from lodestream_common.request_log import loggable_name
+from lodestream_common.request_log import LogSample, loggable_name
 from lodestream_common.tracing import Span, Tracer
 from rest_bridge import tracing
 from rest_bridge.errors import INVALID_API_KEY, ApiError, ClientGone, api_error, error_response
@@ -108,8 +108,13 @@ class RequestContext:
         if token is not None and not self.is_open:
             self.key = keyring.find(token)
 
-    def log(self) -> None:
-        """Write the request's log line; probes are frequent, so their lines have the level debug."""
+    def log(self, sample: Mapping[str, float]) -> None:
+        """Write the request's log line; probes are frequent, so their lines have the level debug.
+
+        Args:
+            sample: the fields about the sample that the line belongs to.
+
+        """
         nobody = ANONYMOUS if self.is_open else None
         is_probe = self.route is not None and self.route.startswith(("/health", "/metrics"))
         _log.log(
@@ -125,6 +130,7 @@ class RequestContext:
             status=self.status,
             ms=round(self.elapsed_ms, 1),
             outcome=self.result,
+            **sample,
         )
 
 
@@ -146,9 +152,15 @@ class RequestContextMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: BridgeMetrics, keyring: Keyring, tracer: Tracer | None = None
+        self,
+        app: ASGIApp,
+        metrics: BridgeMetrics,
+        keyring: Keyring,
+        log_sample: LogSample,
+        tracer: Tracer | None = None,
     ) -> None:
         self._app = app
+        self._log_sample = log_sample
         self._keyring = keyring
         self._metrics = metrics
         self._tracer = tracer
@@ -181,10 +193,7 @@ class RequestContextMiddleware:
         except (Exception, asyncio.CancelledError) as error:
             await _send_error(error, context, scope, receive, send_with_id)
         finally:
-            if context.is_open is None:
-                # No route asked for the key, so it decides nothing.
-                context.identify(self._keyring, bearer_token(headers.get("authorization")))
-            context.log()
+            self._log(context, headers)
             self._count(context)
             if context.span is not None:
                 tracing.end_span(
@@ -195,6 +204,15 @@ class RequestContextMiddleware:
                     status=context.status,
                     outcome=context.result,
                 )
+
+    def _log(self, context: RequestContext, headers: Headers) -> None:
+        sample = self._log_sample.fields(context.request_id, context.result)
+        if sample is None:
+            return
+        if context.is_open is None:
+            # No route asked for the key, so it decides nothing.
+            context.identify(self._keyring, bearer_token(headers.get("authorization")))
+        context.log(sample)
 
     def _count(self, context: RequestContext) -> None:
         self._metrics.active.dec()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from inference_service.errors import PermissionDenied, Unauthenticated
 from lodestream_common.failed_keys import FailedKeys, bearer_token
-from lodestream_common.keys import ANONYMOUS, KeyLimits, Keyring, Level
+from lodestream_common.keys import ANONYMOUS, KeyLimits, Keyring, Level, Priority
 
 Metadata = Iterable[tuple[str, "str | bytes"]]
 
@@ -24,6 +24,7 @@ class Caller:
     limits: KeyLimits = field(default_factory=KeyLimits)
     models: tuple[str, ...] = ()
     """Names or ids of the models that it may use; empty: all."""
+    priority: Priority = Priority.INTERACTIVE
 
     def may_use(self, *names: str) -> bool:
         """Whether the key may use a model that has one of these names."""
@@ -54,7 +55,7 @@ class Access:
         key = self._keyring.find(_bearer(metadata))
         if key is None:
             return None
-        return Caller(key.id, key.name, key.level, key.is_active, key.limits, key.models)
+        return Caller(key.id, key.name, key.level, key.is_active, key.limits, key.models, key.priority)
 
     def admit(self, caller: Caller | None, needed: Level) -> Caller:
         """Check that a caller may make a call.

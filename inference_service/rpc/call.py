@@ -30,10 +30,10 @@ from inference_service.rpc.auth import Access, Caller, Metadata
 from inference_service.rpc.quotas import Quotas
 from inference_service.scheduling.admission import DeadlinePassed, Tenant
 from lodestream_common.failed_keys import host_of_peer
-from lodestream_common.keys import ANONYMOUS, Level
+from lodestream_common.keys import ANONYMOUS, Level, Priority
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME, parse_interval
-from lodestream_common.request_log import loggable_name
+from lodestream_common.request_log import LogSample, loggable_name
 from lodestream_common.tracing import Span, Tracer
 
 _log = structlog.get_logger(__name__)
@@ -100,6 +100,11 @@ class RpcCall:
     def tenant(self) -> Tenant:
         """Whose share of queue and workers the call uses."""
         return None if self.caller is None or self.caller.key_id == ANONYMOUS else self.caller.key_id
+
+    @property
+    def priority(self) -> Priority:
+        """In which queue the call waits."""
+        return Priority.INTERACTIVE if self.caller is None else self.caller.priority
 
     def max_interval(self) -> float | None:
         """The largest stream interval that the caller accepts, in seconds; None: the caller does not say.
@@ -183,8 +188,11 @@ class RunningCalls:
         quotas: Quotas,
         max_message_bytes: int,
         body_timeout: float,
+        *,
         tracer: Tracer | None = None,
+        log_sample: LogSample | None = None,
     ) -> None:
+        self._log_sample = log_sample or LogSample({})
         self._access = access
         self._quotas = quotas
         self._tracer = tracer
@@ -319,7 +327,7 @@ class RunningCalls:
             self._running.discard(call)
             if not self._running:
                 self._idle.set()
-            _write_log_line(call, outcome)
+            _write_log_line(call, outcome, self._log_sample)
             for observe in self.observers:
                 observe(call, outcome)
             if call.span is not None:
@@ -373,7 +381,10 @@ def _request_id(metadata: Metadata) -> str:
     return choose_request_id(given if isinstance(given, str) else None, "req-")
 
 
-def _write_log_line(call: RpcCall, outcome: str) -> None:
+def _write_log_line(call: RpcCall, outcome: str, log_sample: LogSample) -> None:
+    sample = log_sample.fields(call.request_id, outcome)
+    if sample is None:
+        return
     _log.info(
         "rpc",
         request_id=call.request_id,
@@ -383,7 +394,7 @@ def _write_log_line(call: RpcCall, outcome: str) -> None:
         key_id=call.caller.key_id if call.caller else None,
         outcome=outcome,
         total_ms=round(call.elapsed_seconds * 1e3, 1),
-        **{"model": loggable_name(call.model), **call.facts},
+        **{"model": loggable_name(call.model), **call.facts, **sample},
     )
 
 

@@ -91,13 +91,15 @@ class GenerateServicer:
         loaded.admission.check_open()
         caller = call.caller or Caller(ANONYMOUS, ANONYMOUS, Level.ADMIN)
         if not message.validate_only:
-            loaded.admission.check_space(call.tenant)
+            loaded.admission.check_space(call.tenant, call.priority)
         with nullcontext() if message.validate_only else self._quotas.running(caller):
             request = await self._read(call, message, loaded)
             if in_one_message:
                 _check_answer_size(request, loaded.model.tokenizer.longest_token)
             call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
-            with loaded.admission.reserve(call.tenant, request.permits, request.deadline) as permit:
+            with loaded.admission.reserve(
+                call.tenant, request.permits, request.deadline, call.priority
+            ) as permit:
                 # After the permits: a request that the queue refuses costs the key no tokens.
                 call.quotas |= await self._quotas.reserve_tokens(
                     caller, request.prompt_tokens, only_check=not request.choices
@@ -134,7 +136,7 @@ class GenerateServicer:
         request = await model.work(call.tenant, call.size, planner.plan, effort=effort_of(parsed))
         if not parsed.validate_only:
             return request
-        estimate = loaded.admission.estimate(call.tenant)
+        estimate = loaded.admission.estimate(call.tenant, call.priority)
         return replace(request, report=replace(request.report, queue_estimate=estimate))
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
 from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFull
+from lodestream_common.keys import Priority
 
 T = TypeVar("T")
 
@@ -29,17 +30,30 @@ Raises:
 _Turn = asyncio.Future[None]
 """A place in the queue. Its result means that it got a permit, an exception that it gets none."""
 
+_INTERACTIVE_PERMITS = 4
+"""How many permits interactive requests get for each one of batch requests, while both wait."""
+
 
 class Admission:
-    """A fixed number of permits, and a bounded queue for them that is fair between tenants.
+    """A fixed number of permits, and for each priority a bounded queue for them that is fair between tenants.
 
     Tenants with waiting requests take turns and share the places. A tenant that floods the queue delays its
-    own requests, and only its own are refused.
+    own requests, and only its own are refused. Interactive requests go before batch ones, which still get a
+    fifth of the permits.
+
+    Args:
+        capacity: how many permits there are.
+        queue_limit: places in each of the queues.
+
     """
 
     def __init__(self, *, capacity: int, queue_limit: int) -> None:
         self._capacity = capacity
-        self._waiting: FairQueue[_Turn] = FairQueue(queue_limit)
+        self._queues: dict[Priority, FairQueue[_Turn]] = {
+            priority: FairQueue(queue_limit) for priority in Priority
+        }
+        self._since_batch = 0
+        """Permits that interactive requests got while batch requests waited, since the last one of batch."""
         self._hold_seconds: float | None = None
         """How long recent requests held a permit, as a moving average; None: there were none yet."""
         self._refusal: str | None = None
@@ -50,7 +64,7 @@ class Admission:
     @property
     def waiting(self) -> int:
         """How many requests wait for a permit."""
-        return len(self._waiting)
+        return sum(map(len, self._queues.values()))
 
     def close(self) -> None:
         """Refuse new requests. Requests that wait already keep their place."""
@@ -59,9 +73,10 @@ class Admission:
     def suspend(self, reason: str) -> None:
         """Refuse new and waiting requests until `resume`. Running requests keep their permits."""
         self._refusal = reason
-        for turn in self._waiting.drain():
-            if not turn.done():
-                turn.set_exception(NotReady(reason))
+        for queue in self._queues.values():
+            for turn in queue.drain():
+                if not turn.done():
+                    turn.set_exception(NotReady(reason))
 
     def resume(self) -> None:
         """Admit requests again."""
@@ -79,18 +94,25 @@ class Admission:
         if self._refusal is not None:
             raise NotReady(self._refusal)
 
-    def check_space(self, tenant: Tenant) -> None:
+    def check_space(self, tenant: Tenant, priority: Priority = Priority.INTERACTIVE) -> None:
         """Check that there is space for a tenant's request, before any work is done for it.
 
         Raises:
             QueueFull: the queue is full, or this tenant's share of it.
 
         """
-        if self.running >= self._capacity and not self._waiting.has_space(tenant):
-            self._refuse(tenant)
+        queue = self._queues[priority]
+        if self.running >= self._capacity and not queue.has_space(tenant):
+            self._refuse(queue, tenant)
 
     @contextmanager
-    def reserve(self, tenant: Tenant, permits: int, deadline: Deadline | None = None) -> Iterator[Permit]:
+    def reserve(
+        self,
+        tenant: Tenant,
+        permits: int,
+        deadline: Deadline | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> Iterator[Permit]:
         """Take the permits of a request: free ones at once, the rest as places in the queue. All or none.
 
         Gives a function that waits for one permit and holds it; it may be called once for each permit. The
@@ -100,6 +122,7 @@ class Admission:
             tenant: on whose share they count.
             permits: how many; 0 is allowed, also where the queue is full.
             deadline: how long to wait; None: without limit.
+            priority: in which queue.
 
         Raises:
             NotReady: closed, or suspended.
@@ -108,56 +131,62 @@ class Admission:
 
         """
         if permits:
-            self._check(tenant, permits, deadline)
-        turns = deque([self._enter(tenant) for _ in range(permits)])
+            self._check(tenant, permits, deadline, priority)
+        queue = self._queues[priority]
+        turns = deque([self._enter(queue, tenant) for _ in range(permits)])
         try:
-            yield partial(self._hold, tenant, turns, deadline)
+            yield partial(self._hold, queue, tenant, turns, deadline)
         finally:
             while turns:
-                self._give_back(tenant, turns.pop())
+                self._give_back(queue, tenant, turns.pop())
 
-    def estimate(self, tenant: Tenant) -> float:
+    def estimate(self, tenant: Tenant, priority: Priority = Priority.INTERACTIVE) -> float:
         """Seconds that a request would wait now, estimated from how long recent requests held a permit."""
         if self.running < self._capacity or self._hold_seconds is None:
             return 0.0
-        counts = self._waiting.counts
+        counts = self._queues[priority].counts
         own = counts.get(tenant, 0)
         before = own + sum(min(count, own + 1) for name, count in counts.items() if name != tenant)
+        if priority is Priority.INTERACTIVE:
+            before += min(len(self._queues[Priority.BATCH]), before // _INTERACTIVE_PERMITS)
+        else:
+            before += min(len(self._queues[Priority.INTERACTIVE]), (before + 1) * _INTERACTIVE_PERMITS)
         return (before + 1) * self._hold_seconds / self._capacity
 
-    def _check(self, tenant: Tenant, permits: int, deadline: Deadline | None) -> None:
+    def _check(self, tenant: Tenant, permits: int, deadline: Deadline | None, priority: Priority) -> None:
         self.check_open()
-        self.check_space(tenant)
+        self.check_space(tenant, priority)
         # A request with more choices than its tenant's share is admitted only while no other request waits.
         waiting = permits - max(0, self._capacity - self.running)
-        if waiting > 0 and self._waiting and not self._waiting.has_space(tenant, waiting):
-            self._refuse(tenant)
-        wait = self.estimate(tenant)
+        queue = self._queues[priority]
+        if waiting > 0 and queue and not queue.has_space(tenant, waiting):
+            self._refuse(queue, tenant)
+        wait = self.estimate(tenant, priority)
         if deadline is not None and wait and time.monotonic() + wait > deadline.at:
             raise DeadlineBeforeFirstToken(wait)
 
-    def _refuse(self, tenant: Tenant) -> NoReturn:
-        waiting = len(self._waiting) if tenant is None else self._waiting.counts.get(tenant, 0)
+    def _refuse(self, queue: FairQueue[_Turn], tenant: Tenant) -> NoReturn:
+        waiting = len(queue) if tenant is None else queue.counts.get(tenant, 0)
         raise QueueFull(waiting, self._next_permit())
 
-    def _enter(self, tenant: Tenant) -> _Turn:
+    def _enter(self, queue: FairQueue[_Turn], tenant: Tenant) -> _Turn:
         turn: _Turn = asyncio.get_running_loop().create_future()
         if self.running < self._capacity:
             self.running += 1
             turn.set_result(None)
         else:
-            self._waiting.push(tenant, turn)
+            queue.push(tenant, turn)
         return turn
 
     @asynccontextmanager
     async def _hold(
-        self, tenant: Tenant, turns: deque[_Turn], deadline: Deadline | None
+        self, queue: FairQueue[_Turn], tenant: Tenant, turns: deque[_Turn], deadline: Deadline | None
     ) -> AsyncIterator[int]:
         turn = turns.popleft()
         try:
             await (turn if deadline is None else deadline.bound(turn))
         except (asyncio.CancelledError, DeadlinePassed):
-            self._give_back(tenant, turn)
+            self._give_back(queue, tenant, turn)
             raise
         began = time.monotonic()
         try:
@@ -166,20 +195,32 @@ class Admission:
             self._record(time.monotonic() - began)
             self._release()
 
-    def _give_back(self, tenant: Tenant, turn: _Turn) -> None:
+    def _give_back(self, queue: FairQueue[_Turn], tenant: Tenant, turn: _Turn) -> None:
         if not turn.done() or turn.cancelled():
-            self._waiting.discard(tenant, turn)
+            queue.discard(tenant, turn)
         elif turn.exception() is None:
             self._release()
 
     def _release(self) -> None:
         """Give the permit to the next in turn; without one, it is free."""
-        while (popped := self._waiting.pop()) is not None:
+        while (popped := self._next_queue().pop()) is not None:
             _, turn = popped
             if not turn.done():
                 turn.set_result(None)
                 return
         self.running -= 1
+
+    def _next_queue(self) -> FairQueue[_Turn]:
+        """The queue whose turn it is; an empty one only where both are empty."""
+        interactive, batch = self._queues[Priority.INTERACTIVE], self._queues[Priority.BATCH]
+        if not batch:
+            self._since_batch = 0
+            return interactive
+        if interactive and self._since_batch < _INTERACTIVE_PERMITS:
+            self._since_batch += 1
+            return interactive
+        self._since_batch = 0
+        return batch
 
     def _record(self, held: float) -> None:
         known = held if self._hold_seconds is None else self._hold_seconds

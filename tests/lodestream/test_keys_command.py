@@ -65,6 +65,20 @@ def test_a_key_with_settings_is_listed_with_them(lodestream: Lodestream) -> None
     assert re.search(r"active +- +- +- +- +-$", rows[1])
 
 
+def test_a_key_has_a_priority(lodestream: Lodestream) -> None:
+    lodestream("keys", "create", "--name", "plain")
+    lodestream("keys", "create", "--name", "nightly", "--priority", "batch")
+
+    rows = json.loads(lodestream("keys", "list", "--json").stdout)
+    assert [row["priority"] for row in rows] == ["interactive", "batch"]
+    head, plain, nightly = lodestream("keys", "list").stdout.splitlines()
+    assert head.endswith("priority")
+    assert (plain.split()[-1], nightly.split()[-1]) == ("interactive", "batch")
+    done = lodestream("keys", "create", "--name", "x", "--priority", "low")
+    assert done.returncode != 0
+    assert "--priority: 'low' is not one of interactive, batch" in done.stderr
+
+
 def test_a_key_is_rotated(lodestream: Lodestream, home: Path) -> None:
     """The new key goes to stdout; the end of the older one is on stderr and in the list."""
     old = lodestream("keys", "create", "--name", "a", "--max-concurrent", "3").stdout.strip()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lodestream_common.errors import OperatorError
-from lodestream_common.keys import KeyFile, KeyLimits, Keyring, Level
+from lodestream_common.keys import KeyFile, KeyLimits, Keyring, Level, Priority
 
 
 @pytest.fixture
@@ -142,6 +142,8 @@ def _entry(**changes: object) -> dict[str, object]:
         json.dumps({"version": 1, "keys": [_entry(limits=[])]}),
         json.dumps({"version": 1, "keys": [_entry(limits={"requests_per_minute": -1})]}),
         json.dumps({"version": 1, "keys": [_entry(limits={"tokens_per_minute": 1.5})]}),
+        json.dumps({"version": 1, "keys": [_entry(priority="low")]}),
+        json.dumps({"version": 1, "keys": [_entry(priority=1)]}),
         json.dumps({"version": 1, "keys": [_entry(limits={"max_concurrent": True})]}),
         json.dumps({"version": 1, "keys": [_entry(limits={"requests_per_second": 1})]}),
         json.dumps({"version": 1, "keys": [_entry(models="a,b")]}),
@@ -175,12 +177,13 @@ def test_settings_are_read_back(path: Path) -> None:
     file = KeyFile(path)
     limits = KeyLimits(requests_per_minute=0, max_concurrent=3)
     plain, _ = file.create("plain")
-    key, _ = file.create("trial", lifetime=60, limits=limits, models=("a", "b"))
+    key, _ = file.create("trial", lifetime=60, limits=limits, models=("a", "b"), priority=Priority.BATCH)
 
     assert file.list() == (plain, key)
     assert key.expires == key.created + 60
     old, new = json.loads(path.read_text())["keys"]
     assert old.keys() == {"id", "name", "level", "digest", "created", "revoked"}
+    assert new["priority"] == "batch"
     assert new["limits"] == {"requests_per_minute": 0, "max_concurrent": 3}
 
 
@@ -197,12 +200,16 @@ def test_a_rotated_key_has_a_successor_with_its_settings(path: Path) -> None:
     """Both are active during the overlap. The successor lives as long as the first one would have."""
     file = KeyFile(path)
     limits = KeyLimits(tokens_per_minute=500)
-    first, old_token = file.create("alice", Level.ADMIN, lifetime=1000, limits=limits, models=("a",))
+    batch = Priority.BATCH
+    first, old_token = file.create(
+        "alice", Level.ADMIN, lifetime=1000, limits=limits, models=("a",), priority=batch
+    )
 
     key, token, old = file.rotate("alice", 60)
     again, _, _ = file.rotate("alice", 0)
 
     assert (key.name, key.level, key.limits, key.models) == ("alice", Level.ADMIN, limits, ("a",))
+    assert (key.priority, again.priority) == (batch, batch)
     assert (old.id, old.expires) == (first.id, key.created + 60)
     assert key.expires == key.created + 1000
     assert again.expires == again.created + 1000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lodestream_common.keys import KeyFile
+from lodestream_common.keys import KeyFile, Priority
 from tests.support.transports import Callers, Transports, running_transports
 
 
@@ -23,13 +23,19 @@ class KeyedServers:
 
 
 @asynccontextmanager
-async def keyed_servers(directory: Path, *names: str, **service: Any) -> AsyncIterator[KeyedServers]:
+async def keyed_servers(
+    directory: Path, *names: str, priorities: Mapping[str, Priority] | None = None, **service: Any
+) -> AsyncIterator[KeyedServers]:
     """Serve both until the context ends, with a key for each name; no limit of requests a minute.
 
-    Arguments are fields of ServiceConfig.
+    Other arguments are fields of ServiceConfig.
     """
     keys = KeyFile(directory / "keys.json")
-    tokens = {name: keys.create(name)[1] for name in names}
+    usual = dict.fromkeys(names, Priority.INTERACTIVE)
+    tokens = {
+        name: keys.create(name, priority=priority)[1]
+        for name, priority in (usual | dict(priorities or {})).items()
+    }
     service = {"requests_per_minute": 0, "keys_file": keys.path, **service}
     async with running_transports(**service) as transports:
         callers = {

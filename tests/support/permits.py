@@ -6,13 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from inference_service.scheduling.admission import Admission, Deadline, Tenant
+from lodestream_common.keys import Priority
 
 
 @asynccontextmanager
 async def permit(
-    admission: Admission, tenant: Tenant, deadline: Deadline | None = None
+    admission: Admission,
+    tenant: Tenant,
+    deadline: Deadline | None = None,
+    priority: Priority = Priority.INTERACTIVE,
 ) -> AsyncIterator[int]:
     """Wait for a permit and hold it; how many are held then."""
-    with admission.reserve(tenant, 1, deadline) as wait:
+    with admission.reserve(tenant, 1, deadline, priority) as wait:
         async with wait() as running:
             yield running

@@ -104,7 +104,13 @@ async def logging_pair(home: Path) -> AsyncIterator[Pair]:
     file.revoke("gone")
     rules, logs = home / "rules.toml", home / "lines"
     rules.write_text(RULES)
-    common = {"log_level": "info", "log_format": "json", "keys_file": file.path}
+    # The sample keeps all lines, and is in those of successful requests.
+    common = {
+        "log_level": "info",
+        "log_format": "json",
+        "log_sample": "ok=0.999999999",
+        "keys_file": file.path,
+    }
     with logs.open("ab") as target:
         service = server_process(
             "serve",

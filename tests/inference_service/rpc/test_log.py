@@ -30,6 +30,9 @@ from tests.support.service import Running, connect, running_service, service_con
 
 Line = Mapping[str, Any]
 
+EACH_TOKEN = grpc.aio.Metadata(("x-stream-interval", "0"))
+"""Tokens are not gathered, however busy the loop is."""
+
 
 @asynccontextmanager
 async def logged(**settings: Any) -> AsyncIterator[tuple[Running, list[Line]]]:
@@ -121,7 +124,7 @@ async def test_every_outcome_has_its_word() -> None:
 
 async def test_a_request_that_was_left_says_how_far_it_came() -> None:
     async with logged() as (service, lines):
-        stream = service.generate_stub.GenerateStream(ask("@sim(stall_at=4)"))
+        stream = service.generate_stub.GenerateStream(ask("@sim(stall_at=4)"), metadata=EACH_TOKEN)
         await first(stream, 5)
         stream.cancel()
 
@@ -199,7 +202,7 @@ async def _ask_about(secret: str, stub: generate_grpc.GenerateServiceAsyncStub) 
     failing = ask(f"{secret} @sim(fail_at=3)", stop=[secret * 9])
     await refusal(stub.GenerateStream(failing, metadata=id_of("fails")))
     await refusal(stub.Generate(ask(secret, max_tokens=0, stop=[secret]), metadata=id_of("invalid")))
-    left = stub.GenerateStream(endless(f"{secret} @sim(stall_at=9)"), metadata=id_of("left"))
+    left = stub.GenerateStream(endless(f"{secret} @sim(stall_at=9)"), metadata=id_of("left") + EACH_TOKEN)
     await first(left, 5)
     left.cancel()
 

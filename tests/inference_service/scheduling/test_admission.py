@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFull
 from inference_service.scheduling.admission import Admission, Deadline, DeadlinePassed, Tenant
+from lodestream_common.keys import Priority
 from tests.support.permits import permit
 from tests.support.texts import THOROUGH
 
@@ -26,13 +27,19 @@ class Line:
         self._leave: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def join(self, name: str, tenant: Tenant = None, deadline: Deadline | None = None) -> None:
+    async def join(
+        self,
+        name: str,
+        tenant: Tenant = None,
+        deadline: Deadline | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> None:
         self._leave[name] = asyncio.Event()
-        self.tasks[name] = asyncio.create_task(self._hold(name, tenant, deadline))
+        self.tasks[name] = asyncio.create_task(self._hold(name, tenant, deadline, priority))
         await settle()
 
-    async def _hold(self, name: str, tenant: Tenant, deadline: Deadline | None) -> None:
-        async with permit(self.admission, tenant, deadline):
+    async def _hold(self, name: str, tenant: Tenant, deadline: Deadline | None, priority: Priority) -> None:
+        async with permit(self.admission, tenant, deadline, priority):
             self.admitted.append(name)
             await self._leave[name].wait()
 
@@ -110,6 +117,44 @@ async def test_tenants_take_turns() -> None:
             await queue.join(name, tenant=name[0])
 
         assert await queue.leave_in_turn() == ["first", "a0", "b0", "c0", "a1", "b1"]
+
+
+async def test_interactive_requests_go_before_batch_ones_which_get_a_fifth_of_the_permits() -> None:
+    async with line() as queue:
+        await queue.join("first")
+        for number in range(3):
+            await queue.join(f"batch{number}", "batch", priority=Priority.BATCH)
+        for number in range(9):
+            await queue.join(str(number), f"key{number}")
+
+        assert await queue.leave_in_turn() == [
+            *("first", "0", "1", "2", "3", "batch0", "4", "5", "6", "7", "batch1", "8", "batch2")
+        ]
+
+
+async def test_batch_requests_alone_get_all_permits_and_their_keys_take_turns() -> None:
+    async with line() as queue:
+        for name in ("a0", "a1", "a2", "b0"):
+            await queue.join(name, tenant=name[0], priority=Priority.BATCH)
+
+        assert await queue.leave_in_turn() == ["a0", "a1", "b0", "a2"]
+
+
+async def test_a_full_queue_of_batch_requests_refuses_no_interactive_one() -> None:
+    """Each priority has places of its own, and a suspension ends both."""
+    admission = Admission(capacity=1, queue_limit=2)
+    batch = Priority.BATCH
+    with admission.reserve(None, 3, priority=batch):
+        with pytest.raises(QueueFull, match="2 requests"):
+            admission.check_space(None, batch)
+        with pytest.raises(QueueFull), admission.reserve(None, 1, priority=batch):
+            pass
+        with admission.reserve(None, 2):
+            assert (admission.running, admission.waiting) == (1, 4)
+            with pytest.raises(QueueFull):
+                admission.check_space(None)
+            admission.suspend("its engine is down")
+            assert admission.waiting == 0
 
 
 @pytest.mark.parametrize("queue_limit", [0, 2])
@@ -306,6 +351,17 @@ async def test_a_quiet_tenant_waits_for_one_turn_of_each_other_only() -> None:
         assert learned.estimate("quiet") == pytest.approx(3)
         assert learned.estimate("another") == pytest.approx(6)
         assert learned.estimate("flooder") == pytest.approx(49 + 2 + 1)
+
+
+async def test_the_estimate_knows_priorities() -> None:
+    """An interactive request waits for a batch one after each four; a batch one for four before each."""
+    learned = Learned()
+    with learned.admission.reserve("batch", 3, priority=Priority.BATCH):
+        assert learned.estimate("alice") == pytest.approx(1)
+        with learned.admission.reserve("alice", 9):
+            assert learned.estimate("alice") == pytest.approx(9 + 2 + 1)
+            assert learned.admission.estimate("batch", Priority.BATCH) == pytest.approx(2 + 9 + 1)
+            assert learned.admission.estimate("other", Priority.BATCH) == pytest.approx(1 + 8 + 1)
 
 
 async def test_a_deadline_within_the_estimate_is_refused_at_once() -> None:
