@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PARALLEL := -n 2 --dist loadfile
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
-.PHONY: help serve test check quick format lint types imports proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean unit-newest stats soak hooks parts screenshot
+.PHONY: help serve test check quick format lint types imports proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean unit-newest stats soak hooks parts screenshot pacing
 
 .DEFAULT_GOAL := help
 
@@ -60,6 +60,14 @@ endif
 # Prints which interpreter it takes, or that there is none newer.
 unit-newest: $(VENV)/.dev  ## The tests that need no model, on the newest Python that the machine has.
 	@tests/newest_python.sh $(BIN)/python
+
+# The default, "auto", is what every other target runs.
+STREAM_TESTS := tests/transports/test_random_requests.py tests/transports/test_choices.py tests/transports/test_filter.py \
+    tests/inference_service/rpc tests/rest_bridge/test_stream.py
+pacing: $(VENV)/.dev  ## The tests of the stream contract with the stream interval off, always on, and random.
+	@status=0; for pacing in off always random; do \
+	    TEST_PACING=$$pacing $(BIN)/pytest -q $(PARALLEL) -m "not slow" $(STREAM_TESTS) $(ARGS) || status=1; \
+	done; exit $$status
 
 stats: $(VENV)/.dev  ## The structure of the code in figures: modules, functions, one request's way.
 	@$(BIN)/python -m benchmarks.structure $(ARGS)
