@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the scenarios against their targets, or one of the other measurements."""
+"""`python -m benchmarks`: runs the scenarios against their targets, or one of the other measurements."""
 
 from __future__ import annotations
 

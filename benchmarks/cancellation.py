@@ -1,4 +1,4 @@
-"""The time until an engine slot is free after a cancelled call: embedded engine, both transports."""
+"""Measures the time from a cancelled call to its free slot in the embedded engine, over both transports."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.support.transports import Transports, grpc_request, running_transport
 
 MODEL = "smollm2-135m-instruct"
 OTHER_STREAMS = 3
-"""Streams that decode all the time in the other slots."""
+"""Streams that decode in the other slots during the measurement."""
 PROMPT_TOKENS = 96
 MAX_CALL_SECONDS = 1.0
-"""The prefill takes about half of this time, so calls are cancelled in prefill and in decode."""
+"""Seconds; the prefill takes about half of it, so calls are cancelled in prefill and in decode."""
 CONTEXT = 2048
 
 

@@ -1,8 +1,7 @@
-"""Constraints over a collection of schemas, with llguidance beside us, and over the tool sets of bfcl-eval.
+"""Compares our constraints with llguidance's on a collection of schemas; tests tool sets of bfcl-eval.
 
-The collection is lines of JSON: name, schema, and tests with data and whether they are valid. Texts are
-compact.
-Times are processor time, so that a busy machine does not count.
+The collection has a JSON object a line: name, schema, and tests with their data and validity. Texts are
+compact JSON. Times are processor time, so that other load on the machine does not count.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ _BFCL_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "st
 
 
 class Refused(Exception):
-    """A schema is not taken."""
+    """A schema is refused."""
 
 
 @dataclass
 class Tally:
-    """What came of a collection."""
+    """The results of one library on the collection."""
 
     name: str
     schemas: int = 0
@@ -50,7 +49,7 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, case: dict[str, Any], compile_schema: Callable[[Any], Matches]) -> None:
-        """Try one schema with its texts."""
+        """Compile one schema and match its test texts."""
         self.schemas += 1
         began = time.thread_time()
         try:
@@ -94,7 +93,7 @@ def _measure_collection(path: Path) -> None:
     from importlib.metadata import version
 
     ours, theirs = Tally("lodestream"), Tally(f"llguidance {version('llguidance')}")
-    # The first use of a library is not a schema's time.
+    # The time that a library takes for its first use must not count for a schema.
     compile_constraint(ConstraintKind.REGEX, "(?=ab)(?!ac).*")
     for case in _cases(path):
         ours.add(case, _compile_ours)
@@ -149,7 +148,7 @@ def _compile_theirs(schema: Any) -> Matches:
 
 
 def _measure_tools() -> None:
-    """Demand a call of each tool set, of a running bridge before the simulated engine."""
+    """Demand a call of each tool set from a running bridge on the simulated engine."""
     with (
         pair(backend="simulated", model=MODEL, requests_per_minute="0") as servers,
         httpx.Client(base_url=f"http://{servers.bridge.address}", timeout=60) as http,
@@ -159,17 +158,17 @@ def _measure_tools() -> None:
     dropped = Counter(name.rpartition(".")[2] for call in found for name in call.dropped)
     print(f"bfcl-eval: {len(found)} tool sets, {violated} with arguments that violate what is enforced")
     with_dropped = sum(bool(call.dropped) for call in found)
-    print(f"           {with_dropped} with keywords that are left out and named: {dict(dropped)}")
+    print(f"           {with_dropped} with keywords that are dropped and named: {dict(dropped)}")
 
 
 @dataclass(frozen=True, slots=True)
 class DemandedCall:
-    """What came of a demand for a call."""
+    """The result of a demanded tool call."""
 
     complies: bool
-    """Whether the arguments validate against the tool's schema without what is named as left out."""
+    """Whether the arguments validate against the tool's schema without its dropped keywords."""
     dropped: tuple[str, ...]
-    """The keywords that are named, by their paths in the request."""
+    """The keywords that the reply names as not enforced, by their paths in the request."""
 
 
 def demand_call(http: httpx.Client, tools: Sequence[Mapping[str, Any]]) -> DemandedCall:
@@ -199,7 +198,7 @@ def _complies(call: Mapping[str, str], tools: Sequence[Any], dropped: Sequence[s
     number = int(call["name"].removeprefix("f"))
     place = f"tools[{number}].function.parameters"
     if place in dropped:
-        # The whole schema is left out: any object complies.
+        # The whole schema is dropped: any object complies.
         return isinstance(json.loads(call["arguments"]), dict)
     schema = _without(tools[number], place, set(dropped))
     return bool(Draft202012Validator(schema).is_valid(json.loads(call["arguments"])))
@@ -231,7 +230,7 @@ def _tool_sets() -> Iterator[list[dict[str, Any]]]:
 
 
 def _json_schema(value: Any) -> Any:
-    """A schema of the collection in JSON Schema's words, as its own converter does it."""
+    """Convert a schema of bfcl-eval to JSON Schema, as its own converter does."""
     if isinstance(value, list):
         return [_json_schema(item) for item in value]
     if not isinstance(value, dict):

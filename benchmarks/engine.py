@@ -1,4 +1,4 @@
-"""The embedded engine library by itself, with none of our code around it."""
+"""Runs the embedded engine library without any of our code."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from lodestream_common.machine import usable_cores
 
 @dataclass(frozen=True, slots=True)
 class EngineArguments:
-    """How the engine is loaded, in every process alike."""
+    """The arguments with which every process loads the engine."""
 
     model: str
     slots: int
     context: int
-    """Tokens of each slot."""
+    """The context length of each slot, in tokens."""
     prefill_chunk: int
     threads: int
-    """0: one for each core."""
+    """0 means one thread for each core."""
 
     @property
     def words(self) -> list[str]:
-        """For a command line."""
+        """Return the arguments as words of a command line."""
         return [self.model, *map(str, (self.slots, self.context, self.prefill_chunk, self.threads))]
 
     @classmethod
     def of(cls, words: Sequence[str]) -> EngineArguments:
-        """Read `words` back."""
+        """Parse the words of a command line."""
         model, *numbers = words
         return cls(model, *map(int, numbers))
 
 
 @contextmanager
 def child(module: str, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a module in a process of its own, spoken to by lines, until the context ends."""
+    """Run a module in its own process until the context ends; its input and output are lines."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # As the service sets it: what is compared is the way to the engine, not the engine's settings.
+        # The same settings as the service's: the comparison is of the code around the engine.
         env={**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT, **variables},
     )
     try:
@@ -58,7 +58,7 @@ def child(module: str, *words: str, **variables: str) -> Iterator[subprocess.Pop
 
 
 def load_engine(arguments: EngineArguments) -> Any:
-    """The engine library's own server object."""
+    """Load the engine library's own server object."""
     import xllamacpp
 
     params: Any = xllamacpp.CommonParams()

@@ -1,4 +1,4 @@
-"""The embedded engine library's own HTTP server as a process: prints its URL and serves until it is ended."""
+"""Runs the embedded engine library's own HTTP server; prints its URL and serves until it is terminated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios: TOML files that say how the servers run, what load they get, and which figures are the targets.
+"""Runs scenarios: TOML files with the settings of the servers, their load, and the targets.
 
 `[bench]` holds options of `lodestream bench`, which also reads such a file (`--scenario`). `[servers]` holds
 settings of the service, `[beside]` a second load at the same time, `[targets]` bounds of figures.
@@ -51,12 +51,12 @@ class Row:
 
     @property
     def target(self) -> float:
-        """The bound's number."""
+        """The number of the bound."""
         return float(self.bound.split()[1])
 
     @property
     def is_met(self) -> bool:
-        """Whether the figure keeps its bound."""
+        """Whether the figure is within its bound."""
         return self.measured <= self.target if self.bound.startswith("<=") else self.measured >= self.target
 
 
@@ -160,7 +160,7 @@ def _medians(name: str, runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def delivered_share(result: LoadResult, tokens_per_second: float) -> float:
-    """Tokens that arrived after the warm-up and before the end, over those that an engine of this speed made.
+    """Tokens that arrived between warm-up and end, over those that an engine of this speed generated.
 
     Such an engine makes the first token when a request is due, then one each `1 / tokens_per_second` seconds.
     """
@@ -201,7 +201,7 @@ def _servers(settings: Mapping[str, Any]) -> Iterator[Pair]:
 
 @contextmanager
 def _library(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Run the engine library's own HTTP server, with the engine loaded alike; its URL."""
+    """Run the engine library's own HTTP server with the same engine arguments; yield its URL."""
     model = loader.resolve(MODEL, cache_home(), show_progress=True)
     prefill_chunk: int = ServiceConfig.model_fields["prefill_chunk"].default
     slots, context = settings["max_concurrency"], settings["context_length"]
@@ -213,7 +213,7 @@ def _library(settings: Mapping[str, Any]) -> Iterator[str]:
 
 @contextmanager
 def _memory(servers: Pair) -> Iterator[list[int]]:
-    """Sample what both servers hold; the list gets the most that they grew by, in bytes."""
+    """Sample the resident memory of both servers; the list gets their largest growth, in bytes."""
     processes = [psutil.Process(server.pid) for server in (servers.service, servers.bridge)]
 
     def resident() -> int:

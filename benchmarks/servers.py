@@ -1,4 +1,4 @@
-"""Both servers as processes of their own, on free ports of the loopback interface."""
+"""Runs both servers as processes on free ports of the loopback interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lodestream_common.ready import READY_FILE, read_ready
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server process and where it listens."""
+    """A server process and its address."""
 
     address: str
     pid: int
@@ -25,7 +25,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The service and a bridge before it."""
+    """The service, and a bridge that calls it."""
 
     service: Running
     bridge: Running
@@ -33,7 +33,7 @@ class Pair:
 
 @contextmanager
 def pair(**settings: str) -> Iterator[Pair]:
-    """Start both servers; the settings are those of the service, by name."""
+    """Start both servers; the arguments are settings of the service."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         common = {"keys_file": str(home / "keys.json"), "log_level": "warning", "max_connections": "10000"}
@@ -79,7 +79,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(60)
     except subprocess.TimeoutExpired:
-        # A running server would keep the memory that the next one needs.
+        # A server that still ran would hold the memory that the next one needs.
         process.kill()
         process.wait()
         raise

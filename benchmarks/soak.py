@@ -1,8 +1,8 @@
-"""A long mixed load on both servers, with what they hold while it runs: memory, threads, descriptors.
+"""Puts a long mixed load on both servers, and samples their memory, threads and descriptors.
 
-Callers of every kind work side by side: whole and streamed answers over both transports, callers that leave
-in the middle, demanded tool calls, schemas, and requests that are refused. The servers are flat if their
-resident memory after the last minutes is within `MAX_GROWTH` of what it was when they were warm.
+Callers of every kind run at the same time: whole and streamed answers over both transports, callers that
+leave in the middle, demanded tool calls, schemas, and requests that are refused. The servers pass if their
+resident memory in the last minutes is within `MAX_GROWTH` of that after the warm-up.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from inference_client import AsyncClient, InferenceError
 
 MODEL = "smollm2-135m-instruct"
 WARM_SHARE = 0.25
-"""The first part of the run fills caches and pools, and is not judged."""
+"""The share of the run that fills caches and pools, and is not compared."""
 WINDOW_SHARE = 0.1
-"""What is compared: the share of the run after the warm one, and the last one of the same length."""
+"""The share of the run that is compared: right after the warm-up, and at the end."""
 MAX_GROWTH = 0.05
 SAMPLE_SECONDS = 2.0
 CALLERS = 24
 PAUSE_SECONDS = 0.15
-"""Mean pause of a caller between two requests: the load is steady, and far from the most that is possible."""
+"""The mean pause of a caller between two requests, in seconds; it keeps the load well below the maximum."""
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 20}, "people": {"type": "integer"}},
@@ -43,7 +43,7 @@ TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": SC
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one server holds at one moment."""
+    """The resources of one server at one moment."""
 
     seconds: float
     resident: int
@@ -53,19 +53,19 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """The clients that all callers share, and what became of their requests."""
+    """The clients that all callers share, and the outcomes of their requests."""
 
     http: httpx.AsyncClient
     grpc: AsyncClient
     outcomes: Counter[str]
 
     async def rest(self, **body: Any) -> str:
-        """One whole answer; its outcome."""
+        """Request a whole answer. Return the outcome."""
         reply = await self.http.post("/v1/chat/completions", json={"model": MODEL, **body})
         return str(reply.status_code)
 
     async def rest_stream(self, leave_after: int | None = None, **body: Any) -> str:
-        """One streamed answer, left after so many lines; its outcome."""
+        """Request a stream, and leave it after `leave_after` lines. Return the outcome."""
         request = {"model": MODEL, "stream": True, **body}
         async with self.http.stream("POST", "/v1/chat/completions", json=request) as reply:
             lines = 0
@@ -76,7 +76,7 @@ class Callers:
             return str(reply.status_code)
 
     async def grpc_stream(self, leave_after: int | None = None, **request: Any) -> str:
-        """One streamed answer over gRPC, left after so many events; its outcome."""
+        """Request a stream over gRPC, and leave it after `leave_after` events. Return the outcome."""
         async with self.grpc.stream(model=MODEL, prompt="Once upon a time", **request) as stream:
             events = 0
             async for _ in stream:
@@ -86,7 +86,7 @@ class Callers:
         return "ok"
 
     async def grpc_whole(self, **request: Any) -> str:
-        """One whole answer over gRPC; its outcome."""
+        """Request a whole answer over gRPC. Return the outcome."""
         await self.grpc.generate(model=MODEL, prompt="Once upon a time", **request)
         return "ok"
 
@@ -115,7 +115,7 @@ def kinds(callers: Callers) -> list[Callable[[], Awaitable[str]]]:
 
 
 def measure(minutes: float, settings: dict[str, str] | None = None) -> bool:
-    """Run the load, print a line a minute and the verdict; True if both servers stayed flat."""
+    """Run the load, and print a line a minute and the verdict. Return whether both servers passed."""
     options = {"backend": "simulated", "simulated_decode_tps": "200", "requests_per_minute": "0"}
     with pair(**{**options, **(settings or {})}) as servers:
         samples, outcomes = asyncio.run(_load(servers, minutes * 60))

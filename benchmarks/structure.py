@@ -1,4 +1,4 @@
-"""The structure of the code in figures: `make stats`.
+"""Prints figures about the structure of the code: `make stats`.
 
 Sizes are counted from the syntax trees. The modules that a streamed chat request passes, and the forms that
 its data takes on the way, are traced while a real request runs: both servers in this process, over sockets,
@@ -45,7 +45,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Module:
-    """One module of ours: its dotted name, its text and its syntax tree."""
+    """One module: its dotted name, its text and its syntax tree."""
 
     name: str
     text: str
@@ -58,7 +58,7 @@ class Module:
 
     @property
     def package(self) -> str:
-        """The package at the top."""
+        """The top-level package."""
         return self.name.split(".", 1)[0]
 
     def functions(self) -> Iterator[Function]:
@@ -69,7 +69,7 @@ class Module:
 
 
 def modules() -> list[Module]:
-    """Every module of the packages that has code in it."""
+    """Every module of the packages that contains code."""
     return [
         Module(_dotted(path), text, ast.parse(text))
         for package in PACKAGES
@@ -83,7 +83,7 @@ def _dotted(path: Path) -> str:
 
 
 def imports(module: Module, known: frozenset[str]) -> set[str]:
-    """The modules of ours that a module imports when it is loaded itself, not later inside a function."""
+    """The modules of our packages that a module imports at its top level, not inside functions."""
     found: set[str] = set()
     pending: list[ast.stmt] = list(module.tree.body)
     while pending:
@@ -102,7 +102,7 @@ def imports(module: Module, known: frozenset[str]) -> set[str]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """Groups of modules that import each other, directly or through others (Tarjan's algorithm)."""
+    """Import cycles: groups of modules that import each other directly or indirectly (Tarjan's algorithm)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -130,16 +130,16 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 class RequestTrace:
-    """Which modules run code of ours for a request, and which of our data classes its data passes through."""
+    """Records the modules that run for a request, and the data classes that its data passes through."""
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
         self.forms: dict[str, str] = {}
-        """Class → where a value of it was first made."""
+        """Class → the place where a value of it was first created."""
         self._known: dict[str, str | None] = {}
 
     def __enter__(self) -> RequestTrace:
-        # Threads that run already are not followed; the pools' threads start with the first request.
+        # Threads that already run are not traced; the pools start their threads with the first request.
         threading.setprofile(self._on_event)
         sys.setprofile(self._on_event)
         return self
@@ -176,7 +176,7 @@ def _is_form(value: object) -> bool:
 
 
 async def trace_request() -> RequestTrace:
-    """Send one streamed chat request through both servers, after one that warms them up."""
+    """Send one streamed chat request to both servers, after a warm-up request."""
     from inference_service.config import ServiceConfig
     from inference_service.server import Server
     from rest_bridge.config import BridgeConfig
@@ -217,7 +217,7 @@ def _quantile(values: list[int], share: float) -> int:
 
 
 def print_sizes(found: list[Module]) -> None:
-    """Print modules, lines and the lengths of functions, a package a line."""
+    """Print a line a package: modules, lines and the lengths of functions."""
     print(f"{'package':20} {'modules':>8} {'lines':>7} {'mean':>5} {'longest':>8}   function p50/p90/max")
     groups: dict[str, list[Module]] = defaultdict(list)
     for module in found:
@@ -233,7 +233,7 @@ def print_sizes(found: list[Module]) -> None:
 
 
 def print_functions(found: list[Module]) -> None:
-    """Print the longest function, and how many private ones are called in one place only."""
+    """Print the longest function, and how many private functions are called only once."""
     longest = max(
         ((node.end_lineno or 0) - node.lineno + 1, f"{m.name}.{node.name}")
         for m in found

@@ -1,4 +1,4 @@
-"""A look at the real thing, for whoever has a GPU and TensorRT-LLM: `python -m benchmarks.gpu_smoke`.
+"""Tests Lodestream on a machine with a GPU and TensorRT-LLM: `python -m benchmarks.gpu_smoke`.
 
 surface.py       what the installed library looks like; runs as a process of its own
 assumptions.py   what our code takes it to look like, out of that code

@@ -1,4 +1,4 @@
-"""Looks at the TensorRT-LLM of a machine with a GPU, and writes one report.
+"""Tests Lodestream with the TensorRT-LLM of a machine with a GPU, and writes one report.
 
 The exit status is 1 if something failed, and 2 where there is no GPU or no TensorRT-LLM.
 """

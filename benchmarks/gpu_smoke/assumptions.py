@@ -1,4 +1,4 @@
-"""What our code takes TensorRT-LLM to look like: asked of that code, so that no second list can differ."""
+"""The names of TensorRT-LLM that our code relies on, derived from that code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from inference_service.constraints.grammar import Grammar
 from inference_service.constraints.nodes import Literal
 
 Assumed = dict[str, dict[str, str]]
-"""Part of the library → name in it → who relies on it."""
+"""Part of the library → name in it → the module that relies on it."""
 
 _METHODS = ("generate_async", "get_stats", "save", "shutdown")
 
 
 def relied_on() -> Assumed:
-    """Names that are used; without one of them something of ours does not work."""
+    """The names that our code uses: without one of them something does not work."""
     loads, cache = _loading()
     return {
         "LLM": dict.fromkeys(_METHODS, "engine.py, recipe.py"),
@@ -46,7 +46,7 @@ def relied_on() -> Assumed:
 
 
 def listed() -> Assumed:
-    """Names that recipes may use: each of them must exist, most are used only for some plans."""
+    """The names that build recipes may use. Each must exist, but most are used only for some plans."""
     tables = {
         "TrtLlmArgs": tools.LLM_ARGUMENTS,
         "BuildConfig": tools.BUILD_CONFIG,
@@ -75,7 +75,7 @@ def _guide() -> list[str]:
 
 
 def _noting(names: list[str]) -> Callable[..., None]:
-    """A function that notes by which keywords it is called."""
+    """Return a function that records the keywords of its calls."""
 
     def note(**given: object) -> None:
         names.extend(given)

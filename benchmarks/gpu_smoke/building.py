@@ -1,4 +1,4 @@
-"""Engines out of the checkpoint, built and verified by `lodestream engine`, as operators do it."""
+"""Builds engines from the checkpoint and verifies them with `lodestream engine`, as operators do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engines.facts.machine import InstalledGpu, writable_workspace
 
 LIMITS = ("--max-batch-size", "256", "--max-seq-len", "8192", "--max-num-tokens", "8192")
 EXAMPLES = ("/app/tensorrt_llm/examples", "/workspace/TensorRT-LLM/examples")
-"""Where NVIDIA's images have them."""
+"""The directories of the examples in NVIDIA's images."""
 
 _BUILD_SECONDS = 1800
 _DUMMY = """\
@@ -31,11 +31,11 @@ if __name__ == "__main__":
 
 
 class CommandFailed(Exception):
-    """A program ended badly; the message holds the end of what it printed."""
+    """A program failed; the message holds the end of its output."""
 
 
 def planned_gpu(gpu: InstalledGpu) -> Gpu:
-    """The row of our table that is nearest to a GPU.
+    """The row of our GPU table that is nearest to an installed GPU.
 
     Raises:
         CommandFailed: no row has its architecture.
@@ -50,17 +50,20 @@ def planned_gpu(gpu: InstalledGpu) -> Gpu:
 def build(
     gpu: InstalledGpu, checkpoint: Path, engine: Path, route: str, examples: Path, *, kv_cache: str = "bf16"
 ) -> dict[str, Any]:
-    """Build by one of the two routes, without quantising the weights; what verification found."""
+    """Build by one of the two routes, without quantising the weights.
+
+    Return the output and the verification.
+    """
     flags = ("--model", str(checkpoint), "--output", str(engine), "--quantization", "bf16", *LIMITS)
     where = ("--route", route, "--examples", str(examples))
-    # An FP8 cache without FP8 attention excludes paged context; the builder would switch it off.
+    # An FP8 cache without FP8 attention excludes paged context; the builder would turn paged context off.
     cache = ("--kv-cache", kv_cache, *(("--no-paged-context",) if kv_cache != "bf16" else ()))
     printed = lodestream("engine", "build", "--gpu", planned_gpu(gpu).name, *cache, *flags, *where)
     return {"printed": printed, "verify": lodestream("engine", "verify", str(engine), "--golden")}
 
 
 def build_dummy(checkpoint: Path, engine: Path) -> dict[str, Any]:
-    """Build with weights that the library makes up itself, and adopt the result."""
+    """Build with the library's own dummy weights, and adopt the result."""
     program = engine.with_name(f"{engine.name}.py")
     program.write_text(_DUMMY.format(model=str(checkpoint), engine=str(engine)), encoding="utf-8")
     run(sys.executable, str(program), cwd=engine.parent)
@@ -68,21 +71,21 @@ def build_dummy(checkpoint: Path, engine: Path) -> dict[str, Any]:
 
 
 def examples_directory(given: Path | None) -> Path | None:
-    """The `examples` of TensorRT-LLM's source tree, where there are any."""
+    """The `examples` directory of TensorRT-LLM's source tree, or None."""
     places = [given] if given else [Path(place) for place in EXAMPLES]
     return next((place for place in places if place.is_dir()), None)
 
 
 def lodestream(*arguments: str) -> list[str]:
-    """Run our own command; the lines that it prints."""
+    """Run a `lodestream` command. Return the lines that it prints."""
     return run(sys.executable, "-m", "lodestream.cli", *arguments).splitlines()
 
 
 def run(*command: str, cwd: Path | None = None, **variables: str) -> str:
-    """What a program prints.
+    """Run a program and return its output.
 
     Raises:
-        CommandFailed: it ended badly, or not at all.
+        CommandFailed: it failed or did not end in time.
 
     """
     try:
@@ -106,7 +109,7 @@ def run(*command: str, cwd: Path | None = None, **variables: str) -> str:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Programs find this Python first, and modules where this process finds them."""
+    """The environment of a program: it finds this Python first, and the modules of this process."""
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {**os.environ, **writable_workspace(os.environ), "PATH": programs, **variables}
 

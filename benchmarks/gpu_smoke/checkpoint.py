@@ -1,6 +1,6 @@
 """A checkpoint like Llama 3.1's, of 1,024 tokens and two layers, with random weights.
 
-Real files, so that every stage of a build has what it reads. Written with the standard library alone.
+The files are real, so that every stage of a build can read them. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TEMPLATE = (
 
 
 def write_checkpoint(directory: Path) -> Path:
-    """Write everything that lies in a checkpoint's directory."""
+    """Write all files of a checkpoint directory."""
     directory.mkdir(parents=True)
     vocabulary, pairs = _vocabulary()
     first = len(vocabulary)
@@ -95,7 +95,7 @@ _SHAPE: Mapping[str, Any] = {
 
 
 def _vocabulary() -> tuple[dict[str, int], list[list[str]]]:
-    """The 256 bytes, and every pair of small letters."""
+    """The 256 bytes, and every pair of lower-case letters."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     shifted = 0x100 - len(visible)
     alphabet = [*map(chr, visible), *(chr(0x100 + n) for n in range(shifted))]

@@ -1,6 +1,6 @@
-"""Kills a worker process of an engine, and prints as JSON which parts notice it, and when.
+"""Kills a worker process of an engine, and prints as JSON which parts of the library report it, and when.
 
-`python -m benchmarks.gpu_smoke.dead_worker ENGINE` is a process of its own, since MPI may end it too. As far
+`python -m benchmarks.gpu_smoke.dead_worker ENGINE` runs in its own process, since MPI may end it too. As far
 as is known, no caller gets an error before the next request.
 """
 
@@ -30,14 +30,14 @@ async def watch(llm: Any) -> dict[str, Any]:
     workers = psutil.Process().children(recursive=True)
     if not workers:
         return {"workers": 0}
-    # MPI's own processes are small beside the one that has the engine.
+    # MPI's own processes are much smaller than the worker with the engine.
     max(workers, key=lambda worker: worker.memory_info().rss).kill()
-    unasked = await _shut_down_after(llm, _QUIET_SECONDS)
+    seconds_without_traffic = await _shut_down_after(llm, _QUIET_SECONDS)
     begun = time.monotonic()
     outcome = await _outcome(llm)
     return {
         "workers": len(workers),
-        "seconds until it is known, without traffic": unasked,
+        "seconds until it is known, without traffic": seconds_without_traffic,
         "next request": outcome,
         "seconds of the next request": round(time.monotonic() - begun, 2),
         "seconds until it is known, after it": await _shut_down_after(llm, _QUIET_SECONDS),
@@ -45,7 +45,7 @@ async def watch(llm: Any) -> dict[str, Any]:
 
 
 async def _shut_down_after(llm: Any, timeout: float) -> float | None:
-    """Seconds until the library says so; None: it did not."""
+    """Return the seconds until the library reports the shutdown; None if it does not within the timeout."""
     begun = time.monotonic()
     while time.monotonic() - begun < timeout:
         executor = getattr(llm, "_executor", None)
@@ -71,5 +71,5 @@ if __name__ == "__main__":
     document = asyncio.run(watch(load(Path(sys.argv[1]))))
     sys.stdout.write(f"\n{MARK}{json.dumps(document, default=str)}\n")
     sys.stdout.flush()
-    # The library's own end would wait for the worker.
+    # A normal exit would wait for the dead worker.
     os._exit(0)

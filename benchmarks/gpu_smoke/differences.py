@@ -1,4 +1,4 @@
-"""The installed library beside what our code relies on, and beside the double that our tests use."""
+"""Compares the installed library with what our code relies on, and with the double that our tests use."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from benchmarks.gpu_smoke.assumptions import Assumed
 Kind = Literal["missing", "listed", "double-only", "library-only", "default", "place"]
 
 MEANINGS: Mapping[Kind, str] = {
-    "missing": "our code uses it, and the library has it not",
-    "listed": "our tables of names hold it, and the library has it not",
-    "double-only": "the double of our tests has it, and the library has it not",
-    "library-only": "the library has it, and the double has it not",
-    "default": "its default is another in the double",
-    "place": "it is not where we take it to be, or could not be looked at",
+    "missing": "our code uses it, and the library lacks it",
+    "listed": "our tables of names have it, and the library lacks it",
+    "double-only": "the double of our tests has it, and the library lacks it",
+    "library-only": "the library has it, and the double lacks it",
+    "default": "its default differs from that of the double",
+    "place": "it is not where our code expects it, or could not be inspected",
 }
-"""Worst first."""
+"""The kinds of differences, the worst first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One name that is not as it was taken to be."""
+    """One name that differs from what our code or the double expects."""
 
     kind: Kind
     part: str
@@ -37,11 +37,11 @@ class Difference:
 def compare(
     found: Mapping[str, Any], double: Mapping[str, Any], relied_on: Assumed, listed: Assumed
 ) -> list[Difference]:
-    """Compare two surfaces, and one of them with what is assumed of it. Worst first."""
+    """Compare the library with the double and with the names that our code expects. The worst comes first."""
     differences = [
         *_absent(found, relied_on, "missing"),
         *_absent(found, listed, "listed"),
-        *_beside_double(found, double),
+        *_compare_with_double(found, double),
     ]
     return sorted(differences, key=lambda difference: list(MEANINGS).index(difference.kind))
 
@@ -55,7 +55,7 @@ def _absent(
             yield Difference(kind, part, name, names[name])
 
 
-def _beside_double(found: Mapping[str, Any], double: Mapping[str, Any]) -> Iterator[Difference]:
+def _compare_with_double(found: Mapping[str, Any], double: Mapping[str, Any]) -> Iterator[Difference]:
     for part in double["parts"]:
         real, simulated = _names(found, part), _names(double, part)
         where = found["parts"][part]["where"]
@@ -63,7 +63,7 @@ def _beside_double(found: Mapping[str, Any], double: Mapping[str, Any]) -> Itera
             yield Difference("place", part, "", found["parts"][part]["reason"])
             continue
         for name in sorted(simulated.keys() - real.keys()):
-            yield Difference("double-only", part, name, f"looked at in {where}")
+            yield Difference("double-only", part, name, f"searched in {where}")
         for name in sorted(real.keys() - simulated.keys()):
             yield Difference("library-only", part, name, f"default {real[name]}" if real[name] else where)
         for name in sorted(real.keys() & simulated.keys()):

@@ -1,4 +1,4 @@
-"""How engines behave, as the double of our tests has it: what `live.py` is answered there."""
+"""The behaviour that the double simulates: the expected answers to the questions of `live.py`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ANSWERS: Mapping[str, object] = {
     "stop_words_count_where_the_end_is_ignored": True,
     "statistics_have_our_keys": True,
     "can_tell_whether_it_is_shut_down": True,
-    "cached_tokens_are_told": False,
+    "cached_tokens_are_reported": False,
     "shut_down_engine_says": "RuntimeError: LLM is shutting down",
 }
 
 
 def unexpected(answers: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """Questions that were answered otherwise: what was said, and what the double says."""
+    """Question → (answer, expected answer) where the two differ."""
     names = {**ANSWERS, **answers}
     return {
         name: (answers.get(name, "not asked"), ANSWERS.get(name))

@@ -1,6 +1,6 @@
-"""Asks a loaded engine how it behaves, without our servers; prints JSON. A process of its own.
+"""Asks a loaded engine how it behaves, without our servers, and prints JSON. It runs in its own process.
 
-`python -m benchmarks.gpu_smoke.live ENGINE END_ID...`. Each question gets an answer, if only an error's name.
+`python -m benchmarks.gpu_smoke.live ENGINE END_ID...`. The answer to a question may be the name of an error.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _SECONDS = 60
 
 
 class Questions:
-    """Each method that is in `_ASKED` answers one question."""
+    """Each method that is in `_QUESTIONS` answers one question."""
 
     def __init__(self, llm: Any, config: EngineConfig, end_ids: Sequence[int]) -> None:
         self._llm = llm
         self._config = config
         self._end_ids = end_ids
         self.notes: dict[str, Any] = {}
-        """What differs between machines."""
+        """Values that differ between machines."""
 
     async def iterates_over_itself(self) -> bool:
         output = self._submit(max_tokens=4)
@@ -50,7 +50,7 @@ class Questions:
         return f"{output.outputs[0].finish_reason}, {len(output.outputs[0].token_ids)} tokens"
 
     async def stop_word_is_taken_back(self) -> str:
-        """The third token is made a stop word, and met."""
+        """The third token of the answer is the stop word."""
         ids = list((await self._finished(max_tokens=8)).outputs[0].token_ids)
         output = await self._finished(max_tokens=8, stop_token_ids=[ids[2]], ignore_eos=False)
         completion = output.outputs[0]
@@ -134,7 +134,7 @@ class Questions:
         return bool(output.outputs[0].finish_reason == "stop")
 
     async def statistics_have_our_keys(self) -> bool:
-        """Those that `readings.py` reads. Notes how long the asynchronous call holds the loop up."""
+        """Check the keys that our code reads. Notes how long the asynchronous call blocks the event loop."""
         await self._finished(max_tokens=4)
         stats = await asyncio.to_thread(self._llm.get_stats, timeout=5)
         self.notes["statistics"] = stats[-1] if stats else None
@@ -151,7 +151,7 @@ class Questions:
     async def can_tell_whether_it_is_shut_down(self) -> bool:
         return hasattr(getattr(self._llm, "_executor", None), "is_shutdown")
 
-    async def cached_tokens_are_told(self) -> bool:
+    async def cached_tokens_are_reported(self) -> bool:
         prompt = list(range(64, 64 + 128))
         await self._finished(prompt=prompt, max_tokens=2)
         output = await self._finished(prompt=prompt, max_tokens=2)
@@ -160,7 +160,7 @@ class Questions:
         return bool(cached)
 
     async def shut_down_engine_says(self) -> str:
-        """The last question."""
+        """Ask last, since it ends the engine."""
         await asyncio.to_thread(self._llm.shutdown)
         return _raised(lambda: self._submit(max_tokens=4))
 
@@ -170,7 +170,10 @@ class Questions:
             self.notes[f"members of {name}"] = [m for m in dir(kind) if not m.startswith("__")]
 
     def _pool_bytes(self, stats: dict[str, Any]) -> int:
-        """Beside the GPU's memory and the weights it tells what the workspace takes, which we estimate."""
+        """The size of the KV pool.
+
+        With the GPU's memory and the weights it shows the size of the workspace.
+        """
         cache, shape = stats["kvCacheStats"], self._config.shape
         heads = shape.num_key_value_heads // self._config.split.tp_size
         element = 1 if self._config.quantization.kv_cache_quant_algo else 2
@@ -201,7 +204,7 @@ class Questions:
         )
 
     async def _refusal(self, prompt: list[int]) -> str:
-        """What a prompt is refused by, and whether at once."""
+        """The error for a prompt, and whether it is raised at once or by the iterator."""
         try:
             output = self._submit(prompt=prompt, max_tokens=4)
         except Exception as error:
@@ -232,7 +235,7 @@ def _raised(act: Callable[[], object]) -> str:
 async def ask(questions: Questions) -> dict[str, Any]:
     answers: dict[str, Any] = {}
     await _answered(questions.members)
-    for question in _ASKED:
+    for question in _QUESTIONS:
         answers[question] = await _answered(getattr(questions, question))
     return {"answers": answers, "notes": questions.notes}
 
@@ -246,8 +249,10 @@ async def _answered(question: Callable[[], Awaitable[object]]) -> object:
         return f"{type(error).__name__}: {error}"[:300]
 
 
-_ASKED = [name for name in vars(Questions) if not name.startswith("_") and name not in {"members", "notes"}]
-_ASKED.sort(key="shut_down_engine_says".__eq__)
+_QUESTIONS = [
+    name for name in vars(Questions) if not name.startswith("_") and name not in {"members", "notes"}
+]
+_QUESTIONS.sort(key="shut_down_engine_says".__eq__)
 
 if __name__ == "__main__":
     directory, *ends = sys.argv[1:]

@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def measure(pair: Pair, concurrencies: Sequence[int], tokens: int) -> list[Row]:
-    """One row for each number of streams and transport; a warm-up goes before each."""
+    """Measure each number of streams over each transport, after a warm-up. Return a row for each."""
     urls = {"grpc": f"grpc://{pair.service.address}", "rest": f"http://{pair.bridge.address}"}
     rows = []
     for streams in concurrencies:
@@ -28,7 +28,7 @@ def measure(pair: Pair, concurrencies: Sequence[int], tokens: int) -> list[Row]:
 
 
 def _round(url: str, streams: int, tokens: int, seed: int) -> Row:
-    """All streams at once. Prompts share nothing, so that nothing is cached."""
+    """Run all streams at once. The prompts differ, so that no prefix is cached."""
     options = {
         "url": url,
         "concurrency": streams,
@@ -38,7 +38,7 @@ def _round(url: str, streams: int, tokens: int, seed: int) -> Row:
         "temperature": 1,
         "seed": seed,
         "timeout": _TIMEOUT_SECONDS,
-        # The made-up checkpoint has a small vocabulary.
+        # The checkpoint of this test has a small vocabulary.
         "token-ids": "256:900",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]

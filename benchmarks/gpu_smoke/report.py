@@ -1,4 +1,4 @@
-"""Runs steps that may fail, and writes the report of them."""
+"""Runs steps that may fail, and writes a report about them."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What became of one."""
+    """The outcome of one step."""
 
     name: str
     status: Literal["ok", "failed", "skipped"]
     seconds: float
     error: str = ""
-    """A traceback, or why it was skipped."""
+    """A traceback, or the reason why the step was skipped."""
 
 
 @dataclass(slots=True)
 class Steps:
-    """All of them, in order, with their results by name."""
+    """All steps in order, and their results by name."""
 
     done: list[Step] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
 
     def run(self, name: str, act: Callable[[], Result]) -> Result | None:
-        """Do one; its result, or None if it failed."""
+        """Run one step. Return its result, or None if it failed."""
         print(f"gpu-smoke: {name} ...", file=sys.stderr, flush=True)
         begun = time.monotonic()
         try:
             result = act()
-        # A server that does not start ends with SystemExit.
+        # A server that does not start raises SystemExit.
         except (Exception, SystemExit):
             self._finish(name, "failed", begun, traceback.format_exc())
             return None
@@ -49,7 +49,7 @@ class Steps:
         return result
 
     def fail(self, name: str, error: str) -> None:
-        """Say that a step that ended well found something wrong."""
+        """Mark a step as failed that ran to its end but found an error."""
         print(f"gpu-smoke: {name}: failed after all", file=sys.stderr, flush=True)
         self.done = [
             Step(step.name, "failed", step.seconds, error) if step.name == name else step
@@ -70,7 +70,7 @@ class Steps:
 
 
 def report(steps: Steps) -> str:
-    """All that was found."""
+    """The report in Markdown."""
     parts = [
         "# GPU smoke test",
         *_machine(steps.results.get("machine", {})),
@@ -89,7 +89,7 @@ def report(steps: Steps) -> str:
 
 
 def document(steps: Steps) -> dict[str, Any]:
-    """The same for programs."""
+    """The report as a JSON document."""
     results = {
         **steps.results,
         "differences": [asdict(difference) for difference in steps.results.get("differences", [])],
@@ -106,7 +106,7 @@ def _machine(machine: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _differences(differences: Sequence[Difference]) -> Iterator[str]:
-    yield "## What is not as it was taken to be"
+    yield "## Differences from what our code expects"
     for kind, meaning in MEANINGS.items():
         rows = [(d.part, d.name, d.note) for d in differences if d.kind == kind]
         yield f"### {kind}: {meaning}\n\n{_table(('part', 'name', 'note'), rows)}"
@@ -116,11 +116,11 @@ def _behaviour(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## How the engine behaves"
     answers = found.get("answers", {})
     rows = [
-        (name, answers[name], wanted, "" if answers[name] == wanted else "differs")
-        for name, wanted in ANSWERS.items()
+        (name, answers[name], expected, "" if answers[name] == expected else "differs")
+        for name, expected in ANSWERS.items()
         if name in answers
     ]
-    yield _table(("question", "answer", "of the double", ""), rows)
+    yield _table(("question", "answer", "answer of the double", ""), rows)
 
 
 def _checks(checks: Mapping[str, str]) -> Iterator[str]:

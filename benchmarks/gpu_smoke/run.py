@@ -1,4 +1,4 @@
-"""The steps, in order."""
+"""The steps of the smoke test, in their order."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ _PACKAGES = (
     "uvicorn", "lodestream",
 )  # fmt: skip
 _NEEDS_A_TRAINED_MODEL = "natural_end or mixed_up or end_has_one"
-"""Tests of the contract that random weights fail, however they are served."""
+"""The contract tests that a model with random weights fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to do."""
+    """The options of the command line."""
 
     work: Path
-    """A directory that does not exist yet, or is empty."""
+    """The work directory, which is new or empty."""
     engine: Path | None
-    """Ask this one; None: build small ones."""
+    """The engine to test; None: build small ones."""
     examples: Path | None
     streams: Sequence[int]
     tokens: int
 
 
 def run(runtime: Runtime, options: Options) -> Steps:
-    """Do everything; nothing that fails ends it."""
+    """Run all steps; a step that fails does not stop the others."""
     steps = Steps()
     steps.run("machine", lambda: machine(runtime))
     _look(steps, options)
@@ -67,7 +67,7 @@ def run(runtime: Runtime, options: Options) -> Steps:
     if answers is not None and (others := unexpected(answers["answers"])):
         steps.fail("behaviour", "\n".join(f"{n}: {a!r}, expected {e!r}" for n, (a, e) in others.items()))
     steps.run("dead worker", lambda: _dead_worker(engine))
-    checks = steps.run("transports", lambda: _doors(engine, options))
+    checks = steps.run("transports", lambda: _check_transports(engine, options))
     if checks is not None and any(not outcome.startswith("ok") for outcome in checks.values()):
         steps.fail("transports", "\n".join(f"{n}: {o}" for n, o in checks.items() if not o.startswith("ok")))
     steps.run("contract suite", lambda: _suite(engine, is_trained=options.engine is not None))
@@ -77,7 +77,7 @@ def run(runtime: Runtime, options: Options) -> Steps:
 
 
 def machine(runtime: Runtime) -> dict[str, Any]:
-    """Versions of everything that matters, and the GPUs."""
+    """The GPUs, and the versions of the packages that matter."""
     return {
         **asdict(runtime),
         "python": platform.python_version(),
@@ -102,13 +102,13 @@ def _look(steps: Steps, options: Options) -> None:
 
 
 def _surface(*first: str) -> dict[str, Any]:
-    """What `tensorrt_llm` looks like, found in these directories before all others."""
+    """The surface of the `tensorrt_llm` that is found first, with these directories before all others."""
     paths = os.pathsep.join([*first, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return _document("benchmarks.gpu_smoke.surface", PYTHONPATH=paths)
 
 
 def _flags(given: Path | None) -> list[Difference]:
-    """Flags in our tables that the tools do not know."""
+    """The flags in our tables that the tools do not know."""
     programs = {tools.BUILD_PROGRAM: ([tools.BUILD_PROGRAM], tools.BUILD)}
     if (examples := building.examples_directory(given)) is not None:
         for script, known in ((tools.CONVERT_SCRIPT, tools.CONVERT), (tools.QUANTIZE_SCRIPT, tools.QUANTIZE)):
@@ -124,7 +124,7 @@ def _flags(given: Path | None) -> list[Difference]:
 
 
 def _build(steps: Steps, runtime: Runtime, options: Options) -> Path | None:
-    """Build by each route; the first engine that came out well."""
+    """Build by each route. Return the first engine that was built successfully."""
     checkpoint = steps.run("checkpoint", lambda: write_checkpoint(options.work / "checkpoint"))
     if checkpoint is None:
         return None
@@ -138,7 +138,7 @@ def _build(steps: Steps, runtime: Runtime, options: Options) -> Path | None:
         elif steps.run(name, partial(_built, runtime, checkpoint, engine, route, examples)) is not None:
             built.append(engine)
     if examples is not None and runtime.gpus[0].sm < 89:
-        # It is not known yet whether the compiled path accepts it there.
+        # It is not known yet whether the compiled path accepts it on these GPUs.
         cache = options.work / "engine-fp8-cache"
         steps.run(
             "build with an FP8 KV cache",
@@ -164,21 +164,21 @@ def _behaviour(engine: Path) -> dict[str, Any]:
 
 
 def _dead_worker(engine: Path) -> dict[str, Any]:
-    """What was seen, or how the process of it ended: there is no wrong outcome."""
+    """What the process reports, or how it ended; no outcome counts as a failure."""
     try:
         return _document("benchmarks.gpu_smoke.dead_worker", str(engine))
     except building.CommandFailed as error:
         return {"ended": str(error)}
 
 
-def _doors(engine: Path, options: Options) -> dict[str, str]:
+def _check_transports(engine: Path, options: Options) -> dict[str, str]:
     few = {"max_concurrency": str(transports.SLOTS), "queue_limit": "0"}
     with transports.serving(engine, options.work / "transports", **few) as pair:
         return asyncio.run(transports.check_all(pair))
 
 
 def _suite(engine: Path, *, is_trained: bool) -> list[str]:
-    """The last lines of pytest."""
+    """Run the contract suite. Return the last lines of pytest's output."""
     chosen = () if is_trained else ("-k", f"not ({_NEEDS_A_TRAINED_MODEL})")
     file = Path(__file__).with_name("suite.py")
     plain = ("--override-ini", "filterwarnings=default", "--timeout", "600", "-p", "no:cacheprovider")

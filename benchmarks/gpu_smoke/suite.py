@@ -1,4 +1,4 @@
-"""The contract of all backends, kept by the installed TensorRT-LLM; pytest runs it by this file's name.
+"""Runs the contract of all backends on the installed TensorRT-LLM. pytest runs this file by its name.
 
 The engine's directory is in LODESTREAM_SMOKE_ENGINE.
 """
@@ -56,11 +56,11 @@ async def fresh_backend(tokenizer: Tokenizer) -> AsyncIterator[FreshBackend]:
 
 
 class TestContract(BackendContract):
-    """What every backend must do."""
+    """The contract of every backend."""
 
 
 class TestOptions(OptionsContract):
-    """And with the options that it does not refuse."""
+    """The contract of the options that the backend does not refuse."""
 
     @pytest.fixture
     def refused(self, started: tuple[Backend, BackendDescription]) -> frozenset[str]:

@@ -1,6 +1,6 @@
-"""Prints what the installed TensorRT-LLM looks like, as JSON: names, defaults, and where they are.
+"""Prints the surface of the installed TensorRT-LLM as JSON: names, defaults, and modules.
 
-Needs nothing but the library. It is run as a process of its own: importing it starts MPI and may crash.
+Needs nothing but the library. It runs in its own process, since the import starts MPI and may crash.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from importlib import import_module
 from typing import Any
 
 Names = dict[str, str]
-"""Name → its default as text; empty where there is none."""
+"""Name → its default as text; empty where it has no default."""
 
 MARK = "gpu-smoke: "
-"""Begins the line with the document: the library prints lines of its own."""
+"""Marks the line that holds the document, since the library prints lines, too."""
 _REQUIRED = "(required)"
 _ATTRIBUTE = re.compile(r"^\s+self\.([a-z]\w*)(?::[^=\n]+)?\s*=[^=]", re.MULTILINE)
 
 
 def parameters(function: Any) -> Names:
-    """Of a function, without `self`."""
+    """The parameters of a function, without `self`."""
     found = inspect.signature(function).parameters
     return {name: _shown(p.default, p.empty) for name, p in found.items() if name != "self"}
 
 
 def fields(kind: Any) -> Names:
-    """Of a dataclass, a pydantic model, or whatever else has a constructor."""
+    """The fields of a dataclass, a pydantic model, or another class with a constructor."""
     if dataclasses.is_dataclass(kind):
         return {field.name: _shown(field.default, dataclasses.MISSING) for field in dataclasses.fields(kind)}
     if hasattr(kind, "model_fields"):
@@ -43,7 +43,7 @@ def fields(kind: Any) -> Names:
 
 
 def members(kind: Any) -> Names:
-    """Public ones, those that are set by methods included."""
+    """The public members, including those that methods set."""
     names = {name for name in dir(kind) if not name.startswith("_") or name == "__aiter__"}
     for base in kind.__mro__[:-1]:
         names.update(_ATTRIBUTE.findall(_source(base)))
@@ -58,7 +58,7 @@ def _source(kind: type) -> str:
 
 
 def choices(kind: Any) -> Names:
-    """Of an enumeration, also one that C++ defines."""
+    """The members of an enumeration, also of one that is written in C++."""
     known = getattr(kind, "__members__", None)
     return dict.fromkeys(sorted(known if known is not None else members(kind)), "")
 
@@ -99,7 +99,7 @@ PARTS: Mapping[str, tuple[Callable[[Any], Names], tuple[str, ...]]] = {
     "xgrammar.Grammar.from_ebnf": (parameters, ("xgrammar:Grammar.from_ebnf",)),
     "RequestError": (members, ("tensorrt_llm.executor.utils:RequestError", f"{_API}:RequestError")),
 }
-"""What is looked at: how, and where it may be; the first place is where we take it to be."""
+"""Part → how to inspect it, and its possible places; our code expects the first."""
 
 
 def surface() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Both servers before one engine, as processes of their own, asked alike through both transports."""
+"""Runs both servers on one engine as processes, and sends the same requests over both transports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLOTS = 4
 _START_SECONDS = 900.0
 _CHECK_SECONDS = 180.0
 _LONG = 4000
-"""Tokens of an answer that nobody waits for."""
+"""The tokens of an answer that is cancelled."""
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def serving(engine: Path, logs: Path, **settings: str) -> Iterator[Pair]:
     """Run `lodestream serve --engine` and `lodestream bridge` until the context ends.
 
     Raises:
-        SystemExit: one of them did not become ready; its log tells more.
+        SystemExit: one of them did not become ready; its log has the reason.
 
     """
     logs.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def serving(engine: Path, logs: Path, **settings: str) -> Iterator[Pair]:
 
 
 async def check_all(pair: Pair) -> dict[str, str]:
-    """Check one thing after the other: `ok`, perhaps with a figure, or what went wrong."""
+    """Run all checks. Return check → `ok`, perhaps with a figure, or the traceback."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(AsyncClient(pair.service.address, retries=0))
         http = await stack.enter_async_context(
@@ -64,7 +64,7 @@ async def _outcome(check: Any) -> str:
 
 
 class Checks:
-    """Each of its public methods returns `ok`, with a figure where there is one, or raises."""
+    """The checks: every public method returns `ok`, perhaps with a figure, or raises."""
 
     def __init__(self, callers: Callers, model: str) -> None:
         self._callers = callers
@@ -76,8 +76,8 @@ class Checks:
             "max_tokens": 24,
         }
 
-    async def both_doors_say_the_same(self) -> str:
-        """Whole and streamed, chat and completion: the client checks the grammar of its stream."""
+    async def answers_are_equal_over_both_transports(self) -> str:
+        """Compare chats and completions, whole and streamed; the client checks the order of events."""
         messages = [{"role": "user", "content": "What is the capital of France? 😀"}]
         chat = {**self._body, "messages": messages}
         del chat["prompt"]
@@ -138,7 +138,7 @@ class Checks:
         assert first != other, "two seeds gave the same answer"
         return "ok"
 
-    async def too_much_is_refused(self) -> str:
+    async def values_out_of_range_are_refused(self) -> str:
         reply = await self._callers.by_rest({**self._body, "top_k": 1025})
         assert (reply.error, reply.param) == ("invalid_value", "top_k"), reply
         long = {**self._body, "prompt": [65] * 9000}
@@ -159,7 +159,7 @@ class Checks:
 
     async def hung_up_connections_free_their_slots(self) -> str:
         async with AsyncExitStack() as stack:
-            # Kept, because httpx closes the connection of an iterator that nobody has any more.
+            # httpx closes the connection of an iterator that is garbage-collected, so all are kept.
             streams = [await stack.enter_async_context(self._rest_lines()) for _ in range(SLOTS)]
             for lines in streams:
                 await anext(lines)
@@ -188,11 +188,11 @@ class Checks:
             yield reply.aiter_lines()
 
     async def _freed(self) -> str:
-        """Fill all slots once more, as soon as that can be."""
+        """Fill all slots again, as soon as they are free."""
         begun = time.monotonic()
         while True:
-            asked = (self._callers.by_grpc({**self._body, "max_tokens": 1}) for _ in range(SLOTS))
-            if all(answer.error is None for answer in await asyncio.gather(*asked)):
+            requests = (self._callers.by_grpc({**self._body, "max_tokens": 1}) for _ in range(SLOTS))
+            if all(answer.error is None for answer in await asyncio.gather(*requests)):
                 return f"ok: {SLOTS} slots were free after at most {time.monotonic() - begun:.3f} s"
             assert time.monotonic() - begun < 5, "the slots were not free 5 s later"
             await asyncio.sleep(0.02)
@@ -202,7 +202,7 @@ NAMES = [name for name in vars(Checks) if not name.startswith("_")]
 
 
 def _without_usage(answer: Answer) -> Answer:
-    """The engine may be a few tokens further when the service finds a stop; they count."""
+    """The answer without usage: the engine may generate more tokens until the service finds a stop."""
     return replace(answer, usage=None)
 
 

@@ -1,4 +1,4 @@
-"""`make gpu-smoke`, tried over the double: everything in it runs, and a library that differs shows."""
+"""`make gpu-smoke` on the double: every step runs, and differences of the library are reported."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from benchmarks.gpu_smoke.transports import NAMES
 ROOT = Path(__file__).parent.parent.parent
 DOUBLE = ROOT / "tests" / "double"
 
-Ran = subprocess.CompletedProcess[str]
+Completed = subprocess.CompletedProcess[str]
 
 
-def ran(*command: str, double: Path | None = DOUBLE, seconds: float = 600) -> Ran:
-    """Run a program where the double is TensorRT-LLM and its stand-in tells of a GPU; or where neither is."""
+def run_command(*command: str, double: Path | None = DOUBLE, seconds: float = 600) -> Completed:
+    """Run a program with the double as TensorRT-LLM and a simulated GPU; with neither if `double` is None."""
     programs = [str(Path(sys.executable).parent), "/usr/bin", "/bin"]
     hidden = {"CUDA_VISIBLE_DEVICES", "PYTHONPATH"}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
@@ -41,12 +41,12 @@ def ran(*command: str, double: Path | None = DOUBLE, seconds: float = 600) -> Ra
     )
 
 
-def smoke(*flags: str, double: Path | None = DOUBLE) -> Ran:
-    return ran(sys.executable, "-m", "benchmarks.gpu_smoke", *flags, double=double)
+def smoke(*flags: str, double: Path | None = DOUBLE) -> Completed:
+    return run_command(sys.executable, "-m", "benchmarks.gpu_smoke", *flags, double=double)
 
 
 def surface(double: Path) -> dict[str, Any]:
-    done = ran(sys.executable, "-m", "benchmarks.gpu_smoke.surface", double=double)
+    done = run_command(sys.executable, "-m", "benchmarks.gpu_smoke.surface", double=double)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.partition(MARK)[2])
     return found
@@ -75,7 +75,7 @@ def other_double(tmp_path: Path) -> Callable[[str, str, str], Path]:
 
 
 def differences(double: Path) -> set[tuple[str, str, str]]:
-    """Kind, part and name of everything that is other than it was taken to be."""
+    """Kind, part and name of every difference between the library and what our code expects."""
     found = compare(surface(double), surface(DOUBLE), assumptions.relied_on(), assumptions.listed())
     return {(difference.kind, difference.part, difference.name) for difference in found}
 
@@ -84,11 +84,11 @@ NOT_SIMULATED = {
     ("listed", "TrtLlmArgs", "embedding_parallel_mode"),
     ("listed", "TrtLlmArgs", "pipeline_parallel_size"),
 }
-"""The double knows these arguments only to refuse them."""
+"""Arguments that the double always refuses."""
 
 
 @pytest.mark.timeout(700)
-def test_everything_is_tried_and_reported(tmp_path: Path) -> None:
+def test_all_steps_run_and_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "report.md"
 
     done = smoke(
@@ -117,8 +117,8 @@ def test_everything_is_tried_and_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_what_fails_stops_nothing_else(tmp_path: Path) -> None:
-    """The engine is none: whatever needs it fails with its reason, and the rest is told all the same."""
+def test_a_failed_step_does_not_stop_the_others(tmp_path: Path) -> None:
+    """With an invalid engine the steps that need one fail with a reason, and the others are reported."""
     file, engine = tmp_path / "report.md", tmp_path / "engine"
     engine.mkdir()
 
@@ -132,7 +132,7 @@ def test_what_fails_stops_nothing_else(tmp_path: Path) -> None:
     assert in_json(text)["results"]["surface"]["version"] == "1.2.1"
 
 
-def test_machine_without_a_gpu_is_told_so_in_one_line() -> None:
+def test_a_machine_without_a_gpu_gets_a_message_of_one_line() -> None:
     done = smoke(double=None)
 
     assert (done.returncode, done.stderr) == (2, "")
@@ -141,16 +141,15 @@ def test_machine_without_a_gpu_is_told_so_in_one_line() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
-def test_make_asks_before_it_installs_anything() -> None:
-    """Nor does it need anything installed to ask."""
-    done = ran("make", "--no-print-directory", "gpu-smoke", "PYTHON=" + sys.executable, double=None)
+def test_make_looks_for_a_gpu_before_it_installs_anything() -> None:
+    done = run_command("make", "--no-print-directory", "gpu-smoke", "PYTHON=" + sys.executable, double=None)
 
     assert done.returncode == 2
     assert done.stdout.startswith("gpu-smoke: this machine has no GPU")
     assert not (ROOT / ".venv-gpu").exists()
 
 
-def test_field_that_is_gone_is_named_with_who_uses_it(
+def test_a_missing_field_is_reported(
     other_double: Callable[[str, str, str], Path],
 ) -> None:
     double = other_double("sampling_params.py", "    min_p: float | None = None\n", "")
@@ -209,7 +208,7 @@ def test_field_that_is_gone_is_named_with_who_uses_it(
         ),
     ],
 )
-def test_library_that_differs_shows(
+def test_a_difference_of_the_library_is_reported(
     other_double: Callable[[str, str, str], Path],
     file: str,
     before: str,
@@ -224,13 +223,13 @@ def test_library_that_differs_shows(
     assert differences(double) == NOT_SIMULATED | expected
 
 
-def test_behaviour_that_differs_shows() -> None:
-    answers = {**ANSWERS, "end_id_is_shown": True, "asked_anew": 1}
+def test_different_behaviour_is_reported() -> None:
+    answers = {**ANSWERS, "end_id_is_shown": True, "new_question": 1}
     del answers["empty_prompt"]
 
     assert unexpected(answers) == {
         "end_id_is_shown": (True, False),
-        "asked_anew": (1, None),
+        "new_question": (1, None),
         "empty_prompt": ("not asked", "IndexError"),
     }
 
@@ -245,7 +244,7 @@ def test_failed_step_is_reported_with_its_traceback_and_the_next_one_runs() -> N
     assert steps.run("second", lambda: 2) == 2
 
     assert [step.status for step in steps.done] == ["failed", "ok"]
-    told = report(steps)
-    assert "### first: failed" in told
-    assert "SystemExit: a server did not become ready" in told
-    assert in_json(told)["steps"][1]["name"] == "second"
+    text = report(steps)
+    assert "### first: failed" in text
+    assert "SystemExit: a server did not become ready" in text
+    assert in_json(text)["steps"][1]["name"] == "second"

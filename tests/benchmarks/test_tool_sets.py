@@ -1,4 +1,4 @@
-"""Demanded calls of tool sets as programs have them, of a running bridge: a sample of the benchmark."""
+"""Demanded calls of typical tool sets on a running bridge: a sample of the benchmark."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def http() -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_demanded_call_keeps_to_what_is_enforced(http: httpx.Client, name: str) -> None:
-    """And what is not enforced is named, and nothing else."""
+def test_a_demanded_call_follows_the_enforced_keywords(http: httpx.Client, name: str) -> None:
+    """Exactly the keywords that are not enforced are named."""
     tools, dropped = SETS[name]
     call = demand_call(http, tools)
 

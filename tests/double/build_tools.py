@@ -1,9 +1,9 @@
-"""What the stand-ins for TensorRT-LLM's command line tools share: strict flags, faults, and what they write.
+"""Shared code of the doubles of TensorRT-LLM's command line tools: strict flags, faults, and output files.
 
-DOUBLE_FAULT   `stage:fault`: that stage prints what the fault is known by and fails; see `FAULTS`. Also
-               `stage:kill-early` and `stage:kill-late`: the process that started it is killed, before
-               anything is written or after all is.
-DOUBLE_LOG     a file that gets the name of every stage that runs, a line each
+DOUBLE_FAULT   `stage:fault`: that stage prints the error of the fault and fails; see `FAULTS`. Also
+               `stage:kill-early` and `stage:kill-late`: the parent process is killed, before anything or
+               after everything is written.
+DOUBLE_LOG     a file that gets a line for every stage that runs: its name
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FAULTS = {
 
 
 def begin(stage: str) -> None:
-    """Note that a stage runs, and fail if it is told to."""
+    """Log that a stage runs, and fail if DOUBLE_FAULT says so."""
     if os.environ.get("DOUBLE_LOG"):
         with Path(os.environ["DOUBLE_LOG"]).open("a", encoding="ascii") as log:
             log.write(stage + "\n")
@@ -56,13 +56,13 @@ def begin(stage: str) -> None:
 
 
 def end(stage: str) -> None:
-    """Everything is written; the parent may be told to die of it."""
+    """Kill the parent process after everything is written, if DOUBLE_FAULT says so."""
     if _fault(stage) == "kill-late":
         os.kill(os.getppid(), signal.SIGKILL)
 
 
 def parse(known: Mapping[str, tuple[str, ...]], argv: Sequence[str]) -> dict[str, str]:
-    """Read flags, each of them known, none twice, with a value that it takes."""
+    """Parse flags. Unknown flags, repeated flags and invalid values are refused."""
     found: dict[str, str] = {}
     words = list(argv)
     if "--help" in words:
@@ -82,7 +82,7 @@ def parse(known: Mapping[str, tuple[str, ...]], argv: Sequence[str]) -> dict[str
 def write_checkpoint(
     flags: Mapping[str, str], algo: str | None, kv_algo: str | None, *, logits_dtype: str
 ) -> None:
-    """Write what converting or quantising leaves."""
+    """Write the files of a converted or quantised checkpoint."""
     builder = import_module("tensorrt_llm.builder")
     enums = import_module("tensorrt_llm.configs")
     model = json.loads((Path(flags["--model_dir"]) / "config.json").read_text())
@@ -100,7 +100,7 @@ def write_checkpoint(
 
 
 def write_engine(flags: Mapping[str, str]) -> None:
-    """Write what `trtllm-build` leaves: config.json, one plan per rank, and the timings."""
+    """Write the output of `trtllm-build`: config.json, one plan per rank, and the timing cache."""
     builder = import_module("tensorrt_llm.builder")
     pretrained = json.loads((Path(flags["--checkpoint_dir"]) / "config.json").read_text())
     if "--input_timing_cache" in flags:

@@ -1,4 +1,4 @@
-"""The little of PyTorch that a logit bias takes, as strict about types and shapes."""
+"""The part of PyTorch that a logit bias needs, with the same strictness about types and shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ float16 = dtype("float16")
 
 
 class Tensor:
-    """One dimension of numbers."""
+    """A one-dimensional tensor."""
 
     def __init__(self, values: Sequence[float], kind: dtype) -> None:
         self._values = array("f", values)

@@ -1,4 +1,4 @@
-"""The one thing of transformers that serving calls."""
+"""The only part of transformers that serving calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class AutoTokenizer:
-    """A tokenizer, of which only its kind is known."""
+    """A tokenizer that only knows whether it is a fast one."""
 
     def __init__(self, *, is_fast: bool) -> None:
         self.is_fast = is_fast

@@ -1,10 +1,10 @@
-"""The one thing of xgrammar that serving calls."""
+"""The only part of xgrammar that serving calls."""
 
 from __future__ import annotations
 
 
 class Grammar:
-    """A grammar that could be read."""
+    """A grammar that could be parsed."""
 
     @staticmethod
     def from_ebnf(ebnf_string: str, *, root_rule_name: str = "root") -> Grammar:

@@ -1,4 +1,4 @@
-"""What the double answers: made up, and decided by the request alone."""
+"""The answers of the double, which depend on the request alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SCRIPT = re.compile(r"@say<<(.*?)>>", re.DOTALL)
 _LIKELIEST = 10.0
-"""Logit of the token that an unbiased answer goes on with; all others have 0."""
+"""The logit of the next token of an unbiased answer; all other tokens have 0."""
 
 
 def answer(request: Request, script: Script, tokenizer: Tokenizer) -> Iterator[int]:
@@ -37,10 +37,10 @@ def answer(request: Request, script: Script, tokenizer: Tokenizer) -> Iterator[i
     bias = read_bias(request.params.embedding_bias, request.vocabulary_size)
     end = tokenizer.eos_id if script.end_id is None else script.end_id
     guide = request.params.guided_decoding
-    said = next(reversed(_SCRIPT.findall(tokenizer.decode(request.prompt_ids))), None)
+    scripted_text = next(reversed(_SCRIPT.findall(tokenizer.decode(request.prompt_ids))), None)
     if guide is not None:
-        return chain(tokenizer.encode(_sentence(str(guide.grammar), said)), cycle([end]))
-    head, body = _text(request, tokenizer) if said is None else ([], tokenizer.encode(said))
+        return chain(tokenizer.encode(_sentence(str(guide.grammar), scripted_text)), cycle([end]))
+    head, body = _text(request, tokenizer) if scripted_text is None else ([], tokenizer.encode(scripted_text))
     head, body, ends = (_biased(ids, bias) for ids in (head, body, [end]))
     if request.params.ignore_eos or not ends:
         return chain(head, cycle(body or _spare(bias)))
@@ -48,7 +48,7 @@ def answer(request: Request, script: Script, tokenizer: Tokenizer) -> Iterator[i
 
 
 def log_probability(token_id: int, params: SamplingParams) -> float:
-    """Of a token, so that each has its own; sharpened by temperature, as the engine's are."""
+    """The log probability of a token. It differs between tokens and depends on the temperature."""
     return -(1 + token_id % 97) / 64 / (params.temperature or 1.0)
 
 
@@ -71,11 +71,11 @@ def read_bias(tensor: object, vocabulary_size: int) -> Mapping[int, float]:
     return {token_id: value for token_id, value in enumerate(tensor.tolist()) if value}
 
 
-def _sentence(grammar: str, said: str | None) -> str:
+def _sentence(grammar: str, scripted_text: str | None) -> str:
     from inference_service.backends.simulated.answer import constrained
     from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 
-    return constrained(compile_constraint(ConstraintKind.GRAMMAR, grammar), said)
+    return constrained(compile_constraint(ConstraintKind.GRAMMAR, grammar), scripted_text)
 
 
 def _text(request: Request, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -87,7 +87,7 @@ def _text(request: Request, tokenizer: Tokenizer) -> tuple[list[int], list[int]]
 
 
 def _biased(ids: Sequence[int], bias: Mapping[int, float]) -> list[int]:
-    """The likeliest tokens where `ids` would be; those that became unlikely are left out."""
+    """The likeliest tokens in place of `ids` under a bias; tokens that became unlikely are left out."""
     top = min(bias, key=lambda token_id: (-bias[token_id], token_id), default=None)
     chosen = []
     for token_id in ids:
@@ -100,5 +100,5 @@ def _biased(ids: Sequence[int], bias: Mapping[int, float]) -> list[int]:
 
 
 def _spare(bias: Mapping[int, float]) -> list[int]:
-    """For answers whose every token became unlikely."""
+    """The token for answers of which every token became unlikely."""
     return [next(token_id for token_id in range(len(bias) + 1) if bias.get(token_id, 0.0) >= 0.0)]

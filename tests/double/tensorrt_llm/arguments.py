@@ -1,4 +1,4 @@
-"""What the constructor accepts, and what it refuses."""
+"""The arguments of the constructor, and their validation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _NOT_SIMULATED = frozenset(
 
 @dataclass(slots=True, kw_only=True)
 class TrtLlmArgs:
-    """The arguments that are known, with their defaults."""
+    """The known arguments with their defaults."""
 
     model: str
     tokenizer: Any = None

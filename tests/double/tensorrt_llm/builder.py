@@ -1,4 +1,4 @@
-"""Build settings with the documented fields and defaults, and what a build leaves on disk."""
+"""Build settings with the documented fields and defaults, and the files of a build."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class BuildConfig(StrictModel):
     plugin_config: PluginConfig = Field(default_factory=PluginConfig)
 
     def adjusted(self, quant: QuantConfig, positions: int, world_size: int) -> BuildConfig:
-        """The settings that the builder ends up with; it says so in log lines only."""
+        """The settings that the builder really uses; the library only logs the changes."""
         result = self.model_copy(deep=True)
         plugins = result.plugin_config
         if plugins.multiple_profiles and self.opt_num_tokens is not None:
@@ -130,7 +130,7 @@ LLAMA_3_1_8B: dict[str, Any] = {
     "rope_theta": 500000.0,
     "rope_scaling": {"rope_type": "llama3", "factor": 8.0},
 }
-"""What the checkpoint's own config.json says of the shape, with its names."""
+"""The names of the shape in a checkpoint's own config.json."""
 
 
 def build_engine(
@@ -143,7 +143,7 @@ def build_engine(
     logits_dtype: str = "float32",
     script: dict[str, Any] | None = None,
 ) -> None:
-    """Write what a build leaves: config.json and one engine file per rank. The script is the engine."""
+    """Write the output of a build: config.json and one engine file per rank, which holds the script."""
     from . import __version__
 
     if model["num_key_value_heads"] % tp_size:

@@ -1,4 +1,4 @@
-"""What importing the library does by way of flashinfer: it wants to write below the home directory."""
+"""The effect of importing flashinfer: it needs a writable home directory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def find_workspace() -> None:
-    """Stand where flashinfer makes its cache; nothing is made.
+    """Check the place of flashinfer's cache without creating it.
 
     Raises:
-        OSError: that cannot be.
+        OSError: the cache cannot be created.
 
     """
     base = Path(os.environ.get("FLASHINFER_WORKSPACE_BASE") or Path.home())

@@ -19,7 +19,7 @@ from .tokenizer import Tokenizer
 
 
 class LLM:
-    """Loads an engine directory, or builds one out of a checkpoint and loads that."""
+    """Loads an engine directory, or builds one from a checkpoint and loads it."""
 
     def __init__(  # noqa: PLR0917  the library's own signature
         self,
@@ -52,7 +52,7 @@ class LLM:
             self._engine_dir = engine_directory(self.args, Path(self._workspace.name))
             self._tokenizer = Tokenizer(Path(self.args.tokenizer or self.args.model))
             if self.args.guided_decoding_backend is not None and not self._tokenizer.is_fast:
-                # xgrammar is set up at load, whether or not a request ever has a grammar.
+                # xgrammar is set up at load, even if no request has a grammar.
                 raise AttributeError("'SlowTokenizer' object has no attribute 'backend_tokenizer'")
             self._executor = load_executor(self.args, self._engine_dir, self._tokenizer)
         except BaseException:
@@ -78,7 +78,7 @@ class LLM:
         scheduling_params: Any = None,
         cache_salt: str | None = None,
     ) -> RequestOutput:
-        """Send a request; the result fills up as it is iterated."""
+        """Send a request; the result fills while it is iterated."""
         if self._executor is None or self._executor.is_shutdown():
             raise RuntimeError("LLM is shutting down")
         unused = (
@@ -108,7 +108,7 @@ class LLM:
         return [] if executor is None else executor.take_stats(2 if timeout is None else timeout)
 
     async def get_stats_async(self, timeout: float | None = 2) -> AsyncIterator[dict[str, Any]]:
-        """The same call, made inside the coroutine: the event loop stands still until it answers."""
+        """The same blocking call inside a coroutine: the event loop is blocked until it returns."""
         while readings := self.get_stats(timeout):
             for reading in readings:
                 yield reading
@@ -134,7 +134,7 @@ class LLM:
         if not isinstance(inputs, list) or not all(type(index) is int for index in inputs):
             raise TypeError(f"the double takes a list of token ids, not {type(inputs)}")
         if not inputs:
-            # The library looks at the first token to tell ids from texts.
+            # The library distinguishes ids from texts by the first element.
             raise IndexError("list index out of range")
         return inputs
 
@@ -145,14 +145,14 @@ class LLM:
         wanted = len(prompt_ids) + (params.max_tokens or 0)
         if not self.args.enable_chunked_prefill and wanted > longest:
             raise ValueError(f"{wanted} tokens of prompt and output are more than {longest}")
-        # A prompt that is too long is refused by the worker: the request's own iterator tells it.
-        room = longest - len(prompt_ids)
+        # The worker refuses a prompt that is too long, and the request's iterator raises.
+        remaining = longest - len(prompt_ids)
         end_id = self._tokenizer.eos_id if params.end_id is None else params.end_id
         return Request(
             id=0,
             prompt_ids=tuple(prompt_ids),
             params=params,
-            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
+            max_tokens=remaining if params.max_tokens is None else min(params.max_tokens, remaining),
             end_id=-1 if params.ignore_eos else end_id,
             vocabulary_size=config["pretrained_config"]["vocab_size"],
             cache_salt=salt,

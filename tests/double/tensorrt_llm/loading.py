@@ -1,4 +1,4 @@
-"""From the constructor's arguments to a running engine."""
+"""Starts a running engine from the constructor's arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .tokenizer import Tokenizer
 
 
 def engine_directory(args: TrtLlmArgs, workspace: Path) -> Path:
-    """The model itself if it is an engine, else an engine built out of it.
+    """The model itself if it is an engine, else an engine that is built from it.
 
     Raises:
         OSError: there is no config.json.
@@ -30,7 +30,7 @@ def engine_directory(args: TrtLlmArgs, workspace: Path) -> Path:
         raise NotImplementedError("the double builds Hugging Face checkpoints only")
     quant, own = args.quant_config, _own_quantization(directory, config)
     if quant is not None and quant.kv_cache_quant_algo is QuantAlgo.INT8:
-        # Lost by modelopt 0.37, as quantize.py loses it.
+        # modelopt 0.37 ignores it, as in quantize.py.
         quant = quant.model_copy(update={"kv_cache_quant_algo": None})
     build_engine(
         workspace / "engine",
@@ -44,10 +44,10 @@ def engine_directory(args: TrtLlmArgs, workspace: Path) -> Path:
 
 
 def _own_quantization(directory: Path, config: dict[str, Any]) -> QuantConfig:
-    """What a checkpoint that ModelOpt quantised brings along in its own file.
+    """The quantization of a checkpoint by ModelOpt, which is in a file of its own.
 
     Raises:
-        NotImplementedError: config.json says that it is quantised, in whatever way.
+        NotImplementedError: config.json has a quantization.
 
     """
     if "quantization_config" in config and not (directory / "hf_quant_config.json").is_file():
@@ -99,7 +99,7 @@ def _read_ranks(args: TrtLlmArgs, directory: Path, world_size: int) -> Script:
 
 
 def _check_limits(args: TrtLlmArgs, build: dict[str, Any]) -> None:
-    """The engine's numbers may be undercut in two places, and must be met in three."""
+    """Two arguments may be below the engine's limits, and three must equal them."""
     for name in ("max_batch_size", "max_num_tokens"):
         if getattr(args, name) > build[name]:
             raise RuntimeError(f"{name} {getattr(args, name)} must not exceed {build[name]}")

@@ -1,4 +1,4 @@
-"""How a request is answered: every field of the documented class, and no other."""
+"""The sampling parameters of a request: exactly the documented fields."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the engine takes the likeliest token; so it does by default."""
+        """Whether the engine decodes greedily, which is the default."""
         if self.temperature == 0 or self.top_k == 1:
             return True
         return not self.top_k and not self.top_p
 
     @property
     def engine_seed(self) -> int:
-        """The seed as the engine has it: 0 where none was given."""
+        """The engine's seed: 0 where the request has none."""
         return self.seed or 0
 
 
@@ -124,7 +124,7 @@ _SIMULATED = frozenset(_RANGES) | {
 
 
 def check(params: SamplingParams, *, gathers_logits: bool, guided_backend: str | None) -> None:
-    """Refuse what the library refuses when it is called, and what the double cannot do.
+    """Refuse what the library refuses when it is called, and what the double does not simulate.
 
     Raises:
         ValueError: a value is out of range, or needs an engine loaded otherwise.

@@ -16,7 +16,7 @@ _DIRECTIVE = re.compile(r"@sim\(([a-z_=0-9., ]*)\)")
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What the engine does beside answering."""
+    """The speed and the faults of the engine."""
 
     prefill_tps: float = 0.0
     """Prompt tokens a second; 0: no delay."""
@@ -31,9 +31,9 @@ class Script:
     timeout_at: int | None = None
     """The engine ends the request with `timeout` before token N."""
     cancel_at: int | None = None
-    """The engine cancels the request of its own accord before token N."""
+    """The engine cancels the request by itself before token N."""
     ignore_abort: float = 0.0
-    """Seconds for which an abort changes nothing."""
+    """Seconds for which an abort has no effect."""
     end_id: int | None = None
     """The token that ends an answer; None: the tokenizer's own."""
     refuse_to_load: str = ""
@@ -46,12 +46,12 @@ _KINDS = {field.name: str(field.type) for field in fields(Script)}
 
 
 def read_script(engine: Path) -> Script:
-    """The script inside an engine file."""
+    """Read the script of an engine file."""
     return Script(**json.loads(engine.read_text()))
 
 
 def directed(script: Script, prompt: str) -> Script:
-    """The script with what the prompt's directive changes.
+    """The script with the changes of the prompt's directive.
 
     Raises:
         ValueError: the directive cannot be read.

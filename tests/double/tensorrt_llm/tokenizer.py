@@ -1,4 +1,4 @@
-"""The tokenizer that lies beside the engine."""
+"""The tokenizer in the engine's directory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from tokenizers import Tokenizer as LibraryTokenizer
 
 _read: dict[tuple[int, int], Any] = {}
-"""Parsed files by inode and time of change: engines of one test run share theirs."""
+"""Parsed files by inode and time of change, so that the engines of a test run share them."""
 
 
 class Tokenizer:
-    """Ids, texts, and the tokens that are neither.
+    """Encodes and decodes with the tokenizer's files.
 
     Raises:
         OSError: the directory has none.

@@ -231,7 +231,7 @@ class TestEnds:
         waiting = ask(llm, max_tokens=5000)
         await waiting.__anext__()
 
-        with pytest.raises(RuntimeError, match="told to die"):
+        with pytest.raises(RuntimeError, match="scripted to crash"):
             await finished(ask_text(llm, "@sim(die_at=0)"))
 
         assert llm._executor.is_shutdown()

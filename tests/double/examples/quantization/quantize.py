@@ -1,4 +1,4 @@
-"""Stands in for TensorRT-LLM's script of that name."""
+"""A double of TensorRT-LLM's script of this name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def main() -> None:
     double = import_module("build_tools")
     double.begin("quantize")
     flags = double.parse(tools.QUANTIZE, sys.argv[1:])
-    # TensorRT-LLM asks for an INT8 cache by a quantizer that modelopt 0.37 does not read: it is lost.
+    # TensorRT-LLM requests an INT8 cache by a quantizer that modelopt 0.37 ignores: the cache stays in 16
+    # bits.
     cache = {"fp8": "FP8"}.get(flags.get("--kv_cache_dtype", ""))
     double.write_checkpoint(flags, _ALGOS[flags["--qformat"]], cache, logits_dtype="float16")
     double.end("quantize")

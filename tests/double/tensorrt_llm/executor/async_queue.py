@@ -1,4 +1,4 @@
-"""How results travel from the worker's thread to the event loop."""
+"""The queue that carries results from the worker thread to the event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 class AsyncQueue(Generic[Item]):
-    """A queue without a bound, filled by a thread and read in one loop, the one it was made in."""
+    """An unbounded queue, filled by a thread and read in the event loop that created it."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -20,7 +20,7 @@ class AsyncQueue(Generic[Item]):
         self._filled = asyncio.Event()
 
     def put_nowait(self, item: Item) -> None:
-        """Add an item without waking anybody. Safe in any thread."""
+        """Add an item without waking a reader. Thread-safe."""
         self._items.append(item)
 
     async def get(self) -> Item:
@@ -35,13 +35,13 @@ class AsyncQueue(Generic[Item]):
 
 
 def notify_many(loop: asyncio.AbstractEventLoop, queues: Iterable[AsyncQueue[Item]]) -> None:
-    """Wake the readers of some queues, all in one loop: readers in other loops sleep on."""
+    """Wake the readers of some queues in one loop; readers in other loops are not woken."""
     woken = [queue for queue in queues if queue.loop is loop]
 
     def notify() -> None:
         for queue in woken:
             queue._notify()
 
-    # A loop that is closed has no readers either.
+    # A closed loop has no readers.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(notify)

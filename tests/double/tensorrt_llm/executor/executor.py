@@ -24,13 +24,13 @@ MAX_STATS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """What `abort` sends."""
+    """The message of an abort."""
 
     id: int
 
 
 class Executor:
-    """Takes requests and cancels as messages, steps at most `max_batch_size` requests at a time."""
+    """Receives requests and aborts as messages, and steps at most `max_batch_size` requests at a time."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Executor:
     def submit(self, request: Request) -> RequestOutput:
         """Put a request into the worker's inbox; it has no bound."""
         if self._loop is None or self._loop.is_closed():
-            # The loop that is current now is the only one that will ever be woken.
+            # Only the event loop of the first request is ever woken.
             self._loop = asyncio.get_running_loop()
         self._last_id += 1
         request = replace(request, id=self._last_id)
@@ -85,12 +85,12 @@ class Executor:
         return result
 
     def abort_request(self, request_id: int) -> None:
-        """Put a cancel into the worker's inbox. A finished request is none of its business."""
+        """Put an abort into the worker's inbox. It has no effect on a finished request."""
         if request_id in self._results:
             self._send(Cancel(request_id))
 
     def take_stats(self, timeout: float) -> list[dict[str, Any]]:
-        """What was not taken yet; waits in this thread, whatever else it has to do, until there is some."""
+        """Take the statistics since the last call. Blocks the calling thread until there are some."""
         with self._has_stats:
             self._has_stats.wait_for(lambda: bool(self._stats), timeout)
             taken = [json.loads(reading) for reading in self._stats]
@@ -98,7 +98,7 @@ class Executor:
         return taken
 
     def shutdown(self) -> None:
-        """Abort everything and end the worker. Those that wait for results are not told."""
+        """Abort all requests and end the worker. Readers that wait for results are not woken."""
         self._send(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -135,7 +135,7 @@ class Executor:
                 self._has_stats.notify()
 
     def _pause(self) -> float | None:
-        """Seconds until there is something to do; None: until there is mail."""
+        """Seconds until the next step is due; None: until a message arrives."""
         if not self._running:
             return None
         due = min(sequence.wakes_at for sequence in self._running.values())
@@ -148,7 +148,7 @@ class Executor:
         if len(message.prompt_ids) > self._max_num_tokens:
             return ErrorResponse(message.id, f"the prompt has more than {self._max_num_tokens} tokens")
         if len(message.prompt_ids) > self._max_prompt:
-            # One token has to fit behind it.
+            # The context must hold at least one token after the prompt.
             return ErrorResponse(message.id, f"Prompt length exceeds maximum input length {self._max_prompt}")
         try:
             self._waiting.append(Sequence(message, self._script, self._tokenizer))
@@ -159,7 +159,7 @@ class Executor:
     def _cancel(self, request_id: int) -> None:
         for sequence in tuple(self._waiting):
             if sequence.request.id == request_id:
-                # It gets a turn, only to be let go.
+                # The request is scheduled once more, so that it can end.
                 self._waiting.remove(sequence)
                 self._running[request_id] = sequence
         if request_id in self._running:
@@ -176,7 +176,7 @@ class Executor:
             self._running[request.id] = sequence
 
     def _iterate(self) -> list[Response | ErrorResponse]:
-        """One engine step: at most one response for each request."""
+        """Run one engine step: at most one response for each request."""
         self._iteration += 1
         now = time.monotonic()
         due = [sequence for sequence in self._running.values() if sequence.wakes_at <= now]
@@ -189,7 +189,7 @@ class Executor:
         return responses
 
     def _fail_all(self, due: list[Sequence]) -> list[Response | ErrorResponse]:
-        """What is wrong with one request fails the engine step, and so every request that is active."""
+        """An error of one request fails the engine step, and with it every active request."""
         flaw = next((sequence.flaw for sequence in due if sequence.flaw is not None), None)
         if flaw is None:
             return []

@@ -1,4 +1,4 @@
-"""The KV cache as a count of blocks, and which prompts it has seen."""
+"""A KV cache that counts blocks and remembers prompts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KvCache:
         self._taken.pop(request_id, None)
 
     def reuse(self, prompt_ids: Sequence[int], salt: str | None) -> None:
-        """Count the blocks of the prompt's beginning that are there already; never the last token."""
+        """Count the cached blocks at the beginning of the prompt, never including its last token."""
         size = self._tokens_per_block
         ends = range(size, len(prompt_ids), size) if self._reuse else ()
         for end in ends:

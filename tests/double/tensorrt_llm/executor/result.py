@@ -1,4 +1,4 @@
-"""What a request gives: an object that is its own iterator and changes in place."""
+"""The result of a request: an object that is its own iterator and changes in place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One engine step of one request."""
+    """The response of one engine step to one request."""
 
     client_id: int
     token_ids: tuple[int, ...] = ()
@@ -36,7 +36,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
-    """The request failed; `fatal`: the engine with it."""
+    """The request failed; with `fatal` the engine failed, too."""
 
     client_id: int
     message: str
@@ -45,7 +45,7 @@ class ErrorResponse:
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """Everything so far: text and ids are cumulative, the `_diff` ones since the last response handled."""
+    """The whole output so far. Text and ids are cumulative; the `_diff` members hold the last response."""
 
     index: int
     text: str = ""
@@ -71,7 +71,7 @@ class CompletionOutput:
 
 
 class RequestOutput:
-    """A future, and an iterator over itself, one turn for each response of the engine."""
+    """A future, and an iterator over itself with one turn for each response of the engine."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class RequestOutput:
         self.prompt_token_ids = prompt_token_ids
         self.outputs = [CompletionOutput(0)]
         self.cached_tokens = 0
-        """Never set: the executor of compiled engines does not tell it."""
+        """Never set: the executor of compiled engines does not report it."""
         self.decoding_iter = 0
         self.aqueue: AsyncQueue[Response | ErrorResponse] | None = None
         if running_loop() is not None:
@@ -106,7 +106,7 @@ class RequestOutput:
         return self._aborted
 
     def abort(self) -> None:
-        """Ask the engine to let go; the final response comes later."""
+        """Ask the engine to abort; the final response comes later."""
         self._abort(self.request_id)
         self._aborted = True
 
@@ -133,7 +133,7 @@ class RequestOutput:
 
     def _handle(self, response: Response | ErrorResponse) -> None:
         if isinstance(response, ErrorResponse):
-            # Not done: whoever iterates on waits for ever.
+            # The result is not done: iterating it further waits for ever.
             raise (CppExecutorError if response.fatal else RequestError)(response.message)
         self._done = response.is_final
         self.decoding_iter += 1

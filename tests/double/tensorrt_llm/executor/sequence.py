@@ -15,25 +15,25 @@ from .result import ErrorResponse, FinishReason, Response
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the worker is sent."""
+    """A request as the worker receives it."""
 
     id: int
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     max_tokens: int
     end_id: int
-    """-1: nothing ends the answer."""
+    """-1: no token ends the answer."""
     vocabulary_size: int
     cache_salt: str | None = None
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """They end an answer that ignores the end of sequence, too."""
+        """The stop ids, which also end an answer that ignores the end of sequence."""
         return frozenset(self.params.stop_token_ids or ())
 
 
 class Sequence:
-    """Where a request stands, from the moment the worker has it.
+    """The state of a request inside the worker.
 
     Raises:
         ValueError: the prompt's directive cannot be read.
@@ -44,7 +44,7 @@ class Sequence:
         self.request = request
         self._script = directed(script, tokenizer.decode(request.prompt_ids))
         self.flaw: str | None = None
-        """Why an engine step with it fails."""
+        """The reason why an engine step with this request fails."""
         self._answer = self._begin_answer(tokenizer)
         self._position = 0
         self._due = 0.0
@@ -52,7 +52,7 @@ class Sequence:
         self._stop_word_met = False
 
     def begin(self) -> None:
-        """Get a slot, and begin with the prefill."""
+        """Take a slot and start the prefill."""
         speed = self._script.prefill_tps
         self._due = time.monotonic() + (len(self.request.prompt_ids) / speed if speed else 0.0)
 
@@ -61,13 +61,13 @@ class Sequence:
 
     @property
     def wakes_at(self) -> float:
-        """When there is something to do."""
+        """The time of the next step."""
         stalled = self._position == self._script.stall_at
         due = float("inf") if stalled else self._due
         return min(due, float("inf") if self._let_go_at is None else self._let_go_at)
 
     def step(self) -> Response | ErrorResponse:
-        """Make the response that is due."""
+        """Produce the response that is due."""
         if self._let_go_at is not None and time.monotonic() >= self._let_go_at:
             return self._end(FinishReason.CANCELLED)
         if self._stop_word_met:
@@ -91,7 +91,7 @@ class Sequence:
 
     def _emit(self, token: int) -> Response:
         self._position += 1
-        # A stop word shows, and is taken back with the final response.
+        # A stop word is part of the output until the final response removes it.
         self._stop_word_met = token in self.request.stop_ids
         full = self._position == self.request.max_tokens and not self._stop_word_met
         finish = FinishReason.LENGTH if full else None
@@ -104,9 +104,9 @@ class Sequence:
     def _fault(self) -> Response | ErrorResponse | None:
         script, position = self._script, self._position
         if position == script.die_at:
-            return ErrorResponse(self.request.id, "the double was told to die", fatal=True)
+            return ErrorResponse(self.request.id, "the double was scripted to crash", fatal=True)
         if position == script.fail_at:
-            return ErrorResponse(self.request.id, "the double was told to fail this request")
+            return ErrorResponse(self.request.id, "the double was scripted to fail this request")
         if position == script.timeout_at:
             return self._end(FinishReason.TIMED_OUT)
         return self._end(FinishReason.CANCELLED) if position == script.cancel_at else None

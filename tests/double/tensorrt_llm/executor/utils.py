@@ -12,7 +12,7 @@ class CppExecutorError(RuntimeError):
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop of this thread, if one runs."""
+    """The running event loop of this thread, or None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Stands in for TensorRT-LLM's script of that name."""
+"""A double of TensorRT-LLM's script of this name."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def main() -> None:
 
 
 def _own_method(model: Path) -> str | None:
-    """How a Hugging Face checkpoint says that it is quantised; modelopt is read by other flags."""
+    """The quantization method that a Hugging Face checkpoint names; modelopt checkpoints use other flags."""
     config = json.loads((model / "config.json").read_text())
     method = config.get("quantization_config", {}).get("quant_method")
     return method if method in _METHODS else None
 
 
-# An AWQ checkpoint is written as if GPTQ had made it.
+# An AWQ checkpoint is converted to the format of GPTQ.
 _METHODS = {"awq": "W4A16_GPTQ", "gptq": "W4A16_GPTQ", "fbgemm_fp8": "FP8_PER_CHANNEL_PER_TOKEN"}
 _ALGOS = {"--use_fp8_rowwise": "FP8_PER_CHANNEL_PER_TOKEN", "--use_nvfp4": "NVFP4", "--use_fp8": "FP8"}
 _CACHES = {"--fp8_kv_cache": "FP8", "--int8_kv_cache": "INT8"}
