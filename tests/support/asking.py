@@ -1,4 +1,4 @@
-"""Asking both transports for what the text of a REST body says, whatever it says."""
+"""Sends arbitrary REST bodies, and their messages, over both transports."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.support.comparable_answer import Answer
 from tests.support.transports import Transports
 
 TIMEOUT_SECONDS = 30.0
-"""Seconds after which a request counts as hanging."""
+"""Seconds after which a request is treated as hanging."""
 PATHS = {"ChatCompletionRequest": "/v1/chat/completions", "CompletionRequest": "/v1/completions"}
 WHOLE = {"return_token_ids": True, "stream": False, "stream_options": {"include_usage": True}}
 STREAMED = {**WHOLE, "stream": True}
-"""What a body needs for its answer to hold all that can be compared."""
+"""The options with which an answer holds everything that can be compared."""
 
 Body = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply over REST, read to its end."""
+    """A complete reply over REST."""
 
     status: int
     headers: Mapping[str, str]
@@ -39,7 +39,7 @@ class Reply:
         return self.headers["content-type"].startswith("text/event-stream")
 
     def answer(self, request: Body) -> Answer:
-        """What it says, to a request that asked for all there is."""
+        """Read the answer to a request with the options of WHOLE or STREAMED."""
         if self.status != 200:
             return read_refusal(json.loads(self.text))
         if not self.is_stream:
@@ -49,7 +49,7 @@ class Reply:
 
 
 async def post(http: httpx.AsyncClient, path: str, text: str | bytes) -> Reply:
-    """Send a body as it is."""
+    """Send a body unchanged."""
     content = text.encode() if isinstance(text, str) else text
     call = http.post(path, content=content, headers={"content-type": "application/json"})
     reply = await asyncio.wait_for(call, TIMEOUT_SECONDS)
@@ -57,7 +57,7 @@ async def post(http: httpx.AsyncClient, path: str, text: str | bytes) -> Reply:
 
 
 async def call(transports: Transports, message: GenerateRequest, request: Body) -> Answer:
-    """Ask over gRPC, for the whole answer at once."""
+    """Request a whole answer over gRPC."""
     try:
         generation = await asyncio.wait_for(transports.client.generate_request(message), TIMEOUT_SECONDS)
     except InferenceError as error:
@@ -66,7 +66,7 @@ async def call(transports: Transports, message: GenerateRequest, request: Body) 
 
 
 async def call_stream(transports: Transports, message: GenerateRequest, request: Body) -> Answer:
-    """The same for a stream, joined."""
+    """Request a stream over gRPC and join it."""
     try:
         generation = await asyncio.wait_for(
             transports.client.stream_request(message).collect(), TIMEOUT_SECONDS
@@ -77,9 +77,9 @@ async def call_stream(transports: Transports, message: GenerateRequest, request:
 
 
 def comparable(answer: Answer, request: Body) -> Answer:
-    """An answer without what differs from one time to the next, and without names of what has no effect.
+    """An answer without the values that differ between runs, and without the names of ignored parameters.
 
-    Calls have no ids where the request has no seed to derive them from.
+    Tool calls lose their ids if the request has no seed, since ids derive from the seed.
     """
     if "seed" in request:
         return replace(answer, ignored=frozenset())
@@ -92,7 +92,7 @@ def comparable(answer: Answer, request: Body) -> Answer:
 
 
 async def all_of(jobs: Sequence[Any], at_once: int) -> list[Any]:
-    """What the jobs return, in their order, so many at once."""
+    """Run jobs, at most `at_once` at a time. Return their results in order."""
     gate = asyncio.Semaphore(at_once)
 
     async def run(job: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the API's own description says of a request's body: its schemas, read as a caller would."""
+"""Reads the schemas of request bodies from the API's own description, as a caller would."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _RANGES = frozenset(
 
 
 def name_of(body: Mapping[str, Any]) -> str:
-    """Which schema a body is of."""
+    """The name of the schema for a body."""
     return CHAT if "messages" in body else COMPLETION
 
 
@@ -43,18 +43,18 @@ def components() -> dict[str, Any]:
 
 
 def resolved(schema: Schema) -> Schema:
-    """A schema without a reference at its top."""
+    """A schema with the reference at its top resolved."""
     reference = schema.get("$ref")
     return schema if reference is None else resolved(components()[reference.removeprefix(_PREFIX)])
 
 
 def is_valid(body: Any, name: str) -> bool:
-    """Whether a body is as described. An integer is written without a point, as strict readers want it."""
+    """Whether a body is as described. An integer must have no decimal point, as strict parsers demand."""
     return bool(_validator(name, with_ranges=True).is_valid(body))
 
 
 def has_right_types(body: Any, name: str) -> bool:
-    """The same without ranges, lengths and counts."""
+    """Whether a body has the right types, regardless of ranges, lengths and counts."""
     return bool(_validator(name, with_ranges=False).is_valid(body))
 
 
@@ -85,7 +85,7 @@ def _without_ranges(schema: Any) -> Any:
 
 
 def undeclared(value: Any, schema: Schema, path: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Members that no schema declares: the path of their object, their name, their value."""
+    """The members that no schema declares: path of the object, name, value."""
     schema = _branch(value, resolved(schema))
     if isinstance(value, dict) and "properties" in schema:
         for name, member in value.items():
@@ -100,19 +100,19 @@ def undeclared(value: Any, schema: Schema, path: str = "") -> Iterator[tuple[str
 
 
 def plain(value: Any, schema: Schema) -> Any:
-    """The same without members that nobody declares, and without those that are null: both say nothing."""
+    """A value without undeclared members and without nulls, which have no effect."""
     schema = _branch(value, resolved(schema))
     if isinstance(value, list) and "items" in schema:
         return [plain(element, schema["items"]) for element in value]
     if not isinstance(value, dict) or "properties" not in schema:
         return value
     declared = schema["properties"]
-    told = {name: member for name, member in value.items() if name in declared and member is not None}
-    return {name: plain(member, declared[name]) for name, member in told.items()}
+    members = {name: member for name, member in value.items() if name in declared and member is not None}
+    return {name: plain(member, declared[name]) for name, member in members.items()}
 
 
 def _branch(value: Any, schema: Schema) -> Schema:
-    """The branch of a union that is for values of this kind."""
+    """The branch of a union for values of this kind."""
     kind = "object" if isinstance(value, dict) else "array" if isinstance(value, list) else None
     branches = [resolved(branch) for branch in schema.get("anyOf", ())]
     fitting = [branch for branch in branches if branch.get("type") == kind]
@@ -121,5 +121,5 @@ def _branch(value: Any, schema: Schema) -> Schema:
 
 
 def _types(schema: Schema) -> list[Any]:
-    """What the member `type` of such objects may be, where there are several kinds of them."""
+    """The values of `type` by which the objects of a union differ."""
     return list(schema.get("properties", {}).get("type", {}).get("enum", ()))

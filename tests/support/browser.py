@@ -1,6 +1,6 @@
-"""A headless Chromium of Debian, and the playground in it.
+"""Opens the playground in a headless Chromium of Debian.
 
-As a program it takes the screenshot of the documentation: `python -m tests.support.browser FILE`.
+As a program it takes the screenshot for the documentation: `python -m tests.support.browser FILE`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.service import running_service
 
 @dataclass
 class Seen:
-    """What a page did."""
+    """The requests and console lines of a page."""
 
     requests: list[Request] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Seen:
 
     @property
     def hosts(self) -> set[str]:
-        """The hosts that the page has called."""
+        """The hosts that received requests from the page."""
         return {urlsplit(request.url).netloc for request in self.requests}
 
     def add_request(self, request: Request) -> None:
@@ -63,7 +63,7 @@ async def chromium() -> AsyncIterator[Browser]:
 async def opened(
     browser: Browser, url: str, width: int = 1280, height: int = 900, seen: Seen | None = None
 ) -> AsyncIterator[Page]:
-    """Open an address in a profile of its own, which may use the clipboard.
+    """Open a URL in a new profile with access to the clipboard.
 
     Args:
         browser: it opens the page.
@@ -86,19 +86,19 @@ async def opened(
 
 
 async def ask(page: Page, text: str) -> None:
-    """Send a message and wait until the answer has ended."""
+    """Send a message and wait for the end of the answer."""
     await page.get_by_label("Message", exact=True).fill(text)
     await page.get_by_role("button", name="Send").click()
     await ended(page)
 
 
 async def ended(page: Page) -> None:
-    """Wait until no answer is on its way."""
+    """Wait until no answer is running."""
     await page.locator("#conversation[aria-busy=false]").wait_for()
 
 
 async def take_screenshot(path: Path) -> None:
-    """Show an answer with log probabilities and one with a tool call."""
+    """Take a screenshot with an answer with log probabilities and one with a tool call."""
     async with (
         running_service(simulated_decode_tps=200) as service,
         running_bridge(service.address) as bridge,

@@ -1,4 +1,4 @@
-"""Certificates for the tests, made on the spot, and their files."""
+"""Creates certificates and their files for the tests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from inference_client import TlsConfig
 
 @dataclass(slots=True)
 class Certificates:
-    """One authority, and what it issues for this machine, as files in `home`."""
+    """A certificate authority that issues certificates for this machine, as files in `home`."""
 
     home: Path
     authority: trustme.CA = field(default_factory=trustme.CA)
 
     @property
     def ca(self) -> Path:
-        """The file of the authority."""
+        """The file with the authority's certificate."""
         path = self.home / "ca.pem"
         self.authority.cert_pem.write_to_path(path)
         return path
@@ -41,7 +41,7 @@ class Certificates:
         return paths
 
     def towards_service(self) -> dict[str, Any]:
-        """The settings of a bridge towards a service of this authority that demands a certificate."""
+        """The bridge's settings for a service that uses this authority and demands client certificates."""
         own = self.issue("bridge")
         return {
             "service_ca": self.ca,
@@ -50,7 +50,7 @@ class Certificates:
         }
 
     def client(self, *, own: bool = True) -> TlsConfig:
-        """A client's TLS; with a certificate of its own unless `own` is False."""
+        """The TLS settings of a client; with a client certificate unless `own` is False."""
         roots = self.authority.cert_pem.bytes()
         if not own:
             return TlsConfig(roots)

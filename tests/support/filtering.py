@@ -1,4 +1,4 @@
-"""What a content filter has to do, by trying every stretch of the text; and rules to try it with."""
+"""A brute-force content filter to compare with, and random rules."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from inference_service.output.token_buffer import Release, TokenBuffer
 
 LETTERS = "ab漢😀 "
 PATTERNS = ("a{2,4}", "a[^b]", "(?:ab|ba){1,2}", "b?a?漢", "😀.{0,3}b", "a.a", "(a|aa|aaa){1,3}b")
-"""In these Python's own syntax and ours mean the same."""
+"""Patterns that mean the same in Python's syntax and in ours."""
 
 
 def rule(name: str = "rule", **given: object) -> Rule:
-    """A rule that blocks everywhere, but for what is given."""
+    """A rule that blocks everywhere, except for the given fields."""
     defaults: dict[str, object] = {
         "order": 0,
         "action": Action.BLOCK,
@@ -38,26 +38,26 @@ def rule(name: str = "rule", **given: object) -> Rule:
 
 
 def start(*rules: Rule) -> OutputFilter:
-    """A filter for one output with some rules."""
+    """Start a filter for one output with some rules."""
     started = CompiledRules(rules).start(Place.OUTPUT, "anybody")
     assert started is not None
     return started
 
 
 class Filtered:
-    """A filter with the buffer it examines: text and tokens in, what may leave out."""
+    """A filter with the buffer that it examines: takes text and tokens, and returns what may be sent."""
 
-    def __init__(self, screen: OutputFilter) -> None:
-        self.filter = screen
+    def __init__(self, output_filter: OutputFilter) -> None:
+        self.filter = output_filter
         self._buffer = TokenBuffer()
 
     def feed(self, piece: Release) -> Release:
-        """Take the next piece in; return what may leave."""
+        """Feed the next piece. Return what may be sent."""
         self._buffer.add(piece.text, piece.token_ids, piece.token_count, piece.logprobs)
         return self._release()
 
     def flush(self) -> Release:
-        """End the text here; return all that was held back and may leave."""
+        """End the text. Return everything that was held back and may be sent."""
         return self._release(final=True)
 
     def _release(self, *, final: bool = False) -> Release:
@@ -67,7 +67,7 @@ class Filtered:
 
 
 def joined(parts: Sequence[Release]) -> Release:
-    """All that left."""
+    """The joined text of all releases."""
     return Release(
         "".join(part.text for part in parts),
         [token_id for part in parts for token_id in part.token_ids],
@@ -83,12 +83,12 @@ def tokens(parts: Sequence[str]) -> list[Release]:
 
 @dataclass(frozen=True)
 class Expected:
-    """What leaves in the end."""
+    """The expected output of a filter."""
 
     text: str
     rule: str | None
     named: list[int]
-    """The tokens that are named."""
+    """The tokens that are sent with their ids."""
     count: int
     redacted: set[str]
 
@@ -121,12 +121,12 @@ def _shown(text: str, place: int, covered: set[int], hidden: Sequence[Span]) -> 
 
 
 def _at_a_joint(part: str, place: int, hidden: Sequence[Span]) -> bool:
-    """A token without text between two matches that touch is in neither."""
+    """Whether a token without text lies between two adjacent matches, and so in neither."""
     return not part and not any(span.start < place < span.end for span in hidden)
 
 
 def spans_of(text: str, r: Rule) -> Iterator[Span]:
-    """Every match of a rule, by brute force."""
+    """Find every match of a rule by brute force."""
     for phrase in r.phrases:
         folding = FOLDINGS[r.ignore_case]
         folded, origins = folding.trace(text, 0)
@@ -150,7 +150,7 @@ def _allowed(text: str, start: int, end: int, r: Rule) -> bool:
 
 @st.composite
 def rule_sets(draw: st.DrawFn, text: str, actions: Sequence[Action] = tuple(Action)) -> list[Rule]:
-    """One to four rules, of which many match somewhere in `text`, overlap, or begin alike."""
+    """One to four rules, many of which match in `text`, overlap, or have common beginnings."""
     return [
         rule(
             f"rule {order}",
@@ -176,7 +176,7 @@ def _phrases(draw: st.DrawFn, text: str) -> list[str]:
 
 
 def write(path: Path, *lines: str) -> Path:
-    """Write a file as editors do: a new one, moved over the old."""
+    """Replace a file as editors do: write a new file and rename it."""
     draft = path.with_name(path.name + ".draft")
     draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return draft.replace(path)

@@ -1,4 +1,4 @@
-"""Requests of every kind to a service under test, asked for as a whole and as a stream."""
+"""Sends generation requests to a service under test, whole and streamed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spoken(text: str, *tools: pb.Tool, **fields: Any) -> generate_pb.GenerateReq
 
 
 def batch(*prompts: str | Sequence[int], **fields: Any) -> generate_pb.GenerateRequest:
-    """Several prompts, texts or token ids."""
+    """A request of several prompts: texts or token ids."""
     found = [
         pb.BatchPrompt(text=p) if isinstance(p, str) else pb.BatchPrompt(token_ids=pb.TokenIds(ids=p))
         for p in prompts
@@ -40,7 +40,7 @@ def batch(*prompts: str | Sequence[int], **fields: Any) -> generate_pb.GenerateR
 
 
 async def both(service: Running, request: generate_pb.GenerateRequest) -> generate_pb.GenerateResponse:
-    """The whole answer, which has to be what its stream says."""
+    """Request an answer whole and streamed. Both must be equal; return the whole answer."""
     answer, events = await asyncio.gather(
         _awaited(service.generate_stub.Generate(request, timeout=TIMEOUT_SECONDS)),
         asyncio.wait_for(collect(service.generate_stub.GenerateStream(request)), TIMEOUT_SECONDS),
@@ -94,7 +94,7 @@ def _joined(events: Sequence[generate_pb.GenerateStreamResponse], index: int) ->
 
 
 def _lasting(report: pb.Report, has_seed: bool) -> pb.Report:
-    """A report without what depends on the moment, and a seed that was drawn."""
+    """A report without values that depend on timing, and without a seed that the service drew."""
     lasting = pb.Report()
     lasting.CopyFrom(report)
     lasting.ClearField("batch_size")

@@ -1,4 +1,4 @@
-"""Watching the health of a service under test."""
+"""Watches the health of a service under test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP/2 by hand, for peers that no library would be: frames of RFC 9113, header blocks of RFC 7541."""
+"""Raw HTTP/2 for misbehaving peers: frames of RFC 9113, header blocks of RFC 7541."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CANCEL = struct.pack(">I", 0x8)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame."""
+    """Encode one frame."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:
-    """Headers as literals that no table keeps; names and values of at most 126 bytes."""
+    """Encode headers as literals without indexing; names and values of at most 126 bytes."""
     fields = []
     for name, value in headers.items():
         fields += [b"\x00", bytes([len(name)]), name.encode(), bytes([len(value)]), value.encode()]
@@ -44,14 +44,14 @@ def call_headers(method: str) -> bytes:
 
 
 def call(method: str, stream: int, message: bytes) -> bytes:
-    """A whole gRPC call of one message, which has fewer than 16 KiB."""
+    """The frames of a gRPC call with one message of less than 16 KiB."""
     data = b"\x00" + struct.pack(">I", len(message)) + message
     head = frame(HEADERS, END_HEADERS, stream, call_headers(method))
     return head + frame(DATA, END_STREAM, stream, data)
 
 
 def resets(method: str, first: int, count: int) -> bytes:
-    """Calls that are taken back at once, on streams from `first` on, which is odd."""
+    """The frames of calls that are reset at once, on streams from the odd number `first` on."""
     block = call_headers(method)
     frames = []
     for stream in range(first, first + 2 * count, 2):
@@ -60,9 +60,9 @@ def resets(method: str, first: int, count: int) -> bytes:
 
 
 class RapidReset(threading.Thread):
-    """A peer that opens calls and takes them back at once, as fast as one connection takes them.
+    """A peer that opens calls and resets them at once, as fast as one connection allows.
 
-    It connects again where it is thrown out, and ends after `seconds`.
+    It reconnects after the server closes the connection, and ends after `seconds`.
     """
 
     BATCH = 100
@@ -73,7 +73,7 @@ class RapidReset(threading.Thread):
         self._method = method
         self._until = time.monotonic() + seconds
         self.sent = 0
-        """Calls so far."""
+        """The number of calls so far."""
 
     def run(self) -> None:
         while time.monotonic() < self._until:
@@ -98,7 +98,7 @@ def _connected(address: str) -> Iterator[socket.socket]:
 
 
 def _drain(connection: socket.socket) -> None:
-    """Read what there is, so that the server is never held up by this peer.
+    """Read everything that has arrived, so that the server never waits for this peer.
 
     Raises:
         OSError: the server closed the connection.

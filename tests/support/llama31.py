@@ -1,6 +1,6 @@
 """Llama 3.1's vocabulary as an engine directory has it: the tokenizer files of a Hugging Face checkpoint.
 
-The 128,000 ranks are Meta's own, out of the package `llama-models`; the special tokens and the shape of
+The 128,000 ranks are Meta's own, from the package `llama-models`; the special tokens and the shape of
 a conversation are facts of the model, written down here.
 """
 
@@ -33,7 +33,7 @@ _NAMED = {
     9: "<|eot_id|>",
     10: "<|python_tag|>",
 }
-"""Special tokens by their distance from the first one; the rest are reserved."""
+"""Special tokens by their offset from the first one; the others are reserved."""
 
 _RANKS = CatalogModel(
     id="llama-3.1-vocabulary",
@@ -51,7 +51,7 @@ _CUT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How the model's text was cut into words."""
+"""The regular expression that splits text into words."""
 
 TEMPLATE = """\
 {{- bos_token -}}
@@ -64,18 +64,18 @@ TEMPLATE = """\
 {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}
 {%- endif -%}
 """
-"""A conversation as the model was trained on it, without tools and dates."""
+"""A chat template in the format of the model's training, without tools and dates."""
 
 
 def read_ranks() -> dict[bytes, int]:
-    """The bytes of every ordinary token, with its id; fetched once into the cache."""
+    """The bytes of every ordinary token with its id. The file is downloaded once into the cache."""
     path = cached_model(_RANKS, cache_home(), Progress(shown=True))
     pairs = (line.split() for line in path.read_bytes().splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
 
 
 def special_tokens() -> dict[str, int]:
-    """All 256 of them, with their ids."""
+    """All 256 special tokens with their ids."""
     reserved = iter(range(256))
     return {
         _NAMED.get(offset) or f"<|reserved_special_token_{next(reserved)}|>": BEGIN_OF_TEXT + offset
@@ -93,7 +93,7 @@ def write_tokenizer(directory: Path) -> None:
 
 
 def tokenizer_json(ranks: Mapping[bytes, int]) -> dict[str, Any]:
-    """The document of a fast tokenizer that gives the ids that the ranks give."""
+    """The document of a fast tokenizer that yields the same ids as the ranks."""
     begin = {"id": "<|begin_of_text|>", "ids": [BEGIN_OF_TEXT], "tokens": ["<|begin_of_text|>"]}
     return {
         "version": "1.0",
@@ -143,7 +143,7 @@ def _added_token(text: str, index: int) -> dict[str, Any]:
 
 
 def _merges(ranks: Mapping[bytes, int]) -> list[list[str]]:
-    """Every way to make a token out of two, the lowest result first: so ranks decide what merges first."""
+    """Every pair of tokens that joins to a token, ordered by the rank of the result."""
     pairs = []
     for token, rank in ranks.items():
         cuts = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
@@ -158,7 +158,7 @@ def _merges(ranks: Mapping[bytes, int]) -> list[list[str]]:
 
 
 def _alphabet() -> dict[int, str]:
-    """The printable characters that stand for bytes: visible Latin-1 ones for themselves, others shifted."""
+    """The printable characters that represent bytes: visible Latin-1 characters stay, others are shifted."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(0x100) if byte not in visible]
     return {byte: chr(byte) for byte in visible} | {b: chr(0x100 + n) for n, b in enumerate(hidden)}

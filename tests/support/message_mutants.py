@@ -1,4 +1,4 @@
-"""Random changes to messages: what only callers over gRPC can say."""
+"""Random changes to messages, including those that only gRPC callers can make."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
 UNKNOWN = b"\xf8\x7c\x05"
-"""Field 1999, which no message has, as it is on the wire."""
+"""The wire format of field 1999, which no message has."""
 _INTS = (0, 1, -1, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**63 - 1, -(2**63), 5000)
 _ODD: dict[int, tuple[Any, ...]] = {
     FieldDescriptor.CPPTYPE_BOOL: (True, False),
@@ -32,7 +32,7 @@ def changed_message(random: Random, message: GenerateRequest) -> GenerateRequest
 
 
 def is_repeatable(message: GenerateRequest) -> bool:
-    """Whether the answer is the same each time: by its seed, from which ids of calls come, too."""
+    """Whether the answer is the same each time: a seed decides both tokens and ids of calls."""
     return message.sampling.HasField("seed")
 
 

@@ -1,4 +1,4 @@
-"""A REST body as the message that says the same, made without the bridge."""
+"""Converts a REST body to the equivalent gRPC message, without code of the bridge."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Message = dict[str, Any]
 
 
 def grpc_request(body: Mapping[str, Any]) -> GenerateRequest:
-    """The message; what only REST has, as `stream`, is left out."""
+    """Convert a body. Members that only REST has, such as `stream`, are left out."""
     message: Message = {
         "model": body.get("model", ""),
         "sampling": {name: body[name] for name in _SAMPLING if name in body},
@@ -90,7 +90,7 @@ def _input(body: Mapping[str, Any]) -> Message:
 
 
 def _prompts(prompts: list[Any]) -> Message:
-    """Those of a list; one alone is as good as no list."""
+    """The prompts of a list; a list of one prompt equals the prompt alone."""
     if len(prompts) == 1:
         return _input({"prompt": prompts[0]})
     forms = [{"text": p} if isinstance(p, str) else {"token_ids": {"ids": p}} for p in prompts]

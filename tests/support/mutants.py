@@ -1,4 +1,4 @@
-"""Random changes to bodies, some of which leave no JSON."""
+"""Random changes to bodies, some of which make them invalid JSON."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ class Mutant:
     """A changed body."""
 
     text: str
-    """What is sent."""
+    """The text that is sent."""
     streamed: str | None
-    """The same with `stream`; None where a change met that one."""
+    """The text with `stream`; None if a change affected `stream` itself."""
     changes: tuple[str, ...]
-    """What was done, for whoever has to find out."""
+    """A description of the changes, for the failure message."""
 
 
 def mutant(random: Random, body: dict[str, Any]) -> Mutant:
@@ -180,14 +180,14 @@ class _Mutation:
             container.insert(key, value)
 
     def _repeat(self, container: Any, key: Any) -> None:
-        """Twice the same name; of a list, many times the same element."""
+        """Repeat a name of an object, or an element of a list many times."""
         if isinstance(container, dict):
             container[f"{key}@again@{len(container)}@"] = copy.deepcopy(self._random.choice(_OTHERS))
         else:
             container[key:key] = [container[key]] * self._random.choice([1, 4, 20, 130])
 
     def _shift(self, container: Any, key: Any) -> None:
-        """Out of its range: a number by a little or a lot, a text or a list by its length."""
+        """Move a value out of its range: a number by a little or a lot, a text or a list by its length."""
         value = container[key]
         if isinstance(value, bool) or value is None or isinstance(value, dict):
             container[key] = not value

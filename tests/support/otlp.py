@@ -1,4 +1,4 @@
-"""A receiver of OTLP over HTTP, which keeps the spans that it gets."""
+"""A receiver of OTLP over HTTP that keeps the received spans."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ReceivedSpan:
     trace: str
     id: str
     parent: str
-    """Empty: none."""
+    """The parent's span id; empty for a root span."""
     kind: str
     began: int
     ended: int
@@ -39,7 +39,7 @@ class ReceivedSpan:
 
 @dataclass(slots=True)
 class Receiver:
-    """What arrived so far."""
+    """The spans that were received so far."""
 
     endpoint: str
     spans: list[ReceivedSpan] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Receiver:
         return [s for s in self.spans if s.name == name and wanted.items() <= s.attributes.items()]
 
     def children(self, parent: ReceivedSpan) -> list[ReceivedSpan]:
-        """The spans right below one, by their start."""
+        """The direct children of a span, ordered by start."""
         below = [s for s in self.spans if s.parent == parent.id and s.trace == parent.trace]
         return sorted(below, key=lambda span: span.began)
 

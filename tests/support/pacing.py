@@ -1,4 +1,4 @@
-"""How the servers of the tests pace their streams: as they do by themselves, or as TEST_PACING says."""
+"""The pacing of the tested servers: their default, or the value of TEST_PACING."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def pacing_settings() -> dict[str, Any]:
-    """Settings of either server."""
+    """The settings about pacing, for either server."""
     return _SETTINGS[os.environ.get("TEST_PACING", "auto")]

@@ -1,4 +1,4 @@
-"""Messages for the parser, and what it finds wrong with them."""
+"""Messages for the parser of requests, and their violations."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ USER = pb.ChatMessage(role=pb.ROLE_USER, content="u")
 
 
 def request(**fields: Any) -> generate_pb.GenerateRequest:
-    """A valid request for a text, but for what is given."""
+    """A text request; valid unless the given fields are not."""
     return generate_pb.GenerateRequest(**{"model": "m", "prompt": "p", **fields})
 
 
 def chat(*messages: pb.ChatMessage, **fields: Any) -> generate_pb.GenerateRequest:
-    """A request for a conversation; `fields` are of ChatInput."""
+    """A chat request; `fields` are of ChatInput."""
     spoken = messages or (USER,)
     return generate_pb.GenerateRequest(model="m", chat=pb.ChatInput(messages=spoken, **fields))
 
@@ -35,14 +35,14 @@ def conversation(message: generate_pb.GenerateRequest) -> ChatPrompt:
 
 
 def wrong(message: generate_pb.GenerateRequest) -> dict[str, str]:
-    """Field → description of everything that is wrong with a request."""
+    """Field → description of every violation of a request."""
     with pytest.raises(InvalidRequest) as caught:
         parse_generate(message)
     return {violation.field: violation.description for violation in caught.value.violations}
 
 
 def codes(message: generate_pb.GenerateRequest) -> dict[str, str]:
-    """Field → code of the same."""
+    """Field → code of every violation of a request."""
     with pytest.raises(InvalidRequest) as caught:
         parse_generate(message)
     return {violation.field: violation.code for violation in caught.value.violations}
@@ -53,10 +53,10 @@ def tool(name: str = "f", parameters: str = "", **fields: Any) -> pb.Tool:
 
 
 def ignored(message: generate_pb.GenerateRequest) -> Sequence[str]:
-    """What of a valid request has no effect."""
+    """The fields of a valid request that have no effect."""
     return parse_generate(message).ignored
 
 
 def ignored_by_service(message: generate_pb.GenerateRequest) -> Sequence[str]:
-    """What of a request has no effect, whether or not the rest is valid."""
+    """The fields of a request that have no effect, even if others are invalid."""
     return tuple(ineffective_fields(message))

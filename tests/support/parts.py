@@ -1,4 +1,4 @@
-"""Third parties as programs, which `make parts` installs from Debian."""
+"""Runs third-party programs, which `make parts` installs from Debian."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 REQUIRED = "TEST_PARTS"
-"""The variable that is set to `required` where a missing part is a failure: in CI."""
+"""The environment variable that CI sets to `required`, so that a missing part is a failure."""
 
 
 def part(program: str, *directories: str) -> str:
@@ -33,7 +33,7 @@ def part(program: str, *directories: str) -> str:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
+    """A port on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -47,7 +47,7 @@ class Prometheus:
         self._http = http
 
     async def query(self, expression: str) -> list[dict[str, Any]]:
-        """Evaluate an expression now; the samples of the vector.
+        """Evaluate an expression. Return the samples of the vector.
 
         Raises:
             AssertionError: Prometheus does not take it.
@@ -59,7 +59,7 @@ class Prometheus:
         return found
 
     async def value(self, expression: str) -> float:
-        """The one number that an expression is now; 0 where it has no sample."""
+        """The value of an expression with at most one sample; 0 if it has none."""
         found = await self.query(expression)
         return float(found[0]["value"][1]) if found else 0.0
 
@@ -180,7 +180,7 @@ class Postgres:
 
 @asynccontextmanager
 async def running_redis(port: int | None = None) -> AsyncIterator[int]:
-    """Run a Redis that keeps nothing on disk until the context ends; its port."""
+    """Run a Redis without persistence until the context ends; yield its port."""
     port = port or free_port()
     options = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--port", str(port))
     process = _start(part("redis-server"), *options, "--loglevel", "warning")

@@ -1,4 +1,4 @@
-"""One permit of an admission, as a request of one choice takes it."""
+"""Takes one permit of an admission, as a request of one choice does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def permit(
     deadline: Deadline | None = None,
     priority: Priority = Priority.INTERACTIVE,
 ) -> AsyncIterator[int]:
-    """Wait for a permit and hold it; how many are held then."""
+    """Wait for a permit and hold it. Yields how many are held then."""
     with admission.reserve(tenant, 1, deadline, priority) as wait:
         async with wait() as running:
             yield running

@@ -1,4 +1,4 @@
-"""Servers as processes of their own, to be signalled and killed."""
+"""Runs servers as processes that a test can signal and kill."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ServerProcess:
         self.process.send_signal(number)
 
     async def wait(self, seconds: float = 30) -> int:
-        """The exit status, once the process has ended."""
+        """Wait for the end of the process. Return its exit status."""
         return await asyncio.to_thread(self.process.wait, seconds)
 
 
@@ -36,7 +36,7 @@ class ServerProcess:
 async def server_process(
     command: str, home: Path, stderr: Any = None, **settings: Any
 ) -> AsyncIterator[ServerProcess]:
-    """Start a server with the given settings; ended at the latest with the context.
+    """Start a server with the given settings. It is ended when the context ends.
 
     `stderr` is a descriptor that gets its logs; None: that of the tests.
     """

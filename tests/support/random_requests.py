@@ -1,4 +1,4 @@
-"""Random requests that are valid by construction, made from what the API's own description says."""
+"""Generates random valid requests from the API's own description."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.support.service import MODEL_ID
 from tests.support.texts import HARD_PIECES
 
 ALIAS = "llama-3.1-8b"
-"""Another name under which the model has to be served."""
+"""An alias under which the model must be served."""
 _VOCABULARY = 49_152
 _OPTIONAL = 0.25
-"""How often an optional parameter is there."""
+"""The probability of an optional parameter."""
 _OFTEN = {"content": 1.0, "tools": 0.5}
 _EDGE = 0.15
-"""How often a number is the least or the most that it may be."""
+"""The probability that a number is its minimum or its maximum."""
 _WORDS = ("the", "a", "one", " ", "\n", ", ", "12", "stop", '{"a": ', "}", "[", '"', *HARD_PIECES)
 _REGEXES = ("[a-z]{1,3}", "(yes|no)", "\\d+", "[^x]?", "a{2,4}b*", "é|日本")
 _GRAMMARS = ('root ::= "a"', 'root ::= [0-9]+ ("." [0-9])?', 'root ::= x | "b" root\nx ::= "c"{2}')
@@ -30,14 +30,14 @@ _CALLED = ("get_weather", "f", "a-b_C9")
 
 
 def random_request(random: Random) -> dict[str, Any]:
-    """A body of a chat or text completion that is valid, and says the same each time it is asked."""
+    """A valid body of a chat or text completion whose answer is the same each time."""
     schema = components()[random.choice([CHAT, COMPLETION])]
     body: dict[str, Any] = _Maker(random).value(schema, "")
     return reconcile(random, body)
 
 
 class _Maker:
-    """Makes values of schemas. What a schema cannot say is made by hand, by the path of the parameter."""
+    """Generates values of schemas. Where a schema says too little, a method by the parameter's path does."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -66,7 +66,7 @@ class _Maker:
         }
 
     def value(self, schema: Schema, path: str) -> Any:
-        """A value of a schema; at a path for which there is a better way, of that."""
+        """A value of a schema, or of the method for this path if there is one."""
         if path in self._by_hand:
             return self._by_hand[path]()
         return self._of_schema(schema, path)

@@ -1,4 +1,4 @@
-"""The README's table of settings, made from the settings themselves. `make readme` renews it."""
+"""Generates the README's table of settings. `make readme` renews it."""
 
 from __future__ import annotations
 

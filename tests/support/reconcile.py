@@ -1,4 +1,4 @@
-"""What the parameters of one request need of each other."""
+"""Removes contradictions between the parameters of a random request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CALL = 'Go! @say<<{"name": "%s", "arguments": {}}>>'
 
 
 def reconcile(random: Random, body: dict[str, Any]) -> dict[str, Any]:
-    """A body whose parameters are right each by itself, made one whose parameters do not contradict."""
+    """Change a body whose parameters are each valid so that they do not contradict each other."""
     _repeat(random, body)
     _keep_one_limit(body)
     if "messages" in body:
@@ -28,14 +28,14 @@ def reconcile(random: Random, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _repeat(random: Random, body: dict[str, Any]) -> None:
-    """Decode greedily, or with a seed: either makes the answer the same each time."""
+    """Decode greedily or with a seed, so that the answer is the same each time."""
     body["temperature"] = 0
     if isinstance(body.get("seed"), int) and random.random() < 0.5:
         body["temperature"] = random.choice([0.5, 1, 2.0, 1e-9])
 
 
 def _keep_one_limit(body: dict[str, Any]) -> None:
-    """One limit, and a small one: an answer may have no end of its own."""
+    """Keep one small limit of tokens, since an answer may not end by itself."""
     limit = body.get("max_tokens") or body.get("max_completion_tokens") or 12
     for name in ("max_tokens", "max_completion_tokens"):
         if body.get(name) is not None:
@@ -61,7 +61,7 @@ def _is_for_all(content: Any) -> bool:
 
 
 def _end_prompt(body: dict[str, Any]) -> None:
-    """A message is continued, or another one is begun; one with calls is not continued."""
+    """Continue the final message or begin a new one; a message with calls cannot be continued."""
     if body["messages"][-1].get("tool_calls"):
         body.pop("continue_final_message", None)
     if body.get("continue_final_message"):
@@ -82,7 +82,7 @@ def _choose_tools(random: Random, body: dict[str, Any]) -> None:
 
 
 def _have_called(body: dict[str, Any], name: str) -> None:
-    """Script a call, with room for it."""
+    """Script a call, and allow enough tokens for it."""
     body["messages"].append({"role": "user", "content": _CALL % name})
     for limit in ("max_tokens", "max_completion_tokens"):
         if body.get(limit) is not None:

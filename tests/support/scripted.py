@@ -1,4 +1,4 @@
-"""A service that does what a test tells it to, on a real socket. Run as a program it prints its port."""
+"""A service whose answers a test scripts, on a real socket. Run as a program it prints its port."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def call_delta(index: int = 0, choice: int = 0, **fields: str) -> Event:
 
 
 def logprob(token: str = "a", top: Sequence[str] = ()) -> generation_pb2.TokenLogprob:
-    """Of a token whose id is that of its first character; each of the likeliest is half as likely."""
+    """The log probability of a token, whose id is the code of its first character, and its alternatives."""
     return generation_pb2.TokenLogprob(
         token_id=ord(token[0]),
         token=token,
@@ -112,13 +112,13 @@ def whole_answer(text: str = "Hello") -> Response:
 
 
 def validated() -> Response:
-    """The answer to a request that is only checked."""
+    """The answer to a request with validate_only."""
     usage = generation_pb2.Usage(prompt_tokens=3)
     return Response(request_id="server-id", model="m", created=7, usage=usage, report=REPORT)
 
 
 def answering(response: Response) -> AnswerScript:
-    """This answer, whatever the request."""
+    """A script that gives this answer to every request."""
 
     async def answer(request: Request, context: Any) -> Response:
         return response
@@ -127,7 +127,7 @@ def answering(response: Response) -> AnswerScript:
 
 
 def script(*events: Event) -> StreamScript:
-    """A stream of exactly these events."""
+    """A script that streams exactly these events."""
 
     async def stream(request: Request, context: Any) -> AsyncIterator[Event]:
         for event in events:
@@ -174,7 +174,7 @@ class Seen:
 class ScriptedService(
     generate_service_pb2_grpc.GenerateServiceServicer, model_service_pb2_grpc.ModelServiceServicer
 ):
-    """Answers by the scripts in `stream` and `answer`, and remembers every call."""
+    """Answers with the scripts in `stream` and `answer`, and records every call."""
 
     def __init__(self) -> None:
         self.stream: StreamScript = _HELLO
@@ -236,7 +236,7 @@ _HELLO = script(*HELLO)
 
 
 def _pieces(answer: AnswerScript) -> StreamScript:
-    """The stream that folds into an answer."""
+    """The stream whose events join to an answer."""
 
     async def stream(request: Request, context: Any) -> AsyncIterator[Event]:
         whole = await answer(request, context)
@@ -267,7 +267,7 @@ def _pieces(answer: AnswerScript) -> StreamScript:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that listens."""
+    """A listening service."""
 
     service: ScriptedService
     server: aio.Server
@@ -302,7 +302,7 @@ async def serve(
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> float:
-    """Wait until the condition holds; the seconds it took."""
+    """Wait until the condition holds. Return the seconds it took."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     while not condition():

@@ -20,9 +20,9 @@ from inference_service.server import Server
 from tests.support.pacing import pacing_settings
 
 MODEL_ID = "smollm2-135m-instruct"
-"""The model that the service of the tests serves."""
+"""The model that the tested service serves."""
 SMALL_WINDOW = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
-"""Options of a connection whose buffers are soon full where nobody reads."""
+"""Options of a connection whose small buffers fill soon if nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ async def running_service(**config_overrides: Any) -> AsyncIterator[Running]:
 
 @asynccontextmanager
 async def connect(address: str, *options: tuple[str, int]) -> AsyncIterator[grpc.aio.Channel]:
-    """A connection of its own, shared with no other channel to the same address."""
+    """Open a connection that no other channel shares."""
     own = [("grpc.use_local_subchannel_pool", 1), *options]
     async with grpc.aio.insecure_channel(address, options=own) as channel:
         yield channel

@@ -1,4 +1,4 @@
-"""docs/structured-output.md, made from the compiler's own tables."""
+"""Generates docs/structured-output.md from the compiler's tables."""
 
 from __future__ import annotations
 

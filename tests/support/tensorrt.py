@@ -1,4 +1,4 @@
-"""Engine directories for the double of TensorRT-LLM, and the double itself."""
+"""Creates engine directories for the double of TensorRT-LLM, and puts the double on the import path."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 from tests.double.tensorrt_llm.builder import LLAMA_3_1_8B, BuildConfig, QuantConfig, build_engine
 
 DOUBLE = Path(__file__).parent.parent / "double"
-"""To be put on the import path."""
+"""The directory for the import path."""
 DOUBLED = frozenset({"tensorrt_llm", "torch", "transformers", "xgrammar"})
-"""What can be imported from there."""
+"""The modules in this directory."""
 
 LIMITS: Mapping[str, int] = {"max_batch_size": 16, "max_num_tokens": 8192, "max_seq_len": 8192}
 
@@ -41,13 +41,13 @@ SMALL: dict[str, Any] = {
     "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "Ġ": 2, "ab": 3, "<s>": 300}, "merges": ["a b"]},
 }
-"""A byte-level tokenizer of five tokens, one of them also a special one."""
+"""A byte-level tokenizer of five tokens, one of which is also a special token."""
 SMALL_SIZE = 304
 
 
 @contextmanager
 def double_on_path() -> Iterator[Any]:
-    """The double as `tensorrt_llm`, for as long as the context lasts."""
+    """Make the double importable as `tensorrt_llm` until the context ends."""
     sys.path.insert(0, str(DOUBLE))
     try:
         yield import_module("tensorrt_llm")
@@ -98,17 +98,17 @@ def write_small_tokenizer(directory: Path) -> None:
 
 
 def with_slow_tokenizer(engine: Path) -> Path:
-    """Make an engine's tokenizer one that transformers does not load as a fast one."""
+    """Change an engine's tokenizer so that transformers does not load it as a fast one."""
     file = engine / "tokenizer_config.json"
     settings = {**json.loads(file.read_text()), "tokenizer_class": "SlowTokenizer"}
-    # It may be a link to a file that other engines share.
+    # The file may be a link to one that other engines share.
     file.unlink()
     file.write_text(json.dumps(settings))
     return engine
 
 
 def sampling_params_without(params: Any, *names: str) -> type:
-    """A dataclass like SamplingParams, or another one, less some fields."""
+    """A copy of the dataclass SamplingParams, or of another one, without some fields."""
     kept = [
         (field.name, Any, dataclasses.field(default=field.default, init=field.init))
         for field in dataclasses.fields(params)

@@ -1,4 +1,4 @@
-"""Texts, cuts and stop sequences that are hard on whoever streams them."""
+"""Texts, cuts and stop sequences that are hard to stream."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def repetitive_texts(max_size: int = 40) -> st.SearchStrategy[str]:
 
 @st.composite
 def stop_sets(draw: st.DrawFn, text: str) -> list[str]:
-    """At most 4 stop sequences, of which many occur in `text`, overlap, or begin alike."""
+    """At most 4 stop sequences, many of which occur in `text`, overlap, or have common beginnings."""
     stops = draw(st.lists(st.text(alphabet="ab漢😀", min_size=1, max_size=6), max_size=2))
     while text and len(stops) < 4 and draw(st.booleans()):
         start = draw(st.integers(0, len(text) - 1))
@@ -67,7 +67,7 @@ def stop_sets(draw: st.DrawFn, text: str) -> list[str]:
 
 @st.composite
 def cuts(draw: st.DrawFn, whole: T) -> list[T]:
-    """Any way to cut `whole` into slices, empty ones included."""
+    """Random marks that cut `whole` into slices, which may be empty."""
     return slices(whole, draw(st.lists(st.integers(0, len(whole)), max_size=20)))
 
 
@@ -78,7 +78,7 @@ def slices(whole: T, marks: Sequence[int]) -> list[T]:
 
 
 def until_stop(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
-    """What of `text` may be shown, and the stop sequence that ends it, by trying every end.
+    """The visible part of `text`, and the stop sequence that ends it, found by trying every end.
 
     The first one completed counts; of several that complete together, the longest.
     """

@@ -1,4 +1,4 @@
-"""A parser of tool calls with the text that it divides."""
+"""Feeds text to a parser of tool calls and reads its results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inference_service.prompt.conversation import ToolCallDelta
 
 @dataclass(frozen=True)
 class Divided:
-    """What became of a piece of text: content, and what is new of the calls."""
+    """The result for a piece of text: content, and the new parts of calls."""
 
     content: str
     deltas: Sequence[ToolCallDelta] = ()
@@ -21,7 +21,7 @@ class Divided:
 
 
 class Reader:
-    """Feeds a parser, and reads in the text what it reports."""
+    """Feeds a parser, and reads the texts at the offsets that it reports."""
 
     def __init__(self, parser: ToolCallParser) -> None:
         self.parser = parser
@@ -29,20 +29,20 @@ class Reader:
         self._reported = 0
 
     def feed(self, text: str) -> Divided:
-        """Take the next piece of text in; return what may leave."""
+        """Feed the next piece of text. Return what may be sent."""
         self._text += text
         self.parser.feed(text)
         return self._take()
 
     def finish(self, *, cut: bool = False) -> Divided:
-        """End the text; return what was held back."""
+        """End the text. Return what was held back."""
         self.parser.finish(cut=cut)
         return self._take()
 
     def _take(self) -> Divided:
         content, deltas = "", []
         for span in self.parser.take():
-            # What was released before is not in the buffer any more.
+            # The buffer no longer holds text that was released.
             assert self._reported <= span.start <= span.end <= len(self._text)
             text = self._text[span.start : span.end]
             if isinstance(span, ContentSpan):

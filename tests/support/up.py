@@ -74,17 +74,17 @@ class Up:
 
 
 def all_gone(processes: Iterable[psutil.Process]) -> bool:
-    """Whether none of them runs; one that nobody has reaped yet does not."""
+    """Whether none of the processes runs; zombies count as ended."""
     return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
 Start = Callable[..., Up]
 
 
-def soon(question: Callable[[], object]) -> bool:
+def soon(condition: Callable[[], object]) -> bool:
     end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
-        if question():
+        if condition():
             return True
         time.sleep(0.05)
     return False
@@ -92,7 +92,10 @@ def soon(question: Callable[[], object]) -> bool:
 
 @contextlib.contextmanager
 def starting(home: Path, model: ModelFile) -> Iterator[Start]:
-    """Start `lodestream up` on the simulated engine with more flags; what is left at the end is killed."""
+    """Yield a function that starts `lodestream up` on the simulated engine.
+
+    What still runs at the end is killed.
+    """
     with contextlib.ExitStack() as stack:
 
         def run(*flags: str, variables: Mapping[str, str] | None = None) -> Up:
@@ -134,7 +137,7 @@ def body(model: str, **options: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stream(up: Up, **options: Any) -> Iterator[Iterator[str]]:
-    """The lines of a stream that has begun."""
+    """Start a stream and yield its lines after the first one."""
     model = up.find(r"model +(\S+)")
     url = f"{up.http}/v1/chat/completions"
     with httpx.stream(

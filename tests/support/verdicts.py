@@ -1,4 +1,4 @@
-"""What may become of a body that is not as described, and what may not."""
+"""The expected replies to bodies that may violate the API's description."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CODES = frozenset(
         "unsupported_parameter",
     }
 )
-"""All that may be wrong with a request."""
+"""The error codes of an invalid request."""
 _REFUSED = {CHAT: policy.REFUSED_IN_CHAT, COMPLETION: policy.REFUSED_IN_COMPLETIONS}
 _CONSTRAINTS = ("guided_json", "guided_regex", "guided_grammar")
 _DESCRIPTION = "response_format.json_schema.description"
@@ -39,7 +39,7 @@ UNREADABLE = object()
 
 
 def read_json(text: str) -> Any:
-    """The value of a text; UNREADABLE where it is no JSON, or more than Python reads."""
+    """Parse JSON. Return UNREADABLE if the text is no JSON or is beyond Python's parser."""
     try:
         value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_members)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
@@ -53,14 +53,14 @@ def _refuse(token: str) -> Any:
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The last of a name counts, and the others have to be JSON nevertheless."""
+    """The last of several equal names counts; the values of the others must be valid, too."""
     for pair in pairs:
         json.dumps(pair, ensure_ascii=False, allow_nan=False).encode()
     return dict(pairs)
 
 
 def check_reply(reply: Reply, value: Any, name: str) -> None:
-    """A body is refused with a word on what is wrong, or answered with a word on what was not heeded."""
+    """Check that a body is refused with a reason, or answered with the names of its ignored parameters."""
     assert reply.headers["x-request-id"]
     if reply.status != 200:
         _check_refusal(reply, value, name)
@@ -68,16 +68,16 @@ def check_reply(reply: Reply, value: Any, name: str) -> None:
     if value is UNREADABLE:
         return
     assert is_valid(value, name), "answered, though it is not as described"
-    told = [part for part in reply.headers.get(policy.HEADER, "").split(",") if not _is_of_a_schema(part)]
+    named = [part for part in reply.headers.get(policy.HEADER, "").split(",") if not _is_of_a_schema(part)]
     expected = list(_without_effect(value, name, is_streamed=reply.is_stream))
-    if told[-1:] == ["..."]:
-        assert set(told[:-1]) <= set(expected)
+    if named[-1:] == ["..."]:
+        assert set(named[:-1]) <= set(expected)
     else:
-        assert sorted(told) == sorted(expected), (told, expected)
+        assert sorted(named) == sorted(expected), (named, expected)
 
 
 def _is_of_a_schema(part: str) -> bool:
-    """Whether a name is empty, or of a keyword in a schema; other tests are about those."""
+    """Whether a name is empty or belongs to a keyword in a schema, which other tests cover."""
     return not part or _OF_SCHEMAS.match(part) is not None
 
 
@@ -100,32 +100,32 @@ def _without_effect(value: Mapping[str, Any], name: str, *, is_streamed: bool) -
     for path, member, given in undeclared(value, components()[name]):
         is_harmless = not path and member in _REFUSED[name]
         if given is not None and not is_harmless:
-            yield _as_in_the_header(f"{path}.{_as_in_the_header(member)}" if path else member)
+            yield _header_form(f"{path}.{_header_form(member)}" if path else member)
     if value.get("stream_options") is not None and not is_streamed:
         yield "stream_options"
     if value.get("stream") and not is_streamed:
         yield "stream"
-    wanted = value.get("response_format") or {}
+    response_format = value.get("response_format") or {}
     for member in ("json_schema", "regex", "grammar", "ebnf"):
-        if wanted.get(member) is not None and wanted["type"] != member:
+        if response_format.get(member) is not None and response_format["type"] != member:
             yield f"response_format.{member}"
-    if wanted.get("type") == "json_schema" and wanted["json_schema"].get("description"):
+    if response_format.get("type") == "json_schema" and response_format["json_schema"].get("description"):
         yield _DESCRIPTION
     yield from _stopping(value)
-    yield from _unneeded(value, wanted)
+    yield from _without_use(value, response_format)
     if name == CHAT:
         yield from _unread_refusals(value)
-        yield from _without_tools(value, wanted)
+        yield from _without_tools(value, response_format)
 
 
-def _as_in_the_header(name: str) -> str:
-    """A name without unsafe characters; paths of keywords in schemas may be longer than others."""
+def _header_form(name: str) -> str:
+    """A name as in the header: without unsafe characters; paths of keywords in schemas may be longer."""
     limit = 200 if name.startswith(("tools[", "response_format.", "guided_json")) else 64
     return _UNSAFE.sub("_", name[:limit]) or "_"
 
 
 def is_only_rest(name: str) -> bool:
-    """Whether what has no effect has no place in the protocol either."""
+    """Whether a parameter without effect is missing from the gRPC protocol, too."""
     return _ONLY_REST.fullmatch(name) is not None
 
 
@@ -134,17 +134,19 @@ def _has_text(value: Mapping[str, Any]) -> bool:
     return isinstance(prompt, str) or (isinstance(prompt, list) and isinstance(prompt[0], str))
 
 
-def _unneeded(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    """What is only for a prompt of text, or for an answer that must be JSON."""
+def _without_use(value: Mapping[str, Any], response_format: Mapping[str, Any]) -> Iterator[str]:
+    """Parameters that apply only to a text prompt, or to an answer that must be JSON."""
     is_demanded = value.get("tools") and value.get("tool_choice") not in (None, "auto", "none")
-    if value.get("whitespace") is not None and (is_demanded or not _asks_for_json(value, wanted)):
+    if value.get("whitespace") is not None and (is_demanded or not _asks_for_json(value, response_format)):
         yield "whitespace"
     if value.get("parse_special") and not _has_text(value):
         yield "parse_special"
 
 
-def _asks_for_json(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return wanted.get("type") in ("json_object", "json_schema") or value.get("guided_json") is not None
+def _asks_for_json(value: Mapping[str, Any], response_format: Mapping[str, Any]) -> bool:
+    return (
+        response_format.get("type") in ("json_object", "json_schema") or value.get("guided_json") is not None
+    )
 
 
 def _stopping(value: Mapping[str, Any]) -> Iterator[str]:
@@ -158,32 +160,34 @@ def _stopping(value: Mapping[str, Any]) -> Iterator[str]:
 def _unread_refusals(value: Mapping[str, Any]) -> Iterator[str]:
     for number, turn in enumerate(value["messages"]):
         refusal, content = turn.get("refusal"), turn.get("content")
-        is_read = turn["role"] == "assistant" and not (content if isinstance(content, str) else said(content))
-        if refusal and not is_read and refusal != (content if isinstance(content, str) else said(content)):
+        is_read = turn["role"] == "assistant" and not (
+            content if isinstance(content, str) else text_of(content)
+        )
+        if refusal and not is_read and refusal != (content if isinstance(content, str) else text_of(content)):
             yield f"messages[{number}].refusal"
 
 
-def said(parts: Any) -> str:
-    """The text of a message's parts."""
+def text_of(parts: Any) -> str:
+    """The joined text of a message's parts."""
     return "".join(part["refusal" if part["type"] == "refusal" else "text"] for part in parts or ())
 
 
-def _without_tools(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+def _without_tools(value: Mapping[str, Any], response_format: Mapping[str, Any]) -> Iterator[str]:
     if not value.get("tools"):
         yield from (one for one in ("tool_choice", "parallel_tool_calls") if value.get(one) is not None)
         return
-    free = ("none",) if _asks_for_json(value, wanted) else ("auto", "none")
+    free = ("none",) if _asks_for_json(value, response_format) else ("auto", "none")
     if (value.get("tool_choice") or "auto") in free:
         for number, tool in enumerate(value["tools"]):
             if tool["function"].get("strict"):
                 yield f"tools[{number}].function.strict"
     if value.get("tool_choice") not in (None, "auto", "none"):
-        yield from _constraint(value, wanted)
+        yield from _constraint(value, response_format)
 
 
-def _constraint(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    """The parameter that says what an answer must be, where there is one."""
-    kind = wanted.get("type", "text")
+def _constraint(value: Mapping[str, Any], response_format: Mapping[str, Any]) -> Iterator[str]:
+    """The parameter that constrains the answer, if there is one."""
+    kind = response_format.get("type", "text")
     if kind == "json_object":
         yield "response_format"
     elif kind != "text":
@@ -192,14 +196,14 @@ def _constraint(value: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator
 
 
 def can_compare(value: Mapping[str, Any]) -> bool:
-    """Whether a body still asks for all there is, and says the same each time."""
+    """Whether the answer to a body has all that can be compared, and is the same each time."""
     options = value.get("stream_options") or {}
     asks_all = value.get("return_token_ids") and options.get("include_usage")
     return bool(asks_all) and (value.get("temperature") == 0 or value.get("seed") is not None)
 
 
 def message_of(value: Any, name: str) -> GenerateRequest | None:
-    """The message that says what a body says; None where there is none that does."""
+    """The gRPC message that is equivalent to a body; None if there is none."""
     request = plain(value, components()[name])
     if any(value.get(refused) is not None for refused in _REFUSED[name]) or _is_only_rest(request):
         return None
@@ -210,10 +214,10 @@ def message_of(value: Any, name: str) -> GenerateRequest | None:
 
 
 def _is_only_rest(request: Mapping[str, Any]) -> bool:
-    """Whether a body says what messages cannot: one thing twice, or nothing where they say it is empty."""
+    """Whether no message is equivalent to a body: it sets something twice, or leaves out a required value."""
     limits = {request[limit] for limit in ("max_tokens", "max_completion_tokens") if limit in request}
-    wanted = request.get("response_format", {"type": "text"})["type"] != "text"
-    constraints = wanted + sum(constraint in request for constraint in _CONSTRAINTS)
+    is_constrained = request.get("response_format", {"type": "text"})["type"] != "text"
+    constraints = is_constrained + sum(constraint in request for constraint in _CONSTRAINTS)
     silent = [turn for turn in request.get("messages", ()) if "content" not in turn]
     return (
         len(limits) > 1
@@ -225,15 +229,15 @@ def _is_only_rest(request: Mapping[str, Any]) -> bool:
     )
 
 
-def spelled(param: str | None, request: Mapping[str, Any]) -> str | None:
-    """What the service calls a parameter, for a name that one of the transports gave it."""
+def service_name(param: str | None, request: Mapping[str, Any]) -> str | None:
+    """The service's name of a parameter, from the name that either transport uses."""
     if param is None:
         return None
-    wanted = request.get("response_format", {}).get("type")
+    kind = request.get("response_format", {}).get("type")
     ours = {
         "max_completion_tokens": "max_tokens",
         "guided_json": "response_format.json_schema.schema",
-        f"response_format.{wanted}": "guided_regex" if wanted == "regex" else "guided_grammar",
+        f"response_format.{kind}": "guided_regex" if kind == "regex" else "guided_grammar",
         **({"logprobs": "top_logprobs"} if "messages" not in request else {}),
     }
     for name, own in ours.items():

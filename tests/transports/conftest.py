@@ -17,7 +17,7 @@ ServeEngine = Callable[..., dict[str, Any]]
 def serve_engine(
     double: object, llama31_files: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> ServeEngine:
-    """Settings that serve a compiled engine over the double, under the default model's id.
+    """Settings that serve a compiled engine on the double, under the default model's id.
 
     Arguments are of the double's script.
     """
@@ -32,5 +32,5 @@ def serve_engine(
 
 @pytest.fixture(autouse=True, scope="session")
 def plain_logs() -> None:
-    """Log as the servers do. Left alone, structlog spends seconds on the colours of a traceback."""
+    """Log as the servers do. By default structlog spends seconds on the colours of a traceback."""
     logs.configure("info", "json", "service")

@@ -1,4 +1,4 @@
-"""Both servers as processes, with their metrics."""
+"""Runs both servers as processes, and reads their metrics."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @dataclass(frozen=True, slots=True)
 class MeteredServers:
-    """Where the servers and their metrics are, as `host:port`."""
+    """The addresses of the servers and of the service's metrics, as `host:port`."""
 
     service: str
     bridge: str
     metrics: str
-    """Of the service; the bridge's are on its own address."""
+    """The address of the service's metrics; the bridge serves its metrics on its own address."""
 
     async def scrape(self, address: str, **headers: str) -> httpx.Response:
         """Read the metrics of one server."""
@@ -46,7 +46,7 @@ class MeteredServers:
         }
 
     async def until(self, name: str, is_there: Callable[[float], bool], **labels: str) -> Samples:
-        """Wait until the sum of the service's samples of a name is as wanted; all samples then."""
+        """Wait until the sum of the service's samples of a name fulfils a condition. Return all samples."""
         async with asyncio.timeout(15):
             while True:
                 samples = await self.samples(self.metrics)
@@ -66,7 +66,7 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 @asynccontextmanager
 async def metered_servers(home: Path, **settings: Any) -> AsyncIterator[MeteredServers]:
-    """Run both servers over the simulated engine; settings are those of the service."""
+    """Run both servers on the simulated engine. Arguments are settings of the service."""
     metrics = f"127.0.0.1:{free_port()}"
     given = {
         "backend": "simulated",

@@ -1,4 +1,4 @@
-"""Types that programs have their answers parsed into, each as a model for `response_format`."""
+"""Types into which programs parse answers, each as a model for `response_format`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Aliased(BaseModel):
 
 
 class Documented(BaseModel):
-    """A place that somebody described."""
+    """A place with a description."""
 
     name: str = Field(title="Name", description="What it is called.", examples=["Bonn"])
     size: int = Field(default=3, deprecated=True)
@@ -234,9 +234,9 @@ MODELS: Mapping[str, type[Any]] = {
 REFUSED: Mapping[str, str] = {
     "set of int": "`uniqueItems` holds only where the elements can be at most 6 different values.",
 }
-"""Types that are refused, with the reason."""
+"""The refused types, with the reason."""
 
-_DECIMAL = "The schema allows any string, and no digits or bounds are said of it."
+_DECIMAL = "The schema allows any string, without digits or bounds."
 NOT_ALWAYS_VALID: Mapping[str, str] = {
     "Decimal": _DECIMAL,
     "Decimal of money": _DECIMAL,
@@ -247,4 +247,4 @@ NOT_ALWAYS_VALID: Mapping[str, str] = {
     "Json": "The format `json-string` is an annotation.",
     "HttpUrl": "The format `uri` takes any scheme.",
 }
-"""Types whose schema allows more than pydantic takes, with the reason."""
+"""Types whose schema allows more than pydantic accepts, with the reason."""

@@ -1,4 +1,4 @@
-"""Callers that leave, at any moment, through both transports."""
+"""Callers disconnect at random moments, over both transports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.transports import Transports, grpc_request, running_transport
 
 CALLERS = 100
 PREFILL_TPS, DECODE_TPS = 100, 50
-"""A prompt of 20 tokens prefills for 0.2 s and an answer takes seconds; most callers wait in the queue."""
+"""The prefill of 20 tokens takes 0.2 s and an answer seconds, so most callers wait in the queue."""
 BODY = {"model": MODEL_ID, "prompt": "tell me " * 10, "max_tokens": 400, "ignore_eos": True}
 
 
@@ -65,10 +65,13 @@ def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("leave", [leave_grpc, leave_rest_stream, leave_rest_plain])
-async def test_every_slot_is_free_after_callers_left(
+async def test_every_slot_is_free_after_callers_disconnect(
     leave: Callable[[Transports, float], Awaitable[None]], settings: dict[str, Any]
 ) -> None:
-    """A hundred callers leave while queued, in prefill or mid-stream; nothing of them stays behind."""
+    """A hundred callers disconnect while queued, in prefill or mid-stream.
+
+    No slot, task or thread is left.
+    """
     async with running_transports(**settings) as transports:
         await transports.by_rest({**BODY, "max_tokens": 1})
         tasks, threads = len(asyncio.all_tasks()), threading.active_count()
@@ -84,9 +87,9 @@ async def test_every_slot_is_free_after_callers_left(
 
 
 async def _seconds_until_idle(transports: Transports) -> float:
-    room = transports.service.loaded
+    loaded = transports.service.loaded
     began = time.monotonic()
-    while room.backend.stats().running or room.admission.running or len(transports.service.server.calls):
+    while loaded.backend.stats().running or loaded.admission.running or len(transports.service.server.calls):
         assert time.monotonic() - began < 5, "a slot stayed taken"
         await asyncio.sleep(0.002)
     return time.monotonic() - began

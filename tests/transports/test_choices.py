@@ -1,4 +1,4 @@
-"""Several choices of one request, through both transports: they leave together, and share their prompt."""
+"""Several choices of one request over both transports: cancellation, usage, seeds and deadlines."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"backend": request.param, "threads": 1, "simulated_decode_tps": 100}
 
 
-async def test_choices_of_who_left_leave_together(settings: dict[str, Any]) -> None:
-    """Whichever way they came. No choice of theirs keeps a slot, or a place in the queue."""
+async def test_a_disconnect_cancels_all_choices(settings: dict[str, Any]) -> None:
+    """No choice of a disconnected caller keeps a slot or a place in the queue."""
     async with running_transports(**settings) as transports:
         tasks = 0
         for leave in LEAVES:
@@ -80,16 +80,15 @@ async def test_choices_of_who_left_leave_together(settings: dict[str, Any]) -> N
         assert len(asyncio.all_tasks()) <= tasks
 
 
-async def test_choices_that_wait_leave_too() -> None:
-    """Two of them run, two wait for their turn."""
+async def test_a_disconnect_cancels_waiting_choices() -> None:
+    """Two choices run and two wait for a slot."""
     async with running_transports(simulated_decode_tps=100, max_concurrency=2) as transports:
         for leave in LEAVES:
             await leave(transports)
             await _until(transports, 0)
 
 
-async def test_prompt_is_counted_once(settings: dict[str, Any]) -> None:
-    """And what was generated for every choice."""
+async def test_usage_counts_a_prompt_once_and_every_choice(settings: dict[str, Any]) -> None:
     async with running_transports(**settings) as transports:
         for ask in transports.ways:
             one = await ask(completion(max_tokens=3, ignore_eos=True))
@@ -102,8 +101,8 @@ async def test_prompt_is_counted_once(settings: dict[str, Any]) -> None:
             assert two_prompts.usage == (prompt * 2, generated * 2)
 
 
-async def test_seeds_of_choices_are_their_own(settings: dict[str, Any]) -> None:
-    """The first choice is what it would be alone; the others differ from it and from each other."""
+async def test_every_choice_has_its_own_seed(settings: dict[str, Any]) -> None:
+    """The first choice equals a request for one choice; the others differ from it and from each other."""
     async with running_transports(**settings) as transports:
         body = completion(temperature=2, top_p=1, max_tokens=6)
         alone = await transports.by_rest(body)
@@ -113,8 +112,7 @@ async def test_seeds_of_choices_are_their_own(settings: dict[str, Any]) -> None:
     assert len({choice.token_ids for choice in choices}) == CHOICES
 
 
-async def test_deadline_ends_every_choice_with_what_was_made(settings: dict[str, Any]) -> None:
-    """Whichever way it is told."""
+async def test_a_deadline_ends_every_choice_with_its_tokens_so_far(settings: dict[str, Any]) -> None:
     if settings["backend"] == "llama_cpp":
         pytest.skip("deadlines are the service's own, whatever the engine")
     body = completion("@sim(stall_at=3)", n=2, stream_options={"include_usage": True})
@@ -140,13 +138,13 @@ async def test_deadline_ends_every_choice_with_what_was_made(settings: dict[str,
 
 
 def _running(transports: Transports) -> int:
-    """Choices that have a slot or wait for one."""
-    room = transports.service.loaded
-    return max(room.backend.stats().running, room.admission.running) + room.admission.waiting
+    """The number of choices that have a slot or wait for one."""
+    loaded = transports.service.loaded
+    return max(loaded.backend.stats().running, loaded.admission.running) + loaded.admission.waiting
 
 
 async def _until(transports: Transports, count: int) -> None:
-    """Wait until so many run or wait; 0: and no call is left."""
+    """Wait until `count` choices run or wait; with 0, until no call is left either."""
     end = time.monotonic() + 10
     while _running(transports) != count or (not count and len(transports.service.server.calls)):
         assert time.monotonic() < end, f"{_running(transports)} choices run or wait instead of {count}"

@@ -1,4 +1,4 @@
-"""Prompts that do not fit are refused in words that callers know, and unread where they are hopeless."""
+"""Prompts that do not fit are refused with the words of OpenAI, and before tokenizing if far too long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.transports.feature_requests import chat, completion
 CONTEXT = 512
 LONG = "word " * 600
 HOPELESS = "word " * 800_000
-"""4 MB: more bytes than the longest token has, times the context."""
+"""4 MB: more bytes than the context length times the bytes of the longest token."""
 
 LITELLM = (
     "exceed context limit",
@@ -30,11 +30,13 @@ LITELLM = (
     "`inputs` tokens + `max_new_tokens` must be",
     "exceeds the maximum number of tokens allowed",
 )
-"""What litellm 1.110.2 looks for in a lowered message (abridged): `is_error_str_context_window_exceeded` of
-litellm/litellm_core_utils/exception_mapping_utils.py. It is too heavy to be installed for a test."""
+"""Words that litellm 1.110.2 looks for in a lower-case message (abridged).
+
+See `is_error_str_context_window_exceeded` of litellm/litellm_core_utils/exception_mapping_utils.py. The
+package is too large to be installed for a test."""
 
 LANGCHAIN = ("Input tokens exceed the configured limit", "prompt is too long")
-"""What langchain-openai 1.7.4 looks for in a message: `_handle_openai_bad_request` in
+"""Words that langchain-openai 1.7.4 looks for in a message: `_handle_openai_bad_request` in
 langchain_openai/chat_models/base.py; langchain-anthropic's `_handle_anthropic_bad_request` has the second."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -60,7 +62,7 @@ async def test_libraries_recognise_the_refusal_by_its_words(
         assert any(words in answer.message for words in LANGCHAIN), answer.message
 
 
-async def test_numbers_of_a_prompt_that_was_read_are_exact(
+async def test_the_error_has_exact_numbers_for_a_tokenized_prompt(
     transports: Transports, tokenizer: Tokenizer
 ) -> None:
     prompt = len(tokenizer.encode_text(LONG))
@@ -75,10 +77,10 @@ async def test_numbers_of_a_prompt_that_was_read_are_exact(
     )
 
 
-async def test_hopeless_prompts_are_refused_unread(
+async def test_prompts_that_cannot_fit_are_refused_before_tokenizing(
     transports: Transports, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Conversations, texts, one of several prompts, token ids, and prompts that are only counted."""
+    """This holds for conversations, texts, one of several prompts, token ids, and counted prompts."""
 
     def encode(self: Tokenizer, text: str) -> list[int]:
         raise AssertionError(f"{len(text)} characters were read")
@@ -108,8 +110,8 @@ async def test_hopeless_prompts_are_refused_unread(
         assert refused.value.prompt_tokens > CONTEXT
 
 
-async def test_refusing_four_megabytes_takes_no_time_to_speak_of(transports: Transports) -> None:
-    """Some 15 ms in the service, most of it gRPC's; reading them took 6 seconds."""
+async def test_refusing_four_megabytes_takes_little_time(transports: Transports) -> None:
+    """It takes about 15 ms in the service, mostly in gRPC; tokenizing the prompt took 6 seconds."""
     took = []
     for _ in range(5):
         began = time.monotonic()
@@ -119,8 +121,8 @@ async def test_refusing_four_megabytes_takes_no_time_to_speak_of(transports: Tra
     assert min(took) < 0.5
 
 
-async def test_what_could_fit_is_read(transports: Transports, tokenizer: Tokenizer) -> None:
-    """A text of the longest tokens only has more bytes than any other that fits."""
+async def test_a_prompt_that_could_fit_is_tokenized(transports: Transports, tokenizer: Tokenizer) -> None:
+    """A text of only the longest tokens has the most bytes of all texts that fit."""
     longest = max(range(tokenizer.vocabulary_size), key=lambda i: len(tokenizer.token_bytes(i)))
     piece = tokenizer.token_bytes(longest).decode()
     assert len(piece.encode()) == tokenizer.longest_token

@@ -1,4 +1,4 @@
-"""The model that is served by default answers, and calls tools."""
+"""The default model answers, and calls tools."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _question(text: str, **options: Any) -> dict[str, Any]:
 
 
 async def test_it_answers_and_calls_tools(default_model_file: ModelFile) -> None:
-    """What the README prints, at both transports; and a tool, by the model's own choice and by demand."""
+    """It gives the README's answer over both transports, and calls a tool by its own choice and on demand."""
     assert default_model_file.id == catalog.DEFAULT_ID
     async with running_transports(
         backend="llama_cpp", model=catalog.DEFAULT_ID, max_concurrency=1, context_length=1024
@@ -46,8 +46,8 @@ async def test_it_answers_and_calls_tools(default_model_file: ModelFile) -> None
             answer = await ask(_question("What is the capital of France?"))
             assert answer.text == "The capital of France is Paris."
         for choice in ("auto", "required"):
-            asked = _question("What is the weather in Paris?", tools=[WEATHER], tool_choice=choice)
-            reply = (await transports.http.post("/v1/chat/completions", json=asked, timeout=100)).json()
+            body = _question("What is the weather in Paris?", tools=[WEATHER], tool_choice=choice)
+            reply = (await transports.http.post("/v1/chat/completions", json=body, timeout=100)).json()
             (call,) = reply["choices"][0]["message"]["tool_calls"]
             assert call["function"]["name"] == "get_weather"
             assert json.loads(call["function"]["arguments"]) == {"city": "Paris"}

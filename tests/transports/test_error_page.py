@@ -18,7 +18,7 @@ ROWS = {
     for line in PAGE.splitlines()
     if line.startswith("| `") and (cells := line.strip("|").split("|"))
 }
-# A request that does not arrive in time, and an unknown route, the bridge answers before it asks the service.
+# The bridge answers request timeouts and unknown routes without the service.
 BRIDGE_ALONE = {"REQUEST_TIMEOUT": 408, "ROUTE_NOT_FOUND": 404}
 
 

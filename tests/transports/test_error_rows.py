@@ -1,4 +1,4 @@
-"""Every row of the error table, produced by a real request at each door."""
+"""Every row of the error table, produced by a real request over each transport."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.transports import Transports, grpc_request, running_transport
 Ask = Mapping[str, Any]
 
 
-def ask(text: str = "hello", **knobs: Any) -> dict[str, Any]:
-    return {"model": MODEL_ID, "prompt": text, **knobs}
+def ask(text: str = "hello", **members: Any) -> dict[str, Any]:
+    return {"model": MODEL_ID, "prompt": text, **members}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A cause and what it looks like from outside."""
+    """A cause of an error, and the expected error over both transports."""
 
     code: str
     grpc_code: grpc.StatusCode
@@ -37,15 +37,15 @@ class Row:
     service: Mapping[str, Any] = field(default_factory=dict)
     request: Ask = field(default_factory=ask)
     level: Level | None = None
-    """Level of the key that is sent; None: none is."""
+    """The level of the key that is sent; None sends no key."""
     timeout: float | None = None
     before: Callable[[Transports], Awaitable[None]] | None = None
     waits: bool = False
-    """Says when to come back."""
+    """Whether the error says when to retry."""
 
 
 async def _fill(transports: Transports) -> None:
-    """Take the only slot for good."""
+    """Occupy the only slot permanently."""
     call = transports.service.generate_stub.GenerateStream(grpc_request(ask("@sim(stall_at=0)")))
     assert await call.read() is not grpc.aio.EOF
 
@@ -62,7 +62,7 @@ async def _spend(transports: Transports) -> None:
 
 _Code = grpc.StatusCode
 _INVALID = "invalid_request_error"
-_GUARDED = {"guarded": True}
+_WITH_KEYS = {"with_keys": True}
 ROWS = [
     Row("invalid_value", _Code.INVALID_ARGUMENT, 400, _INVALID, request=ask(temperature=3)),
     Row("missing_required_parameter", _Code.INVALID_ARGUMENT, 400, _INVALID, request={"prompt": "x"}),
@@ -81,13 +81,13 @@ ROWS = [
         {"max_message_bytes": 2000},
         ask("x" * 2500),
     ),
-    Row("invalid_api_key", _Code.UNAUTHENTICATED, 401, "authentication_error", _GUARDED),
+    Row("invalid_api_key", _Code.UNAUTHENTICATED, 401, "authentication_error", _WITH_KEYS),
     Row(
         "insufficient_scope",
         _Code.PERMISSION_DENIED,
         403,
         "permission_error",
-        _GUARDED,
+        _WITH_KEYS,
         level=Level.READ_ONLY,
     ),
     Row("model_not_found", _Code.NOT_FOUND, 404, _INVALID, request={**ask(), "model": "gpt-9"}),
@@ -96,7 +96,7 @@ ROWS = [
         _Code.RESOURCE_EXHAUSTED,
         429,
         "rate_limit_error",
-        {**_GUARDED, "requests_per_minute": 1},
+        {**_WITH_KEYS, "requests_per_minute": 1},
         level=Level.READ_WRITE,
         before=_spend,
         waits=True,
@@ -123,14 +123,20 @@ ROWS = [
 ]
 
 
-OF_THE_ENGINE = ("context_length_exceeded", "queue_full", "not_ready", "deadline_exceeded", "internal_error")
-"""Rows whose cause lies behind the seam; these are asked of a compiled engine too."""
+CAUSED_BY_ENGINE = (
+    "context_length_exceeded",
+    "queue_full",
+    "not_ready",
+    "deadline_exceeded",
+    "internal_error",
+)
+"""Rows whose cause is in the engine; these are also tested with a compiled engine."""
 
 
 CASES = [pytest.param(row, "simulated", id=row.code) for row in ROWS] + [
     pytest.param(row, "tensorrt_llm", id=f"{row.code}-tensorrt_llm")
     for row in ROWS
-    if row.code in OF_THE_ENGINE
+    if row.code in CAUSED_BY_ENGINE
 ]
 
 
@@ -142,8 +148,8 @@ def engine(request: pytest.FixtureRequest, backend: str) -> Mapping[str, Any]:
     return settings
 
 
-def test_the_rows_are_all_there() -> None:
-    """Whatever the service can refuse a plain request with is asked for here."""
+def test_every_error_of_a_generation_has_a_row() -> None:
+    """Every reason for which the service can refuse a generation is tested here."""
     reasons = {row.reason.lower() for row in status.TABLE.values()} | {"internal_error"}
     of_others = errors.ReaderStalled, errors.RequestTimeout, errors.UnknownMethod, errors.ReceiptNotFound
     elsewhere = {status.TABLE[error].reason for error in of_others}
@@ -152,11 +158,11 @@ def test_the_rows_are_all_there() -> None:
 
 
 @pytest.mark.parametrize(("row", "backend"), CASES)
-async def test_each_row_at_each_door(row: Row, engine: Mapping[str, Any], tmp_path: Path) -> None:
-    """The gRPC status with its ErrorInfo, the HTTP status with its body, and one streamed like the other."""
-    settings = {**engine, **{name: value for name, value in row.service.items() if name != "guarded"}}
+async def test_each_error_over_each_transport(row: Row, engine: Mapping[str, Any], tmp_path: Path) -> None:
+    """Check the gRPC status with its ErrorInfo and the HTTP status with its body, whole and streamed."""
+    settings = {**engine, **{name: value for name, value in row.service.items() if name != "with_keys"}}
     key = ""
-    if row.service.get("guarded"):
+    if row.service.get("with_keys"):
         _, key = KeyFile(tmp_path / "keys.json").create("tests", row.level or Level.READ_WRITE)
         settings["keys_file"] = tmp_path / "keys.json"
     limit = settings.get("max_message_bytes", 4 * 1024 * 1024)

@@ -1,4 +1,4 @@
-"""Numbers that 32-bit floats, which engines compute in, cannot hold: never a failure in the engine."""
+"""Numbers beyond the 32-bit floats of engines never cause a failure in the engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAILURES = ("internal_error", "not_ready")
 
 
 def small_requests() -> Iterator[dict[str, Any]]:
-    """Each parameter with each number, then several of them together."""
+    """Requests for each parameter with each number, and for several parameters together."""
     for name, value in product(PARAMETERS, SMALL):
         yield completion(max_tokens=2, **{name: value})
     for value in SMALL:
@@ -38,28 +38,28 @@ def small_requests() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(params=["llama_cpp", "simulated", "tensorrt_llm"])
 def engine(request: pytest.FixtureRequest, serve_engine: ServeEngine) -> dict[str, Any]:
-    """The settings that serve each engine."""
+    """The settings for each engine."""
     if request.param == "tensorrt_llm":
         return serve_engine()
     return {"backend": request.param, "context_length": 512, "max_concurrency": 1}
 
 
-async def test_numbers_that_an_engine_cannot_hold_never_fail_in_it(engine: dict[str, Any]) -> None:
+async def test_numbers_beyond_32_bit_floats_do_not_fail_in_the_engine(engine: dict[str, Any]) -> None:
     async with running_transports(**engine) as transports:
         failed = [body for body in small_requests() if (await transports.by_rest(body)).error in FAILURES]
 
     assert failed == []
 
 
-async def test_numbers_that_would_be_infinite_are_refused_by_name() -> None:
+async def test_numbers_that_would_become_infinite_are_refused_by_name() -> None:
     async with running_transports() as transports:
         for name, value in product((*PARAMETERS, "top_k", "max_tokens", "seed"), LARGE):
             answer = await transports.by_rest({**completion(), name: value})
             assert (answer.error, answer.param) == ("invalid_value", name)
 
 
-async def test_what_became_of_a_number_is_in_the_report() -> None:
-    """A penalty that would be 0 becomes the least that engines take, a temperature the greedy one."""
+async def test_the_report_has_the_number_in_effect() -> None:
+    """A penalty that would round to 0 becomes the smallest valid one; a temperature becomes 0."""
     small = chat(repetition_penalty=1e-46, temperature=1e-9, top_p=1e-46, validate_only=True)
     async with running_transports() as transports:
         answers = [await ask(small) for ask in transports.ways]
@@ -70,7 +70,7 @@ async def test_what_became_of_a_number_is_in_the_report() -> None:
         assert answer.parameters["temperature"] == answer.parameters["top_p"] == 0
 
 
-async def test_zero_is_no_repetition_penalty() -> None:
+async def test_a_repetition_penalty_of_zero_is_refused() -> None:
     async with running_transports() as transports:
         for ask in transports.ways:
             answer = await ask(chat(repetition_penalty=0.0))

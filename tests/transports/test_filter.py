@@ -1,4 +1,4 @@
-"""The content filter through both transports, whole and streamed, on every engine."""
+"""The content filter over both transports, whole and streamed, on every engine."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ keys = ["alice"]
 """
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-whatever_the_engine = pytest.mark.parametrize("filtered", ["simulated"], indirect=True)
+simulated_engine_only = pytest.mark.parametrize("filtered", ["simulated"], indirect=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """Both transports of a service that filters, and its callers."""
+    """Both transports of a service with a content filter, for two callers."""
 
     alice: Transports
     bob: Transports
@@ -77,13 +77,13 @@ async def filtered(
         yield Filtered(replace(transports, key=alice), replace(transports, key=bob), rules)
 
 
-def saying(text: str, **more: Any) -> dict[str, Any]:
-    """A request that any engine answers with exactly this text."""
+def request_for(text: str, **more: Any) -> dict[str, Any]:
+    """A request that every engine answers with exactly this text."""
     return chat("Go on.", guided_regex=text, max_tokens=60, **more)
 
 
 async def ask_all(transports: Transports, body: Mapping[str, Any]) -> Answer:
-    """What every way of asking answers."""
+    """Send a request whole and streamed over both transports. Return the answer, the same for all."""
     first, *others = [await ask(body) for ask in transports.ways]
     assert first.error is None, first.message
     for other in others:
@@ -102,8 +102,8 @@ async def ask_all(transports: Transports, body: Mapping[str, Any]) -> Answer:
     ],
 )
 async def test_blocked_output_is_cut_before_the_match(filtered: Filtered, text: str, left: str) -> None:
-    """Matches are longer than tokens, and no part of one ever leaves."""
-    answer = await ask_all(filtered.bob, saying(text))
+    """Matches are longer than tokens, and no part of a match is sent."""
+    answer = await ask_all(filtered.bob, request_for(text))
     choice = answer.choices[0]
 
     assert choice.text == left
@@ -111,11 +111,11 @@ async def test_blocked_output_is_cut_before_the_match(filtered: Filtered, text: 
         assert (choice.finish_reason, choice.ending) == ("content_filter", ("content_filter", None, "birds"))
 
 
-@whatever_the_engine
-async def test_what_cannot_match_any_more_leaves_at_once(filtered: Filtered) -> None:
-    """A stream is held back no longer than a match may still come of it."""
+@simulated_engine_only
+async def test_text_that_cannot_match_any_more_is_sent_at_once(filtered: Filtered) -> None:
+    """Text is held back only as long as it may become a match."""
     stream = filtered.bob.client.stream_request(
-        grpc_request(saying("a project here and a project there, and then project heron")),
+        grpc_request(request_for("a project here and a project there, and then project heron")),
         api_key=filtered.bob.key,
     )
     deltas = [event.text async for event in stream if isinstance(event, Delta)]
@@ -125,16 +125,16 @@ async def test_what_cannot_match_any_more_leaves_at_once(filtered: Filtered) -> 
 
 
 @pytest.mark.parametrize("more", [{}, {"n": 2}, {"logprobs": True}, {"stop": ["more"]}])
-async def test_redacted_output_goes_on(filtered: Filtered, more: dict[str, Any]) -> None:
-    answer = await ask_all(filtered.bob, saying("The key sk-abcd1234 is no more", **more))
+async def test_output_continues_after_a_redaction(filtered: Filtered, more: dict[str, Any]) -> None:
+    answer = await ask_all(filtered.bob, request_for("The key sk-abcd1234 is no more", **more))
 
     end = "" if "stop" in more else "more"
     assert {choice.text for choice in answer.choices} == {f"The key [secret] is no {end}"}
     assert {choice.finish_reason for choice in answer.choices} == {"stop"}
 
 
-async def test_arguments_of_calls_are_output(filtered: Filtered) -> None:
-    """A call that is cut is no call that was made."""
+async def test_arguments_of_calls_are_filtered(filtered: Filtered) -> None:
+    """A call that is cut short does not count as a call."""
     bird = tool("look", strict_object(bird={"enum": ["project heron"]}))
     answer = await ask_all(
         filtered.bob, chat("Go on.", tools=[bird], tool_choice=named("look"), max_tokens=60)
@@ -157,7 +157,7 @@ async def test_arguments_of_calls_are_output(filtered: Filtered) -> None:
     ],
 )
 async def test_blocked_prompt_has_an_empty_answer(filtered: Filtered, body: dict[str, Any]) -> None:
-    """As many as were asked for; the engine is not asked."""
+    """Every requested choice is empty, and the engine does not run."""
     answer = await ask_all(filtered.bob, body)
 
     assert len(answer.choices) == body.get("n", 2 if isinstance(body.get("prompt"), list) else 1)
@@ -169,10 +169,10 @@ async def test_blocked_prompt_has_an_empty_answer(filtered: Filtered, body: dict
     assert answer.usage[1] == 0
 
 
-@whatever_the_engine
-async def test_rule_for_a_key_is_for_its_owner_only(filtered: Filtered) -> None:
-    """Of what is asked and of what is said."""
-    for body, left in ((saying("I am a stork"), "I am "), (chat("Are you a stork?"), "")):
+@simulated_engine_only
+async def test_a_rule_for_a_key_applies_only_to_its_owner(filtered: Filtered) -> None:
+    """The rule applies to prompts and to output."""
+    for body, left in ((request_for("I am a stork"), "I am "), (chat("Are you a stork?"), "")):
         alices, bobs = await ask_all(filtered.alice, body), await ask_all(filtered.bob, body)
 
         assert (alices.text, alices.finish_reason) == (left, "content_filter")
@@ -180,8 +180,8 @@ async def test_rule_for_a_key_is_for_its_owner_only(filtered: Filtered) -> None:
         assert bobs.text
 
 
-async def test_redacted_prompt_is_what_the_model_reads(filtered: Filtered) -> None:
-    """Also where it is told back. Token ids cannot be redacted, so they are refused."""
+async def test_the_model_reads_the_redacted_prompt(filtered: Filtered) -> None:
+    """An echo shows the redacted prompt, too. Token ids cannot be redacted, so they are blocked."""
     body = completion("Dear Nightingale,", echo=True, max_tokens=4)
     answer = await ask_all(filtered.bob, body)
     counted = await filtered.bob.client.count_tokens(
@@ -193,11 +193,15 @@ async def test_redacted_prompt_is_what_the_model_reads(filtered: Filtered) -> No
     assert by_ids.choices[0].ending == ("content_filter", None, "names")
 
 
-@whatever_the_engine
+@simulated_engine_only
 async def test_log_names_the_rule_and_never_the_text(
     filtered: Filtered, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for body in (saying("I saw project heron"), chat("Of project heron"), saying("my sk-abcd1234 key")):
+    for body in (
+        request_for("I saw project heron"),
+        chat("Of project heron"),
+        request_for("my sk-abcd1234 key"),
+    ):
         caplog.clear()
         await ask_all(filtered.bob, body)
         lines = [str(record.msg) for record in caplog.records]
@@ -210,10 +214,10 @@ async def test_log_names_the_rule_and_never_the_text(
             assert all("'filter_rules': ['birds']" in line for line in rpcs)
 
 
-@whatever_the_engine
-async def test_rules_follow_their_file(filtered: Filtered) -> None:
-    """New ones count soon, and broken ones never: then it stays as it was."""
-    body = saying("an owl flew by project heron")
+@simulated_engine_only
+async def test_changed_rules_apply_without_a_restart(filtered: Filtered) -> None:
+    """An invalid file changes nothing: the old rules stay in force."""
+    body = request_for("an owl flew by project heron")
     assert (await ask_all(filtered.bob, body)).text == "an owl flew by "
 
     write(filtered.rules, RULES.replace("project heron", "owl"))
@@ -235,8 +239,8 @@ async def _until(transports: Transports, body: Mapping[str, Any], text: str) -> 
         await asyncio.sleep(0.05)
 
 
-async def test_blocked_prompt_waits_for_nothing(tmp_path: Path) -> None:
-    """Not for an engine that stands still, nor for its turn where others have all slots."""
+async def test_a_blocked_prompt_is_answered_without_a_slot(tmp_path: Path) -> None:
+    """It waits neither for a stalled engine nor for a free slot."""
     rules = write(tmp_path / "rules.toml", RULES)
     settings: dict[str, Any] = {"simulated_fault": "stall_at=0", "max_concurrency": 1}
     async with (

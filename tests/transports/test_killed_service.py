@@ -1,4 +1,4 @@
-"""The service dies under the bridge."""
+"""The service is killed while the bridge runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BODY = {"model": MODEL_ID, "prompt": "@sim(stall_at=3) hello", "stream": True}
 
 
 async def test_streams_end_with_an_error_and_the_bridge_recovers(tmp_path: Path) -> None:
-    """After kill -9 every client gets the error event; once the service is back, requests are answered."""
+    """After kill -9 every stream ends with the error event; after a restart requests are answered."""
     settings = {"backend": "simulated", "max_concurrency": 64}
     async with server_process("serve", tmp_path, grpc_address="127.0.0.1:0", **settings) as service:
         address = service.address
@@ -49,7 +49,7 @@ async def test_streams_end_with_an_error_and_the_bridge_recovers(tmp_path: Path)
 
 
 async def _read(http: httpx.AsyncClient, running: asyncio.Semaphore) -> tuple[float, dict[str, Any]]:
-    """Read one stream to its end: when that was, and its last event."""
+    """Read one stream to its end. Return the time of the end, and the last event."""
     last = ""
     async with http.stream("POST", "/v1/completions", json=BODY) as reply:
         async for line in reply.aiter_lines():
@@ -61,7 +61,7 @@ async def _read(http: httpx.AsyncClient, running: asyncio.Semaphore) -> tuple[fl
 
 
 async def _answer(http: httpx.AsyncClient) -> dict[str, Any]:
-    """Ask until there is an answer, for 15 seconds at most."""
+    """Retry a request until it is answered, for at most 15 seconds."""
     for _ in range(150):
         reply = await http.post("/v1/completions", json={"model": MODEL_ID, "prompt": "hi"})
         if reply.status_code == 200:

@@ -1,4 +1,4 @@
-"""`/metrics` of both servers: what is counted agrees with what callers got."""
+"""`/metrics` of both servers agree with the answers that callers got."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inference_client import AsyncClient, InferenceError
 from lodestream_common.keys import KeyFile, Level
 from tests.transports.metered import MeteredServers, metered_servers, total
 
-# What Prometheus adds to the name of a family where it stores it.
+# The suffixes that Prometheus adds to the name of a family.
 SUFFIXES = {"counter": "_total", "info": "_info"}
 MODEL = "smollm2-135m-instruct"
 CHAT = {
@@ -30,7 +30,7 @@ async def ask(servers: MeteredServers, body: object, path: str = "/v1/chat/compl
         return await http.post(f"http://{servers.bridge}{path}", json=body)
 
 
-async def test_tokens_and_requests_agree_with_what_callers_got(tmp_path: Path) -> None:
+async def test_counted_tokens_and_requests_agree_with_the_answers(tmp_path: Path) -> None:
     async with metered_servers(tmp_path) as servers:
         usages = [(await ask(servers, {**CHAT, "n": n})).json()["usage"] for n in (1, 3)]
         refused = await ask(servers, {**CHAT, "temperature": 9})
@@ -57,7 +57,7 @@ async def test_tokens_and_requests_agree_with_what_callers_got(tmp_path: Path) -
     assert total(bridge, "lodestream_bridge_time_to_first_byte_seconds_count", route=route["route"]) == 3
 
 
-async def test_gauges_follow_what_runs_and_waits(tmp_path: Path) -> None:
+async def test_gauges_show_running_and_waiting_requests(tmp_path: Path) -> None:
     async with metered_servers(tmp_path, max_concurrency=1, simulated_decode_tps=20) as servers:
         running = [asyncio.create_task(ask(servers, {**CHAT, "max_tokens": 40})) for _ in range(3)]
         samples = await servers.until("lodestream_requests_waiting", lambda waiting: waiting == 2)
@@ -73,7 +73,7 @@ async def test_gauges_follow_what_runs_and_waits(tmp_path: Path) -> None:
         await servers.until("lodestream_requests_running", lambda running: running == 0)
 
 
-async def test_a_cancelled_request_counts_the_tokens_that_were_made(tmp_path: Path) -> None:
+async def test_a_cancelled_request_counts_its_generated_tokens(tmp_path: Path) -> None:
     async with metered_servers(tmp_path, simulated_decode_tps=100) as servers:
         async with AsyncClient(servers.service) as client:
             stream = client.stream(model=MODEL, prompt="x", max_tokens=500, ignore_eos=True)
@@ -85,7 +85,7 @@ async def test_a_cancelled_request_counts_the_tokens_that_were_made(tmp_path: Pa
     assert 0 < total(samples, "lodestream_completion_tokens_total") < 500
 
 
-async def test_labels_are_bounded_whatever_callers_write(tmp_path: Path) -> None:
+async def test_callers_cannot_create_labels(tmp_path: Path) -> None:
     async with metered_servers(tmp_path) as servers:
         async with httpx.AsyncClient(base_url=f"http://{servers.bridge}") as http:
             for number in range(30):
@@ -101,7 +101,7 @@ async def test_labels_are_bounded_whatever_callers_write(tmp_path: Path) -> None
         assert not any("path-" in value or "model-" in value for _, labels in samples for _, value in labels)
 
 
-async def test_a_scraper_gets_the_form_that_it_accepts_and_the_docs_name_every_metric(tmp_path: Path) -> None:
+async def test_the_format_follows_the_accept_header_and_the_docs_name_every_metric(tmp_path: Path) -> None:
     documented = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     async with metered_servers(tmp_path) as servers:
         await ask(servers, CHAT)
@@ -118,7 +118,7 @@ async def test_a_scraper_gets_the_form_that_it_accepts_and_the_docs_name_every_m
             assert {name for name in ours if f"`{name}`" not in documented} == set()
 
 
-async def test_names_of_the_inference_gateway_and_of_keys_are_asked_for(tmp_path: Path) -> None:
+async def test_metrics_by_key_and_for_the_inference_gateway_are_optional(tmp_path: Path) -> None:
     async with metered_servers(tmp_path, metrics_gateway_names=True, metrics_keys=True) as servers:
         await ask(servers, CHAT)
         samples = await servers.samples(servers.metrics)
@@ -128,7 +128,7 @@ async def test_names_of_the_inference_gateway_and_of_keys_are_asked_for(tmp_path
     assert total(samples, "lodestream_requests_total", key="anonymous") == 1
 
 
-async def test_where_there_are_keys_the_bridge_wants_one_for_its_metrics(tmp_path: Path) -> None:
+async def test_with_keys_the_metrics_of_the_bridge_need_one(tmp_path: Path) -> None:
     _, key = KeyFile(tmp_path / "keys.json").create("scraper", Level.READ_ONLY)
     async with metered_servers(tmp_path) as servers:
         refused = await servers.scrape(servers.bridge)

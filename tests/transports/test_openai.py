@@ -1,4 +1,4 @@
-"""OpenAI's own SDK against the real service: every feature on an engine without a model and on one with."""
+"""OpenAI's own SDK with the real service: every feature on the simulated engine and on real ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WEATHER: ChatCompletionToolParam = {
 
 
 class City(BaseModel):
-    """What a reply is parsed into: short, whatever the model makes of it."""
+    """The type of parsed replies, which are short whatever the model writes."""
 
     name: Literal["Bonn", "Basel", "Köln"]
     on_the_rhine: bool
@@ -56,26 +56,26 @@ async def client(request: pytest.FixtureRequest) -> AsyncIterator[openai.AsyncOp
 
 
 def ask(**more: Any) -> dict[str, Any]:
-    """A short chat, the same at every call."""
+    """A short chat request that is the same at every call."""
     return {"model": MODEL_ID, "messages": MESSAGES, "seed": 7, "max_tokens": 12, **more}
 
 
 async def folded(client: openai.AsyncOpenAI, **more: Any) -> Any:
-    """The answer as the SDK folds a stream."""
+    """Stream an answer and let the SDK join it."""
     async with client.chat.completions.stream(**ask(**more)) as stream:
         async for _ in stream:
             pass
-        # Its final completion is an error where the length was reached.
+        # The SDK raises instead of returning a completion that ended with `length`.
         return stream.current_completion_snapshot
 
 
 def extra(reply: Any, name: str) -> Any:
-    """A member that OpenAI's own API does not have."""
+    """Get a member that OpenAI's API does not have."""
     return (reply.model_extra or {})[name]
 
 
 async def test_choices_are_the_same_whole_and_streamed(client: openai.AsyncOpenAI) -> None:
-    """Three of them, each with a seed of its own; the prompt is counted once."""
+    """Three choices with their own seeds; the prompt is counted once."""
     whole = await client.chat.completions.create(**ask(n=3))
     stream = await folded(client, n=3)
     single = await client.chat.completions.create(**ask())
@@ -92,47 +92,47 @@ async def test_choices_are_the_same_whole_and_streamed(client: openai.AsyncOpenA
 
 @pytest.fixture
 def with_alternatives(request: pytest.FixtureRequest) -> None:
-    """For tests of what compiled engines refuse by name."""
+    """Skip tests of alternatives on compiled engines, which refuse them."""
     if request.node.callspec.params["client"] == "tensorrt_llm":
         pytest.skip("this engine tells no alternatives")
 
 
-async def test_log_probabilities_of_the_tokens_alone(client: openai.AsyncOpenAI) -> None:
-    """Every engine tells them; joined, their bytes are the text."""
+async def test_log_probabilities_without_alternatives(client: openai.AsyncOpenAI) -> None:
+    """Every engine reports them; the joined bytes are the text."""
     whole = await client.chat.completions.create(**ask(logprobs=True))
     stream = await folded(client, logprobs=True)
-    told = whole.choices[0].logprobs
+    logprobs = whole.choices[0].logprobs
 
-    assert told is not None
-    assert told.content
-    assert all(entry.logprob <= 0 and not entry.top_logprobs for entry in told.content)
-    text = b"".join(bytes(entry.bytes or []) for entry in told.content).decode()
+    assert logprobs is not None
+    assert logprobs.content
+    assert all(entry.logprob <= 0 and not entry.top_logprobs for entry in logprobs.content)
+    text = b"".join(bytes(entry.bytes or []) for entry in logprobs.content).decode()
     assert text.strip() == (whole.choices[0].message.content or "").strip()
-    assert stream.choices[0].logprobs.model_dump() == told.model_dump()
+    assert stream.choices[0].logprobs.model_dump() == logprobs.model_dump()
 
 
 @pytest.mark.usefixtures("with_alternatives")
 async def test_log_probabilities_cover_the_text(client: openai.AsyncOpenAI) -> None:
-    """Bytes joined are the text; none is above 0; the likeliest come first; streamed they are the same."""
+    """The joined bytes are the text, none is above 0, the likeliest come first, and streams have the same."""
     raw = await client.chat.completions.with_raw_response.create(**ask(logprobs=True, top_logprobs=3))
     whole = ChatCompletion.model_validate_json(raw.text, strict=True)
     stream = await folded(client, logprobs=True, top_logprobs=3)
-    told = whole.choices[0].logprobs
+    logprobs = whole.choices[0].logprobs
 
-    assert told is not None
-    assert told.content
-    assert b"".join(bytes(entry.bytes or []) for entry in told.content).decode().strip() == (
+    assert logprobs is not None
+    assert logprobs.content
+    assert b"".join(bytes(entry.bytes or []) for entry in logprobs.content).decode().strip() == (
         (whole.choices[0].message.content or "").strip()
     )
-    assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 3 for entry in told.content)
-    for entry in told.content:
+    assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 3 for entry in logprobs.content)
+    for entry in logprobs.content:
         likely = [top.logprob for top in entry.top_logprobs]
         assert likely == sorted(likely, reverse=True)
-    assert stream.choices[0].logprobs.model_dump() == told.model_dump()
+    assert stream.choices[0].logprobs.model_dump() == logprobs.model_dump()
 
 
 async def test_a_bias_forbids_a_token(client: openai.AsyncOpenAI) -> None:
-    """The first one of the answer without it."""
+    """The first token of the answer without the bias does not occur any more."""
     body = {"temperature": 0, "extra_body": {"return_token_ids": True}}
     free = await client.chat.completions.create(**ask(**body))
     first = extra(free.choices[0], "token_ids")[0]
@@ -143,7 +143,7 @@ async def test_a_bias_forbids_a_token(client: openai.AsyncOpenAI) -> None:
 
 @pytest.mark.parametrize("temperature", [0, 1.5])
 async def test_replies_are_parsed(client: openai.AsyncOpenAI, temperature: float) -> None:
-    """Into the model whose schema was sent, whole and streamed."""
+    """The SDK parses them into the model whose schema was sent, whole and streamed."""
     options = ask(max_tokens=60, temperature=temperature, response_format=City)
     whole = await client.chat.completions.parse(**options)
     async with client.chat.completions.stream(**options) as stream:
@@ -167,10 +167,9 @@ async def test_replies_are_parsed(client: openai.AsyncOpenAI, temperature: float
     ],
     ids=["guided_regex", "guided_grammar", "guided_json", "response_format"],
 )
-async def test_constraints_of_other_servers(
+async def test_constraints_by_the_names_of_other_servers(
     client: openai.AsyncOpenAI, body: dict[str, Any], expected: set[str]
 ) -> None:
-    """By their names there."""
     reply = await client.chat.completions.create(**ask(max_tokens=30, extra_body=body))
 
     assert reply.choices[0].message.content in expected
@@ -178,7 +177,7 @@ async def test_constraints_of_other_servers(
 
 
 async def test_a_bad_schema_is_refused_by_the_name_it_came_under(client: openai.AsyncOpenAI) -> None:
-    """`guided_json` or the path into `response_format`."""
+    """The error names `guided_json`, or the path in `response_format`."""
     bad = {"type": "object", "properties": {"x": {"type": "nothing"}}}
     with pytest.raises(openai.BadRequestError) as guided:
         await client.chat.completions.create(**ask(extra_body={"guided_json": bad}))
@@ -191,8 +190,8 @@ async def test_a_bad_schema_is_refused_by_the_name_it_came_under(client: openai.
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-async def test_calls_that_are_demanded(client: openai.AsyncOpenAI, choice: Any) -> None:
-    """With arguments that follow the schema, whole and as events of a stream."""
+async def test_demanded_tool_calls(client: openai.AsyncOpenAI, choice: Any) -> None:
+    """Their arguments follow the schema, whole and as events of a stream."""
     options = ask(max_tokens=80, tools=[WEATHER], tool_choice=choice)
     whole = await client.chat.completions.create(**options)
     async with client.chat.completions.stream(**options) as stream:
@@ -214,7 +213,7 @@ async def test_calls_that_are_demanded(client: openai.AsyncOpenAI, choice: Any) 
 
 
 async def test_calls_in_several_choices(client: openai.AsyncOpenAI) -> None:
-    """With log probabilities of their tokens, and never a text: the same whole and streamed."""
+    """They have log probabilities and no text, and are the same whole and streamed."""
     options = {"max_tokens": 80, "n": 2, "tools": [WEATHER], "tool_choice": "required", "logprobs": True}
     whole = await client.chat.completions.create(**ask(**options))
     stream = await folded(client, **options)
@@ -230,7 +229,7 @@ async def test_calls_in_several_choices(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_a_conversation_with_tools(client: openai.AsyncOpenAI) -> None:
-    """The call goes back with its result, and the model goes on."""
+    """The call is sent back with its result, and the model continues."""
     options = ask(max_tokens=80, tools=[WEATHER])
     first = await client.chat.completions.create(**options, tool_choice="required")
     message = first.choices[0].message
@@ -248,7 +247,7 @@ async def test_a_conversation_with_tools(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_completions_of_several_prompts(client: openai.AsyncOpenAI) -> None:
-    """Choices by prompt; the same as if each was asked for alone."""
+    """The choices come in the order of the prompts, and equal those of separate requests."""
     options: dict[str, Any] = {"model": MODEL_ID, "temperature": 0, "max_tokens": 6}
     both = await client.completions.create(prompt=["Once upon a time", "The Rhine"], **options)
     alone = [
@@ -261,7 +260,7 @@ async def test_completions_of_several_prompts(client: openai.AsyncOpenAI) -> Non
 
 
 async def test_completions_echo_the_prompt(client: openai.AsyncOpenAI) -> None:
-    """Before the text, also streamed."""
+    """The prompt precedes the text, also in streams."""
     options: dict[str, Any] = {"model": MODEL_ID, "temperature": 0, "max_tokens": 6, "prompt": "The Rhine is"}
     plain = await client.completions.create(**options)
     echoed = await client.completions.create(**options, echo=True)
@@ -272,26 +271,33 @@ async def test_completions_echo_the_prompt(client: openai.AsyncOpenAI) -> None:
 
 
 @pytest.mark.usefixtures("with_alternatives")
-async def test_completions_tell_log_probabilities(client: openai.AsyncOpenAI) -> None:
-    """In four lists of one length; the offsets point into the text."""
+async def test_completions_report_log_probabilities(client: openai.AsyncOpenAI) -> None:
+    """They are four lists of equal length; the offsets point into the text."""
     reply = await client.completions.create(
         model=MODEL_ID, prompt="The Rhine is", temperature=0, max_tokens=6, logprobs=2
     )
-    told, text = reply.choices[0].logprobs, reply.choices[0].text
+    logprobs, text = reply.choices[0].logprobs, reply.choices[0].text
 
-    assert told is not None
-    assert told.tokens
-    assert told.text_offset
-    assert told.token_logprobs
-    assert told.top_logprobs
-    assert len(told.tokens) == len(told.text_offset) == len(told.token_logprobs) == len(told.top_logprobs)
-    for name, offset, likely in zip(told.tokens, told.text_offset, told.top_logprobs, strict=True):
+    assert logprobs is not None
+    assert logprobs.tokens
+    assert logprobs.text_offset
+    assert logprobs.token_logprobs
+    assert logprobs.top_logprobs
+    assert (
+        len(logprobs.tokens)
+        == len(logprobs.text_offset)
+        == len(logprobs.token_logprobs)
+        == len(logprobs.top_logprobs)
+    )
+    for name, offset, likely in zip(
+        logprobs.tokens, logprobs.text_offset, logprobs.top_logprobs, strict=True
+    ):
         assert name in likely
         assert text[offset : offset + len(name)] == name
 
 
 async def test_a_refusal_names_the_parameter_of_completions(client: openai.AsyncOpenAI) -> None:
-    """There `logprobs` is the number."""
+    """In completions `logprobs` is the number of alternatives."""
     with pytest.raises(openai.BadRequestError) as caught:
         await client.completions.create(model=MODEL_ID, prompt="x", logprobs=21)
 
@@ -300,7 +306,7 @@ async def test_a_refusal_names_the_parameter_of_completions(client: openai.Async
 
 
 async def test_a_stop_sequence_can_be_kept(client: openai.AsyncOpenAI) -> None:
-    """And is named beside the choice."""
+    """The choice names it, too."""
     free = await client.chat.completions.create(**ask(temperature=0))
     text = free.choices[0].message.content or ""
     word = text.split()[1]
@@ -311,8 +317,8 @@ async def test_a_stop_sequence_can_be_kept(client: openai.AsyncOpenAI) -> None:
     assert extra(kept, "pg_metadata")["choices"][0]["stop_sequence"] == word
 
 
-async def test_what_became_of_the_request(client: openai.AsyncOpenAI) -> None:
-    """Defaults included, whole and at the end of a stream; headers say the times in short."""
+async def test_metadata_report_parameters_and_times(client: openai.AsyncOpenAI) -> None:
+    """Defaults are included, whole and at the end of a stream; headers have the times."""
     raw = await client.chat.completions.with_raw_response.create(**ask(temperature=0.5))
     whole = extra(raw.parse(), "pg_metadata")
     stream = await client.chat.completions.create(
@@ -320,8 +326,8 @@ async def test_what_became_of_the_request(client: openai.AsyncOpenAI) -> None:
     )
     last = extra([chunk async for chunk in stream][-1], "pg_metadata")
 
-    for told in (whole, last):
-        assert told["parameters"] == {
+    for metadata in (whole, last):
+        assert metadata["parameters"] == {
             "max_tokens": 12,
             "temperature": 0.5,
             "top_p": 0.9,
@@ -333,14 +339,14 @@ async def test_what_became_of_the_request(client: openai.AsyncOpenAI) -> None:
             "seed": 7,
             "logit_bias": {},
         }
-        assert told["batch_size"] >= 1
-        assert told["model_load_time_ms"] == 0
+        assert metadata["batch_size"] >= 1
+        assert metadata["model_load_time_ms"] == 0
     assert float(raw.headers["x-prefill-ms"]) >= 0
     assert raw.headers["x-batch-size"] == str(whole["batch_size"])
 
 
 async def test_a_validation_generates_nothing(client: openai.AsyncOpenAI) -> None:
-    """It counts the prompt, and refuses what would be refused."""
+    """It counts the prompt, and refuses what a generation would refuse."""
     body = {"validate_only": True}
     checked = await client.chat.completions.create(**ask(extra_body=body))
     real = await client.chat.completions.create(**ask())

@@ -1,4 +1,4 @@
-"""Each cell of the page of parameters, asked of the real servers."""
+"""Checks each cell of the page of parameters on the real servers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def transports(request: pytest.FixtureRequest, serve_engine: ServeEngine) 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bare(serve_engine: ServeEngine) -> AsyncIterator[Transports]:
-    """Transports to a library in which nothing is found but what serving needs."""
+    """Transports with a library that has only what serving needs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "OPTIONAL_FIELDS", frozenset())
         patch.setattr(library, "find_options", lambda *_: Options())
@@ -69,7 +69,7 @@ async def bare(serve_engine: ServeEngine) -> AsyncIterator[Transports]:
 
 
 async def test_engines_declare_what_the_page_was_made_from(transports: Transports, engines: Engines) -> None:
-    """What is written down for TensorRT-LLM without starting it is what it says once started."""
+    """The description of TensorRT-LLM without a start equals that of the started engine."""
     served = transports.service.loaded.model.engine
     declared = engines.at_best[served.name].engine
 
@@ -77,8 +77,10 @@ async def test_engines_declare_what_the_page_was_made_from(transports: Transport
 
 
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS], ids=_path)
-async def test_cells_are_true(endpoint: Endpoint, transports: Transports, engines: Engines) -> None:
-    """Refused by name, or accepted and named, or accepted and not named."""
+async def test_cells_agree_with_the_servers(
+    endpoint: Endpoint, transports: Transports, engines: Engines
+) -> None:
+    """A parameter is refused by name, ignored and named, or in effect."""
     name = transports.service.loaded.model.engine.name
     cells = [(row.sample, row.outcomes[name].kind) for row in rows(engines, endpoint)]
 
@@ -86,8 +88,10 @@ async def test_cells_are_true(endpoint: Endpoint, transports: Transports, engine
 
 
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS], ids=_path)
-async def test_the_footnote_is_true(endpoint: Endpoint, bare: Transports, engines: Engines) -> None:
-    """Where the library has nothing more than it must have, what depends on more is refused, and no more."""
+async def test_the_footnote_agrees_with_the_servers(
+    endpoint: Endpoint, bare: Transports, engines: Engines
+) -> None:
+    """A library with only the required features refuses exactly the parameters of the footnote."""
     outcomes = [(row.sample, row.outcomes[TENSORRT_LLM]) for row in rows(engines, endpoint)]
     cells = [(sample, REFUSED if outcome.depends else outcome.kind) for sample, outcome in outcomes]
 
@@ -96,8 +100,10 @@ async def test_the_footnote_is_true(endpoint: Endpoint, bare: Transports, engine
 
 
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS], ids=_path)
-async def test_grpc_refuses_the_same(endpoint: Endpoint, bare: Transports, engines: Engines) -> None:
-    """What the service refuses from the bridge, it refuses from anybody else."""
+async def test_grpc_refuses_the_same_parameters(
+    endpoint: Endpoint, bare: Transports, engines: Engines
+) -> None:
+    """The service refuses the same parameters from the bridge and from other callers."""
     refused = [row for row in rows(engines, endpoint) if row.outcomes[TENSORRT_LLM].depends]
     for row in refused:
         for body in row.sample.requests:
@@ -107,8 +113,10 @@ async def test_grpc_refuses_the_same(endpoint: Endpoint, bare: Transports, engin
 
 
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS], ids=_path)
-async def test_streams_name_the_same(endpoint: Endpoint, transports: Transports, engines: Engines) -> None:
-    """In their headers, which leave with the first output."""
+async def test_streams_name_the_same_parameters(
+    endpoint: Endpoint, transports: Transports, engines: Engines
+) -> None:
+    """Their headers are sent with the first output."""
     cells = [
         (_streamed(row.sample), NO_EFFECT)
         for row in rows(engines, endpoint)
@@ -120,8 +128,10 @@ async def test_streams_name_the_same(endpoint: Endpoint, transports: Transports,
 
 
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS], ids=_path)
-async def test_grpc_names_the_same(endpoint: Endpoint, transports: Transports, engines: Engines) -> None:
-    """In its report, as far as it has a field for it."""
+async def test_grpc_names_the_same_parameters(
+    endpoint: Endpoint, transports: Transports, engines: Engines
+) -> None:
+    """The report names them, if the protocol has the parameter."""
     for row in rows(engines, endpoint):
         if row.grpc and row.outcomes[SIMULATED].kind == NO_EFFECT:
             for body in row.sample.requests:
@@ -139,20 +149,20 @@ def _streamed(sample: Sample) -> Sample:
 async def _wrong(
     transports: Transports, endpoint: Endpoint, cells: Iterable[tuple[Sample, str]]
 ) -> list[str]:
-    """What the cells say otherwise than the servers."""
-    asked = [(sample, kind, body) for sample, kind in cells for body in sample.requests]
+    """The cells that differ from the servers."""
+    requests = [(sample, kind, body) for sample, kind in cells for body in sample.requests]
     found = await asyncio.gather(
-        *(_kind(transports, endpoint, body, sample.path) for sample, _, body in asked)
+        *(_kind(transports, endpoint, body, sample.path) for sample, _, body in requests)
     )
     return [
         f"{sample.path} {sample.when}: {kind}, but {actual}"
-        for (sample, kind, _), actual in zip(asked, found, strict=True)
+        for (sample, kind, _), actual in zip(requests, found, strict=True)
         if kind != actual
     ]
 
 
 async def _kind(transports: Transports, endpoint: Endpoint, body: Body, path: str) -> str:
-    """What became of the parameter."""
+    """The outcome of the parameter."""
     reply = await transports.http.post(endpoint.path, json=endpoint.least(body))
     if reply.status_code != 200:
         error = reply.json()["error"]
@@ -163,5 +173,5 @@ async def _kind(transports: Transports, endpoint: Endpoint, body: Body, path: st
 
 
 def _is_of(param: str, body: Body) -> bool:
-    """Whether an error names what was added to the least request."""
+    """Whether an error names a member that was added to the minimal request."""
     return re.split(r"[.[]", param)[0] in body

@@ -1,4 +1,4 @@
-"""The same request through both transports: the same text, ids, usage, and class of error."""
+"""The same request over both transports gives the same text, ids, usage, and class of error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "stop": {**_ASK, "temperature": 0, "stop": ["nice"]},
     "stop as string": {**_ASK, "temperature": 0, "stop": " a"},
     "stop tokens": {**_ASK, "temperature": 0, "stop_token_ids": [30, 216]},
-    "every knob": {
+    "every parameter": {
         **_ASK,
         "temperature": 1.3,
         "top_p": 0.5,
@@ -55,7 +55,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "user": "somebody",
         "max_tokens": 30,
     },
-    "knobs off": {**_ASK, "top_k": -1, "min_p": 0, "top_p": 1, "repetition_penalty": 1, "seed": 9},
+    "parameters off": {**_ASK, "top_k": -1, "min_p": 0, "top_p": 1, "repetition_penalty": 1, "seed": 9},
     "zero top_p": {**_ASK, "top_p": 0, "seed": 11, "max_tokens": 12},
 }
 
@@ -89,7 +89,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str | None]] = {
         "context_length_exceeded",
         "prompt",
     ),
-    "no room": (
+    "a full context": (
         {"model": MODEL_ID, "prompt": [504] * 8000, "max_tokens": 400},
         "context_length_exceeded",
         "prompt",

@@ -1,4 +1,4 @@
-"""Control tokens in raw prompts: read as such where a caller asks for it, else plain text, and said so."""
+"""Control tokens in raw prompts are parsed only on request; the report names an ignored option."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def transports() -> AsyncIterator[Transports]:
         yield transports
 
 
-async def test_a_rendered_prompt_is_the_conversation(transports: Transports) -> None:
+async def test_a_rendered_prompt_equals_the_conversation(transports: Transports) -> None:
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}]
     rendered = "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     for ask in transports.ways:
@@ -38,7 +38,7 @@ async def test_a_rendered_prompt_is_the_conversation(transports: Transports) -> 
         assert written.ignored == set()
 
 
-async def test_where_it_is_off_the_report_names_it(transports: Transports) -> None:
+async def test_the_report_names_the_option_if_the_server_disables_it(transports: Transports) -> None:
     for ask in transports.ways:
         assert (await ask(completion(RENDERED))).ignored == {NAMED}
         assert (await ask(completion(["plain", RENDERED]))).ignored == {"prompt[1].control_tokens"}
@@ -46,15 +46,15 @@ async def test_where_it_is_off_the_report_names_it(transports: Transports) -> No
         assert (await ask(completion("<|im_end"))).ignored == set()
 
 
-async def test_where_there_is_no_raw_text_it_has_no_effect(transports: Transports) -> None:
+async def test_without_a_raw_text_the_option_has_no_effect(transports: Transports) -> None:
     for ask in transports.ways:
         assert (await ask(completion([504, 3575], parse_special=True))).ignored == {"parse_special"}
         assert (await ask(completion([[504], [3575]], parse_special=True))).ignored == {"parse_special"}
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}, {"validate_only": True}])
-async def test_the_header_names_it(transports: Transports, more: dict[str, Any]) -> None:
-    """Streams too, beside what the bridge knows itself."""
+async def test_the_header_names_the_ignored_option(transports: Transports, more: dict[str, Any]) -> None:
+    """Streams have the header, too, with the parameters that the bridge ignores."""
     body = completion(RENDERED, store=True, **more)
     reply = await transports.http.post("/v1/completions", json=body)
     parsed = await transports.http.post("/v1/completions", json={**body, "parse_special": True})
@@ -64,7 +64,7 @@ async def test_the_header_names_it(transports: Transports, more: dict[str, Any])
 
 
 async def test_conversations_stay_plain(transports: Transports) -> None:
-    """Nobody forges a turn; REST knows no such parameter there."""
+    """No message can forge a turn; chat completions have no such parameter."""
     plain = await transports.by_rest(chat(RENDERED))
     forged = await transports.by_rest(chat(RENDERED, parse_special=True))
 
@@ -72,7 +72,9 @@ async def test_conversations_stay_plain(transports: Transports) -> None:
     assert forged.usage == plain.usage
 
 
-async def test_counting_tokens_reads_alike(transports: Transports, tokenizer: Tokenizer) -> None:
+async def test_counting_tokens_parses_control_tokens_alike(
+    transports: Transports, tokenizer: Tokenizer
+) -> None:
     client = transports.client
     plain = await client.count_tokens(MODEL_ID, prompt=RENDERED)
     parsed = await client.count_tokens(MODEL_ID, prompt=RENDERED, parse_special=True)
@@ -85,7 +87,7 @@ async def test_counting_tokens_reads_alike(transports: Transports, tokenizer: To
     assert needless.ignored_parameters == ("parse_special",)
 
 
-async def test_a_prompt_that_begins_with_the_bos_token_has_it_once(loaded_model: LoadedModel) -> None:
+async def test_a_prompt_with_a_bos_token_gets_no_second_one(loaded_model: LoadedModel) -> None:
     tokenizer = loaded_model.tokenizer
     bos = next(text for text, index in tokenizer.control_tokens.items() if index == tokenizer.bos_id)
     with_bos = Tokenizer(

@@ -21,7 +21,7 @@ from tests.support.service import MODEL_ID, running_service
 from tests.transports.pydantic_types import MODELS, NOT_ALWAYS_VALID, REFUSED
 
 _TEXTS = 12
-"""Random answers to each type."""
+"""The number of random answers for each type."""
 USABLE = [name for name in MODELS if name not in {*REFUSED, *NOT_ALWAYS_VALID}]
 
 
@@ -54,7 +54,7 @@ async def _parsed(client: openai.AsyncOpenAI, model: type[Any], text: str, **mor
 
 
 def _random_texts(model: type[Any]) -> Iterator[str]:
-    """Answers that the grammar of the SDK's schema allows; the simulated engine writes what is scripted."""
+    """Random answers that the grammar of the SDK's schema allows, for the script of the simulated engine."""
     wanted: Any = type_to_response_format_param(model)
     grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(wanted["json_schema"]["schema"]))
     texts = (Sampler(grammar, seed).sentence() for seed in range(_TEXTS))
@@ -64,7 +64,7 @@ def _random_texts(model: type[Any]) -> Iterator[str]:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", USABLE)
 async def test_a_type_is_parsed(simulated: openai.AsyncOpenAI, name: str) -> None:
-    """From the shortest answer, and from random ones."""
+    """Parse the shortest answer and random ones."""
     model = MODELS[name]
 
     assert isinstance(await _parsed(simulated, model, "Go!"), model)
@@ -74,7 +74,7 @@ async def test_a_type_is_parsed(simulated: openai.AsyncOpenAI, name: str) -> Non
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_cannot_be_exact_is_refused(simulated: openai.AsyncOpenAI, name: str) -> None:
+async def test_types_that_no_grammar_describes_are_refused(simulated: openai.AsyncOpenAI, name: str) -> None:
     with pytest.raises(openai.BadRequestError, match="cannot be enforced") as caught:
         await _parsed(simulated, MODELS[name], "Go!")
 
@@ -83,8 +83,8 @@ async def test_what_cannot_be_exact_is_refused(simulated: openai.AsyncOpenAI, na
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", NOT_ALWAYS_VALID)
-async def test_a_type_may_ask_for_more_than_its_schema_says(simulated: openai.AsyncOpenAI, name: str) -> None:
-    """The answer keeps to the schema, and pydantic refuses some of what the schema allows."""
+async def test_a_type_may_be_stricter_than_its_schema(simulated: openai.AsyncOpenAI, name: str) -> None:
+    """The answer follows the schema, but pydantic refuses some of its values."""
     model = MODELS[name]
     for prompt in chain(["Go!"], (f"@say<<{text}>>" for text in _random_texts(model))):
         try:
@@ -94,6 +94,6 @@ async def test_a_type_may_ask_for_more_than_its_schema_says(simulated: openai.As
     pytest.fail("every answer is valid: the type is usable")
 
 
-def test_the_matrix_has_its_size() -> None:
+def test_the_matrix_of_types_has_its_size() -> None:
     assert len(MODELS) >= 75
     assert {*REFUSED, *NOT_ALWAYS_VALID} <= MODELS.keys()

@@ -44,7 +44,7 @@ async def post(caller: Callers, **changes: Any) -> httpx.Response:
 
 
 async def by_grpc(caller: Callers, *, streamed: bool = False, **changes: Any) -> Mapping[str, str]:
-    """The metadata about quotas of a reply, also of a refusal."""
+    """The metadata about quotas of a reply or an error."""
     request = grpc_request({**ASK, **changes})
     generate = caller.client.collect_request if streamed else caller.client.generate_request
     try:
@@ -80,7 +80,7 @@ async def until_refused(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.R
     raise AssertionError("no request was refused")
 
 
-async def test_every_reply_says_what_is_left_of_the_requests(tmp_path: Path) -> None:
+async def test_every_reply_has_the_remaining_requests(tmp_path: Path) -> None:
     async with limited(tmp_path, KeyLimits(requests_per_minute=7)) as (_, alice):
         spending = Spending(7, "requests")
         replies: list[Mapping[str, str]] = [
@@ -107,8 +107,8 @@ async def test_every_reply_says_what_is_left_of_the_requests(tmp_path: Path) -> 
         assert spending.leaves(0, await by_grpc(alice))
 
 
-async def test_prompt_and_answer_are_charged(tmp_path: Path) -> None:
-    """The prompt before the reply, the answer after it, on both transports from one quota."""
+async def test_prompts_and_answers_are_charged(tmp_path: Path) -> None:
+    """The prompt is charged before the reply and the answer after it; both transports share one quota."""
     async with limited(tmp_path, KeyLimits(tokens_per_minute=60)) as (_, alice):
         spending = Spending(60, "tokens")
         first = await alice.client.generate_request(grpc_request(ASK), api_key=alice.key)
@@ -130,15 +130,15 @@ async def test_prompt_and_answer_are_charged(tmp_path: Path) -> None:
         assert caught.value.limit == 60
 
 
-async def test_a_prompt_over_the_quota_is_invalid_on_both(tmp_path: Path) -> None:
+async def test_a_prompt_over_the_quota_is_invalid_over_both_transports(tmp_path: Path) -> None:
     async with limited(tmp_path, KeyLimits(tokens_per_minute=5)) as (_, alice):
         answers = [await ask({**ASK, "prompt": "hello world " * 20}) for ask in alice.ways]
 
     assert {answer.error for answer in answers} == {"invalid_value"}
 
 
-async def test_generations_at_once_of_a_key_are_limited(tmp_path: Path) -> None:
-    """A refused one does not wait in the queue, and another key is not concerned."""
+async def test_concurrent_generations_of_a_key_are_limited(tmp_path: Path) -> None:
+    """A generation above the limit is refused at once, and other keys are not affected."""
     async with limited(tmp_path, KeyLimits(max_concurrent=1), simulated_decode_tps=20) as (servers, alice):
         running = asyncio.create_task(post(alice, max_tokens=60, ignore_eos=True))
         await eventually(lambda: servers.service.loaded.admission.running == 1)
@@ -155,7 +155,7 @@ async def test_generations_at_once_of_a_key_are_limited(tmp_path: Path) -> None:
 
 
 async def test_two_services_share_one_redis(tmp_path: Path) -> None:
-    """Requests and tokens count together, over whichever service and transport they come."""
+    """Requests and tokens over any service and transport count together."""
     limits = KeyLimits(requests_per_minute=4, tokens_per_minute=1000)
     async with running_redis() as port, AsyncExitStack() as stack:
         url = f"redis://127.0.0.1:{port}/0"

@@ -1,4 +1,4 @@
-"""Random requests, and what is left of them after random changes, through both transports.
+"""Random requests, and random changes of them, over both transports.
 
 The number of a case and the seed make it again: `LODESTREAM_RANDOM_SEED`; `LODESTREAM_RANDOM_REQUESTS` asks
 for more of them.
@@ -35,7 +35,7 @@ from tests.support.verdicts import (
     is_only_rest,
     message_of,
     read_json,
-    spelled,
+    service_name,
 )
 
 COUNT = int(os.environ.get("LODESTREAM_RANDOM_REQUESTS", "1000"))
@@ -46,9 +46,9 @@ ENDINGS = (
     *("end_of_sequence", "max_tokens", "stop_sequence", "stop_token", "tool_calls"),
     *("called", "scored", "validated"),
 )
-"""What has to be among the answers."""
+"""The finish reasons that must occur among the answers."""
 _ANY: dict[str, Any] = {"messages": [], "logprobs": True, "seed": 0}
-"""A body for readers of answers to messages that no body says: it may have asked for anything."""
+"""The body with which answers to messages are read that have no equivalent body: it requests everything."""
 
 Case = tuple[int, dict[str, Any]]
 
@@ -57,7 +57,7 @@ in_module = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def transports() -> AsyncIterator[Transports]:
-    # Two lines of log for each of thousands of requests would take longer than the requests.
+    # Logging two lines for each of thousands of requests would take longer than the requests.
     logs.configure("error", "json", "service")
     settings: dict[str, Any] = {"alias": {ALIAS: MODEL_ID}, "max_concurrency": 64, "queue_limit": 100_000}
     async with running_transports(**settings) as both:
@@ -72,18 +72,18 @@ def cases() -> list[Case]:
 
 
 def test_random_requests_are_valid_and_hold_every_parameter(cases: list[Case]) -> None:
-    """As the API describes itself; nothing of it is never asked for."""
+    """They are valid by the API's own description, and every parameter occurs."""
     for _, body in cases:
         assert is_valid(body, name_of(body)), body
-    told = Counter((name_of(body), name) for _, body in cases for name in body if body[name] is not None)
+    given = Counter((name_of(body), name) for _, body in cases for name in body if body[name] is not None)
     for schema in PATHS:
-        missing = {name for name in components()[schema]["properties"] if told[schema, name] < COUNT // 100}
+        missing = {name for name in components()[schema]["properties"] if given[schema, name] < COUNT // 100}
         assert missing <= {"stream"}, "each way of asking says that itself"
 
 
 @in_module
 async def test_random_requests_are_answered_alike(transports: Transports, cases: list[Case]) -> None:
-    """Over gRPC and REST, whole and streamed: choices, endings, usage and parameters in effect."""
+    """Choices, endings, usage and parameters in effect agree over gRPC and REST, whole and streamed."""
     seen: Counter[str] = Counter()
     await _check_all(cases, lambda case: _check_valid(transports, case[1], seen))
 
@@ -115,7 +115,7 @@ async def _check_valid(transports: Transports, body: dict[str, Any], seen: Count
 async def test_mutated_requests_are_refused_or_answered_alike(
     transports: Transports, cases: list[Case]
 ) -> None:
-    """Never a 5xx, never a hang; what is answered is as described, and what has no effect is named."""
+    """No reply is a 5xx and none hangs; answers are as described, and ignored parameters are named."""
     seen: Counter[str] = Counter()
     await _check_all(cases, lambda case: _check_mutant(transports, case, seen))
 
@@ -131,7 +131,7 @@ async def _check_mutant(transports: Transports, case: Case, seen: Counter[str]) 
     try:
         await _check_changed(transports, name, changed, seen)
     except Exception as error:
-        raise AssertionError(f"{changed.changes}: {changed.text[:3000]}\n{_told(error)}") from error
+        raise AssertionError(f"{changed.changes}: {changed.text[:3000]}\n{_first_lines(error)}") from error
 
 
 async def _check_changed(transports: Transports, name: str, changed: Mutant, seen: Counter[str]) -> None:
@@ -163,19 +163,19 @@ def _check_same(answers: Sequence[Answer], request: Mapping[str, Any]) -> None:
             check_equal(first, other)
             continue
         assert first.error == other.error, (first.message, other.message)
-        params = {spelled(answer.param, request) for answer in (first, other)}
+        params = {service_name(answer.param, request) for answer in (first, other)}
         assert len(params) == 1, params
 
 
 def _ignored(answer: Answer, request: Mapping[str, Any]) -> frozenset[str | None]:
-    return frozenset(spelled(name, request) for name in answer.ignored if not is_only_rest(name))
+    return frozenset(service_name(name, request) for name in answer.ignored if not is_only_rest(name))
 
 
 @in_module
 async def test_mutated_messages_are_refused_or_answered_alike(
     transports: Transports, cases: list[Case]
 ) -> None:
-    """The same over gRPC alone: values that REST cannot say, and fields that nobody knows."""
+    """The same over gRPC alone, with values that REST cannot express and unknown fields."""
     seen: Counter[str] = Counter()
     await _check_all(cases, lambda case: _check_message(transports, case, seen))
 
@@ -214,10 +214,10 @@ async def _caught(case: Case, check: Callable[[Case], Awaitable[None]]) -> str |
         await check(case)
     except Exception as error:
         number, body = case
-        return f"\nseed {SEED}, request {number}: {json.dumps(body)}\n{_told(error)}"
+        return f"\nseed {SEED}, request {number}: {json.dumps(body)}\n{_first_lines(error)}"
     return None
 
 
-def _told(error: BaseException) -> str:
+def _first_lines(error: BaseException) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {place.name}, {place.line}: {error}"

@@ -1,4 +1,4 @@
-"""Usage receipts: what the service keeps agrees with what callers got and with the metrics."""
+"""Usage receipts agree with the answers that callers got and with the metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.transports.metered import CACHE, MeteredServers, metered_servers, tot
 
 MODEL = "smollm2-135m-instruct"
 REQUESTS = int(os.environ.get("LODESTREAM_RECEIPT_REQUESTS", "1500"))
-"""Requests of the test that compares the sums; 10000 takes a minute or two."""
+"""The number of requests in the test of sums; 10000 take a minute or two."""
 CHAT = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "hello"}],
@@ -45,7 +45,7 @@ def kept(path: Path) -> list[Receipt]:
 
 
 async def kept_of(path: Path, count: int) -> list[Receipt]:
-    """All receipts, once there are so many."""
+    """Wait for `count` receipts. Return all receipts."""
     end = asyncio.get_running_loop().time() + 20
     while len(found := kept(path)) < count:
         assert asyncio.get_running_loop().time() < end, f"{len(found)} of {count}"
@@ -54,7 +54,10 @@ async def kept_of(path: Path, count: int) -> list[Receipt]:
 
 
 async def one_request(client: AsyncClient, number: int, chance: random.Random) -> tuple[int, int]:
-    """A request that is answered, streamed, refused or left; prompt and completion tokens of its usage."""
+    """Send a request that is answered, streamed, refused or cancelled.
+
+    Return prompt and completion tokens.
+    """
     kind, prompt = chance.choice(["whole", "stream", "left", "refused"]), "word " * chance.randint(1, 9)
     options: dict[str, Any] = {
         "model": MODEL,
@@ -73,14 +76,14 @@ async def one_request(client: AsyncClient, number: int, chance: random.Random) -
     if kind == "stream":
         usage = (await client.stream(**options, request_id=request_id).collect()).usage
         return usage.prompt_tokens, usage.completion_tokens
-    # Never finished by itself: the caller leaves.
+    # The stream never ends by itself, so the caller disconnects.
     with suppress(TimeoutError):
         async with asyncio.timeout(chance.random() / 20):
             await client.generate(**{**options, "max_tokens": 4000}, request_id=request_id)
     return 0, 0
 
 
-async def test_sums_agree_with_the_metrics_and_with_callers_to_the_token(tmp_path: Path) -> None:
+async def test_sums_equal_those_of_the_metrics_and_of_the_answers(tmp_path: Path) -> None:
     chance, file, todo = random.Random(14), tmp_path / "receipts.db", iter(range(REQUESTS))
     got: dict[str, int] = {"prompt": 0, "completion": 0}
 
@@ -99,7 +102,7 @@ async def test_sums_agree_with_the_metrics_and_with_callers_to_the_token(tmp_pat
         receipts = await kept_of(file, int(sent))
         samples = await servers.samples(servers.metrics)
 
-    # A caller can leave before its call reaches the service.
+    # A caller can disconnect before its call reaches the service.
     assert REQUESTS * 0.9 < len(receipts) <= REQUESTS
     assert len(receipts) == total(samples, "lodestream_requests_total")
     for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
@@ -116,7 +119,7 @@ async def test_sums_agree_with_the_metrics_and_with_callers_to_the_token(tmp_pat
     assert total(samples, "lodestream_receipts_dropped_total") == 0
 
 
-async def test_a_killed_service_loses_a_second_at_most_and_says_so(tmp_path: Path) -> None:
+async def test_a_killed_service_loses_at_most_a_second_and_records_the_gap(tmp_path: Path) -> None:
     file, address = tmp_path / "receipts.db", f"127.0.0.1:{free_port()}"
     settings = {
         "backend": "simulated",
@@ -174,7 +177,7 @@ def gaps_of(path: Path) -> Sequence[tuple[str, int | None]]:
         store.close()
 
 
-async def test_a_key_reads_the_receipts_of_its_own_requests_only(tmp_path: Path) -> None:
+async def test_a_key_can_read_only_receipts_of_its_own_requests(tmp_path: Path) -> None:
     keys = KeyFile(tmp_path / "keys.json")
     own, mine = keys.create("mine", Level.READ_WRITE)
     _, other = keys.create("other", Level.ADMIN)
@@ -224,7 +227,7 @@ async def get(servers: MeteredServers, request_id: str, key: str | None) -> http
         return await http.get(f"http://{servers.bridge}/v1/usage/{request_id}", headers=headers)
 
 
-async def test_a_service_without_receipts_says_so(tmp_path: Path) -> None:
+async def test_a_service_without_receipts_returns_an_error(tmp_path: Path) -> None:
     async with metered_servers(tmp_path, receipts_url="off") as servers:
         async with AsyncClient(servers.service) as client:
             with pytest.raises(NotFoundError, match="keeps no receipts"):
@@ -232,7 +235,7 @@ async def test_a_service_without_receipts_says_so(tmp_path: Path) -> None:
         assert (await get(servers, "x", None)).status_code == 404
 
 
-async def test_postgresql_keeps_receipts_also_those_of_a_time_without_it(tmp_path: Path) -> None:
+async def test_postgresql_gets_receipts_also_of_the_time_of_its_outage(tmp_path: Path) -> None:
     async with (
         running_postgres() as postgres,
         metered_servers(tmp_path, receipts_url=postgres.url) as servers,
@@ -267,7 +270,7 @@ async def test_postgresql_keeps_receipts_also_those_of_a_time_without_it(tmp_pat
 
 
 def requests_in(url: str) -> int:
-    """How many receipts a database has; the command's sums by each group are the same."""
+    """The number of receipts in a database, which the command's sums by each group must equal."""
     store = store_of(url)
     store.open()
     try:

@@ -1,4 +1,4 @@
-"""A compiled engine behind both transports: what is its own, beside the tests that every engine passes."""
+"""Behaviour of a compiled engine over both transports, beside the tests for all engines."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def _read_all(call: Any) -> None:
 
 
 async def test_conversation_is_streamed_in_whole_characters_and_counted(serve_engine: ServeEngine) -> None:
-    """The answer ends with a token that has no text and is counted all the same."""
+    """The answer ends with a token without text, which is counted."""
     async with running_transports(**serve_engine(tps=200)) as transports:
         answer = await transports.by_stream(CHAT)
 
@@ -72,23 +72,23 @@ async def test_model_page_says_what_is_served(serve_engine: ServeEngine) -> None
     assert (served[0].max_concurrency, served[0].context_length) == (16, 8192)
 
 
-async def test_parameter_that_the_library_cannot_honour_is_named_at_both_doors(
+async def test_a_parameter_that_the_library_lacks_is_refused_over_both_transports(
     serve_engine: ServeEngine, double: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This one has no field to leave the prompt out of the penalties."""
+    """The library has no field that excludes the prompt from penalties."""
     monkeypatch.setattr(
         double, "SamplingParams", sampling_params_without(double.SamplingParams, "prompt_ignore_length")
     )
-    asked = {**CHAT, "presence_penalty": 0.5}
+    body = {**CHAT, "presence_penalty": 0.5}
     async with running_transports(**serve_engine()) as transports:
-        told = await transports.by_grpc(asked)
+        answer = await transports.by_grpc(body)
 
-        assert (told.error, told.param) == ("unsupported_parameter", "presence_penalty")
-        assert told == await transports.by_rest(asked) == await transports.by_stream(asked)
+        assert (answer.error, answer.param) == ("unsupported_parameter", "presence_penalty")
+        assert answer == await transports.by_rest(body) == await transports.by_stream(body)
 
 
-async def test_log_probabilities_of_the_tokens_come_through_both_doors(serve_engine: ServeEngine) -> None:
-    """Of those that are shown; the end has none here."""
+async def test_log_probabilities_are_returned_over_both_transports(serve_engine: ServeEngine) -> None:
+    """Every visible token has one; the end token has none on this engine."""
     message = grpc_request(CHAT)
     message.output.logprobs = True
     async with running_transports(**serve_engine()) as transports:
@@ -107,15 +107,15 @@ async def test_alternatives_are_refused_by_name(serve_engine: ServeEngine) -> No
     message = grpc_request(CHAT)
     message.output.logprobs, message.output.top_logprobs = True, 2
     async with running_transports(**serve_engine()) as transports:
-        with pytest.raises(InvalidRequestError) as told:
+        with pytest.raises(InvalidRequestError) as refused:
             await transports.client.generate_request(message)
 
-        assert (told.value.code, told.value.param) == ("unsupported_parameter", "output.top_logprobs")
+        assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "output.top_logprobs")
         answer = await transports.by_rest({**CHAT, "logprobs": True, "top_logprobs": 2})
         assert (answer.error, answer.param) == ("unsupported_parameter", "top_logprobs")
 
 
-async def test_forbidden_tokens_come_through_neither_door(serve_engine: ServeEngine) -> None:
+async def test_forbidden_tokens_occur_over_neither_transport(serve_engine: ServeEngine) -> None:
     async with running_transports(**serve_engine()) as transports:
         usual = (await transports.by_rest(CHAT)).token_ids
         assert usual is not None
@@ -130,19 +130,19 @@ async def test_forbidden_tokens_come_through_neither_door(serve_engine: ServeEng
         assert (await transports.by_rest(body)).text == (await transports.by_stream(body)).text == choice.text
 
 
-async def test_answer_under_a_schema_fits_it_at_both_doors(serve_engine: ServeEngine) -> None:
-    """The double would rather say something else, which the grammar excludes."""
+async def test_an_answer_with_a_schema_follows_it_over_both_transports(serve_engine: ServeEngine) -> None:
+    """The double would prefer another text, which the grammar excludes."""
     schema = {
         "type": "object",
         "properties": {"city": {"enum": ["Paris"]}, "people": {"type": "integer", "minimum": 1000}},
         "required": ["city", "people"],
         "additionalProperties": False,
     }
-    said = {"messages": [{"role": "user", "content": '@say<<{"city": "Rome"}>>'}]}
-    message = grpc_request({**CHAT, **said})
+    scripted = {"messages": [{"role": "user", "content": '@say<<{"city": "Rome"}>>'}]}
+    message = grpc_request({**CHAT, **scripted})
     message.constraint.json_schema = json.dumps(schema)
     named = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}}
-    body = {**CHAT, **said, "response_format": named}
+    body = {**CHAT, **scripted, "response_format": named}
     async with running_transports(**serve_engine()) as transports:
         choice = (await transports.client.generate_request(message)).choices[0]
         answers = [await transports.by_rest(body), await transports.by_stream(body)]
@@ -155,33 +155,37 @@ async def test_answer_under_a_schema_fits_it_at_both_doors(serve_engine: ServeEn
 
 
 @pytest.mark.parametrize(
-    ("field", "asked"),
+    ("field", "members"),
     [
         ("_return_log_probs", {"logprobs": True}),
         ("embedding_bias", {"logit_bias": {"5": 1}}),
         ("guided_decoding", {"response_format": {"type": "json_object"}}),
     ],
 )
-async def test_option_that_the_library_has_not_is_named_at_the_door(
-    serve_engine: ServeEngine, double: Any, monkeypatch: pytest.MonkeyPatch, field: str, asked: dict[str, Any]
+async def test_an_option_that_the_library_lacks_is_refused_by_name(
+    serve_engine: ServeEngine,
+    double: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    field: str,
+    members: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(double, "SamplingParams", sampling_params_without(double.SamplingParams, field))
     async with running_transports(**serve_engine()) as transports:
-        told = await transports.by_rest({**CHAT, **asked})
+        answer = await transports.by_rest({**CHAT, **members})
 
-        assert (told.error, told.param) == ("unsupported_parameter", next(iter(asked)))
+        assert (answer.error, answer.param) == ("unsupported_parameter", next(iter(members)))
 
 
-async def test_more_likely_tokens_than_the_engine_keeps_are_refused(serve_engine: ServeEngine) -> None:
+async def test_a_top_k_above_the_engine_s_limit_is_refused(serve_engine: ServeEngine) -> None:
     async with running_transports(**serve_engine()) as transports:
-        told = await transports.by_rest({**CHAT, "top_k": 1025})
+        answer = await transports.by_rest({**CHAT, "top_k": 1025})
 
-        assert (told.error, told.param) == ("invalid_value", "top_k")
+        assert (answer.error, answer.param) == ("invalid_value", "top_k")
         assert (await transports.by_rest({**CHAT, "top_k": 1024})).error is None
 
 
-async def test_dead_engine_is_told_at_once_and_from_then_on(serve_engine: ServeEngine) -> None:
-    """Streams that ran end too, although the engine does not tell them."""
+async def test_a_dead_engine_is_reported_at_once_and_to_later_requests(serve_engine: ServeEngine) -> None:
+    """Running streams end, too, although the engine does not end them."""
     async with running_transports(**serve_engine(tps=50)) as transports:
         watcher = Watcher(transports.service.channel)
         assert await watcher.serving()
@@ -197,12 +201,12 @@ async def test_dead_engine_is_told_at_once_and_from_then_on(serve_engine: ServeE
             )
         died = time.monotonic()
         assert not await watcher.serving()
-        told = time.monotonic() - died
+        seconds = time.monotonic() - died
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await _read_all(running)
 
-        print(f"NOT_SERVING {told * 1e3:.0f} ms after the engine died")
-        assert told < 5.0
+        print(f"NOT_SERVING {seconds * 1e3:.0f} ms after the engine died")
+        assert seconds < 5.0
         assert killed.value.code() is ended.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await _wait_for(503, transports) < 5
         for ask in (transports.by_grpc, transports.by_rest, transports.by_stream):
@@ -210,8 +214,8 @@ async def test_dead_engine_is_told_at_once_and_from_then_on(serve_engine: ServeE
         await watcher.leave()
 
 
-async def test_thousand_callers_that_leave_leave_nothing_behind(serve_engine: ServeEngine) -> None:
-    """Through the gRPC door, at any moment of their stream."""
+async def test_a_thousand_disconnected_callers_leave_no_task_or_slot(serve_engine: ServeEngine) -> None:
+    """They cancel over gRPC, at different moments of their streams."""
     async with running_transports(**serve_engine(prefill_tps=5_000, tps=200)) as transports:
         body = {**CHAT, "ignore_eos": True, "max_tokens": 4000}
         await transports.by_grpc({**CHAT, "max_tokens": 1})
@@ -239,7 +243,7 @@ async def test_thousand_callers_that_leave_leave_nothing_behind(serve_engine: Se
 async def test_process_ends_when_its_engine_has_died(
     serve_engine: ServeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`lodestream serve --engine DIR` is all; a supervisor sees status 1."""
+    """`lodestream serve --engine DIR` exits with status 1, which a supervisor sees."""
     monkeypatch.setenv("PYTHONPATH", str(DOUBLE))
     engine = serve_engine()["engine"]
     async with (

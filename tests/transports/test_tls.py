@@ -1,4 +1,4 @@
-"""TLS on both servers: mTLS of the service, the bridge's certificates, rotation while requests run."""
+"""TLS on both servers: mTLS of the service, certificates of the bridge, rotation while requests run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def made(tmp_path: Path) -> Certificates:
 
 @asynccontextmanager
 async def tls_service(made: Certificates, *, mutual: bool = True) -> AsyncIterator[str]:
-    """Serve gRPC over TLS; the address."""
+    """Serve gRPC over TLS. Yields the address."""
     server = Server(service_config(**made.issue("service"), tls_client_ca=made.ca if mutual else None))
     try:
         yield str(await server.start())
@@ -42,7 +42,7 @@ async def tls_service(made: Certificates, *, mutual: bool = True) -> AsyncIterat
 
 @asynccontextmanager
 async def tls_bridge(made: Certificates, service: str) -> AsyncIterator[RunningBridge]:
-    """Serve HTTPS before a service."""
+    """Serve HTTPS with a bridge to a service."""
     settings = {**made.issue("bridge-http"), **made.towards_service()}
     async with running_bridge(service, **settings) as bridge:
         yield bridge
@@ -63,7 +63,7 @@ async def names(target: str, tls: TlsConfig | None) -> list[str]:
         return [model.id for model in await client.list_models()]
 
 
-async def test_mtls_admits_only_clients_of_the_authority(made: Certificates, tmp_path: Path) -> None:
+async def test_mtls_accepts_only_clients_of_the_authority(made: Certificates, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     stranger = Certificates(tmp_path / "other").client()
     own = made.client()
@@ -75,8 +75,8 @@ async def test_mtls_admits_only_clients_of_the_authority(made: Certificates, tmp
                 await names(target, refused)
 
 
-async def test_clients_change_their_certificates(made: Certificates) -> None:
-    """What began before goes on; further calls use the new ones."""
+async def test_clients_renew_their_certificates(made: Certificates) -> None:
+    """Running calls continue; further calls use the new certificates."""
     own = made.client()
     async with tls_service(made) as address:
         async with AsyncClient(address, tls=TlsConfig(own.root_certificates), retries=0) as client:
@@ -99,7 +99,7 @@ async def test_tls_alone_needs_no_client_certificate(made: Certificates) -> None
         assert await names(target, made.client(own=False))
 
 
-async def test_the_bridge_speaks_tls_on_both_sides(made: Certificates) -> None:
+async def test_the_bridge_uses_tls_to_callers_and_to_the_service(made: Certificates) -> None:
     async with tls_service(made) as target, tls_bridge(made, target) as bridge, https(made, bridge) as http:
         reply = await complete(http)
         assert reply.status_code == 200
@@ -109,7 +109,7 @@ async def test_the_bridge_speaks_tls_on_both_sides(made: Certificates) -> None:
                 await plain.get(f"http://{bridge.address}/health/live")
 
 
-async def test_the_probe_of_both_servers(made: Certificates) -> None:
+async def test_lodestream_health_probes_both_servers_over_tls(made: Certificates) -> None:
     async with tls_service(made) as target, tls_bridge(made, target) as bridge:
         own = made.home / "bridge-http.pem"
         settings = bridge_config(
@@ -128,7 +128,7 @@ async def test_the_probe_of_both_servers(made: Certificates) -> None:
 
 
 async def keep_asking(ask: Callable[[], Awaitable[object]], stop: asyncio.Event) -> int:
-    """Ask again and again; how often. Raises the first failure."""
+    """Repeat a request until `stop`. Return how often; the first failure is raised."""
     count = 0
     while not stop.is_set():
         await ask()
@@ -137,13 +137,13 @@ async def keep_asking(ask: Callable[[], Awaitable[object]], stop: asyncio.Event)
 
 
 def presented(address: str) -> str:
-    """The certificate that a new connection gets, PEM."""
+    """The certificate of a new connection, as PEM."""
     host, port = address.rsplit(":", 1)
     return ssl.get_server_certificate((host, int(port)), timeout=10)
 
 
 async def until_presented_changes(address: str, before: str) -> None:
-    """Wait until new connections get another certificate."""
+    """Wait until new connections have another certificate."""
     for _ in range(200):
         if await asyncio.to_thread(presented, address) != before:
             return
@@ -152,7 +152,7 @@ async def until_presented_changes(address: str, before: str) -> None:
 
 
 async def test_rotation_of_the_bridge_loses_no_request(made: Certificates) -> None:
-    """New connections get the new certificate; connections for one request each, and one that stays."""
+    """Requests run on new connections and on one that stays open; new connections get the new certificate."""
     async with tls_service(made) as target, tls_bridge(made, target) as bridge, https(made, bridge) as kept:
         stop = asyncio.Event()
 
@@ -174,7 +174,7 @@ async def test_rotation_of_the_bridge_loses_no_request(made: Certificates) -> No
 
 
 async def test_rotation_of_the_service_loses_no_call(made: Certificates) -> None:
-    """The new certificate comes from a new authority: only its holders connect afterwards."""
+    """The new certificate is from a new authority; afterwards only its clients can connect."""
     async with tls_service(made) as target:
         tls, stop = made.client(), asyncio.Event()
 
@@ -206,7 +206,7 @@ async def test_rotation_of_the_service_loses_no_call(made: Certificates) -> None
             await names(target, old)
 
 
-async def test_the_bridge_follows_its_own_certificates(made: Certificates) -> None:
+async def test_the_bridge_reloads_its_client_certificate(made: Certificates) -> None:
     """After both sides changed to a new authority, requests succeed again, without a restart."""
     async with tls_service(made) as target, tls_bridge(made, target) as bridge, https(made, bridge) as http:
         assert (await complete(http)).status_code == 200

@@ -1,4 +1,4 @@
-"""How many tokens a request gets is the operator's to say, and every way of asking keeps to it."""
+"""The operator's limits of tokens apply over both transports."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ async def _served(transports: Transports) -> tuple[Model, dict[str, Any]]:
     ][0]
 
 
-async def test_the_operators_default_and_limit_count_everywhere() -> None:
-    """Both may be lifted; what is over the limit is refused with the range; the listing tells both."""
+async def test_the_operators_default_and_limit_apply_over_both_transports() -> None:
+    """Both may be raised; a value over the limit is refused with the range; the model listing has both."""
     async with running_transports(default_max_tokens=7, max_tokens_limit=4200) as transports:
         for ask in transports.ways:
             assert _made(await ask(PROMPT)) == 7
@@ -47,13 +47,13 @@ async def test_without_settings_they_are_those_of_the_contract() -> None:
 
 
 async def test_a_lower_limit_lowers_the_default() -> None:
-    """Whoever sets the limit alone gets no default beyond it."""
+    """If only the limit is set, the default is not above it."""
     async with running_transports(max_tokens_limit=20) as transports:
         assert _made(await transports.by_rest(PROMPT)) == 20
         assert (await _served(transports))[0].default_max_tokens == 20
 
 
 def test_a_default_over_the_limit_is_an_error() -> None:
-    """Where both are set."""
+    """Both settings are given."""
     with pytest.raises(ValidationError, match="default_max_tokens: 30 is above max_tokens_limit"):
         service_config(default_max_tokens=30, max_tokens_limit=20)

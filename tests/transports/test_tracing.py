@@ -1,4 +1,4 @@
-"""Traces over both transports: a real OTLP receiver gets them when both servers have ended."""
+"""Traces over both transports, which a real OTLP receiver gets when both servers have ended."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ UNARY = "lodestream.inference.v1.GenerateService/Generate"
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where both servers are, as `host:port`, and the file with their log."""
+    """The addresses of both servers as `host:port`, and the file with their log."""
 
     service: str
     bridge: str
@@ -54,7 +54,7 @@ class Servers:
             return await http.post(url, json=body, headers=headers)
 
     async def leave_early(self, body: object, **headers: str) -> None:
-        """Read the begin of a stream, and close the connection."""
+        """Read the beginning of a stream and close the connection."""
         async with httpx.AsyncClient(timeout=20) as http:
             url = f"http://{self.bridge}/v1/chat/completions"
             async with http.stream("POST", url, json=body, headers=headers) as reply:
@@ -62,7 +62,7 @@ class Servers:
                     break
 
     def lines(self) -> list[dict[str, Any]]:
-        """The lines of the log that are JSON."""
+        """The JSON lines of the log."""
         lines = self.log.read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
@@ -88,14 +88,14 @@ async def traced_servers(home: Path, **settings: Any) -> AsyncIterator[Servers]:
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of whoever runs the tests do not count."""
+    """Remove the OTEL variables of the environment."""
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    """A receiver that the servers of the test send to, not before they end."""
+    """A receiver of spans; the tested servers send them only when they end."""
     with otlp_receiver() as started:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", started.endpoint)
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
@@ -103,7 +103,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 
 def in_order(receiver: Receiver, trace: str) -> tuple[ReceivedSpan, ReceivedSpan, list[ReceivedSpan]]:
-    """The spans of the bridge, of the service, and of its stages in one trace, which has no others."""
+    """The spans of a trace, which must be exactly those of the bridge, the service, and its stages."""
     (bridge,) = [s for s in receiver.spans if s.trace == trace and s.server == "lodestream-bridge"]
     (service,) = receiver.children(bridge)
     stages = receiver.children(service)
@@ -115,7 +115,7 @@ def in_order(receiver: Receiver, trace: str) -> tuple[ReceivedSpan, ReceivedSpan
     return bridge, service, stages
 
 
-async def test_a_request_over_rest_is_one_trace_down_to_the_stages_of_the_engine(
+async def test_a_rest_request_is_one_trace_with_the_stages_of_the_engine(
     tmp_path: Path, receiver: Receiver
 ) -> None:
     traces = {name: f"{number:032x}" for number, name in enumerate(("plain", "streamed", "refused"), 1)}
@@ -171,7 +171,7 @@ async def test_a_request_over_rest_is_one_trace_down_to_the_stages_of_the_engine
     assert ids >= {(server, trace) for server in ("service", "bridge") for trace in traces.values()}
 
 
-async def test_a_caller_that_leaves_ends_its_trace_with_what_was_decoded(
+async def test_the_trace_of_a_disconnected_caller_has_the_decoded_tokens(
     tmp_path: Path, receiver: Receiver
 ) -> None:
     async with traced_servers(tmp_path, simulated_decode_tps=100) as servers:
@@ -248,11 +248,11 @@ async def test_probes_have_no_spans_and_spans_of_unknown_routes_have_no_path(
     assert not any(SECRET.encode() in body for body in receiver.bodies)
     (listed,) = receiver.children(receiver.named("GET /v1/models")[0])
     assert listed.name == "lodestream.inference.v1.ModelService/ListModels"
-    # Two parents are malformed.
+    # Two `traceparent` headers are invalid.
     assert TRACE not in {span.trace for span in receiver.spans}
 
 
-async def test_the_standard_variables_name_the_service_and_sample(
+async def test_the_standard_variables_set_the_service_name_and_the_sampling(
     tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "of-the-operator")
@@ -266,7 +266,7 @@ async def test_the_standard_variables_name_the_service_and_sample(
     assert len(receiver.spans) == 5
 
 
-async def test_a_receiver_that_is_down_delays_neither_requests_nor_the_end(
+async def test_an_unreachable_receiver_delays_neither_requests_nor_the_shutdown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")

@@ -1,4 +1,4 @@
-"""Files that are followed are followed while nobody asks, and a broken one is told once."""
+"""Watched files are read while the servers are idle, and a broken file is logged once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.transports import running_transports
 
 HERON = ("[[rules]]", "name = 'heron'", "phrases = ['heron']", "action = 'block'")
 QUIET = 1.5
-"""Seconds in which a line that comes with every look would have come again."""
+"""Seconds within which a line that came with every check would have come again."""
 
 
 async def _soon(question: Callable[[], object]) -> None:
@@ -33,7 +33,7 @@ def _about(logs: Sequence[Mapping[str, Any]], *events: str) -> list[str]:
 
 
 async def test_a_filter_file_that_breaks_while_idle_is_one_error(tmp_path: Path) -> None:
-    """Nobody asks for anything: the error comes by itself, once, and the old rules stay in force."""
+    """Without requests one error is logged, and the old rules stay in force."""
     path = write(tmp_path / "rules.toml", *HERON)
     unusable = "content filter file unusable; the rules known so far still count"
     with capture_logs() as logs:

@@ -1,1 +1,1 @@
-"""What becomes of each parameter, by engine: docs/parameters.md. `make parameters` renews it."""
+"""Generates docs/parameters.md: the effect of each parameter by engine. `make parameters` renews it."""

@@ -1,4 +1,4 @@
-"""Every parameter that the bridge knows, as its schemas and its policy declare them."""
+"""Every parameter that the bridge's schemas and policy declare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rest_bridge.openai.requests import GenerationRequest
 
 
 def declared_in(schema: type[GenerationRequest]) -> list[str]:
-    """The paths of an endpoint's parameters, members of objects included: `messages[].role`."""
+    """The paths of an endpoint's parameters, with the members of objects: `messages[].role`."""
     return list(_paths("", schema))
 
 
@@ -27,7 +27,7 @@ def _paths(path: str, schema: type[RequestModel]) -> Iterator[str]:
 
 
 def _objects(annotation: Any) -> Iterator[tuple[str, type[RequestModel]]]:
-    """The objects that a parameter's type holds, and `[]` for those in an array."""
+    """The object types in a parameter's type, with `[]` for those in an array."""
     if isinstance(annotation, type) and issubclass(annotation, RequestModel):
         yield "", annotation
     suffix = "[]" if get_origin(annotation) is list else ""

@@ -1,4 +1,4 @@
-"""What becomes of a parameter: by the bridge's policy, its conversion, and the service's own check."""
+"""Derives the outcome of a parameter from the bridge's policy and conversion, and the service's checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rest_bridge.openai.convert import chat_request, completion_request, own_nam
 from rest_bridge.openai.requests import ChatCompletionRequest, CompletionRequest
 from rest_bridge.request import parse_body
 from tests.support.parameters.engines import NAMES, Engines
-from tests.support.parameters.sample import Body, Sample, least_chat, least_completion
+from tests.support.parameters.sample import Body, Sample, minimal_chat, minimal_completion
 
 HONOURED, REFUSED, NO_EFFECT = "honoured", "refused", "no effect"
 _UNSUPPORTED = "unsupported_parameter"
@@ -28,11 +28,11 @@ _UNSUPPORTED = "unsupported_parameter"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One way of generating."""
+    """An endpoint that generates."""
 
     path: str
     least: Callable[[Body], dict[str, Any]]
-    """A request that asks for as little as possible, and more."""
+    """A minimal request with the given members."""
     schema: type[ChatCompletionRequest] | type[CompletionRequest]
     convert: Callable[[Any], GenerateRequest]
 
@@ -40,35 +40,35 @@ class Endpoint:
         return parse_body(self.schema, json.dumps(self.least(body)).encode())
 
 
-CHAT = Endpoint("/v1/chat/completions", least_chat, ChatCompletionRequest, chat_request)
-COMPLETIONS = Endpoint("/v1/completions", least_completion, CompletionRequest, completion_request)
+CHAT = Endpoint("/v1/chat/completions", minimal_chat, ChatCompletionRequest, chat_request)
+COMPLETIONS = Endpoint("/v1/completions", minimal_completion, CompletionRequest, completion_request)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What becomes of a parameter before one engine."""
+    """The outcome of a parameter on one engine."""
 
     kind: str
     """HONOURED, REFUSED or NO_EFFECT."""
     depends: bool = False
-    """Whether it is refused where the installed library lacks something."""
+    """Whether it is refused if the installed library lacks a feature."""
     ceiling: float | None = None
-    """The greatest value that the engine takes, where the contract allows more."""
+    """The largest value that the engine accepts, if the API allows more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A parameter with its outcomes."""
+    """A row of the page: a parameter with its outcomes."""
 
     sample: Sample
     grpc: tuple[str, ...]
-    """The fields of the protocol that it goes into."""
+    """The fields of the protocol that the parameter sets."""
     outcomes: Mapping[str, Outcome]
-    """By engine."""
+    """The outcome by engine."""
 
 
 def derive(sample: Sample, endpoint: Endpoint, engines: Engines) -> Row:
-    """What becomes of a parameter at an endpoint.
+    """Derive the outcomes of a parameter at an endpoint.
 
     Raises:
         ValueError: the bodies of the sample do not agree.
@@ -84,7 +84,7 @@ def derive(sample: Sample, endpoint: Endpoint, engines: Engines) -> Row:
 
 
 def plain_path(name: str) -> str:
-    """A name as replies have it, without numbers: `messages[].name`."""
+    """The name from a reply without indexes: `messages[].name`."""
     return re.sub(r"\[\d+]", "[]", name)
 
 
@@ -129,7 +129,7 @@ def _is_refused(message: GenerateRequest, model: ServedModel) -> bool:
 
 
 def _fields(endpoint: Endpoint, body: Body, beside: Body) -> Iterator[str]:
-    """The fields that a body sets otherwise than what stands beside the parameter."""
+    """The fields that a body sets in addition to the members beside the parameter."""
     try:
         message, other = (endpoint.convert(endpoint.parse(given)) for given in (body, beside))
     except ApiError:
@@ -139,7 +139,7 @@ def _fields(endpoint: Endpoint, body: Body, beside: Body) -> Iterator[str]:
 
 
 def leaves(message: Message, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields that are set, with their values; those of messages in an array are put together."""
+    """The set fields with their values; fields of messages in an array are combined."""
     found: dict[str, list[Any]] = {}
     for field, value in message.ListFields():
         here = path + field.name

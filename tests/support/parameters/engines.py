@@ -1,4 +1,4 @@
-"""What each engine says of itself."""
+"""The descriptions of all engines."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ NAMES = (LLAMA_CPP, SIMULATED, TENSORRT_LLM)
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """The served model before each engine."""
+    """The served model on each engine."""
 
     at_best: Mapping[str, ServedModel]
-    """By the engine's name."""
+    """The served model by the engine's name."""
     at_worst: ServedModel
-    """Before a TensorRT-LLM that has nothing but what serving needs."""
+    """The served model on a TensorRT-LLM that has only what serving needs."""
 
 
 async def load_engines() -> Engines:
-    """Ask the engines; starts those that need no GPU."""
+    """Load the descriptions; engines that need no GPU are started."""
     started = {name: await _started(name) for name in (LLAMA_CPP, SIMULATED)}
     best, worst = (_compiled(started[SIMULATED], everything=everything) for everything in (True, False))
     return Engines({**started, TENSORRT_LLM: best}, worst)
@@ -38,7 +38,7 @@ async def _started(name: str) -> ServedModel:
 
 
 def _compiled(model: ServedModel, *, everything: bool) -> ServedModel:
-    """Behind a library that has everything, or only what it must have."""
+    """The model on a TensorRT-LLM with all features, or with only the required ones."""
     engine = replace(
         model.engine,
         name=TENSORRT_LLM,

@@ -1,4 +1,4 @@
-"""Parameters of one endpoint only, or with another meaning at the other one."""
+"""Samples of parameters that exist at only one endpoint, or differ in meaning between both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _called(**function: Any) -> dict[str, Any]:
 
 
 def _with_id(name: str) -> dict[str, Any]:
-    """The same by another id."""
+    """A function that adds the same conversation with another call id."""
     user, assistant, result = _called()["messages"]
     turns = [{**assistant, "tool_calls": [{**_CALL, "id": name}]}, {**result, "tool_call_id": name}]
     return {"messages": [user, *turns]}

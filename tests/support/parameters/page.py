@@ -1,4 +1,4 @@
-"""The page itself, in Markdown."""
+"""Renders the page in Markdown."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[Sample], Sequence[Endpoint]]] = (
 
 
 def samples_of(endpoint: Endpoint) -> list[Sample]:
-    """All samples that an endpoint takes, in the order of the page."""
+    """All samples for an endpoint, in the order of the page."""
     return [sample for _, samples, endpoints in _SECTIONS for sample in samples if endpoint in endpoints]
 
 
@@ -94,7 +94,7 @@ def _line(row: Row) -> str:
 
 
 def _settings(path: str) -> tuple[str, str]:
-    """Default and range, as the table of parameters has them."""
+    """Default and range from the table of parameters."""
     parameter = PARAMETERS.get(path)
     if parameter is None:
         return "", ""

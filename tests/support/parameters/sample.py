@@ -1,4 +1,4 @@
-"""How a parameter is asked for."""
+"""Samples: requests that use one parameter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.service import MODEL_ID
 Body = Mapping[str, Any]
 
 ALIAS = "another-name"
-"""Of the served model."""
+"""The vocabulary of the served model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,30 +21,30 @@ class Sample:
     path: str
     """The parameter: `messages[].role`."""
     bodies: tuple[Body, ...]
-    """What is added to the least request; several where the parameter has several forms."""
+    """The members that are added to the minimal request; several if the parameter has several forms."""
     beside: Body
-    """What is added too, so that the parameter can be used; the same without the parameter itself."""
+    """Further members that the parameter needs, without the parameter itself."""
     when: str
-    """Where the parameter has several outcomes: with which values, or in which company, it has this one."""
+    """The condition for this outcome, if the parameter has several."""
     by_grpc: str
-    """How gRPC has it, where the bodies do not show it."""
+    """The field over gRPC, if the bodies do not show it."""
 
     @property
     def requests(self) -> list[Body]:
-        """What is added to the least request, in all."""
+        """All members that are added to the minimal request."""
         return [{**self.beside, **body} for body in self.bodies]
 
 
 def sample(path: str, *bodies: Body, beside: Body | None = None, when: str = "", by_grpc: str = "") -> Sample:
-    """A sample; without a body the parameter is some object."""
+    """A sample; without a body the parameter's value is an object."""
     return Sample(path, bodies or ({path: {"some": "thing"}},), beside or {}, when, by_grpc)
 
 
-def least_chat(body: Body) -> dict[str, Any]:
+def minimal_chat(body: Body) -> dict[str, Any]:
     """A chat completion of two tokens."""
     return {"model": MODEL_ID, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, **body}
 
 
-def least_completion(body: Body) -> dict[str, Any]:
+def minimal_completion(body: Body) -> dict[str, Any]:
     """A text completion of two tokens."""
     return {"model": MODEL_ID, "prompt": "hi", "max_tokens": 2, **body}

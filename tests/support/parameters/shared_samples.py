@@ -1,4 +1,4 @@
-"""Parameters of both endpoints."""
+"""Samples of parameters that both endpoints have."""
 
 from __future__ import annotations
 
