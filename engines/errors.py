@@ -67,14 +67,14 @@ class Finding:
     field: str
     """What was checked: a file, a key of config.json or of manifest.json, or a property of the machine."""
     found: str
-    wanted: str
+    expected: str
     severity: Severity = "error"
     """`error`: it must not be served; `warning`: it can be; `unchecked`: there is nothing to compare with."""
 
     def __str__(self) -> str:
         if self.found == NOTHING:
-            return f"{self.field}: is missing; it must be {self.wanted}"
-        return f"{self.field}: found {self.found}, wanted {self.wanted}"
+            return f"{self.field}: is missing; it must be {self.expected}"
+        return f"{self.field}: found {self.found}, expected {self.expected}"
 
 
 class DocumentError(EngineError):
@@ -165,10 +165,10 @@ def findings_of(error: ValidationError, prefix: str) -> Iterator[Finding]:
             key = parents.pop()
             yield Finding(prefix + _path(parents), shown(key), f"names like: {detail['msg']}")
         elif detail["type"] == "missing":
-            wanted = f"there, as {_path(parents) or 'the document'} requires"
-            yield Finding(prefix + _path(detail["loc"]), NOTHING, wanted)
+            expected = f"there, as {_path(parents) or 'the document'} requires"
+            yield Finding(prefix + _path(detail["loc"]), NOTHING, expected)
         else:
-            yield Finding(prefix + _path(detail["loc"]), shown(detail["input"]), _wanted(detail))
+            yield Finding(prefix + _path(detail["loc"]), shown(detail["input"]), _expectation(detail))
 
 
 def _path(places: Iterable[int | str]) -> str:
@@ -179,7 +179,7 @@ def _path(places: Iterable[int | str]) -> str:
     return path
 
 
-def _wanted(detail: ErrorDetails) -> str:
+def _expectation(detail: ErrorDetails) -> str:
     kind = detail["type"]
     if kind == "extra_forbidden":
         return "no such name"

@@ -202,5 +202,5 @@ def _parse(text: str) -> Manifest:
     return manifest
 
 
-def _error(where: str, found: str, wanted: str) -> ManifestError:
-    return ManifestError([Finding(f"{MANIFEST_FILE}: {where}".removesuffix(": "), found, wanted)])
+def _error(where: str, found: str, expected: str) -> ManifestError:
+    return ManifestError([Finding(f"{MANIFEST_FILE}: {where}".removesuffix(": "), found, expected)])

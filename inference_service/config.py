@@ -73,7 +73,7 @@ class ServiceConfig(CommonConfig):
         default=int(PARAMETERS["max_tokens"].default or 0),
         ge=1,
         le=1_048_576,
-        description="Tokens that a request gets which sets no max_tokens, or what the context has room for; "
+        description="max_tokens of a request that sets none, reduced to what fits into the context; "
         "at most --max-tokens-limit.",
     )
     max_tokens_limit: int = Field(

@@ -75,7 +75,7 @@ class Server:
         self.config = config
         keyring = Keyring(config.keys_file)
         self._requested_address = parse_address(config.grpc_address, "grpc_address")
-        check_open_address(self._requested_address, keyring.guarded, "grpc_address")
+        check_open_address(self._requested_address, keyring.requires_key, "grpc_address")
         self._certificates = _certificates(config)
         check_plain_text(
             self._requested_address,
@@ -83,8 +83,8 @@ class Server:
             setting="grpc_address",
             remedy="--tls-certificate and --tls-key",
         )
-        if not keyring.guarded:
-            _log.warning("open", reason="no key exists: anybody on this machine may call")
+        if not keyring.requires_key:
+            _log.warning("no_api_keys", reason="no key exists: anybody on this machine may call")
         self._keyring = keyring
         self._access = Access(keyring)
         self._quotas = Quotas(config.requests_per_minute, Counts(config.limits_url))
@@ -343,7 +343,7 @@ async def serve(config: ServiceConfig) -> int:
     finally:
         await server.stop()
         if server.address is not None:
-            _log.info("ended")
+            _log.info("stopped")
 
 
 def _listen_to_signals() -> tuple[asyncio.Event, asyncio.Event]:

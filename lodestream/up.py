@@ -62,12 +62,12 @@ def run(arguments: Sequence[str]) -> int:
     given = settings.collect(parser.parse(arguments))
     _interrupt_on_signals()
     service, bridge = settings.build(ServiceConfig, given), settings.build(BridgeConfig, given)
-    guarded = _check_addresses(service, bridge)
+    requires_key = _check_addresses(service, bridge)
     from inference_service.models import loader
 
     model = loader.configured(service, show_progress=True)
     try:
-        return asyncio.run(Supervisor(_with_model(service, model.id), bridge, model, guarded).run())
+        return asyncio.run(Supervisor(_with_model(service, model.id), bridge, model, requires_key).run())
     except OperatorError:
         # An empty line separates the error from the log lines of the servers.
         print(file=sys.stderr)
@@ -94,11 +94,11 @@ def _interrupt_on_signals() -> None:
 
 
 def _check_addresses(service: ServiceConfig, bridge: BridgeConfig) -> bool:
-    """Check the addresses before the model is fetched; True if keys guard the servers."""
-    guarded = Keyring(service.keys_file).guarded
+    """Check the addresses before the model is fetched; return whether callers need a key."""
+    requires_key = Keyring(service.keys_file).requires_key
     for setting, address in (("grpc_address", service.grpc_address), ("http_address", bridge.http_address)):
         parsed = parse_address(address, setting)
-        check_open_address(parsed, guarded, setting)
+        check_open_address(parsed, requires_key, setting)
         tls = service.tls_certificate is not None
         check_plain_text(
             parsed,
@@ -109,17 +109,19 @@ def _check_addresses(service: ServiceConfig, bridge: BridgeConfig) -> bool:
         check_free(parsed, setting)
     if service.tls_certificate is not None and bridge.service_ca is None:
         raise SettingError("tls_certificate: both servers use it, and the bridge needs service_ca, too")
-    return guarded
+    return requires_key
 
 
 class Supervisor:
     """Starts the service and the bridge, waits until one of them ends, and ends them in order."""
 
-    def __init__(self, service: ServiceConfig, bridge: BridgeConfig, model: ModelFile, guarded: bool) -> None:
+    def __init__(
+        self, service: ServiceConfig, bridge: BridgeConfig, model: ModelFile, requires_key: bool
+    ) -> None:
         self._service = service
         self._bridge = bridge
         self._model = model
-        self._guarded = guarded
+        self._requires_key = requires_key
         self._children: list[Child] = []
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -169,7 +171,9 @@ class Supervisor:
         names = [self._model.id, *self._service.alias]
         note = self._model.fallback_reason
         print(
-            banner(http=f"{scheme}://{http}", grpc=grpc, names=names, note=note, guarded=self._guarded),
+            banner(
+                http=f"{scheme}://{http}", grpc=grpc, names=names, note=note, requires_key=self._requires_key
+            ),
             flush=True,
         )
         await asyncio.wait({child.exit for child in self._children}, return_when=asyncio.FIRST_COMPLETED)
@@ -349,11 +353,11 @@ _OPEN = """\
 No API key exists, so the servers are open: anybody on this machine may call them. They listen on loopback
 only. To require keys: lodestream keys create --name NAME"""
 
-_GUARDED = """\
+_WITH_KEYS = """\
 Callers need an API key. A new one: KEY=$(lodestream keys create --name NAME)"""
 
 
-def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, guarded: bool) -> str:
+def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, requires_key: bool) -> str:
     """Write the text that `lodestream up` prints when both servers are ready.
 
     Args:
@@ -361,7 +365,7 @@ def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, guar
         grpc: `host:port` of the service, likewise.
         names: the id of the model, then its aliases.
         note: a remark about the model.
-        guarded: whether callers need a key; the curl command then reads it from $KEY.
+        requires_key: whether callers need a key; the curl command then reads it from $KEY.
 
     """
     model, *aliases = names
@@ -371,15 +375,15 @@ def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, guar
         model=model,
         aliases=f" (also {', '.join(aliases)})" if aliases else "",
         note=f"\n{textwrap.fill(note, 100)}\n" if note else "",
-        transports=_GUARDED if guarded else _OPEN,
-        curl=curl(http, model, guarded),
+        transports=_WITH_KEYS if requires_key else _OPEN,
+        curl=curl(http, model, requires_key),
     )
 
 
-def curl(http: str, model: str, guarded: bool) -> str:
+def curl(http: str, model: str, requires_key: bool) -> str:
     """Write a chat request to a bridge at `http` as a curl command for a POSIX shell."""
     body = json.dumps({"model": model, **_REQUEST}).replace("'", "'\\''")
     lines = [f"curl {http}/v1/chat/completions", "-H 'Content-Type: application/json'"]
-    if guarded:
+    if requires_key:
         lines.append('-H "Authorization: Bearer $KEY"')
     return " \\\n  ".join([*lines, f"-d '{body}'"])

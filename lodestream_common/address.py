@@ -105,15 +105,15 @@ def _is_loopback_ip(text: str) -> bool:
     return ip.is_loopback
 
 
-def check_open_address(address: Address | str, guarded: bool, setting: str = "address") -> None:
+def check_open_address(address: Address | str, requires_key: bool, setting: str = "address") -> None:
     """Check that a server without keys listens on loopback only.
 
     Raises:
-        OperatorError: other machines could reach `address`, and `guarded` is False.
+        OperatorError: other machines could reach `address`, and `requires_key` is False.
 
     """
     address = address if isinstance(address, Address) else parse_address(address, setting)
-    if not guarded and not is_loopback(address.host):
+    if not requires_key and not is_loopback(address.host):
         raise OperatorError(
             f"{setting}: without a key the server is open, and will not listen on {address} where other "
             "machines reach it; create a key first: lodestream keys create --name NAME"

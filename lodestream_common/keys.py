@@ -402,14 +402,14 @@ class Keyring:
         self._check_interval = check_interval
         self._signature = self._read_signature()
         self._keys = self._file.list()
-        self._guarded = bool(self._keys)
+        self._requires_key = bool(self._keys)
         self._next_check = time.monotonic() + check_interval
 
     @property
-    def guarded(self) -> bool:
+    def requires_key(self) -> bool:
         """Whether callers need a key: a key was created, even if it is revoked now."""
         self.refresh()
-        return self._guarded
+        return self._requires_key
 
     def find(self, token: str) -> ApiKey | None:
         """Find the key of a token, also one that is not active; None: the token is unknown."""
@@ -442,13 +442,13 @@ class Keyring:
 
     def _reload(self) -> None:
         try:
-            if self._guarded and self._signature is None:
+            if self._requires_key and self._signature is None:
                 raise OperatorError(f"keys file {self._file.path}: is missing")
             self._keys = self._file.list()
         except OperatorError as error:
             _log.error("keys file unusable; the keys known so far still count", reason=str(error))
             return
-        self._guarded = self._guarded or bool(self._keys)
+        self._requires_key = self._requires_key or bool(self._keys)
         _log.info("keys reloaded", active=sum(key.is_active for key in self._keys))
 
     def _read_signature(self) -> tuple[int, ...] | None:

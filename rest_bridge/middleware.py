@@ -104,7 +104,7 @@ class RequestContext:
 
     def identify(self, keyring: Keyring, token: str | None) -> None:
         """Find the caller's key."""
-        self.is_open = not keyring.guarded
+        self.is_open = not keyring.requires_key
         if token is not None and not self.is_open:
             self.key = keyring.find(token)
 
@@ -310,7 +310,7 @@ async def until_revoked(keyring: Keyring, token: str | None) -> AsyncIterator[No
         ApiError: 401: the key was revoked, or expired, before the block ended.
 
     """
-    if token is None or not keyring.guarded:
+    if token is None or not keyring.requires_key:
         yield
         return
     key = token

@@ -92,7 +92,7 @@ def admit(request: Request, needed: Level) -> RequestContext:
     token = bearer_token(request.headers.get("authorization"))
     context.identify(bridge.keyring, token)
     try:
-        if bridge.keyring.guarded:
+        if bridge.keyring.requires_key:
             check_key(context.key, needed)
     except ApiError as error:
         if token is not None and error.row is INVALID_API_KEY:

@@ -120,7 +120,7 @@ class BrowserMiddleware:
             ApiError: 403: a foreign page may have made it.
 
         """
-        if scope["type"] == "http" and not self._keyring.guarded:
+        if scope["type"] == "http" and not self._keyring.requires_key:
             self._allowed.check(scope["method"], Headers(scope=scope))
         await self._app(scope, receive, send)
 

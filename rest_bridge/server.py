@@ -106,15 +106,15 @@ def _checked_address(config: BridgeConfig) -> tuple[Address, bool]:
     address = parse_address(config.http_address, SETTING)
     if address.is_unix:
         raise SettingError(f"{SETTING}: {address} is not host:port (as 127.0.0.1:8000)")
-    guarded = Keyring(config.keys_file).guarded
-    check_open_address(address, guarded, SETTING)
+    requires_key = Keyring(config.keys_file).requires_key
+    check_open_address(address, requires_key, SETTING)
     check_plain_text(
         address,
         allowed=config.insecure or certificate_of(config) is not None,
         setting=SETTING,
         remedy="--tls-certificate and --tls-key",
     )
-    return address, guarded
+    return address, requires_key
 
 
 def make_server(
@@ -129,7 +129,7 @@ def make_server(
         OperatorError: as `run`.
 
     """
-    address, guarded = _checked_address(config)
+    address, requires_key = _checked_address(config)
     parts = parts or Parts(ConnectionCap(affordable(config.max_connections)), FailedKeys())
     certificate = certificate_of(config)
     settings = _uvicorn_config(config, parts, tracer)
@@ -141,7 +141,7 @@ def make_server(
 
     def started() -> None:
         _log.info("bridge listening", address=str(bound), service=config.grpc_address)
-        if not guarded:
+        if not requires_key:
             _log.warning("there are no API keys: everybody on this machine may use the bridge")
         on_ready(str(bound))
 
@@ -284,7 +284,7 @@ class BridgeServer(uvicorn.Server):
             task.cancel()
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=_ABORT_GRACE_SECONDS)
-        _log.info("ended")
+        _log.info("stopped")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal. Unlike uvicorn's method, this does not raise it again after a clean end."""

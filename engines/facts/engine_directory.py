@@ -196,8 +196,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return document
 
 
-def _unreadable(found: str, wanted: str) -> UnreadableConfigError:
-    return UnreadableConfigError([Finding(CONFIG_FILE, found, wanted)])
+def _unreadable(found: str, expected: str) -> UnreadableConfigError:
+    return UnreadableConfigError([Finding(CONFIG_FILE, found, expected)])
 
 
 def _kind(document: object) -> str:

@@ -191,8 +191,8 @@ _16_BITS: dict[str, Literal["bfloat16", "float16"]] = {"float16": "float16", "ha
 def read_checkpoint(directory: Path) -> ModelConfig:
     """Read the configuration of a checkpoint; weights are not touched.
 
-    Told apart as TensorRT-LLM does: `pretrained_config` with `build_config` is an engine, `architecture`
-    with `dtype` is TensorRT-LLM's checkpoint, everything else Hugging Face's.
+    The kinds are distinguished as in TensorRT-LLM: `pretrained_config` with `build_config` is an engine,
+    `architecture` with `dtype` is TensorRT-LLM's checkpoint, everything else Hugging Face's.
 
     Raises:
         PlanRefused: it cannot be read, is an engine, or no Llama-architecture model; names file and key.

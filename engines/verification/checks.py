@@ -91,12 +91,12 @@ def _check_limits(config: EngineConfig) -> Iterator[Finding]:
             "warning",
         )
     if limits.max_num_tokens < limits.max_batch_size:
-        wanted = f"at least max_batch_size, {limits.max_batch_size}"
-        yield Finding("build_config.max_num_tokens", str(limits.max_num_tokens), wanted, "warning")
+        expected = f"at least max_batch_size, {limits.max_batch_size}"
+        yield Finding("build_config.max_num_tokens", str(limits.max_num_tokens), expected, "warning")
     for name in ("gather_context_logits", "gather_generation_logits"):
         if getattr(limits, name):
-            wanted = "False: logits of whole vocabularies make serving slow, and aborts dangerous"
-            yield Finding(f"build_config.{name}", "True", wanted, "warning")
+            expected = "False: logits of whole vocabularies make serving slow, and aborts dangerous"
+            yield Finding(f"build_config.{name}", "True", expected, "warning")
 
 
 def _check_plugins(config: EngineConfig) -> Iterator[Finding]:
@@ -107,14 +107,14 @@ def _check_plugins(config: EngineConfig) -> Iterator[Finding]:
         if not getattr(plugins, name):
             yield Finding(f"{where}.{name}", "False", "True", "warning")
     if not plugins.use_paged_context_fmha:
-        wanted = "True: without it there is no KV reuse and no chunked prefill"
-        yield Finding(f"{where}.use_paged_context_fmha", "False", wanted, "warning")
+        expected = "True: without it there is no KV reuse and no chunked prefill"
+        yield Finding(f"{where}.use_paged_context_fmha", "False", expected, "warning")
     if plugins.use_fp8_context_fmha and quantization.quant_algo not in _FP8_ATTENTION:
-        wanted = f"False, as the builder sets it with {quantization.quant_algo or 'unquantised'} weights"
-        yield Finding(f"{where}.use_fp8_context_fmha", "True", wanted, "warning")
+        expected = f"False, as the builder sets it with {quantization.quant_algo or 'unquantised'} weights"
+        yield Finding(f"{where}.use_fp8_context_fmha", "True", expected, "warning")
     if plugins.use_paged_context_fmha and quantization.kv_cache_quant_algo == "INT8":
-        wanted = "False, as the builder sets it with an INT8 KV cache"
-        yield Finding(f"{where}.use_paged_context_fmha", "True", wanted, "warning")
+        expected = "False, as the builder sets it with an INT8 KV cache"
+        yield Finding(f"{where}.use_paged_context_fmha", "True", expected, "warning")
     if plugins.tokens_per_block & (plugins.tokens_per_block - 1):
         yield Finding(f"{where}.tokens_per_block", str(plugins.tokens_per_block), "a power of 2", "warning")
 
@@ -156,8 +156,8 @@ def check_machine(
 
 def _check_software(config: EngineConfig, manifest: Manifest | None, runtime: Runtime) -> Iterator[Finding]:
     if runtime.tensorrt_llm is None:
-        wanted = f"TensorRT-LLM {config.version}, to compare with"
-        yield Finding("tensorrt_llm", "none installed", wanted, "unchecked")
+        expected = f"TensorRT-LLM {config.version}, to compare with"
+        yield Finding("tensorrt_llm", "none installed", expected, "unchecked")
     elif runtime.tensorrt_llm != config.version:
         yield Finding("version", config.version, f"the installed TensorRT-LLM, {runtime.tensorrt_llm}")
     built = manifest.software if manifest else None
@@ -189,8 +189,8 @@ def _check_architecture(
     elif other is not None:
         yield Finding("gpu.sm", f"{other.sm} ({other.name})", f"the build's, {built.sm} ({built.name})")
     elif any(gpu.name != built.name for gpu in used):
-        wanted = f"the build's, {built.name}, which its kernels were chosen on"
-        yield Finding("gpu.name", used[0].name, wanted, "warning")
+        expected = f"the build's, {built.name}, which its kernels were chosen on"
+        yield Finding("gpu.name", used[0].name, expected, "warning")
     yield from _check_formats(config, used[0].sm)
 
 
@@ -198,11 +198,11 @@ def _check_formats(config: EngineConfig, sm: int) -> Iterator[Finding]:
     where, quantization = "pretrained_config.quantization", config.quantization
     form, cache = weight_format(config), _KV_FORMATS.get(quantization.kv_cache_quant_algo)
     if form is not None and weight_verdict(form, sm).support is Support.NO:
-        wanted = f"what SM {sm} takes: {weight_verdict(form, sm).reason}"
-        yield Finding(f"{where}.quant_algo", str(quantization.quant_algo), wanted)
+        expected = f"what SM {sm} takes: {weight_verdict(form, sm).reason}"
+        yield Finding(f"{where}.quant_algo", str(quantization.quant_algo), expected)
     if cache is not None and kv_verdict(cache, sm).support is Support.NO:
-        wanted = f"what SM {sm} takes: {kv_verdict(cache, sm).reason}"
-        yield Finding(f"{where}.kv_cache_quant_algo", str(quantization.kv_cache_quant_algo), wanted)
+        expected = f"what SM {sm} takes: {kv_verdict(cache, sm).reason}"
+        yield Finding(f"{where}.kv_cache_quant_algo", str(quantization.kv_cache_quant_algo), expected)
 
 
 def _check_memory(directory: Path, config: EngineConfig, rank: int, gpu: InstalledGpu) -> Iterator[Finding]:
@@ -214,8 +214,8 @@ def _check_memory(directory: Path, config: EngineConfig, rank: int, gpu: Install
     if plan >= gpu.memory_bytes:
         yield Finding(where, f"{gib(gpu.memory_bytes)} on {gpu.name}", f"more than the plan's {gib(plan)}")
     elif least > gpu.memory_bytes:
-        wanted = f"about {gib(least)}, for the plan, its workspace and one request of full length"
-        yield Finding(where, f"{gib(gpu.memory_bytes)} on {gpu.name}", wanted, "warning")
+        expected = f"about {gib(least)}, for the plan, its workspace and one request of full length"
+        yield Finding(where, f"{gib(gpu.memory_bytes)} on {gpu.name}", expected, "warning")
     elif least > gpu.free_bytes:
         yield Finding(where, f"{gib(gpu.free_bytes)} free", f"about {gib(least)}", "warning")
 

@@ -24,13 +24,13 @@ _MIN_PLAN_SHARE = 0.5
 def check_ranks(directory: Path, config: EngineConfig) -> Iterator[Finding]:
     """One plan for each rank, none empty, none too many."""
     world, there = config.split.world_size, set(ranks(directory))
-    wanted = f"one plan for each of {world} ranks" if world > 1 else "the engine's plan"
+    expected = f"one plan for each of {world} ranks" if world > 1 else "the engine's plan"
     for rank in range(world):
         file = directory / f"rank{rank}.engine"
         if rank not in there:
-            yield Finding(file.name, NOTHING, wanted)
+            yield Finding(file.name, NOTHING, expected)
         elif not file.stat().st_size:
-            yield Finding(file.name, "0 bytes", wanted)
+            yield Finding(file.name, "0 bytes", expected)
         managed = f"rank{rank}_managed_weights.safetensors"
         if config.plugins.manage_weights and not (directory / managed).is_file():
             yield Finding(managed, NOTHING, "the weights of an engine built with manage_weights")
@@ -80,8 +80,8 @@ def check_unrecorded(directory: Path, config: EngineConfig, *, has_manifest: boo
         file = directory / f"rank{rank}.engine"
         size = file.stat().st_size if file.is_file() else 0
         if 0 < size < least:
-            wanted = f"about {expected_weights(config)} bytes of weights"
-            yield Finding(file.name, f"{size} bytes", wanted, "warning")
+            expected = f"about {expected_weights(config)} bytes of weights"
+            yield Finding(file.name, f"{size} bytes", expected, "warning")
 
 
 def expected_weights(config: EngineConfig) -> int | None:
@@ -134,11 +134,11 @@ def check_tokenizer(
     except TokenizerUnreadableError as error:
         missing = error.is_missing
         excusable = missing and (manifest is None or manifest.tokenizer is None)
-        wanted = "the model's tokenizer; `engine adopt --checkpoint DIR` copies it here"
+        expected = "the model's tokenizer; `engine adopt --checkpoint DIR` copies it here"
         yield Finding(
             error.file,
             error.found,
-            wanted if missing else "an intact file",
+            expected if missing else "an intact file",
             "warning" if excusable else "error",
         )
         return
@@ -166,8 +166,8 @@ def _check_stop_ids(facts: TokenizerFacts) -> Iterator[Finding]:
 
 def _compare_tokenizers(facts: TokenizerFacts, recorded: TokenizerFacts) -> Iterator[Finding]:
     if facts.vocabulary_size != recorded.vocabulary_size:
-        wanted = f"the manifest's {recorded.vocabulary_size}"
-        yield Finding("tokenizer.vocabulary_size", str(facts.vocabulary_size), wanted)
+        expected = f"the manifest's {recorded.vocabulary_size}"
+        yield Finding("tokenizer.vocabulary_size", str(facts.vocabulary_size), expected)
     if facts.sha256 != recorded.sha256:
         yield Finding("tokenizer", f"sha256 {facts.sha256}", f"the manifest's sha256 {recorded.sha256}")
     if facts.chat_template_sha256 != recorded.chat_template_sha256:

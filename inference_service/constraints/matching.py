@@ -45,7 +45,7 @@ _KINDS = ("all", "any", "concat", "not", "repeat", "set", "text")
 
 
 class Expression:
-    """A regular language; there is one object for each that can be told apart by its form."""
+    """A regular language; expressions of the same form are one object."""
 
     __slots__ = ("cuts", "kind", "least", "next", "nullable", "parts")
 

@@ -50,7 +50,7 @@ class Access:
 
     def identify(self, metadata: Metadata) -> Caller | None:
         """The holder of the call's key, active or not; None: there is no key, or it is unknown."""
-        if not self._keyring.guarded:
+        if not self._keyring.requires_key:
             return Caller(ANONYMOUS, ANONYMOUS, Level.ADMIN)
         key = self._keyring.find(_bearer(metadata))
         if key is None:

@@ -78,7 +78,7 @@ async def health(request: Request) -> Response:
     bridge = bridge_of(request)
     healthy = await _is_serving(bridge.client)
     # With keys, /v1/models reports the name to callers with a key. A request with their key would use quota.
-    shows_engine = healthy and not bridge.keyring.guarded
+    shows_engine = healthy and not bridge.keyring.requires_key
     backend = await bridge.engine.name(bridge.client) if shows_engine else None
     return json_response(
         {

@@ -73,4 +73,4 @@ def test_a_second_signal_ends_the_grace_period_with_errors_for_callers(
     assert all_gone(children)
     assert '"error"' in events[-1]
     assert "shutting down" in str(caller.error)
-    assert [line["server"] for line in up.logs if line["event"] == "ended"] == ["bridge", "service"]
+    assert [line["server"] for line in up.logs if line["event"] == "stopped"] == ["bridge", "service"]

@@ -277,7 +277,7 @@ def test_a_taken_port_of_a_service_is_one_line(tmp_path: Path) -> None:
 
     *logged, empty, error = done.stderr.splitlines()
     assert done.returncode == 1
-    assert [json.loads(line)["event"] for line in logged] == ["open"]
+    assert [json.loads(line)["event"] for line in logged] == ["no_api_keys"]
     assert empty == ""
     assert error.startswith(f"lodestream: grpc_address: cannot listen on {address}: another program")
 
@@ -307,4 +307,6 @@ def test_an_engine_that_does_not_start_is_reported_last(start: Start) -> None:
     assert first.startswith("Starting ")
     assert all(json.loads(line) for line in logged)
     assert empty == ""
-    assert error == ("lodestream: the service cannot serve: the simulated engine was told to crash at start")
+    assert error == (
+        "lodestream: the service cannot serve: the simulated engine is configured to crash at start"
+    )

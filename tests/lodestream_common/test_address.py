@@ -83,10 +83,10 @@ def test_a_host_that_does_not_resolve_is_an_operators_error() -> None:
 def test_an_open_server_stays_on_loopback() -> None:
     """Without a key an address that others reach is refused, and the message says how to make a key."""
     with pytest.raises(OperatorError, match=r"grpc_address: .* 0\.0\.0\.0:50051 .*lodestream keys create"):
-        check_open_address("0.0.0.0:50051", guarded=False, setting="grpc_address")
+        check_open_address("0.0.0.0:50051", requires_key=False, setting="grpc_address")
 
-    check_open_address("127.0.0.1:50051", guarded=False)
-    check_open_address(Address("0.0.0.0", 50051), guarded=True)
+    check_open_address("127.0.0.1:50051", requires_key=False)
+    check_open_address(Address("0.0.0.0", 50051), requires_key=True)
 
 
 @pytest.mark.parametrize(

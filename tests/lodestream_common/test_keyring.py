@@ -37,7 +37,7 @@ def test_without_a_key_the_door_is_open(file: KeyFile) -> None:
     """No file, no guard, and no token is a key."""
     ring = Keyring(file.path)
 
-    assert not ring.guarded
+    assert not ring.requires_key
     assert ring.verify("pg_" + "a" * 40) is None
 
 
@@ -47,7 +47,7 @@ def test_a_key_is_recognised_and_others_are_not(file: KeyFile) -> None:
     file.create("bob")
     ring = Keyring(file.path)
 
-    assert ring.guarded
+    assert ring.requires_key
     assert ring.verify(token) == key
     for wrong in (
         "",
@@ -68,7 +68,7 @@ def test_a_new_key_is_noticed_without_a_restart(file: KeyFile) -> None:
     ring = Keyring(file.path)
     _, token = file.create("alice")
 
-    assert _soon(lambda: ring.guarded)
+    assert _soon(lambda: ring.requires_key)
     assert ring.verify(token) is not None
 
 
@@ -81,8 +81,8 @@ def test_a_revoked_key_stops_working_and_the_door_stays_shut(file: KeyFile) -> N
     file.revoke("alice")
 
     assert _soon(lambda: ring.verify(token) is None)
-    assert ring.guarded
-    assert Keyring(file.path).guarded
+    assert ring.requires_key
+    assert Keyring(file.path).requires_key
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("{")])
@@ -98,7 +98,7 @@ def test_damage_at_run_time_changes_nothing_and_is_logged_once(
         for _ in range(3):
             _settle()
             assert ring.verify(token) is not None
-            assert ring.guarded
+            assert ring.requires_key
 
     errors = [line for line in logs if line["log_level"] == "error"]
     assert len(errors) == 1
@@ -111,7 +111,7 @@ def test_a_restored_file_counts_again(file: KeyFile) -> None:
     ring = Keyring(file.path)
     file.path.unlink()
     _settle()
-    assert ring.guarded
+    assert ring.requires_key
 
     _, token = file.create("bob")
 
@@ -126,7 +126,7 @@ def test_an_emptied_file_shuts_everybody_out(file: KeyFile) -> None:
     file.path.write_text('{"version": 1, "keys": []}')
 
     assert _soon(lambda: ring.verify(token) is None)
-    assert ring.guarded
+    assert ring.requires_key
 
 
 def test_a_damaged_file_at_the_start_is_an_operators_error(file: KeyFile) -> None:
@@ -143,4 +143,4 @@ def test_the_file_is_looked_at_rarely(file: KeyFile) -> None:
     file.create("alice")
     _settle()
 
-    assert not ring.guarded
+    assert not ring.requires_key

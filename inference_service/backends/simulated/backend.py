@@ -103,7 +103,7 @@ class SimulatedBackend(Backend):
 
     async def start(self) -> BackendDescription:
         if self._faults.crash_at_start:
-            raise BackendStartError("the simulated engine was told to crash at start")
+            raise BackendStartError("the simulated engine is configured to crash at start")
         return self._description
 
     def check_grammar(self, grammar: Grammar) -> None:
@@ -197,7 +197,7 @@ class SimulatedBackend(Backend):
             self._alive = False
             raise EngineDeadError("the simulated engine died")
         if position == faults.fail_at:
-            raise EngineRequestError("the simulated engine was told to fail this request")
+            raise EngineRequestError("the simulated engine is configured to fail this request")
         if position == faults.stall_at:
             await asyncio.Event().wait()
 

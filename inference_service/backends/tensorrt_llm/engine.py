@@ -111,7 +111,7 @@ def load_engine(directory: Path, config: EngineConfig, end_ids: frozenset[int]) 
         library = replace(library, options=replace(library.options, guided=None))
     if library.version != config.version:
         raise BackendStartError(
-            f"the engine in {directory} cannot be served: version: found {config.version}, wanted the "
+            f"the engine in {directory} cannot be served: version: found {config.version}, expected the "
             f"installed TensorRT-LLM, {library.version}; build the engine with it"
         )
     _log.info("tensorrt_llm", version=library.version, refused=sorted(library.refused))

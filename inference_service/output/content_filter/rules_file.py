@@ -251,13 +251,13 @@ class FilePolicy:
         checked: list[str] = []
         redacted: set[str] = set()
         for text in texts:
-            screen = self._rules.start(Place.PROMPT, key_name)
-            if screen is None:
+            text_filter = self._rules.start(Place.PROMPT, key_name)
+            if text_filter is None:
                 return PromptVerdict(tuple(texts))
-            checked.append(_filtered(text, screen))
-            redacted |= screen.redacted
-            if screen.blocked:
-                return PromptVerdict((), screen.blocked)
+            checked.append(_filtered(text, text_filter))
+            redacted |= text_filter.redacted
+            if text_filter.blocked:
+                return PromptVerdict((), text_filter.blocked)
         return PromptVerdict(tuple(checked), redacted=frozenset(redacted))
 
     def output_filter(self, key_name: str) -> OutputFilter | None:
@@ -294,11 +294,11 @@ class FilePolicy:
         return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _filtered(text: str, screen: OutputFilter) -> str:
+def _filtered(text: str, text_filter: OutputFilter) -> str:
     buffer = TokenBuffer()
     buffer.add(text)
-    screen.examine(buffer, len(text), final=True)
-    return buffer.settle(screen.safe)
+    text_filter.examine(buffer, len(text), final=True)
+    return buffer.settle(text_filter.safe)
 
 
 def load_rules(path: Path) -> CompiledRules:

@@ -227,7 +227,7 @@ class TestGolden:
         done = verify_golden(engine)
 
         assert done.returncode == 1
-        assert re.search(r"^golden\[1\]\.ids: found \d[\d .]*, wanted 200 ", done.stdout, re.MULTILINE)
+        assert re.search(r"^golden\[1\]\.ids: found \d[\d .]*, expected 200 ", done.stdout, re.MULTILINE)
 
     def test_another_last_token_is_a_warning(self, engine: Path) -> None:
         edit(engine / "manifest.json", lambda m: m["golden"][0]["ids"].__setitem__(-1, 200))
@@ -245,7 +245,7 @@ class TestGolden:
         done = verify_golden(engine)
 
         assert done.returncode == 1
-        assert "golden: found no answers: the GPU ran out of memory, wanted" in done.stdout
+        assert "golden: found no answers: the GPU ran out of memory, expected" in done.stdout
 
 
 class TestResume:

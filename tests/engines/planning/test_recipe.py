@@ -160,7 +160,7 @@ def test_every_gpu_has_a_recipe(gpu: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "form", "kv_cache", "stage", "wanted"),
+    ("gpu", "form", "kv_cache", "stage", "expected"),
     [
         ("a100-80", "bf16", "bf16", "convert", {"--dtype": "bfloat16", "--tp_size": "1"}),
         ("h100", "fp8", "fp8", "quantize", {"--qformat": "fp8", "--kv_cache_dtype": "fp8"}),
@@ -174,13 +174,13 @@ def test_every_gpu_has_a_recipe(gpu: str) -> None:
     ],
 )
 def test_the_first_step_makes_the_format(
-    gpu: str, form: str, kv_cache: str, stage: str, wanted: dict[str, str]
+    gpu: str, form: str, kv_cache: str, stage: str, expected: dict[str, str]
 ) -> None:
     """Conversion where no calibration is needed, else quantisation."""
     first, last = route(plan(EIGHT_B, gpu, form, kv_cache), "trtllm-build").commands
 
     assert (first.stage, last.stage) == (stage, "build")
-    assert wanted.items() <= flags_of(first).items()
+    assert expected.items() <= flags_of(first).items()
     assert ("--kv_cache_dtype" in flags_of(first)) == (kv_cache != "bf16")
     assert flags_of(last)["--checkpoint_dir"] == flags_of(first)["--output_dir"] == "checkpoint"
 
@@ -213,7 +213,7 @@ SUGGESTED = {
 
 
 @pytest.mark.parametrize(
-    ("gpu", "arguments", "wanted", "unwanted"),
+    ("gpu", "arguments", "expected", "excluded"),
     [
         ("a100-80", {}, {"--gemm_plugin": "auto", "--max_batch_size": "256"}, ["--reduce_fusion"]),
         ("a10", {}, {"--gemm_plugin": "auto", "--use_fp8_context_fmha": "disable"}, []),
@@ -232,13 +232,13 @@ SUGGESTED = {
     ],
 )
 def test_the_build_is_the_suggested_one(
-    gpu: str, arguments: dict[str, Any], wanted: dict[str, str], unwanted: list[str]
+    gpu: str, arguments: dict[str, Any], expected: dict[str, str], excluded: list[str]
 ) -> None:
     """The plugin settings that NVIDIA documents for the format; on SM 100 none that it lacks."""
     flags = flags_of(route(plan(EIGHT_B, gpu, **arguments), "trtllm-build").commands[-1])
 
-    assert (SUGGESTED | wanted).items() <= flags.items()
-    assert not set(unwanted) & set(flags)
+    assert (SUGGESTED | expected).items() <= flags.items()
+    assert not set(excluded) & set(flags)
 
 
 def test_without_paged_context_nothing_relies_on_it() -> None:
@@ -341,6 +341,6 @@ def test_paths_are_put_where_they_belong() -> None:
     assert f"{quantize.argv}".count("'/m'") == f"{quantize.argv}".count("'/d'") == 1
     assert build.argv[-4:] == ("--input_timing_cache", "/t", "--output_timing_cache", "/t")
     assert saved.commands[0].argv == ("python3", "/p.py")
-    for wanted in ("model='/m'", "save('/e')", "input_timing_cache='/t'", "calib_dataset='/d'"):
-        assert wanted in str(saved.program)
+    for expected in ("model='/m'", "save('/e')", "input_timing_cache='/t'", "calib_dataset='/d'"):
+        assert expected in str(saved.program)
     assert "input_timing_cache" not in str(route(made, "llm-api").program)

@@ -1,4 +1,4 @@
-"""What people see: the bar at any width, tables, colours only where they are wanted."""
+"""What people see: the bar at any width, tables, colours only where they are expected."""
 
 from __future__ import annotations
 

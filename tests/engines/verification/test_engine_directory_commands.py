@@ -67,7 +67,7 @@ class TestVerify:
 
         assert main(["engine", "verify", str(engine), "--json"]) == 1
         findings = json.loads(capsys.readouterr().out)
-        assert findings[0].keys() == {"field", "found", "wanted", "severity"}
+        assert findings[0].keys() == {"field", "found", "expected", "severity"}
         assert findings[0]["field"] == "config.json"
 
     def test_wrong_arguments_end_with_2(self, capsys: pytest.CaptureFixture[str]) -> None:

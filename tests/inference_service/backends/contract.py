@@ -1,4 +1,4 @@
-"""What every backend must do, whatever engine is behind it.
+"""The contract of every backend.
 
 A test module subclasses `BackendContract` and provides two fixtures:
 
@@ -25,7 +25,7 @@ from inference_service.prompt.tokenizer import Tokenizer
 
 CONTEXT_LENGTH = 4_096
 LONG_PROMPT_TOKENS = 3_500
-"""So many that reading them takes a real engine much longer than `RELEASE_SECONDS`."""
+"""The prefill of so many tokens takes a real engine much longer than `RELEASE_SECONDS`."""
 RELEASE_SECONDS = 5.0
 STEP_SECONDS = 60.0
 
@@ -46,7 +46,7 @@ def sampling(
     seed: int = 1,
     reproducible: bool = True,
 ) -> Sampling:
-    """Greedy, unless told otherwise."""
+    """Greedy sampling by default."""
     return Sampling(
         temperature=temperature,
         top_p=top_p,
@@ -83,7 +83,7 @@ def request(
 
 
 def chat_ids(tokenizer: Tokenizer, question: str) -> list[int]:
-    """A chat prompt as the model was trained on; engines answer it and end by themselves."""
+    """A chat prompt in the format of the model's training, whose answer ends by itself."""
     text, control = tokenizer.encode_text, tokenizer.control_tokens
     if "<|im_start|>" in control:
         start, end = control["<|im_start|>"], control["<|im_end|>"]
@@ -94,8 +94,8 @@ def chat_ids(tokenizer: Tokenizer, question: str) -> list[int]:
     return [begin, *turn, head, *text("assistant"), tail, *text("\n\n")]
 
 
-async def collect(backend: Backend, wanted: EngineRequest) -> list[EngineStep]:
-    async with aclosing(backend.generate(wanted)) as steps:
+async def collect(backend: Backend, engine_request: EngineRequest) -> list[EngineStep]:
+    async with aclosing(backend.generate(engine_request)) as steps:
         return [step async for step in steps]
 
 
@@ -104,13 +104,13 @@ def ids_of(steps: Sequence[EngineStep]) -> list[int]:
 
 
 def text_of(steps: Sequence[EngineStep], tokenizer: Tokenizer) -> str:
-    """The engine's own text, or that of all ids together: a character may span steps."""
-    told = [s.text for s in steps if s.text is not None]
-    return "".join(told) if told else tokenizer.decode(ids_of(steps))
+    """The engine's own text, or the decoded ids of all steps, since a character may span steps."""
+    texts = [s.text for s in steps if s.text is not None]
+    return "".join(texts) if texts else tokenizer.decode(ids_of(steps))
 
 
 async def released(backend: Backend) -> None:
-    """Wait until the engine has let go of everything; fail if it does not."""
+    """Wait until the engine has freed all slots; fail if it does not."""
     deadline = time.monotonic() + RELEASE_SECONDS
     while backend.stats().running:
         assert time.monotonic() < deadline, f"slots are still taken: {backend.stats()}"
@@ -121,9 +121,9 @@ async def next_step(steps: Steps) -> EngineStep:
     return await asyncio.wait_for(steps.__anext__(), STEP_SECONDS)
 
 
-async def abandon(backend: Backend, wanted: EngineRequest, after: float) -> None:
-    """Read a generation and cancel the reader after so many seconds, wherever it is."""
-    reader = asyncio.create_task(collect(backend, wanted))
+async def abandon(backend: Backend, engine_request: EngineRequest, after: float) -> None:
+    """Read a generation and cancel the reader after some seconds."""
+    reader = asyncio.create_task(collect(backend, engine_request))
     await asyncio.sleep(after)
     reader.cancel()
     await asyncio.gather(reader, return_exceptions=True)
@@ -132,7 +132,7 @@ async def abandon(backend: Backend, wanted: EngineRequest, after: float) -> None
 class BackendContract:
     """Subclass it as `Test…`."""
 
-    async def test_finish_is_said_once_and_last(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_only_the_last_step_has_a_finish(self, backend: Backend, tokenizer: Tokenizer) -> None:
         steps = await collect(backend, request(tokenizer.encode_text("Once upon a time"), 12))
 
         assert steps[-1].finish is not None
@@ -149,9 +149,9 @@ class BackendContract:
     async def test_natural_end_is_counted_and_is_the_last_id(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
-        wanted = request(chat_ids(tokenizer, "What is the capital of France?"), 200, ignore_eos=False)
+        engine_request = request(chat_ids(tokenizer, "What is the capital of France?"), 200, ignore_eos=False)
 
-        steps = await collect(backend, wanted)
+        steps = await collect(backend, engine_request)
 
         assert steps[-1].finish is EngineFinish.END_OF_SEQUENCE
         assert steps[-1].token_ids[-1] in tokenizer.eos_ids
@@ -164,41 +164,43 @@ class BackendContract:
         assert steps[-1].finish is EngineFinish.MAX_TOKENS
         assert sum(s.token_count for s in steps) == 60
 
-    async def test_ids_and_text_say_the_same(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_ids_decode_to_the_text(self, backend: Backend, tokenizer: Tokenizer) -> None:
         steps = await collect(backend, request(chat_ids(tokenizer, "Name three rivers."), 60))
 
         for step in steps:
             if step.text is not None and len(step.token_ids) == step.token_count:
                 assert tokenizer.decode(step.token_ids) == step.text
 
-    async def test_cached_tokens_are_told_at_most_once(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_cached_tokens_are_reported_at_most_once(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
         prompt = tokenizer.encode_text("Once upon a time")
 
         steps = await collect(backend, request(prompt, 8))
 
-        told = [s.cached_tokens for s in steps if s.cached_tokens is not None]
-        assert len(told) <= 1
-        assert all(0 <= n <= len(prompt) for n in told)
+        counts = [s.cached_tokens for s in steps if s.cached_tokens is not None]
+        assert len(counts) <= 1
+        assert all(0 <= n <= len(prompt) for n in counts)
 
-    async def test_slow_reader_loses_nothing(self, backend: Backend, tokenizer: Tokenizer) -> None:
-        wanted = request(tokenizer.encode_text("Once upon a time"), 40)
-        eager = await collect(backend, wanted)
-        lazy = []
+    async def test_a_slow_reader_loses_no_output(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        engine_request = request(tokenizer.encode_text("Once upon a time"), 40)
+        expected = await collect(backend, engine_request)
+        read_slowly = []
 
-        async with aclosing(backend.generate(request(wanted.prompt_ids, 40))) as steps:
+        async with aclosing(backend.generate(request(engine_request.prompt_ids, 40))) as steps:
             async for step in steps:
-                lazy.append(step)
+                read_slowly.append(step)
                 await asyncio.sleep(0.05)
 
-        assert text_of(lazy, tokenizer) == text_of(eager, tokenizer)
-        assert sum(s.token_count for s in lazy) == 40
-        assert len(lazy) <= len(eager)
+        assert text_of(read_slowly, tokenizer) == text_of(expected, tokenizer)
+        assert sum(s.token_count for s in read_slowly) == 40
+        assert len(read_slowly) <= len(expected)
 
-    async def test_gathering_loses_nothing(self, backend: Backend, tokenizer: Tokenizer) -> None:
-        wanted = request(tokenizer.encode_text("Once upon a time"), 40)
-        single = await collect(backend, wanted)
+    async def test_gathered_steps_lose_no_output(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        engine_request = request(tokenizer.encode_text("Once upon a time"), 40)
+        single = await collect(backend, engine_request)
 
-        async with aclosing(backend.generate(wanted)) as steps:
+        async with aclosing(backend.generate(engine_request)) as steps:
             gathered = [await next_step(steps)]
             while gathered[-1].finish is None:
                 gathered.append(await asyncio.wait_for(steps.asend(0.02), STEP_SECONDS))
@@ -210,17 +212,17 @@ class BackendContract:
     async def test_the_end_of_a_request_ends_the_gathering(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
-        wanted = request(chat_ids(tokenizer, "What is the capital of France?"), 200, ignore_eos=False)
-        single = await collect(backend, wanted)
+        engine_request = request(chat_ids(tokenizer, "What is the capital of France?"), 200, ignore_eos=False)
+        single = await collect(backend, engine_request)
 
-        async with aclosing(backend.generate(wanted)) as steps:
+        async with aclosing(backend.generate(engine_request)) as steps:
             first = await next_step(steps)
             rest = await asyncio.wait_for(steps.asend(10 * STEP_SECONDS), STEP_SECONDS)
 
         assert rest.finish is EngineFinish.END_OF_SEQUENCE
         assert text_of([first, rest], tokenizer) == text_of(single, tokenizer)
 
-    async def test_closing_while_it_gathers_frees_the_slot(
+    async def test_closing_while_gathering_frees_the_slot(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
         steps = backend.generate(request(tokenizer.encode_text("Once upon a time"), 3_000))
@@ -234,7 +236,7 @@ class BackendContract:
 
         await released(backend)
 
-    async def test_greedy_is_deterministic(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_greedy_decoding_is_deterministic(self, backend: Backend, tokenizer: Tokenizer) -> None:
         prompt = chat_ids(tokenizer, "Tell me about the sea.")
 
         first = await collect(backend, request(prompt, 24))
@@ -264,7 +266,7 @@ class BackendContract:
             assert sum(s.token_count for s in steps) == 24
             assert {w for w in words if w in text} == {word}
 
-    async def test_closing_before_the_first_step_is_free(
+    async def test_closing_before_the_first_step_takes_no_slot(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
         steps = backend.generate(request(tokenizer.encode_text("Once upon a time")))
@@ -291,7 +293,9 @@ class BackendContract:
 
         await released(backend)
 
-    async def test_closing_in_mid_stream_frees_the_slot(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_closing_within_a_stream_frees_the_slot(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
         steps = backend.generate(request(tokenizer.encode_text("Once upon a time"), 3_000))
         for _ in range(3):
             await next_step(steps)
@@ -300,7 +304,7 @@ class BackendContract:
 
         await released(backend)
 
-    async def test_hundred_cancelled_requests_leave_nothing_behind(
+    async def test_a_hundred_cancelled_requests_leave_no_slot_task_or_thread(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
         chance = random.Random(5)
@@ -322,7 +326,7 @@ class BackendContract:
         assert backend.stats().aborts_pending == 0
         assert ids_of(await collect(backend, request(prompt, 8))) == ids_of(expected)
 
-    async def test_stats_tell_what_runs(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_stats_count_running_requests(self, backend: Backend, tokenizer: Tokenizer) -> None:
         await released(backend)
         assert backend.stats().alive
         assert backend.stats().last_step_age == 0.0
@@ -335,7 +339,9 @@ class BackendContract:
         assert during.aborts_pending == 0
         assert 0.0 <= during.last_step_age < STEP_SECONDS
 
-    async def test_closing_before_start_and_twice_is_fine(self, fresh_backend: FreshBackend) -> None:
+    async def test_a_backend_can_be_closed_before_its_start_and_twice(
+        self, fresh_backend: FreshBackend
+    ) -> None:
         await fresh_backend().close()
         backend = fresh_backend()
         await backend.start()
@@ -345,7 +351,7 @@ class BackendContract:
 
         assert not backend.stats().alive
 
-    async def test_closed_engine_takes_no_requests(
+    async def test_a_closed_engine_refuses_requests(
         self, fresh_backend: FreshBackend, tokenizer: Tokenizer
     ) -> None:
         backend = fresh_backend()
@@ -355,7 +361,9 @@ class BackendContract:
         with pytest.raises(EngineDeadError):
             await collect(backend, request(tokenizer.encode_text("Once upon a time")))
 
-    async def test_closing_ends_what_runs(self, fresh_backend: FreshBackend, tokenizer: Tokenizer) -> None:
+    async def test_closing_fails_running_requests(
+        self, fresh_backend: FreshBackend, tokenizer: Tokenizer
+    ) -> None:
         backend = fresh_backend()
         await backend.start()
         prompt = tokenizer.encode_text("Once upon a time")
@@ -369,7 +377,9 @@ class BackendContract:
                 await asyncio.wait_for(reader, RELEASE_SECONDS)
         assert backend.stats().running == 0
 
-    async def test_closing_ends_what_gathers(self, fresh_backend: FreshBackend, tokenizer: Tokenizer) -> None:
+    async def test_closing_fails_gathering_requests(
+        self, fresh_backend: FreshBackend, tokenizer: Tokenizer
+    ) -> None:
         backend = fresh_backend()
         await backend.start()
         steps = backend.generate(request(tokenizer.encode_text("Once upon a time"), 3_000))
@@ -379,7 +389,7 @@ class BackendContract:
 
         await backend.close()
 
-        # What was ready may come first.
+        # Steps that were ready may come first.
         await asyncio.wait({gathering}, timeout=RELEASE_SECONDS)
         assert gathering.done()
         if gathering.exception() is None:
@@ -389,7 +399,7 @@ class BackendContract:
 
 
 async def _at_most(reading: Callable[[], int], limit: int) -> None:
-    """Wait until a reading has come down; fail if it does not."""
+    """Wait until a reading is at most `limit`; fail if it is not."""
     deadline = time.monotonic() + RELEASE_SECONDS
     while reading() > limit:
         assert time.monotonic() < deadline, f"{reading()} are more than {limit}"

@@ -1,4 +1,4 @@
-"""The double does what TensorRT-LLM is known to do, so that what passes over it may pass there."""
+"""The double behaves as TensorRT-LLM is known to behave."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Load = Callable[..., Any]
 
 @pytest.fixture
 def arguments() -> dict[str, Any]:
-    """What an engine of LIMITS is loaded with."""
+    """The arguments for an engine with LIMITS."""
     return {**LIMITS, "max_input_len": 1024, "max_beam_width": 1, "enable_chunked_prefill": True}
 
 
@@ -71,7 +71,7 @@ async def finished(result: Any) -> Any:
 
 
 class TestResults:
-    async def test_result_yields_itself_and_its_ids_are_cumulative(self, load: Load) -> None:
+    async def test_a_result_yields_itself_with_cumulative_ids(self, load: Load) -> None:
         result = ask(load())
         lengths = []
         async for turn in result:
@@ -82,7 +82,7 @@ class TestResults:
         assert result.finished
         assert result.outputs[0].finish_reason == "length"
 
-    async def test_differences_are_those_of_the_last_response_only(self, load: Load) -> None:
+    async def test_diff_members_hold_only_the_last_response(self, load: Load) -> None:
         result = ask(load())
         await asyncio.sleep(0.3)
         await result.__anext__()
@@ -91,7 +91,7 @@ class TestResults:
         assert len(result.outputs[0].token_ids_diff) == 1
         assert len(result.outputs[0].token_ids) == 2
 
-    async def test_stop_word_shows_and_is_taken_back(self, load: Load) -> None:
+    async def test_a_stop_word_is_emitted_and_later_removed(self, load: Load) -> None:
         llm = load()
         result = ask(llm, ignore_eos=False, end_id=128001, stop_token_ids=[128009], max_tokens=50)
         seen: list[list[int]] = [list(turn.outputs[0].token_ids) async for turn in result]
@@ -100,12 +100,12 @@ class TestResults:
         assert seen[-1] == seen[-2][:-1]
         assert (result.outputs[0].finish_reason, result.outputs[0].stop_reason) == ("stop", 128009)
 
-    async def test_stop_words_end_what_ignores_the_end(self, load: Load) -> None:
+    async def test_stop_words_end_answers_that_ignore_the_end_of_sequence(self, load: Load) -> None:
         result = await finished(ask(load(), stop_token_ids=[1917], max_tokens=50, end_id=128001))
 
         assert (result.outputs[0].finish_reason, result.outputs[0].stop_reason) == ("stop", 1917)
 
-    async def test_cached_tokens_are_never_told(self, load: Load) -> None:
+    async def test_cached_tokens_are_never_reported(self, load: Load) -> None:
         llm, prompt = load(), [9906, 1917] * 100
         await finished(ask(llm, prompt))
 
@@ -114,13 +114,13 @@ class TestResults:
         assert again.cached_tokens == 0
         assert sum(s["kvCacheStats"]["reusedBlocks"] for s in llm.get_stats(0.1)[-1:]) > 0
 
-    async def test_asynchronous_statistics_stop_the_loop(self, load: Load) -> None:
-        """The call that waits is made inside the coroutine."""
+    async def test_asynchronous_statistics_block_the_loop(self, load: Load) -> None:
+        """The coroutine makes the blocking call."""
         llm = load()
         await finished(ask(llm))
         assert llm.get_stats(1)
         while llm.get_stats(0.2):
-            # The engine may write its last readings a little after the request's end.
+            # The engine may write its last statistics shortly after the end of the request.
             pass
         turns: list[int] = []
         asyncio.get_running_loop().call_later(0.05, turns.append, 1)
@@ -129,19 +129,19 @@ class TestResults:
 
         assert not turns
 
-    async def test_end_id_never_shows(self, load: Load) -> None:
+    async def test_the_end_id_is_never_emitted(self, load: Load) -> None:
         result = await finished(ask(load(), ignore_eos=False, end_id=128009, max_tokens=50))
 
         assert 128009 not in result.outputs[0].token_ids
         assert (result.outputs[0].finish_reason, result.outputs[0].stop_reason) == ("stop", None)
 
-    async def test_text_comes_unless_it_is_not_wanted(self, load: Load) -> None:
+    async def test_text_is_generated_unless_detokenize_is_off(self, load: Load) -> None:
         llm = load()
 
         assert (await finished(ask(llm))).outputs[0].text.startswith("[")
         assert (await finished(ask(llm, detokenize=False))).outputs[0].text == ""
 
-    async def test_unset_fields_are_greedy_short_and_seeded_alike(self, load: Load) -> None:
+    async def test_defaults_are_greedy_with_32_tokens_and_seed_0(self, load: Load) -> None:
         llm, plain = load(), import_module("tensorrt_llm").SamplingParams
         inputs = {"prompt_token_ids": [9906, 1917]}
 
@@ -154,33 +154,35 @@ class TestResults:
         assert sampled[0].outputs[0].token_ids == sampled[1].outputs[0].token_ids
         assert sampled[1].outputs[0].token_ids != sampled[2].outputs[0].token_ids
 
-    async def test_log_probabilities_by_the_private_switch(self, load: Load) -> None:
-        llm, wanted = load(), params()
-        wanted._return_log_probs = True
+    async def test_the_private_switch_enables_log_probabilities(self, load: Load) -> None:
+        llm, sampling_params = load(), params()
+        sampling_params._return_log_probs = True
         inputs = {"prompt_token_ids": [9906]}
 
-        result = await finished(llm.generate_async(inputs=inputs, sampling_params=wanted, streaming=True))
+        result = await finished(
+            llm.generate_async(inputs=inputs, sampling_params=sampling_params, streaming=True)
+        )
 
         output = result.outputs[0]
         assert output.logprobs == [-(1 + token % 97) / 64 for token in output.token_ids]
         assert output.cumulative_logprob == sum(output.logprobs)
 
-    async def test_log_probability_of_a_stop_word_stays(self, load: Load) -> None:
-        """The ids shrink, and it does not."""
+    async def test_the_log_probability_of_a_removed_stop_word_stays(self, load: Load) -> None:
+        """The list of ids shrinks, but the list of log probabilities does not."""
         llm = load()
-        wanted = params(ignore_eos=False, end_id=128001, stop_token_ids=[128009], max_tokens=50)
-        wanted._return_log_probs = True
+        sampling_params = params(ignore_eos=False, end_id=128001, stop_token_ids=[128009], max_tokens=50)
+        sampling_params._return_log_probs = True
         inputs = {"prompt_token_ids": [9906]}
 
         output = (
-            await finished(llm.generate_async(inputs=inputs, sampling_params=wanted, streaming=True))
+            await finished(llm.generate_async(inputs=inputs, sampling_params=sampling_params, streaming=True))
         ).outputs[0]
 
         assert output.stop_reason == 128009
         assert len(output.logprobs) == len(output.token_ids) + 1
 
-    async def test_other_loops_starve(self, load: Load) -> None:
-        """The loop of the first request is the only one that is woken."""
+    async def test_readers_in_other_event_loops_are_not_woken(self, load: Load) -> None:
+        """Only the event loop of the first request is woken."""
         llm = load({"tps": 50})
         own = ask(llm, max_tokens=100)
         await own.__anext__()
@@ -202,7 +204,7 @@ class TestResults:
 
 
 class TestEnds:
-    async def test_abort_is_a_message_whose_answer_comes_later(self, load: Load) -> None:
+    async def test_an_abort_is_confirmed_by_a_later_response(self, load: Load) -> None:
         result = ask_text(load({"tps": 100}), "@sim(ignore_abort=0.2)", max_tokens=5000)
         await result.__anext__()
 
@@ -216,7 +218,9 @@ class TestEnds:
         assert len(result.outputs[0].token_ids) > before
         result.abort()
 
-    async def test_failed_request_raises_once_and_then_waits_for_ever(self, load: Load, double: Any) -> None:
+    async def test_a_failed_request_raises_once_and_then_waits_for_ever(
+        self, load: Load, double: Any
+    ) -> None:
         result = ask_text(load(), "@sim(fail_at=0)")
         error = import_module("tensorrt_llm.executor.utils").RequestError
 
@@ -226,7 +230,7 @@ class TestEnds:
             await asyncio.wait_for(result.__anext__(), 0.3)
         assert error is import_module("tensorrt_llm.llmapi").RequestError
 
-    async def test_dead_engine_tells_callers_and_not_those_that_wait(self, load: Load) -> None:
+    async def test_a_dead_engine_refuses_new_requests_and_leaves_readers_waiting(self, load: Load) -> None:
         llm = load({"tps": 100})
         waiting = ask(llm, max_tokens=5000)
         await waiting.__anext__()
@@ -240,7 +244,7 @@ class TestEnds:
         with pytest.raises((asyncio.TimeoutError, TimeoutError)):
             await asyncio.wait_for(waiting.aresult(), 0.3)
 
-    async def test_closed_engine_takes_no_requests(self, load: Load) -> None:
+    async def test_a_closed_engine_refuses_requests(self, load: Load) -> None:
         llm = load()
         llm.shutdown()
         llm.shutdown()
@@ -250,7 +254,7 @@ class TestEnds:
 
 
 class TestOptions:
-    async def test_bias_is_added_to_what_the_engine_thinks(self, load: Load) -> None:
+    async def test_a_bias_is_added_to_the_logits(self, load: Load) -> None:
         llm = load()
         plain = (await finished(ask(llm, top_k=1))).outputs[0].token_ids
         forbidding, preferring = bias({plain[0]: -100.0}), bias({5: 100.0})
@@ -261,7 +265,7 @@ class TestOptions:
         assert without[:8] == plain[1:9]
         assert only == [5] * 10
 
-    async def test_answer_without_any_likely_token_goes_on(self, load: Load) -> None:
+    async def test_an_answer_whose_tokens_are_all_unlikely_continues(self, load: Load) -> None:
         llm = load()
         plain = (await finished(ask(llm, top_k=1, max_tokens=50))).outputs[0].token_ids
         every = bias(dict.fromkeys([*plain, 0], -100.0))
@@ -270,7 +274,7 @@ class TestOptions:
 
         assert output.token_ids == [1] * 10
 
-    async def test_answer_obeys_its_grammar(self, load: Load) -> None:
+    async def test_an_answer_follows_its_grammar(self, load: Load) -> None:
         guide = import_module("tensorrt_llm.llmapi").GuidedDecodingParams(grammar='root ::= "yes" | "nope"')
         llm = load(guided_decoding_backend="xgrammar")
 
@@ -278,8 +282,8 @@ class TestOptions:
 
         assert (output.text, output.finish_reason) == ("yes", "stop")
 
-    async def test_prompt_can_script_its_answer(self, load: Load) -> None:
-        """The last script counts, and a grammar has to generate it."""
+    async def test_a_prompt_can_script_its_answer(self, load: Load) -> None:
+        """The last script counts; with a grammar only if the grammar generates it."""
         llm = load(guided_decoding_backend="xgrammar")
         prompt = 'Say @say<<no>> or rather @say<<{"a": [1]}>>, please.'
         api = import_module("tensorrt_llm.llmapi")
@@ -295,9 +299,7 @@ class TestOptions:
         assert await text(guided_decoding=excluded) == "a"
 
     @pytest.mark.parametrize("kind", ["unreadable grammar", "half a vocabulary", "half precision"])
-    async def test_what_is_wrong_in_one_request_fails_all_that_are_active(
-        self, load: Load, kind: str
-    ) -> None:
+    async def test_an_invalid_request_fails_all_active_requests(self, load: Load, kind: str) -> None:
         torch, api = import_module("torch"), import_module("tensorrt_llm.llmapi")
         wrong: dict[str, Any] = {
             "unreadable grammar": {"guided_decoding": api.GuidedDecodingParams(grammar="root ::= (")},
@@ -313,7 +315,7 @@ class TestOptions:
                 await finished(failed)
         assert (await finished(ask(llm))).outputs[0].finish_reason == "length"
 
-    def test_guides_exclude_each_other(self) -> None:
+    def test_constraints_exclude_each_other(self) -> None:
         guides = import_module("tensorrt_llm.llmapi").GuidedDecodingParams
 
         with pytest.raises(ValueError, match="one guide"):
@@ -321,7 +323,7 @@ class TestOptions:
         with pytest.raises(TypeError):
             guides(ebnf="root ::= [a]")
 
-    async def test_guides_need_an_engine_loaded_for_them(self, load: Load) -> None:
+    async def test_constraints_need_an_engine_that_was_loaded_for_them(self, load: Load) -> None:
         guides = import_module("tensorrt_llm.llmapi").GuidedDecodingParams
 
         with pytest.raises(ValueError, match="guided_decoding_backend"):
@@ -331,7 +333,7 @@ class TestOptions:
 
 
 class TestRefusals:
-    def test_unknown_sampling_field_is_a_type_error(self) -> None:
+    def test_an_unknown_sampling_field_is_a_type_error(self) -> None:
         with pytest.raises(TypeError):
             params(random_seed=3)
 
@@ -348,7 +350,7 @@ class TestRefusals:
             ({"lookahead_config": (1, 1, 1)}, NotImplementedError),
         ],
     )
-    async def test_what_a_request_may_not_ask(
+    async def test_unsupported_features_of_requests_are_refused(
         self, load: Load, fields: dict[str, Any], error: type[Exception]
     ) -> None:
         llm = load()
@@ -356,7 +358,7 @@ class TestRefusals:
         with pytest.raises(error):
             ask(llm, **fields)
 
-    async def test_requests_that_are_malformed(self, load: Load) -> None:
+    async def test_malformed_requests_are_refused(self, load: Load) -> None:
         llm = load()
 
         with pytest.raises(TypeError):
@@ -365,7 +367,7 @@ class TestRefusals:
             llm.generate_async(inputs=[1], sampling_params=params(), streaming=True, priority=0.5)
 
     async def test_lengths_are_checked_against_the_engine_on_every_call(self, load: Load) -> None:
-        """At once where prompts are whole; where they are cut, by the worker, through the iterator."""
+        """They are refused at once without chunked prefill; with it, by the worker through the iterator."""
         whole, cut = load(enable_chunked_prefill=False), load(enable_chunked_prefill=True)
         error = import_module("tensorrt_llm.llmapi").RequestError
 
@@ -376,19 +378,19 @@ class TestRefusals:
         with pytest.raises(error, match="maximum input length 8191"):
             await finished(refused)
 
-    async def test_longest_prompt_leaves_room_for_one_token(self, load: Load) -> None:
-        """max_seq_len - 1, and no longer."""
+    async def test_the_longest_prompt_leaves_one_token(self, load: Load) -> None:
+        """It has max_seq_len - 1 tokens."""
         output = (await finished(ask(load(), [1] * 8191))).outputs[0]
 
         assert (len(output.token_ids), output.finish_reason) == (1, "length")
 
-    async def test_empty_prompt_is_an_index_error(self, load: Load) -> None:
+    async def test_an_empty_prompt_is_an_index_error(self, load: Load) -> None:
         llm = load()
 
         with pytest.raises(IndexError):
             llm.generate_async(inputs={"prompt_token_ids": []}, sampling_params=params(), streaming=True)
 
-    def test_grammars_need_a_fast_tokenizer_even_if_nobody_sends_one(
+    def test_grammar_support_needs_a_fast_tokenizer_at_load(
         self, llama31_files: Path, tmp_path: Path, arguments: dict[str, Any]
     ) -> None:
         directory = with_slow_tokenizer(make_engine(tmp_path / "engine", llama31_files))
@@ -422,7 +424,7 @@ class TestRefusals:
             ({"max_batch_size": "16"}, ValueError),
         ],
     )
-    def test_what_the_constructor_does_not_take(
+    def test_unsupported_arguments_of_the_constructor_are_refused(
         self,
         llama31_files: Path,
         tmp_path: Path,
@@ -436,7 +438,9 @@ class TestRefusals:
         with pytest.raises(error):
             llm(model=str(directory), **{**arguments, **changes})
 
-    def test_default_limits_trip_over_a_smaller_engine(self, llama31_files: Path, tmp_path: Path) -> None:
+    def test_default_limits_above_those_of_the_engine_are_refused(
+        self, llama31_files: Path, tmp_path: Path
+    ) -> None:
         directory = make_engine(tmp_path / "engine", llama31_files)
         llm = import_module("tensorrt_llm._tensorrt_engine").LLM
 
@@ -445,10 +449,10 @@ class TestRefusals:
 
 
 class TestBuilding:
-    async def test_checkpoint_is_built_saved_and_served(
+    async def test_a_checkpoint_is_built_saved_and_loaded(
         self, llama31_files: Path, tmp_path: Path, double: Any
     ) -> None:
-        """The resulting limits are the builder's, not the ones that were passed."""
+        """The limits are those that the builder chose, not those that were passed."""
         model, saved = tmp_path / "model", tmp_path / "saved"
         shutil.copytree(llama31_files, model)
         (model / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
@@ -467,7 +471,7 @@ class TestBuilding:
         document = json.loads((saved / "config.json").read_text())
         config, pretrained = document["build_config"], document["pretrained_config"]
         assert pretrained["quantization"]["quant_algo"] == "FP8"
-        assert pretrained["quantization"]["kv_cache_quant_algo"] is None  # lost by modelopt 0.37
+        assert pretrained["quantization"]["kv_cache_quant_algo"] is None  # ignored by modelopt 0.37
         assert pretrained["logits_dtype"] == "float16"
         assert (config["max_seq_len"], config["max_input_len"]) == (131072, 131072)
         assert config["plugin_config"]["use_paged_context_fmha"] is True

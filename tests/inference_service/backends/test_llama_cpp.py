@@ -1,4 +1,4 @@
-"""The llama.cpp engine with the default model: the contract of every backend, and what is its own."""
+"""The llama.cpp engine with a small model: the contract of every backend, and its own behaviour."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make_backend(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def backend(model_file: ModelFile, tokenizer: Tokenizer) -> AsyncIterator[Backend]:
-    """One engine for the module, and one loop: a backend belongs to the loop that started it."""
+    """One engine and one event loop for the module, since a backend belongs to the loop that started it."""
     backend = make_backend(
         model_file.path, tokenizer, context_length=CONTEXT_LENGTH, max_concurrency=4, prefill_chunk=16
     )
@@ -82,22 +82,22 @@ async def fresh_backend(model_file: ModelFile, tokenizer: Tokenizer) -> AsyncIte
 
 
 class TestLlamaCppContract(BackendContract):
-    """The contract, kept by llama.cpp."""
+    """The contract of every backend on llama.cpp."""
 
 
 class TestLlamaCppOptions(OptionsContract):
-    """What it does with the options; it refuses none."""
+    """The contract of the options, of which llama.cpp refuses none."""
 
 
 class TestTokens:
-    async def test_answers_the_published_example(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_it_gives_the_published_answer(self, backend: Backend, tokenizer: Tokenizer) -> None:
         prompt = chat_ids(tokenizer, "What is the capital of France?")
 
         steps = await collect(backend, request(prompt, 50, ignore_eos=False))
 
         assert "Paris" in text_of(steps, tokenizer)
 
-    async def test_ids_of_characters_that_span_tokens_are_recovered(
+    async def test_token_ids_of_characters_that_span_tokens_are_recovered(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
         prompt = tokenizer.encode_text("😀" * 16)
@@ -109,7 +109,7 @@ class TestTokens:
         assert text_of(steps, tokenizer) == "😀😀😀"
         assert ids_of(steps) == tokenizer.encode_text("😀😀😀")
 
-    async def test_cut_inside_a_character_counts_its_tokens_and_shows_none_of_it(
+    async def test_tokens_of_a_cut_character_are_counted_and_have_no_text(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
         prompt = tokenizer.encode_text("😀" * 16)
@@ -132,10 +132,10 @@ class TestTokens:
 
 
 class TestContext:
-    async def test_every_slot_has_the_whole_context(
+    async def test_every_slot_has_the_full_context_length(
         self, model_file: ModelFile, tokenizer: Tokenizer
     ) -> None:
-        """300 is no multiple of what llama.cpp rounds to; three slots would share 900."""
+        """llama.cpp rounds context lengths, and 300 is no multiple of its step; three slots share 900."""
         backend = make_backend(model_file.path, tokenizer, context_length=300, max_concurrency=3)
         description = await backend.start()
         prompt = tokenizer.encode_text(" one" * 200)[:200]
@@ -147,10 +147,10 @@ class TestContext:
         assert [sum(s.token_count for s in steps) for steps in answers] == [100, 100, 100]
         assert all(steps[-1].finish is EngineFinish.MAX_TOKENS for steps in answers)
 
-    async def test_more_slots_than_the_prefill_chunk(
+    async def test_there_may_be_more_slots_than_tokens_in_a_prefill_chunk(
         self, model_file: ModelFile, tokenizer: Tokenizer
     ) -> None:
-        """llama.cpp ends the whole process if a batch has no room for every slot."""
+        """llama.cpp ends the whole process if a batch is smaller than the number of slots."""
         backend = make_backend(
             model_file.path, tokenizer, context_length=64, max_concurrency=12, prefill_chunk=1
         )
@@ -203,7 +203,7 @@ class TestSampling:
     async def test_frequency_penalty_counts_generated_tokens_only(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
-        """In the prompt the word occurs so often that counting it would forbid it at once."""
+        """The word occurs so often in the prompt that counting these would forbid it."""
         prompt = tokenizer.encode_text("cat\n" * 40)
 
         steps = await collect(backend, request(prompt, 40, chosen_by=sampling(frequency_penalty=0.5)))
@@ -211,7 +211,7 @@ class TestSampling:
         assert text_of(steps, tokenizer).startswith("cat\n" * 5)
         assert text_of(steps, tokenizer) != "cat\n" * 20
 
-    async def test_presence_penalty_leaves_words_of_the_prompt_alone(
+    async def test_presence_penalty_ignores_words_of_the_prompt(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
         prompt = tokenizer.encode_text("cat\n" * 40)
@@ -246,7 +246,7 @@ class TestSampling:
 
 class TestOptions:
     @pytest.mark.parametrize(
-        "knobs",
+        "options",
         [
             {"chosen_by": sampling(temperature=2.0, top_p=0.5, seed=4)},
             {"chosen_by": sampling(frequency_penalty=2.0, presence_penalty=2.0, repetition_penalty=2.0)},
@@ -255,34 +255,34 @@ class TestOptions:
         ],
         ids=["sampling", "penalties", "bias", "grammar"],
     )
-    async def test_log_probabilities_are_the_models_own(
-        self, backend: Backend, tokenizer: Tokenizer, knobs: dict[str, Any]
+    async def test_log_probabilities_are_those_of_the_unmodified_model(
+        self, backend: Backend, tokenizer: Tokenizer, options: dict[str, Any]
     ) -> None:
-        """Before anything is done to them, and of the whole vocabulary."""
+        """They are taken before sampling, over the whole vocabulary."""
         prompt, everything = tokenizer.encode_text("Once upon a time there was"), tokenizer.vocabulary_size
 
         plain = logprobs_of(await collect(backend, request(prompt, 1, logprobs=everything)))[0]
-        changed = logprobs_of(await collect(backend, request(prompt, 1, logprobs=everything, **knobs)))[0]
+        changed = logprobs_of(await collect(backend, request(prompt, 1, logprobs=everything, **options)))[0]
 
         assert dict(changed.top) == pytest.approx(dict(plain.top))
         assert math.fsum(math.exp(logprob) for _, logprob in plain.top) == pytest.approx(1.0, abs=1e-3)
         assert changed.logprob == dict(changed.top)[changed.token_id]
 
-    async def test_parts_of_characters_have_the_numbers_of_their_own_place(
+    async def test_partial_characters_have_log_probabilities_of_their_own_positions(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
-        """Greedy, each of them is the likeliest there."""
-        wanted = request(tokenizer.encode_text("😀" * 16), 3, logprobs=5)
+        """With greedy decoding each of them is the likeliest at its position."""
+        engine_request = request(tokenizer.encode_text("😀" * 16), 3, logprobs=5)
 
-        reported = logprobs_of(await collect(backend, wanted))
+        reported = logprobs_of(await collect(backend, engine_request))
 
         assert [found.token_id for found in reported] == tokenizer.encode_text("😀")
         assert [found.top[0] for found in reported] == [(found.token_id, found.logprob) for found in reported]
 
-    async def test_unlikely_part_of_a_character_is_found_in_the_whole_vocabulary(
+    async def test_an_unlikely_partial_character_is_found_in_the_whole_vocabulary(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
-        """A grammar makes the model say what it never would by itself."""
+        """A grammar forces a token that the model would never choose."""
         prompt = chat_ids(tokenizer, "What is the capital of France?")
 
         steps = await collect(backend, request(prompt, 50, logprobs=1, grammar='root ::= "ᚠᚢᚦ"\n'))
@@ -294,8 +294,10 @@ class TestOptions:
 
 
 class TestFailures:
-    async def test_engine_error_fails_the_request_alone(self, backend: Backend, tokenizer: Tokenizer) -> None:
-        """The engine's own words stay inside."""
+    async def test_an_engine_error_fails_only_its_request(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        """The engine's message is not part of the error."""
         no_token = [tokenizer.vocabulary_size + 1]
 
         with pytest.raises(EngineRequestError) as failure:
@@ -310,14 +312,14 @@ class TestFailures:
         with pytest.raises(BackendStartError, match=r"there is no file .*gone.gguf"):
             await make_backend(tmp_path / "gone.gguf", tokenizer).start()
 
-    async def test_other_file_is_no_model(self, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    async def test_a_file_of_another_format_is_refused(self, tmp_path: Path, tokenizer: Tokenizer) -> None:
         path = tmp_path / "notes.gguf"
         path.write_text("These are notes.")
 
         with pytest.raises(BackendStartError, match="is not a GGUF file"):
             await make_backend(path, tokenizer).start()
 
-    async def test_damaged_model_is_one_line(
+    async def test_a_damaged_model_is_an_error_of_one_line(
         self, model_file: ModelFile, tmp_path: Path, tokenizer: Tokenizer
     ) -> None:
         path = tmp_path / "half.gguf"
@@ -329,10 +331,10 @@ class TestFailures:
 
         assert "\n" not in str(failure.value)
 
-    async def test_context_that_memory_cannot_hold_is_one_line(
+    async def test_a_context_beyond_the_memory_is_an_error_of_one_line(
         self, model_file: ModelFile, tokenizer: Tokenizer
     ) -> None:
-        """A limit stands in for a small machine: 8 slots of this model take 1.5 GB."""
+        """A memory limit simulates a small machine: 8 slots of this model take 1.5 GB."""
         huge = make_backend(model_file.path, tokenizer, context_length=8_192, max_concurrency=8)
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 800_000_000, hard))
@@ -343,8 +345,8 @@ class TestFailures:
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
-    async def test_engine_is_loaded_within_the_memory_that_is_free(self) -> None:
-        """Without a limit the kernel grants what it does not have, and ends the process later."""
+    async def test_the_engine_is_loaded_only_into_free_memory(self) -> None:
+        """Without a limit the kernel overcommits, and kills the process later."""
         before = resource.getrlimit(resource.RLIMIT_AS)
 
         with within_free_memory(mapped_bytes=0):
@@ -364,7 +366,7 @@ class TestFailures:
         with pytest.raises(BackendStartError, match=r"max_concurrency: .* 256"):
             await make_backend(model_file.path, tokenizer, max_concurrency=257).start()
 
-    async def test_missing_library_says_what_to_install(
+    async def test_the_error_for_a_missing_library_says_what_to_install(
         self, model_file: ModelFile, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "xllamacpp", None)
@@ -374,20 +376,20 @@ class TestFailures:
 
 
 class TestProcess:
-    async def test_listens_nowhere(self, backend: Backend, tokenizer: Tokenizer) -> None:
-        """llama-server's HTTP port cannot be turned off, only hidden."""
+    async def test_the_engine_opens_no_port(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        """llama-server's HTTP port cannot be turned off, so the backend hides it."""
         assert len(await collect(backend, request(tokenizer.encode_text("one"), 1))) > 0
 
         assert not _listening_tcp() & _own_sockets()
         assert not _reachable_unix(_own_sockets())
 
-    async def test_package_can_be_imported_without_the_engine(self) -> None:
-        """Whoever serves another engine need not have it, nor wait for it."""
+    async def test_the_package_can_be_imported_without_the_engine(self) -> None:
+        """Serving another engine neither needs llama.cpp nor waits for its import."""
         script = "import sys, inference_service.backends.llama_cpp; print('xllamacpp' in sys.modules)"
 
         assert await _python(script) == (0, "False\n", "")
 
-    async def test_interpreter_exits_from_the_midst_of_a_generation(self, model_file: ModelFile) -> None:
+    async def test_the_interpreter_can_exit_during_a_generation(self, model_file: ModelFile) -> None:
         script = textwrap.dedent(
             f"""
             import asyncio
@@ -432,7 +434,7 @@ class TestProcess:
 
 
 def _own_sockets() -> set[str]:
-    """The inodes of this process's sockets."""
+    """The inodes of the sockets of this process."""
     links = [_target(descriptor) for descriptor in Path("/proc/self/fd").iterdir()]
     return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
 
@@ -441,7 +443,7 @@ def _target(link: Path) -> str:
     try:
         return str(link.readlink())
     except FileNotFoundError:
-        # The descriptor of the listing itself.
+        # The descriptor of the directory listing itself.
         return ""
 
 
@@ -457,13 +459,13 @@ def _listening_tcp() -> set[str]:
 
 
 def _reachable_unix(inodes: set[str]) -> list[str]:
-    """The paths of those unix sockets that can be connected to by one."""
+    """The paths of the unix sockets that have one."""
     rows = [line.split() for line in Path("/proc/self/net/unix").read_text().splitlines()[1:]]
     return [row[7] for row in rows if len(row) > 7 and row[6] in inodes and Path(row[7]).exists()]
 
 
 async def _python(script: str) -> tuple[int | None, str, str]:
-    """Run a script in an interpreter of its own: exit status, stdout, stderr."""
+    """Run a script in a new interpreter. Return exit status, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

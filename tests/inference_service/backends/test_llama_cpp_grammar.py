@@ -1,4 +1,4 @@
-"""Grammars that go into the embedded engine, and answers that are read beside it."""
+"""Grammars for the embedded engine, and the check of its answers."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def regex(pattern: str) -> Grammar:
         "(a?){30}b",
     ],
 )
-def test_grammar_that_was_too_much_once_passes(pattern: str) -> None:
+def test_a_formerly_too_complex_grammar_is_accepted(pattern: str) -> None:
     GrammarChecker().check(regex(pattern))
 
 
-def test_grammar_that_the_library_cannot_read_is_refused() -> None:
+def test_a_grammar_that_the_library_cannot_parse_is_refused() -> None:
     empty = Grammar({"root": Terminal(Sequence((Chars(()), Chars(()))))})
     for _ in range(2):
         with pytest.raises(EngineGrammarError, match="cannot follow"):
             GrammarChecker().check(empty)
 
 
-def test_answer_that_the_grammar_does_not_describe_is_not_passed_on() -> None:
+def test_an_answer_that_violates_the_grammar_is_an_error() -> None:
     reader = AnswerReader(regex("[a-c]{2}é"))
     reader.read("ab")
     reader.read("")
@@ -45,7 +45,7 @@ def test_answer_that_the_grammar_does_not_describe_is_not_passed_on() -> None:
         reader.read("c")
 
 
-def test_answer_in_pieces_is_read() -> None:
+def test_a_partial_answer_is_matched() -> None:
     reader = AnswerReader(regex("[a-c]{2}é"))
     for piece in ("a", "b", "é"):
         reader.read(piece)

@@ -1,4 +1,4 @@
-"""The waker: callbacks of threads, run in the loop."""
+"""The loop waker runs callbacks of other threads in the event loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def in_thread(work: threading.Thread) -> None:
     await asyncio.to_thread(work.join)
 
 
-async def test_runs_in_the_thread_of_the_loop(waker: LoopWaker) -> None:
+async def test_callbacks_run_in_the_thread_of_the_loop(waker: LoopWaker) -> None:
     ran: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def callback() -> None:
@@ -37,7 +37,7 @@ async def test_runs_in_the_thread_of_the_loop(waker: LoopWaker) -> None:
     assert await asyncio.wait_for(ran, 5) == threading.get_ident()
 
 
-async def test_loses_nothing_and_keeps_the_order_of_each_thread(waker: LoopWaker) -> None:
+async def test_every_callback_runs_in_the_order_of_its_thread(waker: LoopWaker) -> None:
     received: dict[int, list[int]] = {number: [] for number in range(THREADS)}
     done = asyncio.Event()
 
@@ -60,7 +60,7 @@ async def test_loses_nothing_and_keeps_the_order_of_each_thread(waker: LoopWaker
     assert all(values == list(range(CALLBACKS)) for values in received.values())
 
 
-async def test_a_callback_that_fails_takes_no_other_with_it(waker: LoopWaker) -> None:
+async def test_a_failing_callback_does_not_stop_the_others(waker: LoopWaker) -> None:
     loop = asyncio.get_running_loop()
     failures: list[object] = []
     loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
@@ -77,7 +77,7 @@ async def test_a_callback_that_fails_takes_no_other_with_it(waker: LoopWaker) ->
     assert failures == [error]
 
 
-async def test_closing_runs_what_was_scheduled_before(waker: LoopWaker) -> None:
+async def test_closing_runs_the_callbacks_that_were_scheduled_before(waker: LoopWaker) -> None:
     ran: list[str] = []
     waker.schedule(lambda: ran.append("before"))
 
@@ -90,7 +90,7 @@ async def test_closing_runs_what_was_scheduled_before(waker: LoopWaker) -> None:
     assert ran == ["before"]
 
 
-def test_nobody_is_told_once_the_loop_is_gone() -> None:
+def test_a_callback_is_dropped_after_the_loop_was_closed() -> None:
     async def leave() -> LoopWaker:
         waker = LoopWaker()
         waker.close()

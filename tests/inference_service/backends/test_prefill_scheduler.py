@@ -15,7 +15,7 @@ class Request:
 
 
 class Queue:
-    """Requests before a scheduler, each in a task of its own."""
+    """Requests to a scheduler, each in its own task."""
 
     def __init__(self, *, slots: int = 4, batch: int = 19) -> None:
         self.scheduler: PrefillScheduler[Request] = PrefillScheduler(slots=slots, batch_tokens=batch)
@@ -39,7 +39,7 @@ class Queue:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-async def test_prompts_that_fit_one_step_enter_together() -> None:
+async def test_prompts_that_fit_one_step_start_together() -> None:
     queue = Queue()
 
     entered = await queue.add(5, 5, 7, 1)
@@ -48,7 +48,7 @@ async def test_prompts_that_fit_one_step_enter_together() -> None:
     await queue.end()
 
 
-async def test_long_prompt_enters_alone_and_is_waited_for() -> None:
+async def test_a_long_prompt_starts_alone_and_others_wait() -> None:
     queue = Queue()
     long, short = await queue.add(1_000, 2)
     assert queue.inside(long, short) == [True, False]
@@ -62,8 +62,8 @@ async def test_long_prompt_enters_alone_and_is_waited_for() -> None:
     await queue.end()
 
 
-async def test_long_prompt_does_not_join_one_that_the_engine_has_not_begun() -> None:
-    """In the engine it might be first, and starve the other."""
+async def test_a_long_prompt_does_not_join_one_that_the_engine_has_not_started() -> None:
+    """The engine might process the long prompt first and starve the other."""
     queue = Queue()
 
     short, long = await queue.add(3, 1_000)
@@ -74,7 +74,7 @@ async def test_long_prompt_does_not_join_one_that_the_engine_has_not_begun() -> 
     await queue.end()
 
 
-async def test_first_come_first_served() -> None:
+async def test_prompts_start_in_order_of_arrival() -> None:
     queue = Queue()
 
     long, second, third = await queue.add(17, 1_000, 1)
@@ -84,7 +84,7 @@ async def test_first_come_first_served() -> None:
     await queue.end()
 
 
-async def test_slot_is_free_when_the_engine_lets_go() -> None:
+async def test_a_slot_is_free_when_the_engine_has_ended_the_request() -> None:
     queue = Queue(slots=1)
     first, second = await queue.add(4, 4)
     queue.progress(first, 0)
@@ -96,7 +96,7 @@ async def test_slot_is_free_when_the_engine_lets_go() -> None:
     await queue.end()
 
 
-async def test_cancelled_wait_gives_its_place_to_the_next() -> None:
+async def test_a_cancelled_wait_lets_the_next_request_start() -> None:
     queue = Queue(slots=1)
     first, second, third = await queue.add(4, 4, 4)
 
@@ -108,7 +108,7 @@ async def test_cancelled_wait_gives_its_place_to_the_next() -> None:
     await queue.end()
 
 
-async def test_turn_that_comes_with_the_cancellation_is_passed_on() -> None:
+async def test_a_turn_that_coincides_with_a_cancellation_is_passed_on() -> None:
     queue = Queue(slots=1)
     first, second, third = await queue.add(4, 4, 4)
 
@@ -120,7 +120,7 @@ async def test_turn_that_comes_with_the_cancellation_is_passed_on() -> None:
     await queue.end()
 
 
-async def test_refusal_reaches_all_who_wait() -> None:
+async def test_a_refusal_reaches_all_waiting_requests() -> None:
     queue = Queue(slots=1)
     await queue.add(4, 4, 4)
 

@@ -1,4 +1,4 @@
-"""The simulated engine: the contract of every backend, and what can be scripted."""
+"""The simulated engine: the contract of every backend, and scripted answers."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def fresh_backend(make_backend: FreshBackend) -> FreshBackend:
 
 
 class TestSimulatedContract(BackendContract):
-    """The contract, kept by the simulated engine."""
+    """The contract of every backend on the simulated engine."""
 
 
 class TestSimulatedOptions(OptionsContract):
-    """What it does with the options; it refuses none."""
+    """The contract of the options, of which the simulated engine refuses none."""
 
 
 class TestScript:
-    async def said(
+    async def answer_to(
         self, backend: Backend, tokenizer: Tokenizer, prompt: str, grammar: str | None = None
     ) -> str:
-        wanted = request(tokenizer.encode_text(prompt), 200, ignore_eos=False, grammar=grammar)
-        steps = await collect(backend, wanted)
+        engine_request = request(tokenizer.encode_text(prompt), 200, ignore_eos=False, grammar=grammar)
+        steps = await collect(backend, engine_request)
         assert steps[-1].finish is EngineFinish.END_OF_SEQUENCE
         return text_of(steps, tokenizer)
 
@@ -73,78 +73,84 @@ class TestScript:
         "text", ['{"name": "f", "arguments": {"a": [1, 2], "b": "(x > y)\\n"}}', "", "two\nlines 😀", "@sim("]
     )
     async def test_scripted_answer_is_exact(self, backend: Backend, tokenizer: Tokenizer, text: str) -> None:
-        assert await self.said(backend, tokenizer, f"Please @say<<{text}>>. Thanks!") == text
+        assert await self.answer_to(backend, tokenizer, f"Please @say<<{text}>>. Thanks!") == text
 
-    async def test_last_script_counts(self, backend: Backend, tokenizer: Tokenizer) -> None:
-        assert await self.said(backend, tokenizer, "@say<<one>> and then @say<<two>>") == "two"
+    async def test_the_last_script_counts(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        assert await self.answer_to(backend, tokenizer, "@say<<one>> and then @say<<two>>") == "two"
 
-    async def test_script_without_an_end_is_ordinary_text(
+    async def test_an_unterminated_script_is_ordinary_text(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
-        assert (await self.said(backend, tokenizer, "@say<<one")).endswith("] @say<<one")
+        assert (await self.answer_to(backend, tokenizer, "@say<<one")).endswith("] @say<<one")
 
-    async def test_script_and_fault_go_together(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_a_prompt_may_have_a_script_and_a_fault(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
         prompt = "@sim(ignore_cancel) @say<<fine>>"
 
-        assert await self.said(backend, tokenizer, prompt) == "fine"
+        assert await self.answer_to(backend, tokenizer, prompt) == "fine"
 
     @pytest.mark.parametrize("script", ['["a"]', '[[["a","bc"]],"d"]'])
-    async def test_script_that_the_grammar_generates_is_said(
+    async def test_a_script_that_the_grammar_generates_is_the_answer(
         self, backend: Backend, tokenizer: Tokenizer, script: str
     ) -> None:
-        assert await self.said(backend, tokenizer, f"@say<<{script}>>", LIST) == script
+        assert await self.answer_to(backend, tokenizer, f"@say<<{script}>>", LIST) == script
 
     @pytest.mark.parametrize("script", ["", '["a"', '["a"] ', "[1]", "[" * 2_000 + '"a"' + "]" * 2_000])
     async def test_grammar_wins_over_any_other_script(
         self, backend: Backend, tokenizer: Tokenizer, script: str
     ) -> None:
-        assert await self.said(backend, tokenizer, f"@say<<{script}>>", LIST) == '["a"]'
+        assert await self.answer_to(backend, tokenizer, f"@say<<{script}>>", LIST) == '["a"]'
 
     @pytest.mark.parametrize(
         ("count", "fits"), [("a", False), ("aa", True), ("aaa", True), ("aaaa", True), ("aaaaa", False)]
     )
-    async def test_counted_repetitions_are_counted(
+    async def test_a_grammar_with_counted_repetitions_limits_the_script(
         self, backend: Backend, tokenizer: Tokenizer, count: str, fits: bool
     ) -> None:
-        said = await self.said(backend, tokenizer, f"@say<<{count}>>", 'root ::= "a"{2,4}\n')
+        answer = await self.answer_to(backend, tokenizer, f"@say<<{count}>>", 'root ::= "a"{2,4}\n')
 
-        assert said == (count if fits else "aa")
+        assert answer == (count if fits else "aa")
 
 
 class TestOptions:
-    async def test_several_chosen_tokens_take_turns(self, backend: Backend, tokenizer: Tokenizer) -> None:
-        wanted = request(tokenizer.encode_text("Hello"), 5, logit_bias={40: 100.0, 30: 100.0, 50: 99.0})
+    async def test_several_forced_tokens_alternate(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        engine_request = request(
+            tokenizer.encode_text("Hello"), 5, logit_bias={40: 100.0, 30: 100.0, 50: 99.0}
+        )
 
-        assert ids_of(await collect(backend, wanted)) == [30, 40, 30, 40, 30]
+        assert ids_of(await collect(backend, engine_request)) == [30, 40, 30, 40, 30]
 
-    async def test_chosen_end_comes_in_its_turn(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_a_forced_end_token_takes_its_turn(self, backend: Backend, tokenizer: Tokenizer) -> None:
         end = max(tokenizer.eos_ids)
-        wanted = request(
+        engine_request = request(
             tokenizer.encode_text("Hello"), 9, ignore_eos=False, logit_bias={1_000: 100.0, end: 100.0}
         )
 
-        assert ids_of(await collect(backend, wanted)) == [end]
+        assert ids_of(await collect(backend, engine_request)) == [end]
 
-    async def test_answer_of_forbidden_tokens_alone_goes_on_without_them(
+    async def test_an_answer_of_only_forbidden_tokens_continues_with_others(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
-        wanted = request(tokenizer.encode_text("@say<<aa>>"), 5, ignore_eos=False)
-        said = ids_of(await collect(backend, wanted))
-        forbidden = dict.fromkeys([*said, *tokenizer.eos_ids], -100.0)
+        engine_request = request(tokenizer.encode_text("@say<<aa>>"), 5, ignore_eos=False)
+        usual = ids_of(await collect(backend, engine_request))
+        forbidden = dict.fromkeys([*usual, *tokenizer.eos_ids], -100.0)
 
-        steps = await collect(backend, request(wanted.prompt_ids, 5, ignore_eos=False, logit_bias=forbidden))
+        steps = await collect(
+            backend, request(engine_request.prompt_ids, 5, ignore_eos=False, logit_bias=forbidden)
+        )
 
         assert len(ids_of(steps)) == 5
         assert not set(ids_of(steps)) & set(forbidden)
 
-    async def test_log_probabilities_are_halves(self, backend: Backend, tokenizer: Tokenizer) -> None:
-        told = logprobs_of(await collect(backend, request(tokenizer.encode_text("Hello"), 1, logprobs=3)))[0]
+    async def test_probabilities_are_powers_of_one_half(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        score = logprobs_of(await collect(backend, request(tokenizer.encode_text("Hello"), 1, logprobs=3)))[0]
 
-        assert [math.exp(value) for _, value in told.top] == pytest.approx([1 / 2, 1 / 4, 1 / 8])
-        assert [i - told.token_id for i, _ in told.top] == [0, 1, 2]
+        assert [math.exp(value) for _, value in score.top] == pytest.approx([1 / 2, 1 / 4, 1 / 8])
+        assert [i - score.token_id for i, _ in score.top] == [0, 1, 2]
 
 
-async def test_a_token_costs_the_cpu_time_that_it_is_set_to(tokenizer: Tokenizer) -> None:
+async def test_a_token_takes_the_configured_cpu_time(tokenizer: Tokenizer) -> None:
     backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=1, token_cost=0.002)
     await backend.start()
     before = time.thread_time()
@@ -154,7 +160,7 @@ async def test_a_token_costs_the_cpu_time_that_it_is_set_to(tokenizer: Tokenizer
     assert time.thread_time() - before >= 50 * 0.002
 
 
-async def test_a_failure_ends_the_gathering(tokenizer: Tokenizer) -> None:
+async def test_a_failure_interrupts_the_gathering(tokenizer: Tokenizer) -> None:
     backend = SimulatedBackend(
         tokenizer, context_length=512, max_concurrency=1, decode_tps=100, faults="fail_at=5"
     )

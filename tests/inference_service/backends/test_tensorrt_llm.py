@@ -1,4 +1,4 @@
-"""The TensorRT-LLM backend over the double, with Llama 3.1's vocabulary: the contract, and its own ways."""
+"""The TensorRT-LLM backend on the double, with Llama 3.1's vocabulary: contract and own behaviour."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ def fresh_backend(make_backend: MakeBackend) -> FreshBackend:
 
 
 class TestTensorRtLlmContract(BackendContract):
-    """The contract, kept over the double."""
+    """The contract of every backend on the double."""
 
 
 class TestTensorRtLlmOptions(OptionsContract):
-    """Options too, but for alternatives to the tokens, which this engine refuses."""
+    """The contract of the options, except for alternatives, which this engine refuses."""
 
     @pytest.fixture
     def refused(self) -> frozenset[str]:
@@ -107,10 +107,10 @@ class TestTensorRtLlmOptions(OptionsContract):
 
 class TestOutput:
     @pytest.mark.parametrize("end_id", sorted(llama31.END_IDS))
-    async def test_whatever_end_was_met_is_named(
+    async def test_the_end_token_is_reported(
         self, make_backend: MakeBackend, tokenizer: Tokenizer, end_id: int
     ) -> None:
-        """The end id never shows in the engine's output, and a stop word is taken back out of it."""
+        """The engine's output never has the end id, and stop words are removed from it."""
         backend = make_backend(end_id=end_id)
         await backend.start()
         prompt = tokenizer.encode_text("Once upon a time")
@@ -120,9 +120,9 @@ class TestOutput:
         assert ids[-1] == end_id
         assert ids[:-1][-len(prompt) :] == prompt
 
-    async def test_everything_that_is_ready_is_one_step(self, backend: Backend, tokenizer: Tokenizer) -> None:
-        wanted = request(tokenizer.encode_text("Once upon a time"), 200)
-        async with aclosing(backend.generate(wanted)) as steps:
+    async def test_all_ready_responses_become_one_step(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        engine_request = request(tokenizer.encode_text("Once upon a time"), 200)
+        async with aclosing(backend.generate(engine_request)) as steps:
             first = await next_step(steps)
             await asyncio.sleep(1.0)
             second = await next_step(steps)
@@ -131,10 +131,8 @@ class TestOutput:
         assert second.token_count > 10
         assert second.token_count == len(second.token_ids)
 
-    async def test_what_the_cache_held_is_unknown(
-        self, make_backend: MakeBackend, tokenizer: Tokenizer
-    ) -> None:
-        """The library says 0 for every prompt, also for one that it reused."""
+    async def test_cached_tokens_are_unknown(self, make_backend: MakeBackend, tokenizer: Tokenizer) -> None:
+        """The library reports 0 for every prompt, also for a reused one."""
         backend = make_backend()
         await backend.start()
         prompt = tokenizer.encode_text("one two three four " * 30)
@@ -144,10 +142,10 @@ class TestOutput:
 
         assert [step.cached_tokens for step in (*first, *second)] == [None] * len([*first, *second])
 
-    async def test_answer_cut_at_the_end_of_sequence_is_cut(
+    async def test_a_limit_at_the_end_of_sequence_decides_the_finish(
         self, make_backend: MakeBackend, tokenizer: Tokenizer
     ) -> None:
-        """Without ignoring it, a limit of tokens right before the end is a cut, and at the end is an end."""
+        """A limit right before the end token is MAX_TOKENS; a limit at the end token is END_OF_SEQUENCE."""
         backend = make_backend()
         await backend.start()
         prompt = tokenizer.encode_text("Once upon a time")
@@ -165,7 +163,7 @@ class TestFailures:
         ("fault", "reason"),
         [("fail_at=3", "failed"), ("timeout_at=3", "out of time"), ("cancel_at=3", "cancelled")],
     )
-    async def test_failed_request_raises_and_the_engine_lives_on(
+    async def test_a_failed_request_raises_and_the_engine_continues(
         self, backend: Backend, tokenizer: Tokenizer, fault: str, reason: str
     ) -> None:
         steps = backend.generate(request(tokenizer.encode_text(f"@sim({fault}) hello"), 50))
@@ -177,10 +175,10 @@ class TestFailures:
         await released(backend)
         assert len(ids_of(await collect(backend, request(tokenizer.encode_text("hello"), 5)))) == 5
 
-    async def test_request_that_the_library_refuses_outright_raises(
+    async def test_a_request_that_the_library_refuses_raises(
         self, backend: Backend, tokenizer: Tokenizer
     ) -> None:
-        """The service checks lengths before; what slips through fails alone, at once or by the engine."""
+        """The service checks lengths before. A request that is too long all the same fails alone."""
         for prompt in (tokenizer.encode_text("hello") * 9000, [9906] * 8192, []):
             with pytest.raises(EngineRequestError):
                 await collect(backend, request(prompt, 5))
@@ -190,10 +188,10 @@ class TestFailures:
 
         assert last.finish is EngineFinish.MAX_TOKENS
 
-    async def test_dead_engine_ends_what_runs_and_takes_nothing_more(
+    async def test_a_dead_engine_fails_running_and_new_requests(
         self, make_backend: MakeBackend, tokenizer: Tokenizer
     ) -> None:
-        """A dead engine says nothing to those that wait for it."""
+        """A dead engine sends nothing to the readers of running requests."""
         backend = make_backend(tps=50)
         await backend.start()
         waiting = [
@@ -211,7 +209,7 @@ class TestFailures:
         with pytest.raises(EngineDeadError):
             await collect(backend, request(tokenizer.encode_text("hello")))
 
-    async def test_requests_that_a_dying_engine_cancels_were_not_at_fault(
+    async def test_requests_cancelled_by_a_dying_engine_fail_as_engine_dead(
         self, make_backend: MakeBackend, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         backend = make_backend(tps=20)
@@ -224,7 +222,7 @@ class TestFailures:
         with pytest.raises(EngineDeadError):
             await _read_into([], steps)
 
-    async def test_engine_that_hangs_while_closing_is_left_behind(
+    async def test_closing_does_not_wait_for_an_engine_that_hangs(
         self, make_backend: MakeBackend, llm_class: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answered, shutdown = threading.Event(), llm_class.shutdown
@@ -244,10 +242,10 @@ class TestFailures:
 
 
 class TestAborts:
-    async def test_thousand_aborted_requests_leave_nothing_behind(
+    async def test_a_thousand_aborted_requests_leave_nothing_in_the_engine(
         self, make_backend: MakeBackend, tokenizer: Tokenizer
     ) -> None:
-        """No slot, task, thread, queued response or KV block stays."""
+        """No slot, task, thread, queued response or KV block is left."""
         backend = make_backend(prefill_tps=20_000, tps=500)
         await backend.start()
         prompt = tokenizer.encode_text("one two three ") * 20
@@ -271,7 +269,9 @@ class TestAborts:
         assert threading.active_count() <= threads
         assert len(ids_of(await collect(backend, request(prompt, 8)))) == 8
 
-    async def test_slot_counts_until_the_engine_lets_go(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    async def test_a_slot_counts_until_the_engine_has_ended_the_request(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
         steps = backend.generate(request(tokenizer.encode_text("@sim(ignore_abort=0.5) hello"), 3_000))
         await next_step(steps)
 
@@ -281,7 +281,7 @@ class TestAborts:
         await released(backend)
         assert backend.stats().aborts_pending == 0
 
-    async def test_abort_that_is_never_answered_is_given_up(
+    async def test_an_unanswered_abort_times_out(
         self, make_backend: MakeBackend, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(call, "ABORT_SECONDS", 0.2)
@@ -308,10 +308,10 @@ class TestAborts:
 
 
 class TestStatistics:
-    async def test_engine_tells_of_its_queue_and_its_cache(
+    async def test_statistics_have_the_engine_s_queue_and_cache(
         self, make_backend: MakeBackend, tokenizer: Tokenizer
     ) -> None:
-        """The KV cache has room for one request of this length at a time."""
+        """The KV cache holds one request of this length at a time."""
         backend = make_backend(tps=20, kv_blocks=100)
         await backend.start()
         assert backend.stats().kv_blocks_used is None
@@ -329,10 +329,10 @@ class TestStatistics:
         await released(backend)
         await _until(lambda: (backend.stats().waiting, backend.stats().kv_blocks_used) == (0, 0))
 
-    async def test_reading_statistics_holds_no_stream_up(
+    async def test_reading_statistics_does_not_delay_streams(
         self, make_backend: MakeBackend, tokenizer: Tokenizer, llm_class: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The library's call blocks, the asynchronous one included: it is made in a thread of its own."""
+        """Both of the library's calls block, so the backend calls it in a separate thread."""
         threads: list[threading.Thread] = []
         get_stats = llm_class.get_stats
 
@@ -354,7 +354,7 @@ class TestStatistics:
         assert threading.main_thread() not in threads
         assert max(gaps) < 1.5
 
-    async def test_engine_that_tells_nothing_is_served_all_the_same(
+    async def test_an_engine_without_statistics_is_served(
         self,
         make_backend: MakeBackend,
         tokenizer: Tokenizer,
@@ -372,13 +372,15 @@ class TestStatistics:
 
 
 class TestLoop:
-    async def test_text_proves_its_prompt(self, backend: Backend, tokenizer: Tokenizer) -> None:
-        """Two hundred requests share a batch of four, and each gets its own answer."""
+    async def test_concurrent_answers_belong_to_their_prompts(
+        self, backend: Backend, tokenizer: Tokenizer
+    ) -> None:
+        """Two hundred requests share a batch of four slots."""
         prompts = [f"number {n} of two hundred" for n in range(200)]
 
         async def ask(prompt: str) -> str:
-            wanted = request(tokenizer.encode_text(prompt), 60, ignore_eos=False)
-            return text_of(await collect(backend, wanted), tokenizer)
+            engine_request = request(tokenizer.encode_text(prompt), 60, ignore_eos=False)
+            return text_of(await collect(backend, engine_request), tokenizer)
 
         answers = await asyncio.gather(*map(ask, prompts))
 

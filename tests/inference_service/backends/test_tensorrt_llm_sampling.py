@@ -1,4 +1,4 @@
-"""A request in the words of TensorRT-LLM, checked against the double's strict SamplingParams."""
+"""Requests as sampling fields of TensorRT-LLM, checked against the double's strict SamplingParams."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def fields_of(known: frozenset[str], chosen_by: Sampling, *, ignore_eos: bool = 
     return sampling_fields(EngineRequest("r", PROMPT, chosen_by, 100, ignore_eos), END_IDS, known)
 
 
-def test_library_knows_every_field_that_is_set(double: Any, known: frozenset[str]) -> None:
-    """And nothing that decides a token is left to its defaults."""
+def test_every_set_field_exists_in_the_library(double: Any, known: frozenset[str]) -> None:
+    """No field that affects the choice of tokens has the library's default."""
     fields = fields_of(known, sampling(temperature=0.7))
     params = double.SamplingParams(**fields)
 
@@ -51,7 +51,7 @@ def test_temperature_zero_takes_the_likeliest_token(double: Any, known: frozense
 
 @pytest.mark.parametrize("top_k", [0, 40])
 def test_top_p_of_zero_takes_the_likeliest_token(double: Any, known: frozenset[str], top_k: int) -> None:
-    """The engine reads it as off when top_k is set."""
+    """The engine treats a top_p of 0 as off if top_k is set."""
     fields = fields_of(known, sampling(temperature=0.7, top_p=0.0, top_k=top_k))
 
     assert fields["top_k"] == 1
@@ -59,7 +59,7 @@ def test_top_p_of_zero_takes_the_likeliest_token(double: Any, known: frozenset[s
 
 
 def test_sampling_without_top_k_is_not_greedy(double: Any, known: frozenset[str]) -> None:
-    """Off is 0 there, with top_p said explicitly: both unset would be greedy."""
+    """A top_k of 0 is off, with an explicit top_p; with both unset the engine would decode greedily."""
     fields = fields_of(known, sampling(temperature=0.7, top_p=1.0, top_k=0, seed=2**64 - 1))
 
     assert (fields["temperature"], fields["top_k"], fields["top_p"]) == (0.7, 0, 1.0)
@@ -68,7 +68,7 @@ def test_sampling_without_top_k_is_not_greedy(double: Any, known: frozenset[str]
     assert double.SamplingParams(temperature=0.7).is_greedy
 
 
-def test_penalties_leave_the_prompt_out(known: frozenset[str]) -> None:
+def test_penalties_exclude_the_prompt(known: frozenset[str]) -> None:
     chosen = sampling(presence_penalty=-1.5, frequency_penalty=0.5, repetition_penalty=1.2)
     fields = fields_of(known, chosen)
 
@@ -77,7 +77,7 @@ def test_penalties_leave_the_prompt_out(known: frozenset[str]) -> None:
     assert fields["repetition_penalty"] == 1.2
 
 
-def test_every_end_of_the_model_is_sent_and_no_stop_word(known: frozenset[str]) -> None:
+def test_all_end_ids_are_sent_and_no_stop_words(known: frozenset[str]) -> None:
     fields = fields_of(known, sampling())
 
     assert fields["end_id"] in END_IDS
@@ -86,7 +86,7 @@ def test_every_end_of_the_model_is_sent_and_no_stop_word(known: frozenset[str]) 
     assert "bad" not in fields
 
 
-def test_ignoring_the_end_sends_none(double: Any, known: frozenset[str]) -> None:
+def test_with_ignore_eos_no_end_ids_are_sent(double: Any, known: frozenset[str]) -> None:
     fields = fields_of(known, sampling(), ignore_eos=True)
 
     assert fields["ignore_eos"]
@@ -95,7 +95,7 @@ def test_ignoring_the_end_sends_none(double: Any, known: frozenset[str]) -> None
     double.SamplingParams(**fields)
 
 
-def test_ids_are_asked_for_and_no_text(known: frozenset[str]) -> None:
+def test_token_ids_are_requested_without_text(known: frozenset[str]) -> None:
     fields = fields_of(known, sampling())
 
     assert fields["detokenize"] is False
@@ -108,13 +108,13 @@ def test_fields_that_do_not_exist_are_not_sent() -> None:
     assert fields == {"temperature": 0.7, "top_k": 0}
 
 
-def test_more_likely_tokens_than_the_engine_keeps_are_not_promised() -> None:
+def test_the_largest_top_k_is_1024() -> None:
     assert MAX_TOP_K == 1024
 
 
 @pytest.fixture
 def torch(double: object) -> Any:
-    """As much of PyTorch as the double has."""
+    """The part of PyTorch that the double has."""
     return import_module("torch")
 
 
@@ -125,8 +125,8 @@ def test_bias_is_a_number_for_every_token(torch: Any) -> None:
     assert tensor.tolist() == [100.0, 0.0, 0.0, FORBIDDEN, 0.0, 0.0, 0.0, -99.5]
 
 
-def test_forbidden_fits_half_precision() -> None:
-    """With any logit added to it."""
+def test_the_bias_of_forbidden_tokens_fits_half_precision() -> None:
+    """The sum with any logit must fit, too."""
     assert FORBIDDEN - 1000 > -65504
 
 
@@ -137,7 +137,7 @@ def test_same_bias_shares_a_tensor(torch: Any) -> None:
     assert biases.tensor({1: 2.0}) is not biases.tensor({1: 2.5})
 
 
-def test_few_biases_are_kept(torch: Any) -> None:
+def test_the_cache_of_biases_is_bounded(torch: Any) -> None:
     biases = BiasTensors(torch, 8)
     first = biases.tensor({1: -1.0})
 

@@ -1,4 +1,4 @@
-"""What keeps an engine from being served is found before it is loaded, and said in one line."""
+"""Errors that prevent serving an engine are found before it is loaded, and reported in one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("double")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """All that the backend wants to know of a tokenizer."""
+    """The part of a tokenizer that the backend uses."""
 
     vocabulary_size: int = SMALL_SIZE
     eos_ids: frozenset[int] = frozenset({301, 302})
@@ -106,7 +106,7 @@ def edit(engine: Path, path: str, value: object) -> None:
 
 
 def forget_the_double(monkeypatch: pytest.MonkeyPatch, *instead: Path) -> None:
-    """Leave this machine without any TensorRT-LLM, or with another one."""
+    """Remove TensorRT-LLM from this machine, or replace it by another version."""
     others = [path for path in sys.path if path != str(DOUBLE)]
     monkeypatch.setattr(sys, "path", [*map(str, instead), *others])
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt_llm"]:
@@ -122,7 +122,7 @@ async def refusal(start: Start, *arguments: Any, **settings: Any) -> str:
 
 
 class TestLoading:
-    async def test_description_says_what_the_engine_was_built_for(self, start: Start, engine: Path) -> None:
+    async def test_the_description_has_the_engine_s_limits(self, start: Start, engine: Path) -> None:
         description = await start(engine, context_length=8192)
 
         assert description.name == "tensorrt_llm"
@@ -132,7 +132,7 @@ class TestLoading:
         assert description.refused == {"top_logprobs"}
         assert description.ceilings == {"top_k": 1024}
 
-    async def test_engine_gets_its_own_limits(
+    async def test_the_engine_is_loaded_with_its_own_limits(
         self, start: Start, build: Build, loaded_with: Mapping[str, Any]
     ) -> None:
         limits: dict[str, Any] = {
@@ -150,7 +150,7 @@ class TestLoading:
         assert loaded_with["guided_decoding_backend"] == "xgrammar"
 
     @pytest.mark.parametrize("paged", [True, False])
-    async def test_reuse_and_chunks_are_on_where_the_build_allows(
+    async def test_kv_reuse_and_chunked_prefill_are_on_if_the_build_allows(
         self, start: Start, build: Build, loaded_with: Mapping[str, Any], paged: bool
     ) -> None:
         engine = build(paged_context_fmha=paged)
@@ -160,12 +160,14 @@ class TestLoading:
         assert loaded_with["enable_chunked_prefill"] is paged
         assert loaded_with["kv_cache_config"].enable_block_reuse is paged
 
-    async def test_prompt_must_fit_one_step_where_it_cannot_be_cut(self, start: Start, build: Build) -> None:
+    async def test_without_chunked_prefill_a_prompt_must_fit_one_step(
+        self, start: Start, build: Build
+    ) -> None:
         limits: dict[str, Any] = {"max_seq_len": 8192, "max_num_tokens": 4096}
         whole = build("whole", paged_context_fmha=False, **limits)
         cut = build("cut", paged_context_fmha=True, **limits)
 
-        assert "context_length: found 4097, wanted at most the engine's 4096" in await refusal(
+        assert "context_length: found 4097, expected at most the engine's 4096" in await refusal(
             start, whole, context_length=4097
         )
         assert (await start(cut, context_length=8192)).context_length == 8192
@@ -173,17 +175,17 @@ class TestLoading:
     async def test_two_ranks_are_loaded(self, start: Start, build: Build) -> None:
         assert await start(build(tp_size=2))
 
-    async def test_failure_of_the_library_is_one_line(self, start: Start, build: Build) -> None:
+    async def test_an_error_of_the_library_is_one_line(self, start: Start, build: Build) -> None:
         message = "[TensorRT-LLM][ERROR] CUDA runtime error: out of memory\n  1  0x7f00\n  2  0x7f01"
         engine = build(script={"refuse_to_load": message})
 
-        said = await refusal(start, engine)
+        error = await refusal(start, engine)
 
-        assert "cannot load" in said
-        assert "out of memory" in said
-        assert "0x7f" not in said
+        assert "cannot load" in error
+        assert "out of memory" in error
+        assert "0x7f" not in error
 
-    async def test_nothing_is_generated_before_the_start(self, engine: Path) -> None:
+    async def test_a_generation_before_the_start_fails(self, engine: Path) -> None:
         backend = TensorRtLlmBackend(engine, Vocabulary(), context_length=4096)
 
         with pytest.raises(EngineDeadError):
@@ -191,16 +193,16 @@ class TestLoading:
 
 
 class TestGrammars:
-    async def test_engine_without_a_fast_tokenizer_is_served_without_grammars(
+    async def test_an_engine_without_a_fast_tokenizer_is_served_without_grammars(
         self, start: Start, engine: Path, loaded_with: Mapping[str, Any]
     ) -> None:
-        """With grammars the library would not load it, even if nobody sends one."""
+        """With grammar support the library would not load the engine, even if no request has a grammar."""
         description = await start(with_slow_tokenizer(engine))
 
         assert "guided_decoding_backend" not in loaded_with
         assert description.refused == {"grammar", "top_logprobs"}
 
-    async def test_tokenizer_that_cannot_be_looked_at_has_no_grammars(
+    async def test_grammars_are_off_if_the_tokenizer_cannot_be_inspected(
         self, start: Start, engine: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "transformers", None)
@@ -209,19 +211,19 @@ class TestGrammars:
 
 
 class TestHome:
-    """Importing the library makes flashinfer's cache below the home directory."""
+    """Importing the library creates flashinfer's cache below the home directory."""
 
-    async def test_engine_is_served_where_home_cannot_be_written(
+    async def test_an_engine_is_served_with_a_read_only_home(
         self, start: Start, engine: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         forget_the_double(monkeypatch, DOUBLE)
         monkeypatch.setenv("HOME", "/dev/null/nobody")
-        # Set by the service; this makes the test put it back.
+        # The service sets this variable; monkeypatch restores it.
         monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", "")
 
         assert await start(engine)
 
-    def test_workspace_is_moved_only_where_it_has_to_be(self, tmp_path: Path) -> None:
+    def test_the_cache_is_moved_only_if_necessary(self, tmp_path: Path) -> None:
         assert writable_workspace({"HOME": str(tmp_path / "new")}) == {}
         assert writable_workspace({"HOME": "/dev/null", "FLASHINFER_WORKSPACE_BASE": str(tmp_path)}) == {}
         for nowhere in ({"HOME": "/dev/null/nobody"}, {"FLASHINFER_WORKSPACE_BASE": "/dev/null/x"}):
@@ -230,14 +232,14 @@ class TestHome:
 
 
 class TestLibrary:
-    async def test_missing_library_is_said(
+    async def test_a_missing_library_is_reported(
         self, start: Start, engine: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         forget_the_double(monkeypatch)
 
         assert "TensorRT-LLM is not installed" in await refusal(start, engine)
 
-    async def test_broken_library_is_said(
+    async def test_a_broken_library_is_reported(
         self, start: Start, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         package = tmp_path / "path" / "tensorrt_llm"
@@ -259,7 +261,7 @@ class TestLibrary:
             start, engine
         )
 
-    async def test_field_that_serving_needs_and_is_missing_is_named(
+    async def test_a_missing_field_that_serving_needs_is_named(
         self, start: Start, engine: Path, double: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
@@ -282,7 +284,7 @@ class TestLibrary:
     async def test_parameters_that_lack_a_field_are_refused_by_name(
         self, start: Start, engine: Path, monkeypatch: pytest.MonkeyPatch, missing: str, refused: set[str]
     ) -> None:
-        """Penalties count the prompt where they cannot be told not to."""
+        """Without this field penalties would count the prompt."""
         double = import_module("tensorrt_llm")
         monkeypatch.setattr(double, "SamplingParams", sampling_params_without(double.SamplingParams, missing))
 
@@ -296,7 +298,7 @@ class TestLibrary:
 
         assert (await start(engine)).refused == {refused, "top_logprobs"}
 
-    async def test_guides_without_grammars_are_refused_and_not_loaded(
+    async def test_constraints_are_refused_if_the_library_supports_no_grammars(
         self,
         start: Start,
         engine: Path,
@@ -312,49 +314,53 @@ class TestLibrary:
 
 
 class TestPreflight:
-    """Nothing is imported for these: the library is missing."""
+    """These checks do not import the library, which is missing."""
 
     @pytest.fixture(autouse=True)
     def no_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         forget_the_double(monkeypatch)
 
     @pytest.mark.parametrize(
-        ("field", "value", "said"),
+        ("field", "value", "error"),
         [
-            ("version", "1.1.0", "version: found 1.1.0, wanted a TensorRT-LLM >=1.2.1,<1.3"),
+            ("version", "1.1.0", "version: found 1.1.0, expected a TensorRT-LLM >=1.2.1,<1.3"),
             ("version", None, "version: is missing"),
-            ("pretrained_config.mapping.world_size", 2, "world_size: found 2, wanted tp_size x pp_size"),
-            ("pretrained_config.vocab_size", 200, "tokenizer.json: found 304 tokens, wanted"),
-            ("build_config.kv_cache_type", "CONTINUOUS", "kv_cache_type: found CONTINUOUS, wanted PAGED"),
-            ("build_config.max_draft_len", 4, "max_draft_len: found 4, wanted 0"),
-            ("build_config.max_batch_size", 0, "build_config.max_batch_size: found 0, wanted a whole number"),
-            ("build_config.max_batch_size", "16", "build_config.max_batch_size: found 16, wanted a whole"),
+            ("pretrained_config.mapping.world_size", 2, "world_size: found 2, expected tp_size x pp_size"),
+            ("pretrained_config.vocab_size", 200, "tokenizer.json: found 304 tokens, expected"),
+            ("build_config.kv_cache_type", "CONTINUOUS", "kv_cache_type: found CONTINUOUS, expected PAGED"),
+            ("build_config.max_draft_len", 4, "max_draft_len: found 4, expected 0"),
+            (
+                "build_config.max_batch_size",
+                0,
+                "build_config.max_batch_size: found 0, expected a whole number",
+            ),
+            ("build_config.max_batch_size", "16", "build_config.max_batch_size: found 16, expected a whole"),
             (
                 "build_config.max_seq_len",
                 2048,
-                "context_length: found 4096, wanted at most the engine's 2048",
+                "context_length: found 4096, expected at most the engine's 2048",
             ),
             (
                 "build_config.plugin_config.use_paged_context_fmha",
                 None,
                 "is missing; it must be true or false",
             ),
-            ("build_config", None, "wanted that of a built engine"),
+            ("build_config", None, "expected that of a built engine"),
         ],
     )
-    async def test_what_config_json_says(
-        self, start: Start, engine: Path, field: str, value: object, said: str
+    async def test_unsupported_values_in_config_json_are_refused(
+        self, start: Start, engine: Path, field: str, value: object, error: str
     ) -> None:
         edit(engine, field, value)
 
-        assert said in await refusal(start, engine)
+        assert error in await refusal(start, engine)
 
-    async def test_more_requests_than_the_engine_runs(self, start: Start, engine: Path) -> None:
-        said = await refusal(start, engine, max_concurrency=17)
+    async def test_more_slots_than_the_engine_has_are_refused(self, start: Start, engine: Path) -> None:
+        error = await refusal(start, engine, max_concurrency=17)
 
-        assert "max_concurrency: found 17, wanted at most the engine's 16" in said
+        assert "max_concurrency: found 17, expected at most the engine's 16" in error
 
-    async def test_missing_rank(self, start: Start, build: Build) -> None:
+    async def test_a_missing_rank_is_refused(self, start: Start, build: Build) -> None:
         engine = build(tp_size=4)
         (engine / "rank2.engine").unlink()
 
@@ -362,55 +368,57 @@ class TestPreflight:
             start, engine
         )
 
-    async def test_empty_rank(self, start: Start, engine: Path) -> None:
+    async def test_an_empty_rank_is_refused(self, start: Start, engine: Path) -> None:
         (engine / "rank0.engine").write_bytes(b"")
 
         assert "rank0.engine: found 0 bytes" in await refusal(start, engine)
 
-    async def test_everything_that_is_wrong_is_said_at_once(self, start: Start, engine: Path) -> None:
+    async def test_all_errors_are_reported_together(self, start: Start, engine: Path) -> None:
         edit(engine, "version", "0.9")
         (engine / "rank0.engine").unlink()
 
-        said = await refusal(start, engine)
+        error = await refusal(start, engine)
 
-        assert all(name in said for name in ("version: found 0.9", "rank0.engine: is missing"))
+        assert all(name in error for name in ("version: found 0.9", "rank0.engine: is missing"))
 
-    async def test_truncated_config(self, start: Start, engine: Path) -> None:
+    async def test_a_truncated_config_is_refused(self, start: Start, engine: Path) -> None:
         file = engine / "config.json"
         file.write_text(file.read_text()[:-20])
 
         assert "no valid JSON" in await refusal(start, engine)
 
-    async def test_directories_that_are_no_engines(self, start: Start, tmp_path: Path) -> None:
+    async def test_directories_without_an_engine_are_refused(self, start: Start, tmp_path: Path) -> None:
         assert "found no directory" in await refusal(start, tmp_path / "nowhere")
         assert "config.json: is missing" in await refusal(start, tmp_path)
         (tmp_path / "config.json").write_text('{"architecture": "LlamaForCausalLM", "dtype": "bfloat16"}')
         assert "that of a TensorRT-LLM checkpoint" in await refusal(start, tmp_path)
 
-    async def test_plan_that_is_not_the_one_in_the_manifest(self, start: Start, engine: Path) -> None:
-        """The same checks as `lodestream engine verify` makes, without hashing plans."""
+    async def test_a_plan_that_differs_from_the_manifest_is_refused(self, start: Start, engine: Path) -> None:
+        """The checks are those of `lodestream engine verify`, without hashing plans."""
         adopt(engine, runtime=Runtime())
         with (engine / "rank0.engine").open("a") as file:
             file.write(" ")
 
-        assert "rank0.engine: found 3 bytes, wanted 2 bytes" in await refusal(start, engine)
+        assert "rank0.engine: found 3 bytes, expected 2 bytes" in await refusal(start, engine)
 
-    async def test_template_that_is_not_the_one_in_the_manifest(self, start: Start, engine: Path) -> None:
+    async def test_a_template_that_differs_from_the_manifest_is_refused(
+        self, start: Start, engine: Path
+    ) -> None:
         adopt(engine, runtime=Runtime())
         (engine / "chat_template.jinja").write_text("{{ messages }}")
 
         assert "chat_template: found sha256" in await refusal(start, engine)
 
-    async def test_model_that_nothing_ends(self, start: Start, engine: Path) -> None:
-        said = await refusal(start, engine, Vocabulary(eos_ids=frozenset()))
+    async def test_a_model_without_an_end_token_is_refused(self, start: Start, engine: Path) -> None:
+        error = await refusal(start, engine, Vocabulary(eos_ids=frozenset()))
 
-        assert "no token ends a generation" in said
+        assert "no token ends a generation" in error
 
 
-async def test_engine_of_another_release_than_the_installed_one(
+async def test_an_engine_of_another_release_than_the_installed_one_is_refused(
     start: Start, engine: Path, double: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both may be served, but not by each other."""
+    """Both releases are supported, but an engine runs only on its own."""
     edit(engine, "version", "1.2.2")
 
-    assert "version: found 1.2.2, wanted the installed TensorRT-LLM, 1.2.1" in await refusal(start, engine)
+    assert "version: found 1.2.2, expected the installed TensorRT-LLM, 1.2.1" in await refusal(start, engine)
