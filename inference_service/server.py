@@ -22,8 +22,9 @@ from inference_service.metrics import Reading, ServiceMetrics
 from inference_service.receipts import Receipts, open_receipts
 from inference_service.rpc.auth import Access
 from inference_service.rpc.buckets import Counts
-from inference_service.rpc.call import AuthInterceptor, RunningCalls
+from inference_service.rpc.call import RunningCalls
 from inference_service.rpc.health import HealthMonitor, State
+from inference_service.rpc.interceptor import AuthInterceptor
 from inference_service.rpc.quotas import Quotas
 from inference_service.rpc.services import GenerateServicer, ModelServicer, UsageServicer
 from inference_service.scheduling import loaded_engine
@@ -36,6 +37,7 @@ from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
 from lodestream_common.metrics import MetricsServer
 from lodestream_common.pacing import Pacer
+from lodestream_common.proxies import TrustedProxies
 from lodestream_common.ready import announce_ready
 from lodestream_common.receipts import Receipt
 from lodestream_common.request_log import LogSample
@@ -101,6 +103,7 @@ class Server:
             config.body_timeout,
             tracer=self._tracer,
             log_sample=LogSample.parse(config.log_sample),
+            proxies=TrustedProxies(config.trusted_proxies),
         )
         self.health = HealthMonitor(SERVICES, self._slot.stats, config.stall_timeout, self._on_state)
         self.metrics = ServiceMetrics(

@@ -99,7 +99,7 @@ def _action(setting: Setting) -> dict[str, Any]:
     if setting.is_switch:
         return {"action": BooleanOptionalAction, "default": None, "help": help_text}
     return {
-        "action": "append" if setting.is_mapping else "store",
+        "action": "append" if setting.is_mapping or setting.is_list else "store",
         "metavar": setting.metavar,
         "help": help_text,
     }

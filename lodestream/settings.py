@@ -99,6 +99,8 @@ def _as_flags(setting: Setting, value: Any) -> list[str]:
         return [setting.flag if value else setting.flag.replace("--", "--no-", 1)]
     if setting.is_mapping:
         return [f"{setting.flag}={name}={target}" for name, target in value.items()]
+    if setting.is_list:
+        return [f"{setting.flag}={one}" for one in value]
     return [f"{setting.flag}={value}"]
 
 

@@ -57,6 +57,11 @@ class Setting:
         return get_origin(self.type) is dict
 
     @property
+    def is_list(self) -> bool:
+        """Whether it may be given more than once: `--cors-origin A --cors-origin B`."""
+        return get_origin(self.type) is tuple
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The accepted values, if the type lists them, else empty."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
@@ -93,6 +98,8 @@ class Setting:
             return "one of " + ", ".join(self.choices)
         if self.is_mapping:
             return "NAME=ID"
+        if self.is_list:
+            return "a list of texts"
         for rule in self.field.metadata:
             if pattern := getattr(rule, "pattern", None):
                 return f"text that matches {pattern}"
@@ -107,6 +114,8 @@ class Setting:
             facts.append(
                 f'also as {self.variable}="NAME=ID,NAME=ID", or as a table [{self.name}] in the file'
             )
+        if self.is_list:
+            facts.append(f"several are joined by commas, also in {self.variable}; or a list in the file")
         facts_text = "; ".join(fact for fact in facts if fact)
         return (
             f"{self.field.description or ''} [{facts_text}]" if facts_text else self.field.description or ""
@@ -117,7 +126,7 @@ class Setting:
         """The default as typed on a command line; empty if there is none."""
         if self.is_switch:
             return "on" if self.default else "off"
-        if self.default is None or self.default == {}:
+        if self.default is None or self.default in ({}, ()):
             return ""
         text = f"{self.default:g}" if self.type is float else str(self.default)
         return text.replace(str(Path.home()), "~", 1) if self.type is Path else text
@@ -181,7 +190,8 @@ def from_environment(
             raise unknown(variable, "environment variable", [*by_variable, *sorted(_OWN_VARIABLES)])
         if text:
             setting = by_variable[variable]
-            found[setting.name] = _given(setting, text.split(",") if setting.is_mapping else text, variable)
+            several = setting.is_mapping or setting.is_list
+            found[setting.name] = _given(setting, text.split(",") if several else text, variable)
     return found
 
 
@@ -240,7 +250,13 @@ def _plain(name: str) -> str:
 
 
 def _given(setting: Setting, value: Any, source: str) -> ProvidedValue:
+    if setting.is_list:
+        return ProvidedValue(_words(value), source)
     return ProvidedValue(_pairs(setting, value, source) if setting.is_mapping else value, source)
+
+
+def _words(texts: Iterable[str]) -> list[str]:
+    return [word.strip() for text in texts for word in text.split(",") if word.strip()]
 
 
 def _pairs(setting: Setting, texts: Iterable[str], source: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lodestream_common.address import Address
 from lodestream_common.pacing import HIGHEST_INTERVAL, Pacing
+from lodestream_common.proxies import TrustedProxies
 from lodestream_common.request_log import LogSample
 
 
@@ -26,6 +27,11 @@ def _check_address(text: str) -> str:
 def _check_sample(text: str) -> str:
     LogSample.parse(text)
     return text
+
+
+def _check_proxies(proxies: tuple[str, ...]) -> tuple[str, ...]:
+    TrustedProxies(proxies)
+    return proxies
 
 
 AddressText = Annotated[str, AfterValidator(_check_address)]
@@ -71,6 +77,12 @@ class CommonConfig(BaseModel):
         description="Part of the request lines that is written, by outcome, as ok=0.01,refused=0.1; the "
         "groups are ok, cancelled, refused and error, each from 0 to 1. Both servers keep the same requests. "
         "All lines of a group without a rate are written.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], AfterValidator(_check_proxies)] = Field(
+        default=(),
+        description="Addresses and networks (10.0.0.0/8) of proxies in front of the server, whose "
+        "X-Forwarded headers count; unix means all peers on a socket file. Logs have the caller's address, "
+        "and failed keys are counted by it.",
     )
     stall_timeout: float = Field(
         default=30.0,

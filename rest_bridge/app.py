@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient, TlsConfig
@@ -18,14 +18,16 @@ from lodestream_common.errors import SettingError
 from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.keys import Keyring
 from lodestream_common.pacing import Pacer
+from lodestream_common.proxies import TrustedProxies
 from lodestream_common.request_log import LogSample
 from lodestream_common.tls import CHECK_INTERVAL, FollowedPem, Pem, TlsFiles, check_plain_text
 from lodestream_common.tracing import Tracer
 from rest_bridge.config import BridgeConfig
 from rest_bridge.errors import INVALID_VALUE, METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, ApiError
 from rest_bridge.metrics import BridgeMetrics
-from rest_bridge.middleware import RequestContextMiddleware
+from rest_bridge.middleware import LoggedCors, RequestContextMiddleware
 from rest_bridge.openapi import DescribedApp, add_docs
+from rest_bridge.proxy import ProxyMiddleware
 from rest_bridge.request import Bridge
 from rest_bridge.routes import generation, health, metrics, models, playground, usage
 from rest_bridge.security import AllowedSites, BrowserMiddleware
@@ -65,22 +67,20 @@ def create_app(
     )
     allowed = AllowedSites.of(config)
     app.add_middleware(BrowserMiddleware, allowed=allowed, keyring=keyring)
-    app.add_middleware(
+    logged = partial(
         RequestContextMiddleware,
         metrics=counts,
         keyring=keyring,
         log_sample=LogSample.parse(config.log_sample),
         tracer=tracer,
     )
+    app.add_middleware(logged)
     if allowed.origins:
         # It is the outermost middleware, so that pages can read errors, too.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=sorted(allowed.origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["*"],
-        )
+        app.add_middleware(LoggedCors, origins=sorted(allowed.origins), logged=logged)
+    proxies = TrustedProxies(config.trusted_proxies)
+    if proxies or config.root_path:
+        app.add_middleware(ProxyMiddleware, proxies=proxies, root_path=config.root_path)
     for route in (generation, models, usage, health, metrics):
         app.include_router(route.router)
     if config.playground:

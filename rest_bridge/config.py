@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lodestream_common.config import AddressText, CommonConfig
+
+_ORIGIN = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s,*?#@]+/?|null")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_OWN_PATHS = ("/v1", "/health", "/metrics", "/docs", "/openapi.json", "/playground")
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin such as https://chat.example.org, nor null")
+    return origins
+
+
+def _check_root_path(path: str) -> str:
+    if not _ROOT_PATH.fullmatch(path):
+        raise ValueError(f"{path!r} is no path such as /llm, without a slash at its end")
+    if f"{path}/".startswith(tuple(f"{own}/" for own in _OWN_PATHS)):
+        raise ValueError(f"{path} begins like a path of the bridge itself")
+    return path
 
 
 class BridgeConfig(CommonConfig):
@@ -79,11 +100,16 @@ class BridgeConfig(CommonConfig):
         description="Host names, joined by commas, that a bridge without keys accepts in the Host header "
         "beside those of loopback: the names of a proxy in front of it.",
     )
-    allowed_origins: str = Field(
+    cors_origin: Annotated[tuple[str, ...], AfterValidator(_check_origins)] = Field(
+        default=(),
+        description="Origin of web pages that may call the bridge from a browser (CORS), as "
+        "https://chat.example.org; may be given more than once. Without it no page of another site can read "
+        "an answer.",
+    )
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = Field(
         default="",
-        pattern=r"^(\s*([a-zA-Z][a-zA-Z0-9+.-]*://[^/\s,]+/?|null)\s*(,|$))*$",
-        description="Origins of web pages that may call the bridge from a browser (CORS), joined by commas, "
-        "as https://chat.example.org. Pages of other sites are refused where there are no keys.",
+        description="Prefix under which a proxy publishes the bridge, as /llm. The proxy may remove it from "
+        "the path of a request, or leave it there.",
     )
     playground: bool = Field(
         default=True,

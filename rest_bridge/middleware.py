@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_client import InferenceError
@@ -80,8 +81,14 @@ class RequestContext:
     @property
     def rpc_options(self) -> dict[str, Any]:
         """The arguments of every RPC for this request."""
-        options = {"request_id": self.request_id, "api_key": self.api_key, "timeout": self.timeout}
-        return {**options, "metadata": self.span.headers() if self.span is not None else ()}
+        # A service that trusts the bridge (--trusted-proxies) logs this address instead of the bridge's.
+        headers = self.span.headers() if self.span is not None else ()
+        return {
+            "request_id": self.request_id,
+            "api_key": self.api_key,
+            "timeout": self.timeout,
+            "metadata": (("x-forwarded-for", self.client), *headers) if self.client else headers,
+        }
 
     @property
     def generation_options(self) -> dict[str, Any]:
@@ -234,6 +241,32 @@ class RequestContextMiddleware:
             await self._app(inner, receive, send)
         finally:
             context.route = getattr(inner.get("route"), "path", None)
+
+
+class LoggedCors(CORSMiddleware):
+    """Lets web pages call the bridge. Preflights, which it answers itself, have an id and a log line, too.
+
+    Args:
+        origins: of the pages.
+        logged: puts a `RequestContextMiddleware` around an app.
+
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: Sequence[str], logged: Callable[[ASGIApp], ASGIApp]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+        self._preflights = logged(super().__call__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request."""
+        headers = Headers(scope=scope) if scope["type"] == "http" and scope["method"] == "OPTIONS" else {}
+        is_preflight = "origin" in headers and "access-control-request-method" in headers
+        await (self._preflights if is_preflight else super().__call__)(scope, receive, send)
 
 
 async def _flush(connection: Connection | None) -> None:

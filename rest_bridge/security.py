@@ -62,7 +62,10 @@ class AllowedSites:
     @classmethod
     def of(cls, config: BridgeConfig) -> AllowedSites:
         """Read the settings."""
-        return cls(_words(config.allowed_hosts), _words(config.allowed_origins))
+        return cls(
+            _words(config.allowed_hosts),
+            frozenset(origin.lower().rstrip("/") for origin in config.cors_origin),
+        )
 
     def check(self, method: str, headers: Headers) -> None:
         """Refuse a request that a foreign page may have made.
@@ -82,7 +85,7 @@ class AllowedSites:
             raise ApiError(
                 ORIGIN_NOT_ALLOWED,
                 "Without API keys requests of web pages of other sites are refused; list the page's origin "
-                "in --allowed-origins.",
+                "in --cors-origin.",
             )
 
     def _is_own_name(self, host: str) -> bool:

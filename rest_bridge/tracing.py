@@ -15,7 +15,7 @@ _METHODS = frozenset(
 
 def start_span(tracer: Tracer, scope: Scope, request_id: str) -> Span | None:
     """The span of a request that arrived; None: it is a probe."""
-    if scope["path"].startswith(_PROBES):
+    if scope["path"].removeprefix(scope.get("root_path", "")).startswith(_PROBES):
         return None
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
     server, client = scope.get("server") or (None, None), scope.get("client") or (None, None)

@@ -23,7 +23,6 @@ from inference_service.errors import (
     RequestTooLarge,
     ServiceError,
     Unauthenticated,
-    UnknownMethod,
 )
 from inference_service.rpc import status, tracing
 from inference_service.rpc.auth import Access, Caller, Metadata
@@ -33,6 +32,7 @@ from lodestream_common.failed_keys import host_of_peer
 from lodestream_common.keys import ANONYMOUS, Level, Priority
 from lodestream_common.logs import choose_request_id
 from lodestream_common.pacing import INTERVAL_NAME, parse_interval
+from lodestream_common.proxies import TrustedProxies, forwarded_addresses
 from lodestream_common.request_log import LogSample, loggable_name
 from lodestream_common.tracing import Span, Tracer
 
@@ -86,10 +86,13 @@ class RpcCall:
         """Seconds since the call began."""
         return time.monotonic() - self.began
 
-    @property
-    def client(self) -> str:
+    def client(self, proxies: TrustedProxies) -> str:
         """The caller's address, without the port; `unix` for a socket file."""
-        return host_of_peer(self.context.peer())
+        peer = host_of_peer(self.context.peer())
+        if not proxies:
+            return peer
+        headers = [str(value) for name, value in self.metadata if name == "x-forwarded-for"]
+        return proxies.client(peer, forwarded_addresses(headers))
 
     @property
     def metadata(self) -> Metadata:
@@ -191,7 +194,9 @@ class RunningCalls:
         *,
         tracer: Tracer | None = None,
         log_sample: LogSample | None = None,
+        proxies: TrustedProxies | None = None,
     ) -> None:
+        self._proxies = proxies or TrustedProxies()
         self._log_sample = log_sample or LogSample({})
         self._access = access
         self._quotas = quotas
@@ -327,7 +332,7 @@ class RunningCalls:
             self._running.discard(call)
             if not self._running:
                 self._idle.set()
-            _write_log_line(call, outcome, self._log_sample)
+            self._write_log_line(call, outcome)
             for observe in self.observers:
                 observe(call, outcome)
             if call.span is not None:
@@ -339,7 +344,7 @@ class RunningCalls:
         # The call already ends with an error: `end_with` must not cancel it once more.
         call.task = None
         left = cast("float | None", call.context.time_remaining())
-        delay = self._access.refusal_delay(call.metadata, call.client)
+        delay = self._access.refusal_delay(call.metadata, call.client(self._proxies))
         await asyncio.sleep(delay if left is None else min(delay, left / 2))
 
     async def _refuse(self, call: RpcCall, error: Exception) -> str:
@@ -360,6 +365,22 @@ class RunningCalls:
                 await call.context.abort_with_status(ended)
         return reason.lower()
 
+    def _write_log_line(self, call: RpcCall, outcome: str) -> None:
+        sample = self._log_sample.fields(call.request_id, outcome)
+        if sample is None:
+            return
+        _log.info(
+            "rpc",
+            request_id=call.request_id,
+            method=call.method,
+            client=call.client(self._proxies),
+            key=call.caller.key_name if call.caller else None,
+            key_id=call.caller.key_id if call.caller else None,
+            outcome=outcome,
+            total_ms=round(call.elapsed_seconds * 1e3, 1),
+            **{"model": loggable_name(call.model), **call.facts, **sample},
+        )
+
 
 def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
@@ -379,47 +400,3 @@ def _expected(error: Exception) -> ServiceError | None:
 def _request_id(metadata: Metadata) -> str:
     given = next((value for name, value in metadata if name == "x-request-id"), None)
     return choose_request_id(given if isinstance(given, str) else None, "req-")
-
-
-def _write_log_line(call: RpcCall, outcome: str, log_sample: LogSample) -> None:
-    sample = log_sample.fields(call.request_id, outcome)
-    if sample is None:
-        return
-    _log.info(
-        "rpc",
-        request_id=call.request_id,
-        method=call.method,
-        client=call.client,
-        key=call.caller.key_name if call.caller else None,
-        key_id=call.caller.key_id if call.caller else None,
-        outcome=outcome,
-        total_ms=round(call.elapsed_seconds * 1e3, 1),
-        **{"model": loggable_name(call.model), **call.facts, **sample},
-    )
-
-
-_OWN = "/lodestream.inference."
-"""The handlers of these methods check their callers, each for the level that the method needs."""
-_HEALTH = "/grpc.health.v1.Health/"
-"""Health checks need no key."""
-
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
-
-
-class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Checks the keys of calls to reflection, and refuses unknown methods with our own status."""
-
-    def __init__(self, calls: RunningCalls) -> None:
-        self._calls = calls
-
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        method = str(handler_call_details.method)
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            # The caller chose the name freely, so it does not go into the log.
-            return self._calls.refused("unknown", UnknownMethod())
-        if not method.startswith((_OWN, _HEALTH)):
-            return self._calls.observed(handler, method.rpartition("/")[2], Level.READ_ONLY)
-        return handler

@@ -111,7 +111,7 @@ async def test_own_pages_and_links_from_other_sites_are_accepted(bridge: Running
 
 async def test_allowed_hosts_and_origins_are_accepted(service: str) -> None:
     """A listed host name is accepted, and a page of a listed origin can read answers and errors."""
-    allowed: dict[str, Any] = {"allowed_hosts": "proxy.example, other", "allowed_origins": f"{SITE}, null"}
+    allowed: dict[str, Any] = {"allowed_hosts": "proxy.example, other", "cors_origin": (SITE, "null")}
     async with (
         running_bridge(service, **allowed) as bridge,
         httpx.AsyncClient(base_url=bridge.url, trust_env=False) as http,

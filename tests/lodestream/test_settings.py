@@ -207,6 +207,9 @@ MALFORMED: Sequence[Wrong] = [
     Wrong([], {}, "threads = true", ["lodestream.toml: threads", "True"]),
     Wrong([], {}, "threads = [1]", ["lodestream.toml: threads"]),
     Wrong([], {}, "alias = 'a=x'", ["lodestream.toml: alias"]),
+    Wrong(["--log-sample", "fine=1"], {}, "", ["--log-sample", "'fine'", "refused"]),
+    Wrong(["--trusted-proxies", "::1,example"], {}, "", ["--trusted-proxies", "'example'", "10.0.0.0/8"]),
+    Wrong([], {}, "trusted_proxies = '::1'", ["lodestream.toml: trusted_proxies", "a list"]),
     Wrong([], {}, "threads =\nqueue_limit = 1", ["lodestream.toml", "not valid TOML", "line 1"]),
     Wrong([], {}, "model = '" + "x" * 500 + "'\nlog_level = '" + "y" * 500 + "'", ["log_level"]),
 ]
@@ -251,6 +254,7 @@ def test_flags_carry_a_whole_configuration() -> None:
         context_length=128,
         stall_timeout=0.25,
         simulated_fault="fail_at=3,ignore_cancel",
+        trusted_proxies=("10.0.0.0/8", "::1"),
     )
     flags = settings.as_flags(config)
 
@@ -259,6 +263,34 @@ def test_flags_carry_a_whole_configuration() -> None:
     strict = BridgeConfig(strict=True, request_timeout=2.5)
     parser = CommandParser("bridge", "", {**BRIDGE, **COMMON})
     assert settings.load(BridgeConfig, parser.parse(settings.as_flags(strict))) == strict
+
+
+def test_a_list_has_three_forms(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ("10.0.0.0/8", "::1", "unix")
+    flags = ["--trusted-proxies", "10.0.0.0/8, ::1", "--trusted-proxies", "unix"]
+    assert _load(*flags).trusted_proxies == expected
+    monkeypatch.setenv("LODESTREAM_TRUSTED_PROXIES", "10.0.0.0/8,::1,unix")
+    assert _load().trusted_proxies == expected
+    monkeypatch.delenv("LODESTREAM_TRUSTED_PROXIES")
+    file.write_text('trusted_proxies = ["10.0.0.0/8", "::1", "unix"]\n')
+    assert _load("--config", str(file)).trusted_proxies == expected
+
+
+BRIDGE_WRONG = [
+    (["--cors-origin", "chat.example.org"], "is no origin"),
+    (["--cors-origin", "*"], "is no origin"),
+    (["--root-path", "llm"], "is no path such as /llm"),
+    (["--root-path", "/llm/"], "without a slash at its end"),
+    (["--root-path", "/v1"], "path of the bridge itself"),
+]
+
+
+@pytest.mark.parametrize(("flags", "problem"), BRIDGE_WRONG)
+def test_settings_of_a_proxy_are_checked(flags: Sequence[str], problem: str) -> None:
+    parser = CommandParser("bridge", "", {**BRIDGE, **COMMON})
+    with pytest.raises(SettingError, match=problem) as raised:
+        settings.load(BridgeConfig, parser.parse(flags))
+    assert str(raised.value).startswith(flags[0])
 
 
 @pytest.mark.parametrize("model", [CommonConfig, ServiceConfig, BridgeConfig])

@@ -42,7 +42,7 @@ def _default(setting: Setting) -> str:
     value = setting.default
     if isinstance(value, Path):
         return f"`{value}`".replace(str(Path.home()), "~")
-    return "" if value in (None, "", {}) else f"`{value}`"
+    return "" if value in (None, "", {}, ()) else f"`{value}`"
 
 
 def with_table(text: str) -> str:
