@@ -90,6 +90,13 @@ class ServiceConfig(CommonConfig):
         description="Threads of the llama_cpp engine; 0: one for each core that this process may use, by its "
         "cpuset and CPU quota.",
     )
+    frontends: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that answer gRPC on one port. With 2 or more they do everything but the "
+        "engine, which has a process of its own; 1: one process does all.",
+    )
     prefill_chunk: int = Field(
         default=8,
         ge=1,

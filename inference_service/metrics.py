@@ -1,4 +1,7 @@
-"""The service's metrics: what each RPC came to, and how engine and queue are now."""
+"""The service's metrics: what each RPC came to, and how engine and queue are now.
+
+The two come from one process, or the first from several and the second from the engine's process.
+"""
 
 from __future__ import annotations
 
@@ -50,64 +53,72 @@ class Reading:
     """Of its health."""
 
 
-class ServiceMetrics:
-    """Counts RPCs as they end, and reads the engine when it is scraped.
+class EngineMetrics:
+    """Reads the engine when it is scraped, and counts what goes wrong beside it.
 
     Args:
         read: how the service is now; None while it starts.
-        with_keys: requests and tokens also carry the name of their API key.
         with_gateway_names: queue length and KV use also under the names of vLLM, which Kubernetes' inference
             gateway reads.
 
     """
 
-    def __init__(
-        self, read: Callable[[], Reading | None], *, with_keys: bool = False, with_gateway_names: bool = False
-    ) -> None:
+    def __init__(self, read: Callable[[], Reading | None], *, with_gateway_names: bool = False) -> None:
         self.registry = CollectorRegistry()
+        self.limits_unavailable = Counter(
+            "lodestream_limits_unavailable",
+            "Counts of quotas that were made in memory, because the Redis of --limits-url did not answer.",
+            registry=self.registry,
+        )
+        self.receipts_dropped = Counter(
+            "lodestream_receipts_dropped",
+            "Usage receipts that could not be kept: the queue was full, or the database refused them.",
+            registry=self.registry,
+        )
+        self.registry.register(_Gauges(read, with_gateway_names))
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+
+class CallMetrics:
+    """Counts RPCs as they end.
+
+    Args:
+        registry: that of the metrics.
+        with_keys: requests and tokens also carry the name of their API key.
+
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, with_keys: bool = False) -> None:
         self._with_keys = with_keys
         by_key = ("model", "key") if with_keys else ("model",)
         self._requests = Counter(
             "lodestream_requests",
             "RPCs that ended, by outcome: ok, cancelled, or the reason of the error.",
             ("method", "outcome", *by_key),
-            registry=self.registry,
-        )
-        self.limits_unavailable = Counter(
-            "lodestream_limits_unavailable",
-            "Counts of quotas that were made in memory, because the Redis of --limits-url did not answer.",
-            registry=self.registry,
+            registry=registry,
         )
         self._finished = Counter(
             "lodestream_choices_finished",
             "Choices that ended, by cause.",
             ("model", "cause"),
-            registry=self.registry,
+            registry=registry,
         )
         self._tokens = {
-            name: Counter(f"lodestream_{name}", text, by_key, registry=self.registry)
-            for name, text in _TOKENS
+            name: Counter(f"lodestream_{name}", text, by_key, registry=registry) for name, text in _TOKENS
         }
-        self.receipts_dropped = Counter(
-            "lodestream_receipts_dropped",
-            "Usage receipts that could not be kept: the queue was full, or the database refused them.",
-            registry=self.registry,
-        )
         self._seconds = {
             name: Histogram(
-                f"lodestream_{name}_seconds", text, ("model",), buckets=buckets, registry=self.registry
+                f"lodestream_{name}_seconds", text, ("model",), buckets=buckets, registry=registry
             )
             for name, text, buckets in _SECONDS
         }
         self._lengths = {
             name: Histogram(
-                f"lodestream_request_{name}", text, ("model",), buckets=TOKEN_COUNTS, registry=self.registry
+                f"lodestream_request_{name}", text, ("model",), buckets=TOKEN_COUNTS, registry=registry
             )
             for name, text in _LENGTHS
         }
-        self.registry.register(_Gauges(read, with_gateway_names))
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
 
     def observe(self, call: RpcCall, outcome: str) -> None:
         """Count an RPC that ended."""

@@ -6,7 +6,8 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import grpc
 import structlog
@@ -16,30 +17,27 @@ from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
 from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 
+from inference_service.accounts import Accounts, AccountsControl
 from inference_service.config import ServiceConfig
-from inference_service.errors import NotReady, ReaderStalled, ReceiptNotFound, Unauthenticated
-from inference_service.metrics import Reading, ServiceMetrics
-from inference_service.receipts import Receipts, open_receipts
+from inference_service.errors import NotReady, ReaderStalled, Unauthenticated
+from inference_service.metrics import Reading
 from inference_service.rpc.auth import Access
-from inference_service.rpc.buckets import Counts
 from inference_service.rpc.call import RunningCalls
-from inference_service.rpc.health import HealthMonitor, State
+from inference_service.rpc.health import HealthMonitor, State, admit_by_state
 from inference_service.rpc.interceptor import AuthInterceptor
-from inference_service.rpc.quotas import Quotas
 from inference_service.rpc.services import GenerateServicer, ModelServicer, UsageServicer
 from inference_service.scheduling import loaded_engine
-from inference_service.scheduling.loaded_engine import EngineSlot
+from inference_service.scheduling.loaded_engine import EngineSlot, LoadedEngine
 from inference_service.scheduling.workers import FairPool
 from lodestream_common import tracing
 from lodestream_common.address import Address, cannot_listen, check_free, check_open_address, parse_address
 from lodestream_common.errors import SettingError
+from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
-from lodestream_common.metrics import MetricsServer
-from lodestream_common.pacing import Pacer
+from lodestream_common.pacing import Interval, Pacer, no_interval
 from lodestream_common.proxies import TrustedProxies
 from lodestream_common.ready import announce_ready
-from lodestream_common.receipts import Receipt
 from lodestream_common.request_log import LogSample
 from lodestream_common.tls import FollowedPem, Pem, TlsFiles, check_plain_text
 from lodestream_common.waiting import finishes_before
@@ -59,15 +57,30 @@ _KEYS_INTERVAL = 0.4
 _FILES_INTERVAL = 0.5
 """Seconds between two checks for changes of the keys file and the filter rules."""
 
+Load = Callable[[ServiceConfig, FairPool, FairPool], Awaitable[LoadedEngine]]
+"""Loads the engine, or finds the loaded one: see `loaded_engine.build`."""
 
-_REFUSALS = {State.STALLED: "its engine makes no progress", State.DEAD: "its engine is down"}
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a server shares with the others on its port."""
+
+    accounts: AccountsControl
+    load: Load
+    failed_keys: FailedKeys
+    least_interval: Interval
+    """The stream interval that the engine's process needs, in seconds."""
 
 
 class Server:
     """The service on its address, from binding it until the last answer is sent."""
 
-    def __init__(self, config: ServiceConfig) -> None:
+    def __init__(self, config: ServiceConfig, shared: Parts | None = None) -> None:
         """Prepare to serve.
+
+        Args:
+            config: the settings.
+            shared: with the other servers on the same port; None: this one is alone.
 
         Raises:
             OperatorError: the keys or the certificate cannot be read, `limits_url` is malformed, or a server
@@ -88,17 +101,22 @@ class Server:
         if not keyring.requires_key:
             _log.warning("no_api_keys", reason="no key exists: anybody on this machine may call")
         self._keyring = keyring
-        self._access = Access(keyring)
-        self._quotas = Quotas(config.requests_per_minute, Counts(config.limits_url))
         self._slot = EngineSlot()
-        self._pacer = Pacer(config.max_stream_interval, config.stream_pacing)
+        self._is_shared = shared is not None
+        parts = shared or Parts(
+            Accounts(config, self._reading), loaded_engine.build, FailedKeys(), no_interval
+        )
+        self.accounts = parts.accounts
+        self._load = parts.load
+        self._access = Access(keyring, parts.failed_keys)
+        self._pacer = Pacer(config.max_stream_interval, config.stream_pacing, least=parts.least_interval)
         threads, most_bytes = usable_cores(), _WAITING_MESSAGES * config.max_message_bytes
         self._workers = FairPool(threads, "lodestream-worker", most_bytes)
         self._compilers = FairPool(threads, "lodestream-compiler", most_bytes)
         self._tracer = tracing.start("service")
         self.calls = RunningCalls(
             self._access,
-            self._quotas,
+            parts.accounts.quotas,
             config.max_message_bytes,
             config.body_timeout,
             tracer=self._tracer,
@@ -106,13 +124,7 @@ class Server:
             proxies=TrustedProxies(config.trusted_proxies),
         )
         self.health = HealthMonitor(SERVICES, self._slot.stats, config.stall_timeout, self._on_state)
-        self.metrics = ServiceMetrics(
-            self._reading, with_keys=config.metrics_keys, with_gateway_names=config.metrics_gateway_names
-        )
-        self.calls.observers.append(self.metrics.observe)
-        self._quotas.counts.on_failure = self.metrics.limits_unavailable.inc
-        self._metrics_server: MetricsServer | None = None
-        self._receipts: Receipts | None = None
+        self.calls.observers.append(parts.accounts.observe)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = self._assemble()
         self.address: Address | None = None
@@ -125,10 +137,9 @@ class Server:
 
         """
         self.address = self._bind()
-        self._metrics_server = self._serve_metrics()
-        self._receipts = self._open_receipts()
+        self.accounts.open(self.address)
         await self._grpc.start()
-        self._slot.fill(await loaded_engine.build(self.config, self._workers, self._compilers))
+        self._slot.fill(await self._load(self.config, self._workers, self._compilers))
         self.health.enter(State.READY)
         self._tasks = [
             asyncio.create_task(self.health.watch(), name="health"),
@@ -161,11 +172,7 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._grpc.stop(0.2)
         await self._slot.close()
-        if self._receipts is not None:
-            await asyncio.to_thread(self._receipts.close)
-        await self._quotas.close()
-        if self._metrics_server is not None:
-            await asyncio.to_thread(self._metrics_server.close)
+        await self.accounts.close()
         for pool in (self._workers, self._compilers):
             pool.close()
         if self._tracer is not None:
@@ -174,26 +181,7 @@ class Server:
     @property
     def metrics_address(self) -> Address | None:
         """Where the metrics are served; None: nowhere."""
-        return None if self._metrics_server is None else self._metrics_server.address
-
-    def _serve_metrics(self) -> MetricsServer | None:
-        if self.config.metrics_address is None:
-            return None
-        address = parse_address(self.config.metrics_address, "metrics_address")
-        server = MetricsServer(address, self.metrics.registry)
-        _log.info("serving metrics", address=str(server.address))
-        return server
-
-    def _open_receipts(self) -> Receipts | None:
-        receipts = open_receipts(self.config, str(self.address), self.metrics.receipts_dropped.inc)
-        if receipts is not None:
-            self.calls.observers.append(receipts.observe)
-        return receipts
-
-    async def _find_receipt(self, request_id: str, key_id: str) -> Receipt | None:
-        if self._receipts is None:
-            raise ReceiptNotFound(are_kept=False)
-        return await self._receipts.find(request_id, key_id)
+        return self.accounts.metrics_address
 
     def _reading(self) -> Reading | None:
         """How the service is now, for a scrape."""
@@ -210,13 +198,19 @@ class Server:
 
     def _assemble(self) -> grpc.aio.Server:
         config = self.config
-        options = channel_options(config.max_message_bytes, config.header_timeout, config.max_connections)
+        quotas = self.accounts.quotas
+        options = channel_options(
+            config.max_message_bytes,
+            config.header_timeout,
+            config.max_connections,
+            is_shared=self._is_shared,
+        )
         server = grpc.aio.server(options=options, interceptors=[AuthInterceptor(self.calls)])
         server.add_generic_rpc_handlers(
             (
-                GenerateServicer(self._slot, self._pacer, self._quotas).handlers(self.calls),
+                GenerateServicer(self._slot, self._pacer, quotas).handlers(self.calls),
                 ModelServicer(self._slot).handlers(self.calls),
-                UsageServicer(self._find_receipt).handlers(self.calls),
+                UsageServicer(self.accounts.find_receipt).handlers(self.calls),
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
@@ -224,7 +218,8 @@ class Server:
         return server
 
     def _bind(self) -> Address:
-        check_free(self._requested_address, "grpc_address")
+        if not self._is_shared:
+            check_free(self._requested_address, "grpc_address")
         try:
             port = self._listen(str(self._requested_address))
         except RuntimeError as error:
@@ -242,13 +237,7 @@ class Server:
         return self._grpc.add_secure_port(address, server_credentials(self._certificates))
 
     def _on_state(self, state: State) -> None:
-        """Refuse requests at once, waiting ones too, while the engine makes no progress."""
-        reason = _REFUSALS.get(state)
-        admission = self._slot.loaded.admission
-        if reason is None:
-            admission.resume()
-        else:
-            admission.suspend(reason)
+        admit_by_state(self._slot.loaded.admission, state)
 
     async def _watch_keys(self) -> None:
         """End the running calls of keys that were revoked, or have expired."""
@@ -329,17 +318,28 @@ def run(config: ServiceConfig) -> int:
     return uvloop.run(serve(config))
 
 
-async def serve(config: ServiceConfig) -> int:
-    """Serve on the running loop until SIGTERM or SIGINT. Returns the exit status."""
-    server = Server(config)
-    stop, abort = _listen_to_signals()
+async def serve(
+    config: ServiceConfig,
+    shared: Parts | None = None,
+    on_ready: Callable[[str], None] = announce_ready,
+) -> int:
+    """Serve on the running loop until SIGTERM or SIGINT. Returns the exit status.
+
+    Args:
+        config: the settings.
+        shared: see `Server`.
+        on_ready: is called with the bound `host:port` once requests are answered.
+
+    """
+    server = Server(config, shared)
+    stop, abort = listen_to_signals()
     try:
         if not await finishes_before(stop, server.start()):
             return 0
         # Vocabulary and engine live as long as the process: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
-        announce_ready(str(server.address))
+        on_ready(str(server.address))
         died = await finishes_before(stop, server.health.died.wait())
         await server.drain(abort)
         return int(died)
@@ -349,7 +349,7 @@ async def serve(config: ServiceConfig) -> int:
             _log.info("stopped")
 
 
-def _listen_to_signals() -> tuple[asyncio.Event, asyncio.Event]:
+def listen_to_signals() -> tuple[asyncio.Event, asyncio.Event]:
     """Events that the first and the second SIGTERM or SIGINT set."""
     first, second = asyncio.Event(), asyncio.Event()
 
@@ -378,7 +378,7 @@ CANCELLED, whoever made them. Its default of 1000 is less than a burst of a few 
 
 
 def channel_options(
-    max_message_bytes: int, header_timeout: float, max_connections: int
+    max_message_bytes: int, header_timeout: float, max_connections: int, *, is_shared: bool = False
 ) -> Sequence[tuple[str, int]]:
     """The options of the gRPC server.
 
@@ -386,6 +386,7 @@ def channel_options(
         max_message_bytes: largest request that is accepted.
         header_timeout: seconds that a connection may take to set up HTTP/2.
         max_connections: most open connections; the gRPC core closes further ones without an error.
+        is_shared: whether other processes of this service listen on the same port.
 
     Answers have no limit here: a request whose answer could be too large is refused before it is computed
     (`rpc/services.py`). The limit on received messages is twice the documented one, so that a request
@@ -408,6 +409,6 @@ def channel_options(
         ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
-        # Otherwise two servers could listen on one port, and connections would reach either.
-        ("grpc.so_reuseport", 0),
+        # Otherwise two services could listen on one port, and connections would reach either.
+        ("grpc.so_reuseport", int(is_shared)),
     )

@@ -32,7 +32,7 @@ def serve(arguments: Sequence[str]) -> int:
     logs.configure(config.log_level, config.log_format, server="service")
     logs.catch_exceptions()
     watch_parent()
-    from inference_service.server import run as run_service
+    from inference_service.frontends.supervisor import run as run_service
 
     with logs.separate_error():
         return run_service(config)

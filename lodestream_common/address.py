@@ -138,6 +138,30 @@ def check_free(address: Address, setting: str) -> None:
         raise cannot_listen(address, setting, error) from error
 
 
+def reserve(address: Address, setting: str) -> tuple[socket.socket, Address]:
+    """Bind an address without listening, for processes that share its port: they alone get connections.
+
+    Returns:
+        The socket, which holds the port until it is closed, and the address with the port that it got.
+
+    Raises:
+        OperatorError: another program listens there, or this machine does not allow it.
+
+    """
+    check_free(address, setting)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        # A name like localhost has addresses of both families; callers expect IPv4.
+        family, *_, place = min(found, key=lambda info: info[0] != socket.AF_INET)
+        reserved = socket.socket(family, socket.SOCK_STREAM)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(place[:2])
+    except OSError as error:
+        raise cannot_listen(address, setting, error) from error
+    return reserved, Address(address.host, reserved.getsockname()[1])
+
+
 def _check_port(address: Address) -> None:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     failures = [error for info in found if (error := _bind_failure(info[0], info[4]))]

@@ -1,12 +1,20 @@
-"""What a call says about its caller: the key's text, the host, and the delay after failed keys."""
+"""What a call says about its caller: the key's text, the host, and the delay after failed keys.
+
+Processes that listen on one port keep the times of failed keys in shared memory.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import multiprocessing
 import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
 from urllib.parse import unquote
 
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([\x21-\x7e]{1,1024}) *")
@@ -18,6 +26,8 @@ SECONDS_PER_FAILURE = 1.0
 MAX_DELAY = 5.0
 """Seconds of the longest delay of a refusal."""
 _MAX_ADDRESSES = 10_000
+_PLACES = 65_536
+"""Of the times in shared memory. Two addresses in one place are treated as one."""
 
 
 class FailedKeys:
@@ -61,6 +71,36 @@ class FailedKeys:
         if len(self._due) > _MAX_ADDRESSES:
             self._due.popitem(last=False)
         return due
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTimes:
+    """The times of failed keys in memory that several processes share."""
+
+    until: Any
+    """Times on the monotonic clock of this machine, by place."""
+    secret: bytes
+    """Makes the places of addresses unpredictable."""
+
+    @classmethod
+    def make(cls) -> SharedTimes:
+        """Shared memory that is passed on to processes as they are spawned."""
+        return cls(multiprocessing.get_context("spawn").RawArray("d", _PLACES), secrets.token_bytes(16))
+
+
+class SharedFailedKeys(FailedKeys):
+    """The delay of refusals of failed keys, whichever process receives them."""
+
+    def __init__(self, times: SharedTimes, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._times = times
+
+    def exchange(self, source: str, update: Callable[[float], float]) -> float:
+        """Replace the time of an address."""
+        digest = blake2b(source.encode(), digest_size=8, key=self._times.secret).digest()
+        place = int.from_bytes(digest) % _PLACES
+        self._times.until[place] = until = update(self._times.until[place])
+        return until
 
 
 def bearer_token(authorization: str | None) -> str | None:

@@ -89,13 +89,21 @@ class Pacer:
         most: largest interval, in seconds, range [0, 10]; 0: there is none.
         pacing: how it is chosen.
         load: reads the load; None: of the thread that asks first.
+        least: the interval that another loop needs, which makes the tokens.
 
     """
 
-    def __init__(self, most: float, pacing: Pacing = "auto", load: LoadMeter | None = None) -> None:
+    def __init__(
+        self,
+        most: float,
+        pacing: Pacing = "auto",
+        load: LoadMeter | None = None,
+        least: Interval = no_interval,
+    ) -> None:
         self._most = most
         self._pacing = pacing
         self._load = load or LoadMeter()
+        self._least = least
         self._interval = 0.0
         self._is_used = False
         self._timer: asyncio.TimerHandle | None = None
@@ -114,7 +122,7 @@ class Pacer:
             self._is_used = True
             if self._timer is None:
                 self._start()
-            return min(self._interval, limit)
+            return min(max(self._interval, self._least()), limit)
         return limit if self._pacing == "always" else _random(limit)
 
     def _start(self) -> None:

@@ -16,11 +16,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from lodestream_common.metrics import LATENCY_SECONDS
+from lodestream_common.metrics import LATENCY_SECONDS, SHARED_DIRECTORY
 
-SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable of the metrics library: where processes that count together keep their numbers. The
-library reads it when it is imported."""
 UNKNOWN_ROUTE = "unknown"
 """The label of requests that no route took; their paths are their callers' own words."""
 

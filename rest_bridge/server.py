@@ -160,13 +160,12 @@ def certificate_of(config: BridgeConfig) -> FollowedHttps | None:
     return None if files.certificate is None and files.key is None else FollowedHttps(files)
 
 
-def listen(address: Address, *, is_shared: bool, backlog: int | None = _BACKLOG) -> socket.socket:
+def listen(address: Address, *, is_shared: bool) -> socket.socket:
     """Bind an address.
 
     Args:
         address: host and port; port 0 is one of the system's choice.
         is_shared: whether other processes listen on the same port.
-        backlog: connections that may wait to be accepted; None: the socket is bound, and does not listen.
 
     Raises:
         OSError: the address cannot be bound.
@@ -175,13 +174,7 @@ def listen(address: Address, *, is_shared: bool, backlog: int | None = _BACKLOG)
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     # A name like localhost has addresses of both families; callers expect IPv4.
     family, *_, place = min(found, key=lambda info: info[0] != socket.AF_INET)
-    if backlog is None:
-        reserved = socket.socket(family, socket.SOCK_STREAM)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserved.bind(place[:2])
-        return reserved
-    listener = socket.create_server(place[:2], family=family, backlog=backlog, reuse_port=is_shared)
+    listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG, reuse_port=is_shared)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         # Accepted connections inherit the option.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_BUFFER)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import secrets
 import signal
-import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -26,18 +23,16 @@ import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
 from lodestream_common import logs
-from lodestream_common.address import Address, cannot_listen, check_free, parse_address
+from lodestream_common.address import parse_address, reserve
 from lodestream_common.errors import OperatorError
-from lodestream_common.failed_keys import FailedKeys
+from lodestream_common.failed_keys import SharedFailedKeys, SharedTimes
+from lodestream_common.metrics import SHARED_DIRECTORY
 from lodestream_common.ready import announce_ready
 from rest_bridge import server
 from rest_bridge.config import BridgeConfig
 from rest_bridge.limits import ConnectionCap
-from rest_bridge.metrics import SHARED_DIRECTORY
 
 _SPAWN = multiprocessing.get_context("spawn")
-_ADDRESSES = 65_536
-"""Places for the times of failed keys. Two addresses in one place are treated as one."""
 _RESTART_PAUSE = 1.0
 """Seconds before a worker that ended by itself is replaced."""
 
@@ -59,16 +54,13 @@ class Shared:
     """One integer for each worker: its open connections."""
     refused: Any
     """One for each worker: the connections that it refused since the limit was reached."""
-    failed_until: Any
-    """Times on the monotonic clock of this machine, by place."""
-    secret: bytes
-    """Makes the places of addresses unpredictable."""
+    failed: SharedTimes
+    """Of failed keys."""
 
     @classmethod
     def of(cls, workers: int) -> Shared:
         """Shared memory for so many workers."""
-        counts = _SPAWN.RawArray("q", workers), _SPAWN.RawArray("q", workers)
-        return cls(*counts, _SPAWN.RawArray("d", _ADDRESSES), secrets.token_bytes(16))
+        return cls(_SPAWN.RawArray("q", workers), _SPAWN.RawArray("q", workers), SharedTimes.make())
 
     def forget(self, worker: int) -> None:
         """Take the connections of a worker that ended out of the count."""
@@ -104,21 +96,6 @@ class SharedCap(ConnectionCap):
         return sum(self._shared.connections)
 
 
-class SharedFailedKeys(FailedKeys):
-    """The delay of refusals of failed keys, whichever worker receives them."""
-
-    def __init__(self, shared: Shared, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
-        self._shared = shared
-
-    def exchange(self, source: str, update: Callable[[float], float]) -> float:
-        """Replace the time of an address."""
-        digest = blake2b(source.encode(), digest_size=8, key=self._shared.secret).digest()
-        place = int.from_bytes(digest) % _ADDRESSES
-        self._shared.failed_until[place] = until = update(self._shared.failed_until[place])
-        return until
-
-
 @dataclass(slots=True)
 class _Worker:
     process: BaseProcess
@@ -137,7 +114,7 @@ class _Supervisor:
 
         """
         server.check(config)
-        self._port, address = _reserve(parse_address(config.http_address, server.SETTING))
+        self._port, address = reserve(parse_address(config.http_address, server.SETTING), server.SETTING)
         self._config = config.model_copy(update={"http_address": str(address)})
         self._on_ready = on_ready
         self._shared = Shared.of(config.workers)
@@ -238,16 +215,6 @@ def _received(pipe: Connection) -> str | None:
         return "a worker ended before it was ready"
 
 
-def _reserve(address: Address) -> tuple[socket.socket, Address]:
-    """Bind the port without listening, so that the workers alone get connections."""
-    check_free(address, server.SETTING)
-    try:
-        listener = server.listen(address, is_shared=True, backlog=None)
-    except OSError as error:
-        raise cannot_listen(address, server.SETTING, error) from error
-    return listener, Address(address.host, listener.getsockname()[1])
-
-
 def _work(config: BridgeConfig, shared: Shared, worker: int, pipe: Connection) -> None:
     """Serve as one worker. Signals of the terminal reach the supervisor alone, which passes them on."""
     os.setpgrp()
@@ -258,7 +225,9 @@ def _work(config: BridgeConfig, shared: Shared, worker: int, pipe: Connection) -
         with logs.separate_error():
             cap = SharedCap(server.affordable(config.max_connections), shared, worker)
             server.run(
-                config, lambda _: pipe.send(None), server.Parts(cap, SharedFailedKeys(shared), is_shared=True)
+                config,
+                lambda _: pipe.send(None),
+                server.Parts(cap, SharedFailedKeys(shared.failed), is_shared=True),
             )
     except OperatorError as error:
         pipe.send(str(error))

@@ -34,9 +34,9 @@ class Caller:
 class Access:
     """Checks a call's key and its level. A server without keys admits everybody."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, failed: FailedKeys) -> None:
         self._keyring = keyring
-        self._failed = FailedKeys()
+        self._failed = failed
 
     def refusal_delay(self, metadata: Metadata, client: str) -> float:
         """Seconds by which to delay the refusal of an invalid key; 0 for a call without a key.

@@ -26,7 +26,7 @@ from inference_service.errors import (
 )
 from inference_service.rpc import status, tracing
 from inference_service.rpc.auth import Access, Caller, Metadata
-from inference_service.rpc.quotas import Quotas
+from inference_service.rpc.quotas import QuotaControl
 from inference_service.scheduling.admission import DeadlinePassed, Tenant
 from lodestream_common.failed_keys import host_of_peer
 from lodestream_common.keys import ANONYMOUS, Level, Priority
@@ -188,7 +188,7 @@ class RunningCalls:
     def __init__(
         self,
         access: Access,
-        quotas: Quotas,
+        quotas: QuotaControl,
         max_message_bytes: int,
         body_timeout: float,
         *,

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc as pb_grpc
 
 from inference_service.backends.types import BackendStats
+from inference_service.scheduling.admission import AdmissionControl
 from lodestream_common.failed_keys import host_of_peer
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +31,18 @@ class State(Enum):
     DRAINING = "draining"
     DEAD = "dead"
     """The engine has failed and does not come back."""
+
+
+_REFUSALS = {State.STALLED: "its engine makes no progress", State.DEAD: "its engine is down"}
+
+
+def admit_by_state(admission: AdmissionControl, state: State) -> None:
+    """Refuse requests at once, waiting ones too, while the engine makes no progress."""
+    reason = _REFUSALS.get(state)
+    if reason is None:
+        admission.resume()
+    else:
+        admission.suspend(reason)
 
 
 class HealthServicer(pb_grpc.HealthServicer):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from inference_service.errors import InvalidRequest, RateLimited
 from inference_service.rpc.auth import Caller
@@ -46,7 +47,28 @@ class _Standing:
         return amount * self.period / self.bucket.limit
 
 
-class Quotas:
+class QuotaControl(Protocol):
+    """What calls need of the quotas, which are counted in this process or in another one."""
+
+    async def count_request(self, caller: Caller) -> Mapping[str, str]:
+        """Count one request; see `Quotas`."""
+
+    async def reserve_tokens(
+        self, caller: Caller, tokens: int, *, only_check: bool = False
+    ) -> Mapping[str, str]:
+        """Charge the tokens of a prompt; see `Quotas`."""
+
+    def charge_tokens(self, caller: Caller, tokens: int) -> None:
+        """Charge the tokens of an answer; see `Quotas`."""
+
+    def running(self, caller: Caller) -> AbstractAsyncContextManager[None]:
+        """Count a generation until the context ends; see `Quotas`."""
+
+    async def close(self) -> None:
+        """Finish what is being counted."""
+
+
+class Quotas(QuotaControl):
     """Holds callers to the quotas of their keys. Callers of an open server have none.
 
     Args:
@@ -69,9 +91,8 @@ class Quotas:
             RateLimited: the key has no request left now.
 
         """
-        own = caller.limits.requests_per_minute
-        limit = self._requests_per_minute if own is None else own
-        if not limit or caller.key_id == ANONYMOUS:
+        limit = request_limit(caller, self._requests_per_minute)
+        if not limit:
             return {}
         return await self._take(Bucket("requests", caller.key_id, limit), 1, Take.IF_IT_FITS)
 
@@ -122,8 +143,8 @@ class Quotas:
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
-    @contextmanager
-    def running(self, caller: Caller) -> Iterator[None]:
+    @asynccontextmanager
+    async def running(self, caller: Caller) -> AsyncIterator[None]:
         """Count a generation until the context ends.
 
         Raises:
@@ -145,6 +166,14 @@ class Quotas:
         """Finish what is being counted."""
         await asyncio.gather(*self._settling, return_exceptions=True)
         await self.counts.close()
+
+
+def request_limit(caller: Caller, usual: int) -> int:
+    """The requests a minute of a caller, 0 for no limit; `usual` is that of a key without its own number."""
+    own = caller.limits.requests_per_minute
+    if caller.key_id == ANONYMOUS:
+        return 0
+    return usual if own is None else own
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from inference_service.request.prompt import prompt_fields
 from inference_service.rpc import encode
 from inference_service.rpc.auth import Caller
 from inference_service.rpc.call import Context, RpcCall, RunningCalls
-from inference_service.rpc.quotas import Quotas
+from inference_service.rpc.quotas import QuotaControl
 from inference_service.rpc.tracing import trace_request, trace_stages
 from inference_service.scheduling.admission import Deadline
 from inference_service.scheduling.loaded_engine import EngineSlot, LoadedEngine
@@ -47,7 +47,7 @@ _REPLACEMENT_BYTES = 3
 class GenerateServicer:
     """Answers generation requests."""
 
-    def __init__(self, slot: EngineSlot, pacer: Pacer, quotas: Quotas) -> None:
+    def __init__(self, slot: EngineSlot, pacer: Pacer, quotas: QuotaControl) -> None:
         self._slot = slot
         self._pacer = pacer
         self._quotas = quotas
@@ -91,13 +91,13 @@ class GenerateServicer:
         loaded.admission.check_open()
         caller = call.caller or Caller(ANONYMOUS, ANONYMOUS, Level.ADMIN)
         if not message.validate_only:
-            loaded.admission.check_space(call.tenant, call.priority)
-        with nullcontext() if message.validate_only else self._quotas.running(caller):
+            await loaded.admission.check_space(call.tenant, call.priority)
+        async with nullcontext() if message.validate_only else self._quotas.running(caller):
             request = await self._read(call, message, loaded)
             if in_one_message:
                 _check_answer_size(request, loaded.model.tokenizer.longest_token)
             call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
-            with loaded.admission.reserve(
+            async with loaded.admission.reserve(
                 call.tenant, request.permits, request.deadline, call.priority
             ) as permit:
                 # After the permits: a request that the queue refuses costs the key no tokens.
@@ -136,7 +136,7 @@ class GenerateServicer:
         request = await model.work(call.tenant, call.size, planner.plan, effort=effort_of(parsed))
         if not parsed.validate_only:
             return request
-        estimate = loaded.admission.estimate(call.tenant, call.priority)
+        estimate = await loaded.admission.estimate(call.tenant, call.priority)
         return replace(request, report=replace(request.report, queue_estimate=estimate))
 
 

@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from inference_service.errors import DeadlineBeforeFirstToken, NotReady, QueueFull
 from lodestream_common.keys import Priority
@@ -34,7 +34,46 @@ _INTERACTIVE_PERMITS = 4
 """How many permits interactive requests get for each one of batch requests, while both wait."""
 
 
-class Admission:
+class AdmissionControl(Protocol):
+    """What requests and the server need of the admission to an engine, in this process or in another one."""
+
+    @property
+    def running(self) -> int:
+        """How many permits are held."""
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a permit."""
+
+    def close(self) -> None:
+        """Refuse new requests. Requests that wait already keep their place."""
+
+    def suspend(self, reason: str) -> None:
+        """Refuse new and waiting requests until `resume`. Running requests keep their permits."""
+
+    def resume(self) -> None:
+        """Admit requests again."""
+
+    def check_open(self) -> None:
+        """Check that requests are admitted at all; see `Admission`."""
+
+    async def check_space(self, tenant: Tenant, priority: Priority = Priority.INTERACTIVE) -> None:
+        """Check that there is space for a tenant's request; see `Admission`."""
+
+    def reserve(
+        self,
+        tenant: Tenant,
+        permits: int,
+        deadline: Deadline | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> AbstractAsyncContextManager[Permit]:
+        """Take the permits of a request; see `Admission`."""
+
+    async def estimate(self, tenant: Tenant, priority: Priority = Priority.INTERACTIVE) -> float:
+        """Seconds that a request would wait now; see `Admission`."""
+
+
+class Admission(AdmissionControl):
     """A fixed number of permits, and for each priority a bounded queue for them that is fair between tenants.
 
     Tenants with waiting requests take turns and share the places. A tenant that floods the queue delays its
@@ -59,7 +98,12 @@ class Admission:
         self._refusal: str | None = None
         """Why no request is admitted now; None: requests are admitted."""
         self._closed = False
-        self.running = 0
+        self._running = 0
+
+    @property
+    def running(self) -> int:
+        """How many permits are held."""
+        return self._running
 
     @property
     def waiting(self) -> int:
@@ -94,25 +138,28 @@ class Admission:
         if self._refusal is not None:
             raise NotReady(self._refusal)
 
-    def check_space(self, tenant: Tenant, priority: Priority = Priority.INTERACTIVE) -> None:
+    async def check_space(self, tenant: Tenant, priority: Priority = Priority.INTERACTIVE) -> None:
         """Check that there is space for a tenant's request, before any work is done for it.
 
         Raises:
             QueueFull: the queue is full, or this tenant's share of it.
 
         """
+        self._check_space(tenant, priority)
+
+    def _check_space(self, tenant: Tenant, priority: Priority) -> None:
         queue = self._queues[priority]
-        if self.running >= self._capacity and not queue.has_space(tenant):
+        if self._running >= self._capacity and not queue.has_space(tenant):
             self._refuse(queue, tenant)
 
-    @contextmanager
-    def reserve(
+    @asynccontextmanager
+    async def reserve(
         self,
         tenant: Tenant,
         permits: int,
         deadline: Deadline | None = None,
         priority: Priority = Priority.INTERACTIVE,
-    ) -> Iterator[Permit]:
+    ) -> AsyncIterator[Permit]:
         """Take the permits of a request: free ones at once, the rest as places in the queue. All or none.
 
         Gives a function that waits for one permit and holds it; it may be called once for each permit. The
@@ -140,9 +187,12 @@ class Admission:
             while turns:
                 self._give_back(queue, tenant, turns.pop())
 
-    def estimate(self, tenant: Tenant, priority: Priority = Priority.INTERACTIVE) -> float:
+    async def estimate(self, tenant: Tenant, priority: Priority = Priority.INTERACTIVE) -> float:
         """Seconds that a request would wait now, estimated from how long recent requests held a permit."""
-        if self.running < self._capacity or self._hold_seconds is None:
+        return self._estimate(tenant, priority)
+
+    def _estimate(self, tenant: Tenant, priority: Priority) -> float:
+        if self._running < self._capacity or self._hold_seconds is None:
             return 0.0
         counts = self._queues[priority].counts
         own = counts.get(tenant, 0)
@@ -155,13 +205,13 @@ class Admission:
 
     def _check(self, tenant: Tenant, permits: int, deadline: Deadline | None, priority: Priority) -> None:
         self.check_open()
-        self.check_space(tenant, priority)
+        self._check_space(tenant, priority)
         # A request with more choices than its tenant's share is admitted only while no other request waits.
-        waiting = permits - max(0, self._capacity - self.running)
+        waiting = permits - max(0, self._capacity - self._running)
         queue = self._queues[priority]
         if waiting > 0 and queue and not queue.has_space(tenant, waiting):
             self._refuse(queue, tenant)
-        wait = self.estimate(tenant, priority)
+        wait = self._estimate(tenant, priority)
         if deadline is not None and wait and time.monotonic() + wait > deadline.at:
             raise DeadlineBeforeFirstToken(wait)
 
@@ -171,8 +221,8 @@ class Admission:
 
     def _enter(self, queue: FairQueue[_Turn], tenant: Tenant) -> _Turn:
         turn: _Turn = asyncio.get_running_loop().create_future()
-        if self.running < self._capacity:
-            self.running += 1
+        if self._running < self._capacity:
+            self._running += 1
             turn.set_result(None)
         else:
             queue.push(tenant, turn)
@@ -190,7 +240,7 @@ class Admission:
             raise
         began = time.monotonic()
         try:
-            yield self.running
+            yield self._running
         finally:
             self._record(time.monotonic() - began)
             self._release()
@@ -208,7 +258,7 @@ class Admission:
             if not turn.done():
                 turn.set_result(None)
                 return
-        self.running -= 1
+        self._running -= 1
 
     def _next_queue(self) -> FairQueue[_Turn]:
         """The queue whose turn it is; an empty one only where both are empty."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from inference_service.backends import registry
 from inference_service.backends.base import Backend
 from inference_service.backends.registry import Shape
-from inference_service.backends.types import BackendStats
+from inference_service.backends.types import BackendDescription, BackendStats
 from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady
 from inference_service.models import catalog, loader
 from inference_service.output.content_filter.output import ContentPolicy
 from inference_service.request.options import TokenLimits
-from inference_service.scheduling.admission import Admission
+from inference_service.scheduling.admission import Admission, AdmissionControl
 from inference_service.scheduling.served_model import ServedModel
 from inference_service.scheduling.workers import FairPool
 from lodestream_common.errors import OperatorError
@@ -43,7 +45,7 @@ class LoadedEngine:
 
     backend: Backend
     model: ServedModel
-    admission: Admission
+    admission: AdmissionControl
     policy: ContentPolicy | None = None
 
 
@@ -91,30 +93,77 @@ async def build(config: ServiceConfig, workers: FairPool, compilers: FairPool) -
         OperatorError: something is missing, broken or unsupported.
 
     """
-    policy = _policy(config)
-    loaded = await _load(config, workers)
+    policy = policy_of(config)
+    loaded = await load_model(config, workers)
+    started = await start(config, loaded)
+    model = served_model(config, loaded, started.facts, workers, compilers)
+    return LoadedEngine(started.backend, model, started.admission, policy)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What is known of a started engine, beside its model."""
+
+    path: Path
+    """Of the model, a file or a directory."""
+    model_id: str
+    description: BackendDescription
+    created: int
+    """Seconds since the Unix epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedEngine:
+    """A started engine without the parts that read requests."""
+
+    backend: Backend
+    admission: Admission
+    facts: EngineFacts
+
+
+async def start(config: ServiceConfig, loaded: loader.LoadedModel) -> StartedEngine:
+    """Start the engine of a model.
+
+    Raises:
+        OperatorError: the engine cannot be loaded.
+
+    """
     backend = registry.create(config, loaded.path, loaded.tokenizer, shape_of(config, loaded))
     description = await backend.start()
-    model = ServedModel(
+    admission = Admission(capacity=description.max_concurrency, queue_limit=config.queue_limit)
+    facts = EngineFacts(loaded.path, loaded.id, description, int(time.time()))
+    return StartedEngine(backend, admission, facts)
+
+
+def served_model(
+    config: ServiceConfig,
+    loaded: loader.LoadedModel,
+    facts: EngineFacts,
+    workers: FairPool,
+    compilers: FairPool,
+) -> ServedModel:
+    """The model as requests see it."""
+    most = config.max_tokens_limit
+    return ServedModel(
         id=loaded.id,
         aliases=config.alias,
         tokenizer=loaded.tokenizer,
         template=loaded.chat_template,
-        engine=description,
+        engine=facts.description,
         workers=workers,
         compilers=compilers,
-        limits=_token_limits(config),
+        limits=TokenLimits(default=min(config.default_max_tokens, most), most=most),
+        created=facts.created,
     )
-    admission = Admission(capacity=description.max_concurrency, queue_limit=config.queue_limit)
-    return LoadedEngine(backend, model, admission, policy)
 
 
-def _token_limits(config: ServiceConfig) -> TokenLimits:
-    most = config.max_tokens_limit
-    return TokenLimits(default=min(config.default_max_tokens, most), most=most)
+def policy_of(config: ServiceConfig) -> ContentPolicy | None:
+    """The content filter of the settings; None: there is none.
 
+    Raises:
+        OperatorError: its rules cannot be read.
 
-def _policy(config: ServiceConfig) -> ContentPolicy | None:
+    """
     if config.content_filter_file is None:
         return None
     # The matching library is loaded only where there are rules.
@@ -123,7 +172,13 @@ def _policy(config: ServiceConfig) -> ContentPolicy | None:
     return FilePolicy(config.content_filter_file)
 
 
-async def _load(config: ServiceConfig, workers: FairPool) -> loader.LoadedModel:
+async def load_model(config: ServiceConfig, workers: FairPool) -> loader.LoadedModel:
+    """Find the model, fetch it if need be, and read it.
+
+    Raises:
+        OperatorError: something is missing, broken or unsupported.
+
+    """
     stop = threading.Event()
 
     def load() -> loader.LoadedModel:

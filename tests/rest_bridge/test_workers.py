@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from lodestream_common.failed_keys import FREE_FAILURES, FailedKeys
-from rest_bridge.workers import Shared, SharedCap, SharedFailedKeys
+from lodestream_common.failed_keys import FREE_FAILURES, FailedKeys, SharedFailedKeys, SharedTimes
+from rest_bridge.workers import Shared, SharedCap
 from tests.rest_bridge.bodies import CHAT, chat
 from tests.rest_bridge.wire import Wire, connect
 from tests.support.processes import ServerProcess, server_process
@@ -120,9 +120,9 @@ async def test_a_taken_port_is_an_error(running: Running, tmp_path: Path) -> Non
 
 
 def test_failed_keys_count_whichever_worker_receives_them() -> None:
-    shared = Shared.of(2)
+    times = SharedTimes.make()
     now = 1000.0
-    one, other = (SharedFailedKeys(shared, lambda: now) for _ in range(2))
+    one, other = (SharedFailedKeys(times, lambda: now) for _ in range(2))
     alone = FailedKeys(lambda: now)
 
     delays = [keys.delay("192.0.2.1") for _ in range(FREE_FAILURES) for keys in (one, other)]

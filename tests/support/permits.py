@@ -17,6 +17,5 @@ async def permit(
     priority: Priority = Priority.INTERACTIVE,
 ) -> AsyncIterator[int]:
     """Wait for a permit and hold it. Yields how many are held then."""
-    with admission.reserve(tenant, 1, deadline, priority) as wait:
-        async with wait() as running:
-            yield running
+    async with admission.reserve(tenant, 1, deadline, priority) as wait, wait() as running:
+        yield running

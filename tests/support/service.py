@@ -15,6 +15,7 @@ from lodestream.inference.v1 import generate_service_pb2_grpc as generate_grpc
 from lodestream.inference.v1 import model_service_pb2_grpc as model_grpc
 
 from inference_service.config import ServiceConfig
+from inference_service.scheduling.admission import Admission
 from inference_service.scheduling.loaded_engine import LoadedEngine
 from inference_service.server import Server
 from tests.support.pacing import pacing_settings
@@ -40,6 +41,13 @@ class Running:
     def loaded(self) -> LoadedEngine:
         """The engine, its model and its permits."""
         return self.server._slot.loaded
+
+    @property
+    def admission(self) -> Admission:
+        """The permits."""
+        admission = self.loaded.admission
+        assert isinstance(admission, Admission)
+        return admission
 
 
 def service_config(**overrides: Any) -> ServiceConfig:

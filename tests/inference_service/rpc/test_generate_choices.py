@@ -248,7 +248,7 @@ async def test_what_would_be_refused_is_refused_when_it_only_validates(service: 
 
 async def test_a_full_queue_refuses_nobody_who_only_validates() -> None:
     async with running_service(max_concurrency=1, queue_limit=0) as busy:
-        busy.loaded.admission._record(2.0)
+        busy.admission._record(2.0)
         holder = busy.generate_stub.GenerateStream(ask("@sim(stall_at=1)"))
         await first(holder)
 

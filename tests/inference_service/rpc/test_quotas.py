@@ -110,14 +110,12 @@ async def test_a_prompt_over_the_whole_quota_is_invalid() -> None:
 
 async def test_generations_at_once_are_limited_and_given_back() -> None:
     quotas, who = Quotas(0, Counts()), caller(max_concurrent=2)
-    with quotas.running(who), quotas.running(caller("bob", max_concurrent=1)):
-        with (
-            quotas.running(who),
-            pytest.raises(RateLimited, match="2 generations at once"),
-            quotas.running(who),
-        ):
-            pass
-        with quotas.running(who):
+    async with quotas.running(who), quotas.running(caller("bob", max_concurrent=1)):
+        async with quotas.running(who):
+            with pytest.raises(RateLimited, match="2 generations at once"):
+                async with quotas.running(who):
+                    pass
+        async with quotas.running(who):
             pass
 
 

@@ -144,15 +144,16 @@ async def test_a_full_queue_of_batch_requests_refuses_no_interactive_one() -> No
     """Each priority has places of its own, and a suspension ends both."""
     admission = Admission(capacity=1, queue_limit=2)
     batch = Priority.BATCH
-    with admission.reserve(None, 3, priority=batch):
+    async with admission.reserve(None, 3, priority=batch):
         with pytest.raises(QueueFull, match="2 requests"):
-            admission.check_space(None, batch)
-        with pytest.raises(QueueFull), admission.reserve(None, 1, priority=batch):
-            pass
-        with admission.reserve(None, 2):
+            await admission.check_space(None, batch)
+        with pytest.raises(QueueFull):
+            async with admission.reserve(None, 1, priority=batch):
+                pass
+        async with admission.reserve(None, 2):
             assert (admission.running, admission.waiting) == (1, 4)
             with pytest.raises(QueueFull):
-                admission.check_space(None)
+                await admission.check_space(None)
             admission.suspend("its engine is down")
             assert admission.waiting == 0
 
@@ -260,11 +261,12 @@ async def test_places_are_taken_together_and_at_once() -> None:
     """Before any of them is waited for: whoever comes meanwhile finds the queue as it is going to be."""
     admission = Admission(capacity=2, queue_limit=4)
 
-    with admission.reserve(None, 5):
+    async with admission.reserve(None, 5):
         assert (admission.running, admission.waiting) == (2, 3)
-        with pytest.raises(QueueFull), admission.reserve(None, 2):
-            pass
-        with admission.reserve(None, 1):
+        with pytest.raises(QueueFull):
+            async with admission.reserve(None, 2):
+                pass
+        async with admission.reserve(None, 1):
             assert (admission.running, admission.waiting) == (2, 4)
         assert (admission.running, admission.waiting) == (2, 3)
     assert (admission.running, admission.waiting) == (0, 0)
@@ -276,22 +278,23 @@ async def test_a_request_that_the_queue_has_no_room_for_may_come_in_alone(
 ) -> None:
     admission = Admission(capacity=1, queue_limit=queue_limit)
 
-    with admission.reserve(None, permits):
+    async with admission.reserve(None, permits):
         assert admission.waiting == permits - 1
-        with pytest.raises(QueueFull), admission.reserve(None, 1):
-            pass
+        with pytest.raises(QueueFull):
+            async with admission.reserve(None, 1):
+                pass
 
 
 async def test_a_request_without_choices_takes_no_place() -> None:
     admission = Admission(capacity=1, queue_limit=0)
 
-    with admission.reserve(None, 1), admission.reserve(None, 0):
+    async with admission.reserve(None, 1), admission.reserve(None, 0):
         assert (admission.running, admission.waiting) == (1, 0)
 
 
 async def test_places_left_over_are_free_again_whether_granted_or_not() -> None:
     admission = Admission(capacity=1, queue_limit=9)
-    with admission.reserve(None, 3) as wait:
+    async with admission.reserve(None, 3) as wait:
         async with wait():
             pass
         assert (admission.running, admission.waiting) == (1, 1)
@@ -300,7 +303,7 @@ async def test_places_left_over_are_free_again_whether_granted_or_not() -> None:
 
 async def test_each_permit_of_a_request_is_free_when_its_own_context_ends() -> None:
     admission = Admission(capacity=1, queue_limit=9)
-    with admission.reserve(None, 2) as wait:
+    async with admission.reserve(None, 2) as wait:
         async with wait() as running:
             assert running == 1
             other = asyncio.create_task(_hold_one(admission))
@@ -322,8 +325,8 @@ class Learned:
         self.admission = Admission(capacity=capacity, queue_limit=100)
         self.admission._record(seconds)
 
-    def estimate(self, tenant: Tenant = None) -> float:
-        return self.admission.estimate(tenant)
+    async def estimate(self, tenant: Tenant = None) -> float:
+        return await self.admission.estimate(tenant)
 
 
 async def test_the_estimate_is_how_long_permits_were_held_lately() -> None:
@@ -331,9 +334,9 @@ async def test_the_estimate_is_how_long_permits_were_held_lately() -> None:
     async with permit(admission, None):
         await asyncio.sleep(0.05)
 
-    assert admission.estimate(None) == 0
+    assert await admission.estimate(None) == 0
     async with permit(admission, None):
-        assert 0.04 < admission.estimate(None) < 5
+        assert 0.04 < await admission.estimate(None) < 5
 
 
 @pytest.mark.parametrize(
@@ -341,47 +344,48 @@ async def test_the_estimate_is_how_long_permits_were_held_lately() -> None:
 )
 async def test_the_estimate_grows_with_the_queue(capacity: int, permits: int, seconds: float) -> None:
     learned = Learned(capacity)
-    with learned.admission.reserve(None, permits):
-        assert learned.estimate() == pytest.approx(seconds)
+    async with learned.admission.reserve(None, permits):
+        assert await learned.estimate() == pytest.approx(seconds)
 
 
 async def test_a_quiet_tenant_waits_for_one_turn_of_each_other_only() -> None:
     learned = Learned()
-    with learned.admission.reserve("flooder", 50), learned.admission.reserve("another", 2):
-        assert learned.estimate("quiet") == pytest.approx(3)
-        assert learned.estimate("another") == pytest.approx(6)
-        assert learned.estimate("flooder") == pytest.approx(49 + 2 + 1)
+    async with learned.admission.reserve("flooder", 50), learned.admission.reserve("another", 2):
+        assert await learned.estimate("quiet") == pytest.approx(3)
+        assert await learned.estimate("another") == pytest.approx(6)
+        assert await learned.estimate("flooder") == pytest.approx(49 + 2 + 1)
 
 
 async def test_the_estimate_knows_priorities() -> None:
     """An interactive request waits for a batch one after each four; a batch one for four before each."""
     learned = Learned()
-    with learned.admission.reserve("batch", 3, priority=Priority.BATCH):
-        assert learned.estimate("alice") == pytest.approx(1)
-        with learned.admission.reserve("alice", 9):
-            assert learned.estimate("alice") == pytest.approx(9 + 2 + 1)
-            assert learned.admission.estimate("batch", Priority.BATCH) == pytest.approx(2 + 9 + 1)
-            assert learned.admission.estimate("other", Priority.BATCH) == pytest.approx(1 + 8 + 1)
+    async with learned.admission.reserve("batch", 3, priority=Priority.BATCH):
+        assert await learned.estimate("alice") == pytest.approx(1)
+        async with learned.admission.reserve("alice", 9):
+            assert await learned.estimate("alice") == pytest.approx(9 + 2 + 1)
+            assert await learned.admission.estimate("batch", Priority.BATCH) == pytest.approx(2 + 9 + 1)
+            assert await learned.admission.estimate("other", Priority.BATCH) == pytest.approx(1 + 8 + 1)
 
 
 async def test_a_deadline_within_the_estimate_is_refused_at_once() -> None:
     learned = Learned(seconds=10)
     admission = learned.admission
-    with admission.reserve(None, 1):
+    async with admission.reserve(None, 1):
         soon = Deadline(time.monotonic() + 5)
-        with (
-            pytest.raises(DeadlineBeforeFirstToken, match=r"about 10\.0 s"),
-            admission.reserve(None, 1, soon),
-        ):
-            pass
+        with pytest.raises(DeadlineBeforeFirstToken, match=r"about 10\.0 s"):
+            async with admission.reserve(None, 1, soon):
+                pass
         assert (admission.running, admission.waiting) == (1, 0)
-        with admission.reserve(None, 1, Deadline(time.monotonic() + 60)), admission.reserve(None, 1):
+        async with admission.reserve(None, 1, Deadline(time.monotonic() + 60)), admission.reserve(None, 1):
             assert admission.waiting == 2
 
 
 async def test_without_history_no_deadline_is_refused_before_it_passes() -> None:
     admission = Admission(capacity=1, queue_limit=9)
-    with admission.reserve(None, 1), admission.reserve(None, 1, Deadline(time.monotonic() + 0.01)) as wait:
+    async with (
+        admission.reserve(None, 1),
+        admission.reserve(None, 1, Deadline(time.monotonic() + 0.01)) as wait,
+    ):
         with pytest.raises(DeadlinePassed):
             async with wait():
                 pass

@@ -143,7 +143,7 @@ async def test_many_at_once_do_not_overfill_the_queue() -> None:
 
 async def test_a_deadline_within_the_estimate_is_refused_without_waiting() -> None:
     async with running_service(max_concurrency=1) as service:
-        service.loaded.admission._record(1000.0)
+        service.admission._record(1000.0)
         holder = service.generate_stub.GenerateStream(ask(STALLS))
         await first(holder)
 

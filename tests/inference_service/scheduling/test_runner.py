@@ -262,10 +262,12 @@ async def served(
     backend: Backend, admission: Admission, what: GenerationRequest
 ) -> AsyncGenerator[Event, None]:
     """The events of a request that takes its permits like the others."""
-    with admission.reserve("t", what.permits, what.deadline) as wait:
-        async with aclosing(Generation(backend, wait, what, Progress()).events()) as events:
-            async for event in events:
-                yield event
+    async with (
+        admission.reserve("t", what.permits, what.deadline) as wait,
+        aclosing(Generation(backend, wait, what, Progress()).events()) as events,
+    ):
+        async for event in events:
+            yield event
 
 
 def step(*ids: int, finish: EngineFinish | None = None) -> EngineStep:
