@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -170,7 +170,7 @@ class Front:
             self.hold,
             self.running,
             accounts.quotas.count_request,
-            accounts.quotas.reserve_tokens,
+            self.reserve_tokens,
             accounts.find_receipt,
         )
         self.responder = Responder(
@@ -246,6 +246,10 @@ class Front:
         """Wait for a permit of a reservation, and hold it until the generator is closed."""
         async with self._permits[number]() as running:
             yield running
+
+    async def reserve_tokens(self, caller: Caller, tokens: int, only_check: bool) -> Mapping[str, str]:
+        """See `Quotas`."""
+        return await self._host.accounts.quotas.reserve_tokens(caller, tokens, only_check=only_check)
 
     async def running(self, caller: Caller) -> AsyncGenerator[None, None]:
         """Count a generation of a key until the generator is closed."""

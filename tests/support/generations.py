@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
 
 from tests.support.calls import TIMEOUT_SECONDS, collect
-from tests.support.service import MODEL_ID, Running
+from tests.support.service import MODEL_ID
 
 HOT = pb.SamplingOptions(temperature=1.0, seed=7)
 ECHO_TOOL = pb.Tool(
@@ -19,6 +19,13 @@ ECHO_TOOL = pb.Tool(
     parameters='{"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}',
 )
 TIME_TOOL = pb.Tool(name="time")
+
+
+class Generating(Protocol):
+    """What answers generation requests."""
+
+    @property
+    def generate_stub(self) -> Any: ...
 
 
 def spoken(text: str, *tools: pb.Tool, **fields: Any) -> generate_pb.GenerateRequest:
@@ -39,7 +46,7 @@ def batch(*prompts: str | Sequence[int], **fields: Any) -> generate_pb.GenerateR
     return generate_pb.GenerateRequest(model=MODEL_ID, batch=pb.BatchInput(prompts=found), **given)
 
 
-async def both(service: Running, request: generate_pb.GenerateRequest) -> generate_pb.GenerateResponse:
+async def both(service: Generating, request: generate_pb.GenerateRequest) -> generate_pb.GenerateResponse:
     """Request an answer whole and streamed. Both must be equal; return the whole answer."""
     answer, events = await asyncio.gather(
         _awaited(service.generate_stub.Generate(request, timeout=TIMEOUT_SECONDS)),

@@ -67,9 +67,9 @@ def _spawn(
 
 
 async def _address(process: subprocess.Popen[bytes], ready: Path) -> str:
-    for _ in range(600):
+    for _ in range(1200):
         if address := read_ready(ready):
             return address
         assert process.poll() is None, f"the server ended with status {process.returncode}"
         await asyncio.sleep(0.05)
-    raise AssertionError("the server did not become ready within 30 seconds")
+    raise AssertionError("the server did not become ready within 60 seconds")
