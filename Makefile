@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A file's tests stay in one process, with the servers that they share.
 PARALLEL := -n 2 --dist loadfile
+# Without cached bytecode every process of the tests compiles every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 PROTOS := $(wildcard proto/lodestream/inference/v1/*.proto)
 
 .PHONY: help serve test check quick format lint types imports proto proto-check unit node openai-python bench gpu-smoke images readme parameters lock clean unit-newest stats soak hooks parts screenshot pacing

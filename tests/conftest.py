@@ -28,7 +28,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _STATE = tempfile.TemporaryDirectory(prefix="lodestream-state-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
 
-_SERVERS = frozenset({"tests.support.service", "tests.support.transports", "tests.support.processes"})
+_SERVERS = frozenset(
+    {
+        "tests.support.processes",
+        "tests.support.service",
+        "tests.support.transports",
+        "tests.transports.metered",
+    }
+)
 _FIXTURES = frozenset({"model_file", "default_model_file", "llama31_files"})
 
 

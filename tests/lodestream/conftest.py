@@ -1,14 +1,18 @@
-"""What the tests of the command line share: a home of their own, and the command as a process."""
+"""What the tests of the command line share: a home of their own, and the command."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+
+from lodestream.cli import main
 
 COMMAND = (sys.executable, "-m", "lodestream.cli")
 
@@ -27,16 +31,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def lodestream() -> Lodestream:
-    """Run `lodestream ...` to its end, as a process, with extra environment variables."""
+    """Run `lodestream ...` to its end, within this process, with extra environment variables."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            env={**os.environ, **variables},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        out, errors = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            status = main(arguments)
+        return subprocess.CompletedProcess(arguments, status, out.getvalue(), errors.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def lodestream_process() -> Lodestream:
+    """Run `lodestream ...` to its end, as a process."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
     return run

@@ -1,4 +1,4 @@
-"""`lodestream keys`, as processes: the key on stdout, everything else beside it."""
+"""`lodestream keys`: the key on stdout, everything else beside it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lodestream_common.keys import Keyring
 Lodestream = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_the_life_of_a_key(lodestream: Lodestream, home: Path) -> None:
+def test_the_life_of_a_key(lodestream: Lodestream, lodestream_process: Lodestream, home: Path) -> None:
     """Created, recognised, listed, revoked, still listed, no longer recognised; in the default file."""
     path = home / ".config" / "lodestream" / "keys.json"
 
-    created = lodestream("keys", "create", "--name", "alice", "--level", "read-only")
+    created = lodestream_process("keys", "create", "--name", "alice", "--level", "read-only")
     assert created.returncode == 0
     assert re.fullmatch(r"pg_[A-Za-z0-9]{40}\n", created.stdout)
     token = created.stdout.strip()

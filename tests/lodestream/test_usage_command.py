@@ -1,4 +1,4 @@
-"""`lodestream usage`, as a process: sums of the receipts in a database."""
+"""`lodestream usage`: sums of the receipts in a database."""
 
 from __future__ import annotations
 

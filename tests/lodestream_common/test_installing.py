@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lodestream_common.installing import install_command
+
+# pip builds the package, and makes an environment for it.
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,42 +3,60 @@
 from __future__ import annotations
 
 import json
+import logging
+import multiprocessing
+import os
 import re
-import subprocess
-import sys
 import textwrap
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
 import pytest
+import structlog
 
-from lodestream_common.logs import redact
+from lodestream_common.logs import configure, redact
 
 KEY = "pg_" + "Ab3" * 13 + "x"
 
 
-def _logged(script: str, level: str = "info", style: str = "json") -> list[str]:
-    """Run a script that has configured its logs, and return what it wrote to stderr."""
-    head = f"""
-        import logging, warnings
-        import structlog
-        from lodestream_common.logs import configure
-        configure({level!r}, {style!r}, server="service")
-        log = structlog.get_logger("room")
-        KEY = {KEY!r}
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout == ""
-    return done.stderr.splitlines()
+# A process that has imported everything, of which each script gets a copy.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
 
 
-def test_a_line_is_one_json_object() -> None:
+def _run(script: str, level: str, style: Literal["auto", "console", "json"], out: Path, err: Path) -> None:
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    configure(level, style, server="service")
+    names = {"logging": logging, "warnings": warnings, "structlog": structlog, "configure": configure}
+    exec(script, {**names, "log": structlog.get_logger("room"), "KEY": KEY})
+    logging.shutdown()
+
+
+Logged = Callable[..., list[str]]
+
+
+@pytest.fixture
+def logged(tmp_path: Path) -> Logged:
+    """Run a script in a process that has configured its logs, and return what it wrote to stderr."""
+
+    def logged(script: str, level: str = "info", style: str = "json") -> list[str]:
+        out, err = tmp_path / "out", tmp_path / "err"
+        process = FORKS.Process(target=_run, args=(textwrap.dedent(script), level, style, out, err))
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0, err.read_text()
+        assert out.read_text() == ""
+        return err.read_text().splitlines()
+
+    return logged
+
+
+def test_a_line_is_one_json_object(logged: Logged) -> None:
     """It says when (UTC), how severe, which server, what, and carries its fields."""
-    [line] = _logged('log.info("request", tokens=3, text="a\\nb \\ud800 é")')
+    [line] = logged('log.info("request", tokens=3, text="a\\nb \\ud800 é")')
     entry = json.loads(line)
 
     assert list(entry)[:4] == ["timestamp", "level", "server", "event"]
@@ -51,16 +69,16 @@ def test_a_line_is_one_json_object() -> None:
     )
 
 
-def test_auto_means_json_without_a_terminal() -> None:
+def test_auto_means_json_without_a_terminal(logged: Logged) -> None:
     """A pipe gets JSON."""
-    [line] = _logged('log.warning("hello")', style="auto")
+    [line] = logged('log.warning("hello")', style="auto")
 
     assert json.loads(line)["event"] == "hello"
 
 
-def test_the_console_form_is_plain_text_off_a_terminal() -> None:
+def test_the_console_form_is_plain_text_off_a_terminal(logged: Logged) -> None:
     """No colour codes reach a pipe."""
-    [line] = _logged('log.info("hello", n=3)', style="console")
+    [line] = logged('log.info("hello", n=3)', style="console")
 
     assert "hello" in line
     assert "n=3" in line
@@ -68,14 +86,14 @@ def test_the_console_form_is_plain_text_off_a_terminal() -> None:
 
 
 @pytest.mark.parametrize(("level", "seen"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_a_level_leaves_out_what_is_below_it(level: str, seen: int) -> None:
+def test_a_level_leaves_out_what_is_below_it(logged: Logged, level: str, seen: int) -> None:
     """Only lines as severe as the setting are written."""
-    assert len(_logged('log.debug("d"); log.info("i"); log.warning("w"); log.error("e")', level)) == seen
+    assert len(logged('log.debug("d"); log.info("i"); log.warning("w"); log.error("e")', level)) == seen
 
 
-def test_libraries_speak_in_the_same_form() -> None:
+def test_libraries_speak_in_the_same_form(logged: Logged) -> None:
     """Standard loggers and warnings end up as the same JSON; chatter below a warning does not."""
-    lines = _logged("""
+    lines = logged("""
         logging.getLogger("uvicorn.error").warning("slow %s", "reader")
         logging.getLogger("grpc").error("broken")
         logging.getLogger("httpx").info("chatter")
@@ -86,9 +104,9 @@ def test_libraries_speak_in_the_same_form() -> None:
     assert json.loads(lines[0])["event"] == "slow reader"
 
 
-def test_configuring_twice_writes_each_line_once() -> None:
+def test_configuring_twice_writes_each_line_once(logged: Logged) -> None:
     """The later call replaces the earlier one, and handlers that libraries made."""
-    lines = _logged("""
+    lines = logged("""
         logging.getLogger("uvicorn").addHandler(logging.StreamHandler())
         configure("info", "json", server="bridge")
         logging.getLogger("uvicorn").warning("once")
@@ -98,9 +116,9 @@ def test_configuring_twice_writes_each_line_once() -> None:
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_an_exception_comes_with_its_traceback(style: str) -> None:
+def test_an_exception_comes_with_its_traceback(logged: Logged, style: str) -> None:
     """The traceback is in the log, in either form."""
-    lines = _logged(
+    lines = logged(
         """
         try:
             1 / 0
@@ -116,10 +134,10 @@ def test_an_exception_comes_with_its_traceback(style: str) -> None:
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_no_key_is_ever_written(style: str) -> None:
+def test_no_key_is_ever_written(logged: Logged, style: str) -> None:
     """Wherever a key hides, in fields, messages, nested values, tracebacks, library lines: it is cut."""
     text = "\n".join(
-        _logged(
+        logged(
             """
             log.info("got " + KEY, header=f"Bearer {KEY}", nested={"a": [KEY, {KEY: KEY.encode()}]})
             logging.getLogger("grpc").error("metadata %r", {"authorization": KEY})

@@ -6,7 +6,7 @@ import httpx
 import pytest
 import structlog
 
-from tests.rest_bridge.running import RunningBridge, running_bridge
+from tests.rest_bridge.running import RunningBridge, http_client, running_bridge
 from tests.support.scripted import Running, ScriptedService, serve
 
 
@@ -41,5 +41,5 @@ async def bridge(running: Running) -> AsyncIterator[RunningBridge]:
 
 @pytest.fixture
 async def http(bridge: RunningBridge) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=bridge.url, timeout=30) as http:
+    async with http_client(bridge.url) as http:
         yield http

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+import httpx
 
 from rest_bridge.config import BridgeConfig
 from rest_bridge.server import BridgeServer, make_server
@@ -49,6 +52,15 @@ def bridge_config(grpc_address: str, **overrides: Any) -> BridgeConfig:
         **pacing_settings(),
     }
     return BridgeConfig(**{**settings, **overrides})
+
+
+_NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For plain HTTP. Else each client would read all authorities, which takes longer than a request."""
+
+
+def http_client(url: str, timeout: float = 30, **options: Any) -> httpx.AsyncClient:
+    """A client for the bridge at a URL."""
+    return httpx.AsyncClient(base_url=url, timeout=timeout, verify=_NO_AUTHORITIES, **options)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 from lodestream_common.failed_keys import bearer_token
 from lodestream_common.keys import KeyFile, Level
 from tests.rest_bridge.bodies import CHAT, COMPLETIONS, COMPLETIONS_STREAM, chat, completion
-from tests.rest_bridge.running import running_bridge
+from tests.rest_bridge.running import http_client, running_bridge
 from tests.support.scripted import Running
 
 
@@ -53,7 +53,7 @@ async def guarded(running: Running, tmp_path: Path) -> AsyncIterator[Guarded]:
     tokens = {level: keys.create(level.value, level)[1] for level in Level}
     async with (
         running_bridge(running.target, keys_file=keys.path) as bridge,
-        httpx.AsyncClient(base_url=bridge.url, timeout=30) as http,
+        http_client(bridge.url) as http,
     ):
         yield Guarded(http, tokens, keys)
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.rest_bridge.bodies import CHAT, chat
-from tests.rest_bridge.running import RunningBridge, running_bridge
+from tests.rest_bridge.running import RunningBridge, http_client, running_bridge
 from tests.rest_bridge.wire import Wire, connect, head
 from tests.support.scripted import Running
 
@@ -67,7 +67,7 @@ async def test_a_refused_upload_can_be_finished(running: Running) -> None:
     """A client that sends all of it before it reads gets to see the refusal."""
     async with (
         running_bridge(running.target) as bridge,
-        httpx.AsyncClient(base_url=bridge.url, timeout=30) as http,
+        http_client(bridge.url) as http,
     ):
         reply = await http.post(CHAT, content=b" " * (32 * 1024 * 1024))
         second = await http.post(CHAT, json=chat())

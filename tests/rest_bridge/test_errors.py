@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,17 @@ from inference_client import InferenceError
 from rest_bridge import errors
 from rest_bridge.errors import ApiError, api_error, error_body, error_response, in_rest_names, rest_name
 from tests.rest_bridge.bodies import CHAT, chat
-from tests.support.scripted import ScriptedService, delta, error_info, refuse, retry_info, started
+from tests.rest_bridge.running import RunningBridge, running_bridge
+from tests.support.scripted import Running, ScriptedService, delta, error_info, refuse, retry_info, started
 
 Code = grpc.StatusCode
+
+
+@pytest.fixture
+async def bridge(running: Running) -> AsyncIterator[RunningBridge]:
+    """A bridge that soon stops to retry."""
+    async with running_bridge(running.target, retry_timeout=0.3) as bridge:
+        yield bridge
 
 
 def _subclasses(kind: type[InferenceError]) -> Iterator[type[InferenceError]]:

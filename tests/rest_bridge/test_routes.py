@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 from rest_bridge.config import BridgeConfig
 from tests.rest_bridge.bodies import CHAT, COMPLETIONS, COMPLETIONS_STREAM, chat, completion
-from tests.rest_bridge.running import bridge_config, running_bridge
+from tests.rest_bridge.running import bridge_config, http_client, running_bridge
 from tests.support.scripted import Running, ScriptedService, error_info, refuse
 
 UNREACHABLE = "127.0.0.1:1"
@@ -69,7 +69,7 @@ async def test_strict_refuses_what_nobody_knows(running: Running) -> None:
     """The setting turns the header into a 400 that names the parameter."""
     async with (
         running_bridge(running.target, strict=True) as bridge,
-        httpx.AsyncClient(base_url=bridge.url) as http,
+        http_client(bridge.url) as http,
     ):
         refused = await http.post(CHAT, json=chat(tempratur=1))
         accepted = await http.post(CHAT, json=chat(store=True))
@@ -142,8 +142,8 @@ async def test_readiness_follows_the_service(http: httpx.AsyncClient, running: R
 async def test_a_service_that_is_not_there_is_not_ready() -> None:
     """Every route answers: 503 where the service is needed, its own state where it is not."""
     async with (
-        running_bridge(UNREACHABLE) as bridge,
-        httpx.AsyncClient(base_url=bridge.url, timeout=30) as http,
+        running_bridge(UNREACHABLE, retry_timeout=0.3) as bridge,
+        http_client(bridge.url) as http,
     ):
         replies = [
             await http.post(CHAT, json=chat()),
@@ -164,7 +164,7 @@ async def test_the_request_timeout_ends_the_retries() -> None:
     began = time.monotonic()
     async with (
         running_bridge(UNREACHABLE, retry_timeout=60) as bridge,
-        httpx.AsyncClient(base_url=bridge.url, headers={"x-request-timeout": "1"}, timeout=30) as http,
+        http_client(bridge.url, headers={"x-request-timeout": "0.3"}) as http,
     ):
         replies = [await http.post(CHAT, json=chat()), await http.post(CHAT, json=chat(stream=True))]
 
@@ -251,7 +251,7 @@ async def test_the_default_deadline_is_a_setting(running: Running) -> None:
     """For callers that set none."""
     async with (
         running_bridge(running.target, request_timeout=20) as bridge,
-        httpx.AsyncClient(base_url=bridge.url) as http,
+        http_client(bridge.url) as http,
     ):
         await http.post(CHAT, json=chat())
 

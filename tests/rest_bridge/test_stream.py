@@ -11,7 +11,7 @@ import structlog
 
 from rest_bridge.streaming.sse import KEEPALIVE
 from tests.rest_bridge.bodies import CHAT, COMPLETIONS_STREAM, chat, completion
-from tests.rest_bridge.running import RunningBridge, running_bridge
+from tests.rest_bridge.running import RunningBridge, http_client, running_bridge
 from tests.rest_bridge.wire import connect
 from tests.support.scripted import (
     HELLO,
@@ -107,7 +107,10 @@ async def test_a_failure_after_a_silence_is_an_event(running: Running, service: 
         await refuse(context, grpc.StatusCode.UNAVAILABLE, "It is going.", error_info("NOT_READY"))
 
     service.stream = fail
-    async with running_bridge(running.target, sse_keepalive=0.2) as bridge, connect(bridge.address) as wire:
+    async with (
+        running_bridge(running.target, sse_keepalive=0.2, retry_timeout=0.3) as bridge,
+        connect(bridge.address) as wire,
+    ):
         with structlog.testing.capture_logs() as logs:
             wire.post(CHAT, chat(stream=True))
             assert (await wire.read_head())[0] == 200
@@ -195,7 +198,7 @@ async def test_a_stream_that_talks_needs_no_comments(running: Running) -> None:
     running.service.stream = talk
     async with (
         running_bridge(running.target, sse_keepalive=0.5) as bridge,
-        httpx.AsyncClient(base_url=bridge.url) as http,
+        http_client(bridge.url) as http,
     ):
         reply = await http.post(CHAT, json=chat(stream=True))
 
@@ -253,7 +256,7 @@ async def test_a_slow_reader_delays_nobody_else(bridge: RunningBridge, service: 
         while True:
             yield delta("x" * 10_000)
 
-    async with connect(bridge.address) as wire, httpx.AsyncClient(base_url=bridge.url, timeout=10) as http:
+    async with connect(bridge.address) as wire, http_client(bridge.url, timeout=10) as http:
         usual, service.stream = service.stream, flood
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
         wire.post(CHAT, chat(stream=True))

@@ -18,6 +18,9 @@ from inference_service.config import cache_home
 from inference_service.constraints.compiling import ConstraintKind, compile_constraint
 from inference_service.constraints.errors import ConstraintError
 
+# Fetches a source distribution once, then compiles more than a thousand schemas.
+pytestmark = pytest.mark.slow
+
 DRAFTS = {
     "draft4": "http://json-schema.org/draft-04/schema#",
     "draft6": "http://json-schema.org/draft-06/schema#",
