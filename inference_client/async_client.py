@@ -20,7 +20,7 @@ from lodestream.inference.v1 import (
     usage_service_pb2,
 )
 
-from inference_client.async_stream import AsyncStream, is_being_cancelled
+from inference_client.async_stream import AsyncStream, is_being_cancelled, wait_until
 from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolicy
 from inference_client.channel import (
     DEFAULT_MAX_MESSAGE_BYTES,
@@ -101,7 +101,7 @@ class AsyncClient:
         self._tls = tls
         self._pool = Pool(lambda: _Stubs(open_async(self._target, max_message_bytes, self._tls)))
         self._retiring: dict[asyncio.Task[None], _Stubs] = {}
-        self._closed = False
+        self._closed = asyncio.Event()
 
     @classmethod
     def from_environment(cls, target: str | None = None, **options: Unpack[ClientOptions]) -> Self:
@@ -127,7 +127,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections; calls that still run fail with `ClosedError`. Safe to call twice."""
-        self._closed = True
+        self._closed.set()
         for task in self._retiring:
             task.cancel()
         stubs = (*self._pool.opened, *self._retiring.values())
@@ -240,7 +240,7 @@ class AsyncClient:
                 if not isinstance(error.__cause__, grpc.RpcError):
                     raise
                 pause = call.pause_after(error.__cause__)
-            await asyncio.sleep(pause)
+            await wait_until(self._closed, pause)
 
     def _stream(self, request: generate_service_pb2.GenerateRequest, call: ClientCall) -> AsyncStream:
         def open_rpc() -> aio.UnaryStreamCall[Any, Any]:
@@ -248,7 +248,7 @@ class AsyncClient:
             return self._start(lambda stubs: stubs.generate_stream, request, call)
 
         checker = StreamProtocolChecker(choice_count(request))
-        return AsyncStream(open_rpc, call, checker, lambda: self._closed)
+        return AsyncStream(open_rpc, call, checker, self._closed)
 
     async def validate_request(
         self,
@@ -363,7 +363,7 @@ class AsyncClient:
                 state = error
             if wait.is_over(state):
                 return
-            await asyncio.sleep(READY_POLL)
+            await wait_until(self._closed, READY_POLL)
 
     async def _call(
         self,
@@ -383,16 +383,16 @@ class AsyncClient:
                 pause = call.pause_after(error)
             except asyncio.CancelledError:
                 # Closing the client cancels its calls, but not the tasks that wait for them.
-                if self._closed and not is_being_cancelled():
+                if self._closed.is_set() and not is_being_cancelled():
                     raise ClosedError("The client was closed.", request_id=call.request_id) from None
                 raise
-            await asyncio.sleep(pause)
+            await wait_until(self._closed, pause)
 
     def _start(
         self, method: Callable[[_Stubs], Method[RequestT, ResponseT]], request: RequestT, call: ClientCall
     ) -> aio.UnaryStreamCall[RequestT, ResponseT]:
         """Start a call on the connection with the fewest open calls."""
-        if self._closed:
+        if self._closed.is_set():
             raise ClosedError("The client is closed.")
         timeout, metadata = call.timeout(), call.metadata()
         stubs = self._pool.begin()

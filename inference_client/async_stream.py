@@ -41,10 +41,10 @@ class AsyncStream:
         "__weakref__",
         "_call",
         "_checker",
+        "_client_closed",
         "_ended",
         "_has_output",
         "_has_started",
-        "_is_client_closed",
         "_open",
         "_rpc",
         "rate_limits",
@@ -56,7 +56,7 @@ class AsyncStream:
         open_rpc: Callable[[], Rpc],
         call: ClientCall,
         checker: StreamProtocolChecker,
-        is_client_closed: Callable[[], bool],
+        client_closed: asyncio.Event,
     ) -> None:
         self.request_id = call.request_id
         """The request id: the one that was sent, and after `Started` the one in the log of the service."""
@@ -65,7 +65,7 @@ class AsyncStream:
         arrives before `Started`."""
         self._open = open_rpc
         self._call = call
-        self._is_client_closed = is_client_closed
+        self._client_closed = client_closed
         self._rpc: Rpc | None = None
         self._checker = checker
         self._has_started = False
@@ -176,7 +176,7 @@ class AsyncStream:
         pause = self._call.pause_after(failure)
         self._rpc = None
         self._checker.restart()
-        await asyncio.sleep(pause)
+        await wait_until(self._client_closed, pause)
         if self._ended:
             raise ClosedError("The stream was closed.")
 
@@ -199,11 +199,18 @@ class AsyncStream:
         """Tell a closed stream or client from a cancelled reader: closing cancels the call, but not the
         task.
         """
-        if (self._ended or self._is_client_closed()) and not is_being_cancelled():
+        if (self._ended or self._client_closed.is_set()) and not is_being_cancelled():
             self._ended = True
             raise ClosedError(
                 "The stream was closed while it was read.", request_id=self.request_id
             ) from None
+
+
+async def wait_until(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, at most for this time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def is_being_cancelled() -> bool:

@@ -10,6 +10,7 @@ import pytest
 from grpc import StatusCode
 
 from inference_client import ClosedError, DeadlineError, InferenceError, UnavailableError
+from inference_client import call as call_module
 from inference_client.call import RetryPolicy
 from inference_client.errors import QueueFullError
 from tests.inference_client.conftest import Caller, CallerFactory
@@ -223,16 +224,21 @@ async def test_the_deadline_is_one_for_all_attempts(caller: Caller, service: Scr
     assert 0.9 < left[0] - left[2] < 10
 
 
-async def test_closing_the_client_ends_the_pause(make_caller: CallerFactory, running: Running) -> None:
-    failing(running.service, 99, error_info("NOT_READY"), retry_info(2))
+@pytest.mark.parametrize("streams", [False, True])
+async def test_closing_the_client_ends_the_pause(
+    make_caller: CallerFactory, running: Running, monkeypatch: pytest.MonkeyPatch, streams: bool
+) -> None:
+    monkeypatch.setattr(call_module, "_LONGEST_PAUSE", 120.0)
+    failing(running.service, 99, error_info("NOT_READY"), retry_info(60))
     caller = make_caller(running.target)
-    call = asyncio.create_task(caller.call("generate", model="m", prompt="p"))
+    asked = {"model": "m", "prompt": "p"}
+    call = asyncio.create_task(caller.events(**asked) if streams else caller.call("generate", **asked))
     await eventually(lambda: bool(running.service.seen))
     await asyncio.sleep(0.1)
     await caller.close()
 
     with pytest.raises(ClosedError):
-        await call
+        await asyncio.wait_for(call, 30)
     assert len(running.service.seen) == 1
 
 
