@@ -104,7 +104,7 @@ parameters: $(VENV)/.dev  ## Renew docs/parameters.md and docs/structured-output
 screenshot: $(VENV)/.dev  ## Renew the picture of the playground in docs/images; needs Chromium.
 	@$(BIN)/python -m tests.support.browser docs/images/playground.png
 
-parts:  ## Install what some tests need from Debian: Prometheus, Redis, Chromium, PostgreSQL; needs root.
+parts:  ## Install what some tests need from Debian: Prometheus, Redis, Chromium, PostgreSQL, Go; needs root.
 	@tests/parts.sh
 
 hooks: $(VENV)/.dev  ## Let git run the checks before each commit; needs pre-commit.

@@ -10,4 +10,6 @@ node -e 'const [major, minor] = process.versions.node.split(".").map(Number);
 }
 npm ci >/dev/null
 cd ../..
-exec .venv/bin/python -m tests.node
+.venv/bin/python -m tests.node
+# The page of the documentation for Node, which `make test` skips where these packages are not installed.
+exec .venv/bin/pytest -q tests/lodestream/test_documented_blocks.py -k node.md
