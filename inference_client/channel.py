@@ -90,7 +90,7 @@ def check_target(target: str) -> str:
         ValueError: it is empty, or a URL, which gRPC would try to resolve as a name.
 
     """
-    if not target or target.startswith(("http:", "https:", "grpc:")):
+    if not target or target.startswith(("http:", "https:", "grpc:", "grpcs:")):
         raise ValueError("target must be host:port, dns:///host:port or unix:/path, without http://.")
     return target
 

@@ -7,7 +7,9 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
 from inference_client import Client, Delta, InferenceError, Message, Summary
+from lodestream import tls
 from lodestream.parser import CommandParser
+from lodestream.tls import CallerTls
 from lodestream_common.errors import OperatorError
 
 _ABOUT = (
@@ -28,7 +30,11 @@ def run(arguments: Sequence[str]) -> int:
         "chat",
         _ABOUT,
         {},
-        ["lodestream chat", "echo 'Why is the sky blue?' | lodestream chat --max-tokens 60"],
+        [
+            "lodestream chat",
+            "lodestream chat --target gpu1.internal:50051 --ca ca.pem",
+            "echo 'Why is the sky blue?' | lodestream chat --max-tokens 60",
+        ],
         operands="[OPTION ...]",
     )
     parser.add_argument("--target", metavar="ADDRESS", help="host:port of the service [LODESTREAM_TARGET, or "
@@ -38,9 +44,11 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--max-tokens", type=_whole, metavar="N", help="most tokens of an answer [the service's]"
     )
+    tls.add_options(parser)
     parser.add_argument("--temperature", type=float, metavar="T", help="from 0 to 2 [the service's]")
     parsed = parser.parse(arguments)
-    with Client.from_environment(parsed.target) as client:
+    files = CallerTls.of(parsed)
+    with Client.from_environment(parsed.target, tls=files.for_grpc() if files.is_given else None) as client:
         chat = Chat(client, parsed.model or _first_model(client), parsed.system)
         return converse(chat, parsed.max_tokens, parsed.temperature)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -13,13 +14,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from lodestream import tls
 from lodestream.parser import CommandParser
+from lodestream.tls import CallerTls
 from lodestream_common.errors import SettingError
 
 _ABOUT = (
     "Shows what services do now: requests that run and wait, tokens a second, time to first token, KV cache. "
     "It reads the metrics that a service has at --metrics-address. Ctrl-C ends it."
 )
+_HTTPS = "https://"
 _TIMEOUT = 3.0
 """Seconds that a server has for its metrics."""
 
@@ -61,18 +65,26 @@ def run(arguments: Sequence[str]) -> int:
         ["lodestream top 127.0.0.1:9464", "lodestream top 10.0.0.1:9464 10.0.0.2:9464 --once"],
         operands="ADDRESS ...",
     )
-    parser.add_argument("addresses", nargs="+", metavar="ADDRESS", help="host:port of a service's metrics")
+    parser.add_argument(
+        "addresses",
+        nargs="+",
+        metavar="ADDRESS",
+        help="host:port of a service's metrics; https://host:port of a proxy with TLS in front of them",
+    )
     parser.add_argument(
         "--interval", type=float, default=1.0, metavar="SECONDS", help="between two readings [1]"
     )
     parser.add_argument("--once", action="store_true", help="print one page and end")
+    tls.add_options(parser)
     parsed = parser.parse(arguments)
+    files = CallerTls.of(parsed)
+    files.check_used(is_tls=any(address.startswith(_HTTPS) for address in parsed.addresses), schemes=_HTTPS)
     if not 0.1 <= parsed.interval <= 3600:
         raise SettingError("--interval: must be a number of seconds from 0.1 to 3600")
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)
-    page = Page(parsed.addresses)
+    page = Page(parsed.addresses, files.for_https())
     page.read()
     if parsed.once:
         time.sleep(parsed.interval)
@@ -89,13 +101,16 @@ def run(arguments: Sequence[str]) -> int:
         return 0
 
 
-def scrape(address: str) -> Scrape:
+def scrape(address: str, context: ssl.SSLContext) -> Scrape:
     """Read the metrics of one server."""
     now = time.monotonic()
+    base = address.rstrip("/") if address.startswith(_HTTPS) else f"http://{address}"
     try:
-        # The scheme is ours; a proxy of the environment would not reach a local address.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{address}/metrics", timeout=_TIMEOUT) as reply:
+        # A proxy of the environment would not reach a local address.
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        with opener.open(f"{base}/metrics", timeout=_TIMEOUT) as reply:
             text = reply.read().decode()
     except (OSError, ValueError, urllib.error.URLError) as error:
         return Scrape(now, error=str(getattr(error, "reason", error)))
@@ -110,7 +125,8 @@ def scrape(address: str) -> Scrape:
 class Page:
     """The last two readings of each server, and the table made of them."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], context: ssl.SSLContext) -> None:
+        self._context = context
         self._scrapes: dict[str, tuple[Scrape, Scrape]] = {
             address: (Scrape(0.0), Scrape(0.0)) for address in addresses
         }
@@ -122,7 +138,9 @@ class Page:
 
     def read(self) -> None:
         """Read every server once more."""
-        self._scrapes = {address: (now, scrape(address)) for address, (_, now) in self._scrapes.items()}
+        self._scrapes = {
+            address: (now, scrape(address, self._context)) for address, (_, now) in self._scrapes.items()
+        }
 
     def render(self) -> Table:
         """Make the table."""

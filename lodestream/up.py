@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -170,10 +171,9 @@ class Supervisor:
         await self._wait_for(lambda: health.probe(f"{scheme}://{http}", 1.0, tls) == health.SERVING)
         names = [self._model.id, *self._service.alias]
         note = self._model.fallback_reason
+        call = curl(f"{scheme}://{http}", names[0], self._requires_key, self._bridge.service_ca)
         print(
-            banner(
-                http=f"{scheme}://{http}", grpc=grpc, names=names, note=note, requires_key=self._requires_key
-            ),
+            banner(f"{scheme}://{http}", grpc, names, note=note, requires_key=self._requires_key, call=call),
             flush=True,
         )
         await asyncio.wait({child.exit for child in self._children}, return_when=asyncio.FIRST_COMPLETED)
@@ -357,7 +357,9 @@ _WITH_KEYS = """\
 Callers need an API key. A new one: KEY=$(lodestream keys create --name NAME)"""
 
 
-def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, requires_key: bool) -> str:
+def banner(
+    http: str, grpc: str, names: Sequence[str], *, note: str | None, requires_key: bool, call: str
+) -> str:
     """Write the text that `lodestream up` prints when both servers are ready.
 
     Args:
@@ -365,7 +367,8 @@ def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, requ
         grpc: `host:port` of the service, likewise.
         names: the id of the model, then its aliases.
         note: a remark about the model.
-        requires_key: whether callers need a key; the curl command then reads it from $KEY.
+        requires_key: whether callers need a key.
+        call: a command that asks the model.
 
     """
     model, *aliases = names
@@ -376,14 +379,24 @@ def banner(*, http: str, grpc: str, names: Sequence[str], note: str | None, requ
         aliases=f" (also {', '.join(aliases)})" if aliases else "",
         note=f"\n{textwrap.fill(note, 100)}\n" if note else "",
         transports=_WITH_KEYS if requires_key else _OPEN,
-        curl=curl(http, model, requires_key),
+        curl=call,
     )
 
 
-def curl(http: str, model: str, requires_key: bool) -> str:
-    """Write a chat request to a bridge at `http` as a curl command for a POSIX shell."""
+def curl(http: str, model: str, requires_key: bool, ca: Path | None) -> str:
+    """Write a chat request as a curl command for a POSIX shell.
+
+    Args:
+        http: URL of the bridge.
+        model: which is asked.
+        requires_key: whether it needs a key, which the command reads from $KEY.
+        ca: file of the authorities that both servers' certificate comes from; None: it needs none.
+
+    """
     body = json.dumps({"model": model, **_REQUEST}).replace("'", "'\\''")
     lines = [f"curl {http}/v1/chat/completions", "-H 'Content-Type: application/json'"]
+    if ca is not None:
+        lines.append(f"--cacert {shlex.quote(str(ca))}")
     if requires_key:
         lines.append('-H "Authorization: Bearer $KEY"')
     return " \\\n  ".join([*lines, f"-d '{body}'"])

@@ -21,6 +21,7 @@ from lodestream.bench.options import parse
 from lodestream.bench.report import Run, show_ratios, show_run, show_sweep, write_csv, write_html, write_json
 from lodestream.bench.targets import TargetOptions, make_target
 from lodestream.bench.workload import BenchRequest, Lengths, SyntheticWorkload, read_requests, read_trace
+from lodestream.tls import CallerTls
 from lodestream_common.errors import SettingError
 
 COMPARED = {
@@ -71,6 +72,10 @@ class Bench:
         self._plan = _plan(options, is_trace=options.trace is not None)
         self._target_options = _target_options(options)
         self._targets = [options.url, *([options.compare] if options.compare else [])]
+        self._target_options.tls.check_used(
+            is_tls=any(url.startswith(("https://", "grpcs://")) for url in self._targets),
+            schemes="https:// or grpcs://",
+        )
         for url in self._targets:
             # A malformed URL shows before any load begins.
             make_target(url, self._target_options)
@@ -222,7 +227,7 @@ def _target_options(options: Namespace) -> TargetOptions:
         ignore_eos=options.ignore_eos,
         timeout=options.timeout,
         extra=extra,
-        ca_file=options.ca_file,
+        tls=CallerTls.of(options),
     )
 
 

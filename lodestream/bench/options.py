@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from lodestream import tls
 from lodestream.parser import CommandParser
 from lodestream.sources import suggestion
 from lodestream_common.errors import SettingError
@@ -40,7 +41,6 @@ _SERVER: list[Option] = [
     ("--rounds", {"type": int, "default": 5, "metavar": "N", "help": "rounds of --compare [5]"}),
     ("--model", {"default": "", "metavar": "NAME", "help": "[the first that the server lists]"}),
     ("--api-key", {"metavar": "KEY", "help": "[LODESTREAM_API_KEY]"}),
-    ("--ca-file", {"metavar": "PATH", "help": "PEM file of the authorities to trust"}),
 ]
 _REQUESTS: list[Option] = [
     ("--chat", {"action": "store_true", "help": "HTTP: chat completions of text, rather than completions"}),
@@ -109,6 +109,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
         group = parser.add_argument_group(headline)
         for flag, details in options:
             group.add_argument(flag, **details)  # type: ignore[arg-type]
+    tls.add_options(parser)
     parsed = parser.parse(arguments)
     if parsed.scenario is None:
         return parsed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,9 +10,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from inference_client import AsyncClient, Delta, InferenceError, Summary, TlsConfig
+from inference_client import AsyncClient, Delta, InferenceError, Summary
 from lodestream.bench.http import Answer, HttpClient, Origin
 from lodestream.bench.workload import BenchRequest
+from lodestream.tls import NO_TLS, CallerTls
 from lodestream_common.errors import OperatorError
 
 
@@ -68,7 +68,8 @@ class TargetOptions:
     """Seconds for one request."""
     extra: Mapping[str, Any]
     """HTTP: further members of each body."""
-    ca_file: str | None
+    tls: CallerTls = NO_TLS
+    """For the URLs with https:// or grpcs://."""
 
 
 class Target(Protocol):
@@ -106,8 +107,7 @@ class GrpcTarget:
 
     def __init__(self, url: str, options: TargetOptions) -> None:
         scheme, _, address = url.partition("://")
-        root = _read(options.ca_file) if options.ca_file else None
-        tls = TlsConfig(root_certificates=root) if scheme == "grpcs" else None
+        tls = options.tls.for_grpc() if scheme == "grpcs" else None
         self._client = AsyncClient(address.rstrip("/"), api_key=options.api_key, retries=0, tls=tls)
         self._options = options
         self._model = options.model
@@ -163,8 +163,7 @@ class HttpTarget:
 
     def __init__(self, origin: Origin, options: TargetOptions) -> None:
         headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
-        tls = ssl.create_default_context(cafile=options.ca_file) if options.ca_file else None
-        self._client = HttpClient(origin, headers, tls)
+        self._client = HttpClient(origin, headers, options.tls.for_https() if origin.is_tls else None)
         self._origin = origin
         self._options = options
         self._model = options.model
@@ -176,6 +175,8 @@ class HttpTarget:
             answer = await asyncio.wait_for(self._client.send("GET", "/models"), 10)
         except OSError as error:
             raise OperatorError(f"{self._origin.authority} does not answer: {error}") from None
+        if not answer.status:
+            raise OperatorError(f"{self._origin.authority} does not answer: it closed the connection")
         try:
             self._model = orjson.loads(answer.body)["data"][0]["id"]
         except (ValueError, LookupError, TypeError):
@@ -292,11 +293,3 @@ def _read_usage(event: dict[str, Any], outcome: Outcome) -> None:
         outcome.prompt_tokens = usage.get("prompt_tokens") or 0
         outcome.output_tokens = usage.get("completion_tokens") or 0
         outcome.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a path of the command line, read once
-            return file.read()
-    except OSError as error:
-        raise OperatorError(f"--ca-file: {path} cannot be read: {error.strerror}") from None

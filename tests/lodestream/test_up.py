@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -23,8 +24,10 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from inference_client import Client, UnavailableError
 from inference_service.models.loader import ModelFile, model_id
 from lodestream_common.keys import KeyFile
+from tests.support.certificates import Certificates
 from tests.support.up import (
     FREE_PORTS,
     TIMEOUT_SECONDS,
@@ -105,6 +108,35 @@ def test_with_keys_the_line_takes_one_from_the_shell(start: Start, tmp_path: Pat
     assert _paste(up.curl, KEY="pg_" + "a" * 40)["error"]["code"] == "invalid_api_key"
     assert up.end() == 0
     assert token not in up.err.read_text()
+
+
+def test_with_certificates_both_servers_speak_tls(start: Start, tmp_path: Path) -> None:
+    """With mTLS between them. The curl line trusts the authority."""
+    made = Certificates(tmp_path)
+    settings = {**made.issue(), "tls_client_ca": made.ca, **made.towards_service()}
+    flags = [f"--{name.replace('_', '-')}={path}" for name, path in settings.items()]
+    up = start(*FREE_PORTS, *flags).until_ready()
+
+    assert up.http.startswith("https://")
+    assert f"--cacert {made.ca}" in up.curl
+    context = ssl.create_default_context(cafile=made.ca)
+    reply = httpx.post(
+        f"{up.http}/v1/chat/completions", json=body("llama-3.1-8b"), timeout=TIMEOUT_SECONDS, verify=context
+    )
+    assert reply.status_code == 200
+    with Client(up.grpc, tls=made.client(), retries=0) as client:
+        assert client.list_models(timeout=10)
+    with Client(up.grpc, retries=0) as client, pytest.raises(UnavailableError):
+        client.list_models(timeout=10)
+    assert up.end() == 0
+
+
+def test_certificates_without_an_authority_for_the_bridge_are_refused(start: Start, tmp_path: Path) -> None:
+    made = Certificates(tmp_path).issue()
+    up = start(*FREE_PORTS, *(f"--{name.replace('_', '-')}={path}" for name, path in made.items()))
+
+    assert up.process.wait(TIMEOUT_SECONDS) != 0
+    assert "the bridge needs service_ca" in up.err.read_text()
 
 
 def test_an_open_server_takes_the_api_pages_key_line(start: Start) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from lodestream_common.failed_keys import FREE_FAILURES, FailedKeys, SharedFaile
 from rest_bridge.workers import Shared, SharedCap
 from tests.rest_bridge.bodies import CHAT, chat
 from tests.rest_bridge.wire import Wire, connect
+from tests.support.certificates import Certificates
 from tests.support.processes import ServerProcess, server_process
 from tests.support.scripted import Running, eventually
 
@@ -62,6 +64,39 @@ async def test_every_worker_answers_on_the_one_port(running: Running, tmp_path: 
 
     assert len(after) == 2
     assert all(now > then for now, then in zip(after, before, strict=True))
+
+
+async def presented(address: str, count: int = 30) -> set[str]:
+    """The certificates that so many new connections get."""
+    host, port = address.rsplit(":", 1)
+    asking = [asyncio.to_thread(ssl.get_server_certificate, (host, int(port))) for _ in range(count)]
+    return {*await asyncio.gather(*asking)}
+
+
+async def test_every_worker_speaks_tls_and_renews_its_certificate(running: Running, tmp_path: Path) -> None:
+    """Each follows the files for itself. A connection that is open goes on."""
+    made = Certificates(tmp_path)
+    trust = ssl.create_default_context(cafile=made.ca)
+    async with (
+        bridge(running, tmp_path, **made.issue()) as server,
+        httpx.AsyncClient(
+            base_url=f"https://{server.address}",
+            verify=trust,
+            timeout=30,
+        ) as http,
+    ):
+        before = await presented(server.address)
+        assert (await http.post(CHAT, json=chat())).status_code == 200
+
+        made.issue()
+        for _ in range(100):
+            if not before & (after := await presented(server.address)):
+                break
+            await asyncio.sleep(0.1)
+
+        assert len(workers(server)) == 2
+        assert (len(before), len(after), before & after) == (1, 1, set())
+        assert (await http.post(CHAT, json=chat())).status_code == 200
 
 
 async def test_the_limit_of_connections_is_that_of_all_workers(running: Running, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Up:
 
     @property
     def http(self) -> str:
-        return self.find(r"REST +(http://\S+)")
+        return self.find(r"REST +(https?://\S+)")
 
     @property
     def grpc(self) -> str:

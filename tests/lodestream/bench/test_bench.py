@@ -22,7 +22,6 @@ from tests.transports.metered import metered_servers
 
 OPTIONS = TargetOptions(
     model="", api_key=None, stream=True, chat=False, temperature=0, ignore_eos=True, timeout=20, extra={},
-    ca_file=None,
 )  # fmt: skip
 
 
@@ -65,7 +64,6 @@ async def test_chat_and_whole_answers(tmp_path: Path) -> None:
                 ignore_eos=True,
                 timeout=20,
                 extra={},
-                ca_file=None,
             )
             plan = LoadPlan(concurrency=2, requests=4)
             result = await run_load(make_target(url, options), workload(as_tokens=not chat), plan)

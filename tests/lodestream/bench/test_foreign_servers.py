@@ -88,7 +88,7 @@ async def outcome_of(*parts: bytes, timeout: float = 5.0) -> Any:
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    options = TargetOptions("m", "k", True, True, 0, False, timeout, {}, None)
+    options = TargetOptions("m", "k", True, True, 0, False, timeout, {})
     async with foreign_server(respond) as url:
         target = make_target(url, options)
         outcome = await target.send(BenchRequest("hi", 4), 0.0)
@@ -135,7 +135,7 @@ async def test_a_silent_server_is_a_timeout() -> None:
     async def respond(_: asyncio.StreamWriter) -> None:
         await released.wait()
 
-    options = TargetOptions("m", None, True, True, 0, False, 0.2, {}, None)
+    options = TargetOptions("m", None, True, True, 0, False, 0.2, {})
     async with foreign_server(respond) as url:
         target = make_target(url, options)
         outcome = await target.send(BenchRequest("hi", 4), 0.0)
