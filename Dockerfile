@@ -100,8 +100,8 @@ RUN --mount=type=bind,from=build,source=/src,target=/src \
     && export PIP_CONSTRAINT="" PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
     && /opt/lodestream/bin/python -m pip install --no-index --no-deps /wheels/*.whl \
     && /opt/lodestream/bin/python /src/deploy/images/beside.py \
-        --lock /src/requirements/service.lock --for 'lodestream[service]' --keep tensorrt_llm \
-    && /opt/lodestream/bin/python -c 'import inference_service.server'
+        --lock /src/requirements/service.lock --for 'lodestream[service,redis,postgres,traces]' --keep tensorrt_llm \
+    && /opt/lodestream/bin/python -c 'import inference_service.server, opentelemetry.sdk.trace, psycopg, redis'
 ENV PATH=/opt/lodestream/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     LODESTREAM_GRPC_ADDRESS=0.0.0.0:50051 \

@@ -9,9 +9,14 @@ compile() {
 # The development set first: its tools bound protobuf, and what is served is what was tested.
 compile pyproject.toml --extra all --group dev --output-file requirements/dev.lock
 compile pyproject.toml --extra all --constraints requirements/dev.lock --output-file requirements/serve.lock
-# Each container image gets its own extra and no more; `build` makes the wheel that goes into them.
-for extra in bridge embedded service; do
-    compile pyproject.toml --extra "$extra" --constraints requirements/dev.lock \
-        --output-file "requirements/$extra.lock"
-done
+# Each container image gets its own extra and what its settings need; `build` makes the wheel that goes into them.
+image() {
+    name="$1"
+    shift
+    compile pyproject.toml --extra "$name" "$@" --constraints requirements/dev.lock \
+        --output-file "requirements/$name.lock"
+}
+image bridge --extra traces
+image embedded --extra redis --extra postgres --extra traces
+image service --extra redis --extra postgres --extra traces
 echo hatchling | compile - --constraints requirements/dev.lock --output-file requirements/build.lock

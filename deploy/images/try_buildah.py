@@ -1,7 +1,8 @@
 """Runs the images `cpu` and `bridge` with buildah alone, and puts the API page's request to them.
 
 Needs root. The servers listen on this machine's loopback, on ports of the system's choice. The model comes
-out of the user's cache if it is there; else the image fetches it into a volume.
+out of the user's cache if it is there; else the image fetches it into a volume. Quotas are counted in a
+Redis, receipts kept in a PostgreSQL and traces sent to a receiver, all on this machine.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from third_parties import receiving_traces, redis_ran_scripts, running_postgres, running_redis
 
 USER = 10001
 MODEL = "smollm2-135m-instruct"
@@ -99,27 +102,49 @@ def main() -> int:
         # The image's user passes through.
         volumes.chmod(0o711)
         refuse_without_key(volumes)
-        service, bridge = (f"127.0.0.1:{port}" for port in free_ports(2))
-        # The small model: what is tried is the image.
-        model = {"LODESTREAM_MODEL": MODEL, "LODESTREAM_ALIAS": f"llama-3.1-8b={MODEL}"}
+        redis_port, postgres_port = free_ports(2)
         with (
-            Container("lodestream-cpu", volumes, {"LODESTREAM_GRPC_ADDRESS": service, **model}) as cpu,
-            Container(
-                "lodestream-bridge",
-                volumes,
-                {"LODESTREAM_GRPC_ADDRESS": service, "LODESTREAM_HTTP_ADDRESS": bridge},
-            ) as front,
+            running_redis(redis_port) as redis,
+            running_postgres(postgres_port) as postgres,
+            receiving_traces() as (receiver, senders),
         ):
-            key = prepare(cpu, volumes)
-            cpu.start()
-            front.start()
-            ask = [sys.executable, str(Path(__file__).with_name("ask.py")), bridge]
-            subprocess.run(ask, input=key, text=True, check=True, timeout=5 * SECONDS)  # noqa: S603
-            for container in (cpu, front):
-                container.check_health()
-            for container in (front, cpu):
-                container.stop()
+            serve_and_ask(
+                volumes, {"LODESTREAM_LIMITS_URL": redis, "LODESTREAM_RECEIPTS_URL": postgres}, receiver
+            )
+            expect(redis_ran_scripts(redis_port), "no quota was counted in Redis")
+        expect(len(senders) == 2, f"traces came only from {senders}")
     return 0
+
+
+def serve_and_ask(volumes: Path, stores: dict[str, str], receiver: str) -> None:
+    """Run both images, ask, look for the receipt in its database, and stop both.
+
+    Args:
+        volumes: directory of what is mounted.
+        stores: settings of the service that name its stores.
+        receiver: URL of the receiver of traces.
+
+    """
+    service, bridge = (f"127.0.0.1:{port}" for port in free_ports(2))
+    # The small model: what is tried is the image.
+    model = {"LODESTREAM_MODEL": MODEL, "LODESTREAM_ALIAS": f"llama-3.1-8b={MODEL}"}
+    both = {"LODESTREAM_GRPC_ADDRESS": service, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver}
+    with (
+        Container("lodestream-cpu", volumes, {**both, **model, **stores}) as cpu,
+        Container("lodestream-bridge", volumes, {**both, "LODESTREAM_HTTP_ADDRESS": bridge}) as front,
+    ):
+        key = prepare(cpu, volumes)
+        cpu.start()
+        front.start()
+        ask = [sys.executable, str(Path(__file__).with_name("ask.py")), bridge]
+        subprocess.run(ask, input=key, text=True, check=True, timeout=5 * SECONDS)  # noqa: S603
+        for container in (cpu, front):
+            container.check_health()
+        for container in (front, cpu):
+            container.stop()
+        usage = cpu.run("lodestream", "usage", "--format", "json")
+        expect(usage.returncode == 0 and '"try"' in usage.stdout, f"no receipt: {usage.stdout}{usage.stderr}")
+        say("quotas, receipts and traces went to Redis, PostgreSQL and the receiver")
 
 
 def refuse_without_key(volumes: Path) -> None:

@@ -64,9 +64,9 @@ def test_images_get_the_versions_that_are_tested(lock: str) -> None:
     ("lock", "root"),
     [
         ("serve", "lodestream[all]"),
-        ("bridge", "lodestream[bridge]"),
-        ("embedded", "lodestream[embedded]"),
-        ("service", "lodestream[service]"),
+        ("bridge", "lodestream[bridge,traces]"),
+        ("embedded", "lodestream[embedded,redis,postgres,traces]"),
+        ("service", "lodestream[service,redis,postgres,traces]"),
         ("build", "hatchling"),
     ],
 )
@@ -75,6 +75,6 @@ def test_a_lock_file_has_all_that_its_extra_needs(lock: str, root: str) -> None:
 
 
 def test_no_image_carries_the_others_packages() -> None:
-    assert names("bridge") & ENGINES == set()
+    assert names("bridge") & {*ENGINES, "psycopg", "redis"} == set()
     assert names("embedded") & {"fastapi", "uvicorn"} == set()
     assert names("service") & {"fastapi", "uvicorn", "xllamacpp"} == set()
