@@ -245,7 +245,7 @@ class AsyncClient:
     def _stream(self, request: generate_service_pb2.GenerateRequest, call: ClientCall) -> AsyncStream:
         def open_rpc() -> aio.UnaryStreamCall[Any, Any]:
             call.check_size(request)
-            return self._start(lambda stubs: stubs.generate_stream, request, call)
+            return self._start(lambda stubs: stubs.generate_stream, request, call, call.stream_metadata())
 
         checker = StreamProtocolChecker(choice_count(request))
         return AsyncStream(open_rpc, call, checker, self._closed)
@@ -375,7 +375,7 @@ class AsyncClient:
         call.check_size(request)
         while True:
             try:
-                rpc = self._start(method, request, call)
+                rpc = self._start(method, request, call, call.metadata())
                 message = await _only_message(rpc)
                 call.rate_limits = rate_limits_of(await rpc.initial_metadata())
                 return call.decoded(decode, message)
@@ -389,12 +389,16 @@ class AsyncClient:
             await wait_until(self._closed, pause)
 
     def _start(
-        self, method: Callable[[_Stubs], Method[RequestT, ResponseT]], request: RequestT, call: ClientCall
+        self,
+        method: Callable[[_Stubs], Method[RequestT, ResponseT]],
+        request: RequestT,
+        call: ClientCall,
+        metadata: Metadata,
     ) -> aio.UnaryStreamCall[RequestT, ResponseT]:
         """Start a call on the connection with the fewest open calls."""
         if self._closed.is_set():
             raise ClosedError("The client is closed.")
-        timeout, metadata = call.timeout(), call.metadata()
+        timeout = call.timeout()
         stubs = self._pool.begin()
         rpc = method(stubs)(request, timeout=timeout, metadata=metadata)
         rpc.add_done_callback(lambda _: self._pool.end(stubs))

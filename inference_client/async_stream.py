@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -46,6 +47,7 @@ class AsyncStream:
         "_has_output",
         "_has_started",
         "_open",
+        "_ready",
         "_rpc",
         "rate_limits",
         "request_id",
@@ -67,10 +69,17 @@ class AsyncStream:
         self._call = call
         self._client_closed = client_closed
         self._rpc: Rpc | None = None
+        self._ready: deque[generate_service_pb2.GenerateStreamResponse] = deque()
+        """Events that arrived with the last one, not decoded yet."""
         self._checker = checker
         self._has_started = False
         self._has_output = False
         self._ended = False
+
+    @property
+    def has_ready_event(self) -> bool:
+        """Whether the next event has arrived already, in one message with the last one."""
+        return bool(self._ready)
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,24 +154,34 @@ class AsyncStream:
             if self._rpc is None:
                 self._rpc = self._open()
             try:
-                if not self._has_started:
-                    self.rate_limits = rate_limits_of(await self._rpc.initial_metadata())
-                message = await self._rpc.read()
+                event = await self._next_event(self._rpc)
             except grpc.RpcError as error:
                 await self._begin_again(error)
                 continue
-            if message is aio.EOF:
-                raise cut_short()
-            event = decode_event(cast("generate_service_pb2.GenerateStreamResponse", message))
             if event is None:
-                continue
-            self._checker.check(event)
+                raise cut_short()
             if not isinstance(event, Started):
                 self._has_output = True
                 return event
             if not self._has_started:
                 self._has_started = True
                 return event
+
+    async def _next_event(self, rpc: Rpc) -> Event | None:
+        """Receive the next event of a kind that the client knows; None: the call ended with status OK."""
+        event = None
+        while event is None:
+            if not self._ready:
+                if not self._has_started:
+                    self.rate_limits = rate_limits_of(await rpc.initial_metadata())
+                message = await rpc.read()
+                if message is aio.EOF:
+                    return None
+                self._ready.append(cast("generate_service_pb2.GenerateStreamResponse", message))
+                self._ready.extend(self._ready[0].further)
+            event = decode_event(self._ready.popleft())
+        self._checker.check(event)
+        return event
 
     async def _begin_again(self, failure: grpc.RpcError) -> None:
         """Prepare another attempt. After the first output there is none, since its output could differ.
@@ -184,10 +203,8 @@ class AsyncStream:
         """Read the status, so that a caller who closes the stream now does not cancel a finished call."""
         # The answer is complete with the summary, also if the connection breaks now.
         with contextlib.suppress(grpc.RpcError):
-            while rpc is not None and (message := await rpc.read()) is not aio.EOF:
-                event = decode_event(cast("generate_service_pb2.GenerateStreamResponse", message))
-                if event is not None:
-                    self._checker.check(event)
+            while rpc is not None and await self._next_event(rpc) is not None:
+                pass
         self._ended = True
 
     def _cancel(self) -> None:

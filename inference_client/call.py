@@ -36,6 +36,7 @@ ResultT = TypeVar("ResultT")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
 _METADATA_TEXT = re.compile(r"[\x20-\x7e]*")
+_JOINED_EVENTS = ("x-joined-events", "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,10 @@ class ClientCall:
                 "The API key has characters that no key can have.", request_id=self.request_id
             )
         return (("authorization", f"Bearer {self._api_key}"), *self._metadata)
+
+    def stream_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """The same for a stream, whose messages may then have several events each."""
+        return (*self.metadata(), _JOINED_EVENTS)
 
     def timeout(self) -> float | None:
         """Seconds that the next attempt may take; None: no limit.

@@ -5,7 +5,7 @@ The two come from one process, or the first from several and the second from the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -119,6 +119,8 @@ class CallMetrics:
             )
             for name, text in _LENGTHS
         }
+        self._histograms: dict[str, Mapping[str, Histogram]] = {}
+        """Of each model that had a request."""
 
     def observe(self, call: RpcCall, outcome: str) -> None:
         """Count an RPC that ended."""
@@ -128,27 +130,36 @@ class CallMetrics:
         self._requests.labels(call.method, outcome, *labels).inc()
         if "queue_ms" not in facts:
             return
-        self._seconds["request_duration"].labels(model).observe(call.elapsed_seconds)
-        self._seconds["queue"].labels(model).observe(facts["queue_ms"] / 1e3)
+        of_model = self._of(model)
+        of_model["request_duration"].observe(call.elapsed_seconds)
+        of_model["queue"].observe(facts["queue_ms"] / 1e3)
         for name, counter in self._tokens.items():
             counter.labels(*labels).inc(facts.get(name) or 0)
         for cause in (facts["finish"] or "").split(","):
             if cause:
                 self._finished.labels(model, cause).inc()
-        self._lengths["prompt_tokens"].labels(model).observe(facts["prompt_tokens"])
+        of_model["prompt_tokens"].observe(facts["prompt_tokens"])
         completion = facts["completion_tokens"]
-        self._lengths["completion_tokens"].labels(model).observe(completion)
+        of_model["completion_tokens"].observe(completion)
         if completion:
-            self._observe_tokens(model, facts, completion)
+            _observe_tokens(of_model, facts, completion)
 
-    def _observe_tokens(self, model: str, facts: dict[str, Any], completion: int) -> None:
-        self._seconds["prefill"].labels(model).observe(facts["prefill_ms"] / 1e3)
-        self._seconds["decode"].labels(model).observe(facts["decode_ms"] / 1e3)
-        self._seconds["time_to_first_token"].labels(model).observe(facts["ttft_ms"] / 1e3)
-        # Choices decode side by side, so the mean is that of one of them.
-        more = completion / max(1, facts["choices"]) - 1
-        if more > 0:
-            self._seconds["inter_token_latency"].labels(model).observe(facts["decode_ms"] / 1e3 / more)
+    def _of(self, model: str) -> Mapping[str, Histogram]:
+        """The histograms of a model: looking each up by its label takes longer than counting in it."""
+        if model not in self._histograms:
+            families = {**self._seconds, **self._lengths}
+            self._histograms[model] = {name: family.labels(model) for name, family in families.items()}
+        return self._histograms[model]
+
+
+def _observe_tokens(of_model: Mapping[str, Histogram], facts: dict[str, Any], completion: int) -> None:
+    of_model["prefill"].observe(facts["prefill_ms"] / 1e3)
+    of_model["decode"].observe(facts["decode_ms"] / 1e3)
+    of_model["time_to_first_token"].observe(facts["ttft_ms"] / 1e3)
+    # Choices decode side by side, so the mean is that of one of them.
+    more = completion / max(1, facts["choices"]) - 1
+    if more > 0:
+        of_model["inter_token_latency"].observe(facts["decode_ms"] / 1e3 / more)
 
 
 class _Gauges:

@@ -30,6 +30,7 @@ from rest_bridge.openapi import DescribedApp, add_docs
 from rest_bridge.proxy import ProxyMiddleware
 from rest_bridge.request import Bridge
 from rest_bridge.routes import generation, health, metrics, models, playground, usage
+from rest_bridge.routes.direct import DirectRoutes
 from rest_bridge.security import AllowedSites, BrowserMiddleware
 
 _RETRIES = 2
@@ -66,6 +67,7 @@ def create_app(
         exception_handlers={HTTPException: _on_http_exception},
     )
     allowed = AllowedSites.of(config)
+    app.add_middleware(DirectRoutes, routes=generation.routes())
     app.add_middleware(BrowserMiddleware, allowed=allowed, keyring=keyring)
     logged = partial(
         RequestContextMiddleware,

@@ -77,8 +77,12 @@ class RpcCall:
     """Metadata of the reply about the quotas of the key."""
     has_head: bool = False
     """Whether the reply's initial metadata was sent."""
+    metadata: Metadata = ()
+    """The call's gRPC metadata."""
 
     def __post_init__(self) -> None:
+        # gRPC decodes it anew for each question.
+        self.metadata = self.context.invocation_metadata() or ()
         self.request_id = _request_id(self.metadata)
 
     @property
@@ -95,9 +99,9 @@ class RpcCall:
         return proxies.client(peer, forwarded_addresses(headers))
 
     @property
-    def metadata(self) -> Metadata:
-        """The call's gRPC metadata."""
-        return self.context.invocation_metadata() or ()
+    def admitted(self) -> Caller:
+        """The caller, whose key was checked before the work of the call began."""
+        return cast("Caller", self.caller)
 
     @property
     def tenant(self) -> Tenant:
@@ -168,11 +172,11 @@ class RpcCall:
             head = (("x-request-id", self.request_id), *self.quotas.items())
             await self.context.send_initial_metadata(head)
 
-    async def write(self, message: Any) -> None:
-        """Send one message of the stream. Waits while the caller does not read."""
+    async def write(self, message: Message) -> None:
+        """Send one message of the stream, not the last one. Waits while the caller does not read."""
         await self.send_head()
         self.writing_since = time.monotonic()
-        await self.context.write(message)
+        await self.context.write(_serialized(message))
         self.writing_since = None
 
     def end_with(self, error: ServiceError) -> None:
@@ -223,43 +227,33 @@ class RunningCalls:
             return False
         return True
 
-    def unary(
+    def handler(
         self,
         name: str,
         request: type[RequestT],
         level: Level,
-        answer: Callable[[RpcCall, RequestT], Awaitable[Any]],
+        answer: Callable[[RpcCall, RequestT], Awaitable[Message]],
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler of an RPC with one answer.
+        """The handler of an RPC, with one answer or with a stream of them.
+
+        A stream, too, has a handler for one answer: on the wire both are the same, and gRPC sends the last
+        message together with the status.
 
         Args:
             name: of the method, for the log.
             request: the type of its message.
             level: the level that the caller's key needs.
-            answer: does the work; its errors become the status of the call.
+            answer: does the work, and returns the last message; a stream writes those before it to the call.
+                Its errors become the status of the call.
 
         """
 
-        async def handle(_: Any, context: Context) -> Any:
+        async def handle(_: Any, context: Context) -> Message | None:
             return await self._run(
                 RpcCall(name, context), level, lambda call: self._answer(call, request, answer)
             )
 
         return grpc.stream_unary_rpc_method_handler(handle, None, _serialized)
-
-    def streamed(
-        self,
-        name: str,
-        request: type[RequestT],
-        level: Level,
-        answer: Callable[[RpcCall, RequestT], Awaitable[None]],
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler of an RPC with a stream of answers: `answer` writes them to the call."""
-
-        async def handle(_: Any, context: Context) -> None:
-            await self._run(RpcCall(name, context), level, lambda call: self._answer(call, request, answer))
-
-        return grpc.stream_stream_rpc_method_handler(handle, None, _serialized)
 
     def observed(
         self, handler: grpc.RpcMethodHandler[Any, Any], name: str, level: Level
@@ -274,9 +268,7 @@ class RunningCalls:
 
             await self._run(RpcCall(name, context), level, answer)
 
-        return grpc.stream_stream_rpc_method_handler(
-            handle, handler.request_deserializer, handler.response_serializer
-        )
+        return grpc.stream_stream_rpc_method_handler(handle, handler.request_deserializer, None)
 
     def refused(self, name: str, error: ServiceError) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler of an RPC that is always refused with this error."""

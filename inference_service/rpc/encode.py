@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import generation_pb2 as pb
@@ -41,12 +41,24 @@ def stream_response(event: events.Event) -> generate_pb.GenerateStreamResponse:
     return generate_pb.GenerateStreamResponse(summary=_summary(event))
 
 
+def joined_response(batch: Sequence[events.Event]) -> generate_pb.GenerateStreamResponse:
+    """Convert events, one or more, to one message of the stream."""
+    message = stream_response(batch[0])
+    message.further.extend(stream_response(event) for event in batch[1:])
+    return message
+
+
 class ResponseFold:
     """Collects the events of a generation into one answer."""
 
     def __init__(self) -> None:
         self._response = generate_pb.GenerateResponse()
         self._texts: dict[int, list[str]] = {}
+
+    async def take(self, batch: Iterable[events.Event]) -> None:
+        """Take in the next events."""
+        for event in batch:
+            self.add(event)
 
     def add(self, event: events.Event) -> None:
         """Take in the next event."""

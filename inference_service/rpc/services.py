@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -18,8 +18,8 @@ from inference_service.output.events import Event, Timings
 from inference_service.request import generate
 from inference_service.request.prompt import prompt_fields
 from inference_service.rpc import encode
-from inference_service.rpc.auth import Caller
 from inference_service.rpc.call import Context, RpcCall, RunningCalls
+from inference_service.rpc.event_stream import event_writer
 from inference_service.rpc.quotas import QuotaControl
 from inference_service.rpc.tracing import trace_request, trace_stages
 from inference_service.scheduling.admission import Deadline
@@ -58,8 +58,8 @@ class GenerateServicer:
         return grpc.method_handlers_generic_handler(
             generate_pb.DESCRIPTOR.services_by_name["GenerateService"].full_name,
             {
-                "Generate": calls.unary("Generate", kind, level, self._generate),
-                "GenerateStream": calls.streamed("GenerateStream", kind, level, self._generate_stream),
+                "Generate": calls.handler("Generate", kind, level, self._generate),
+                "GenerateStream": calls.handler("GenerateStream", kind, level, self._generate_stream),
             },
         )
 
@@ -67,32 +67,47 @@ class GenerateServicer:
         self, call: RpcCall, message: generate_pb.GenerateRequest
     ) -> generate_pb.GenerateResponse:
         fold = encode.ResponseFold()
-        async with self._events(call, message, in_one_message=True) as events:
-            async for event in events:
-                fold.add(event)
+        await self._run(call, message, fold.take, in_one_message=True)
         return fold.response()
 
-    async def _generate_stream(self, call: RpcCall, message: generate_pb.GenerateRequest) -> None:
-        async with self._events(call, message) as events:
-            async for event in events:
-                await call.write(encode.stream_response(event))
+    async def _generate_stream(
+        self, call: RpcCall, message: generate_pb.GenerateRequest
+    ) -> generate_pb.GenerateStreamResponse:
+        writer = event_writer(call)
+        try:
+            await self._run(call, message, writer.take)
+        except Exception:
+            # The caller learns that the generation had started.
+            await writer.flush()
+            raise
+        finally:
+            writer.stop()
+        return writer.last_message()
 
-    @asynccontextmanager
-    async def _events(
-        self, call: RpcCall, message: generate_pb.GenerateRequest, *, in_one_message: bool = False
-    ) -> AsyncIterator[AsyncIterator[Event]]:
-        """Run a generation and give its events. The engine is free when the context ends."""
+    async def _run(
+        self,
+        call: RpcCall,
+        message: generate_pb.GenerateRequest,
+        take: Callable[[Sequence[Event]], Awaitable[None]],
+        *,
+        in_one_message: bool = False,
+    ) -> None:
+        """Run a generation: admit and plan the request, and hand over what it makes.
+
+        Args:
+            call: its RPC.
+            message: the request.
+            take: called with each batch of events.
+            in_one_message: whether the answer will be one message, which has a largest size.
+
+        """
         call.model = message.model
         progress = Progress()
         interval = partial(self._pacer.interval, call.max_interval())
         loaded = self._slot.loaded
         if call.span is not None:
             trace_request(call.span, message, loaded.model.names)
-        loaded.admission.check_open()
-        caller = call.caller or Caller(ANONYMOUS, ANONYMOUS, Level.ADMIN)
-        if not message.validate_only:
-            await loaded.admission.check_space(call.tenant, call.priority)
-        async with nullcontext() if message.validate_only else self._quotas.running(caller):
+        async with await self._place(call, message, loaded):
             request = await self._read(call, message, loaded)
             if in_one_message:
                 _check_answer_size(request, loaded.model.tokenizer.longest_token)
@@ -102,18 +117,40 @@ class GenerateServicer:
             ) as permit:
                 # After the permits: a request that the queue refuses costs the key no tokens.
                 call.quotas |= await self._quotas.reserve_tokens(
-                    caller, request.prompt_tokens, only_check=not request.choices
+                    call.admitted, request.prompt_tokens, only_check=not request.choices
                 )
                 await call.send_head()
                 generation = Generation(loaded.backend, permit, request, progress, interval)
                 try:
-                    async with aclosing(generation.events()) as events:
-                        yield events
+                    async with aclosing(generation.batches()) as batches:
+                        async for batch in batches:
+                            await take(batch)
                 finally:
-                    call.facts |= _facts(generation, len(request.choices), progress.timings)
-                    self._quotas.charge_tokens(caller, generation.usage.completion_tokens)
-                    if call.span is not None and not message.validate_only:
-                        trace_stages(call.span, progress)
+                    self._settle(call, request, generation, progress)
+
+    async def _place(
+        self, call: RpcCall, message: generate_pb.GenerateRequest, loaded: LoadedEngine
+    ) -> AbstractAsyncContextManager[None]:
+        """One of the generations that the key may have at once. A request that only validates takes none.
+
+        Raises:
+            NotReady, QueueFull, RateLimited: the service, its queue or the key takes no more now.
+
+        """
+        loaded.admission.check_open()
+        if message.validate_only:
+            return nullcontext()
+        await loaded.admission.check_space(call.tenant, call.priority)
+        return self._quotas.running(call.admitted)
+
+    def _settle(
+        self, call: RpcCall, request: GenerationRequest, generation: Generation, progress: Progress
+    ) -> None:
+        """Account for a generation that ended: log line, metrics and receipt, the key's tokens, the span."""
+        call.facts |= _facts(generation, len(request.choices), progress.timings)
+        self._quotas.charge_tokens(call.admitted, generation.usage.completion_tokens)
+        if call.span is not None and request.choices:
+            trace_stages(call.span, progress)
 
     async def _read(
         self, call: RpcCall, message: generate_pb.GenerateRequest, loaded: LoadedEngine
@@ -152,9 +189,11 @@ class ModelServicer:
         return grpc.method_handlers_generic_handler(
             model_pb.DESCRIPTOR.services_by_name["ModelService"].full_name,
             {
-                "ListModels": calls.unary("ListModels", model_pb.ListModelsRequest, level, self._list_models),
-                "GetModel": calls.unary("GetModel", model_pb.GetModelRequest, level, self._get_model),
-                "CountTokens": calls.unary(
+                "ListModels": calls.handler(
+                    "ListModels", model_pb.ListModelsRequest, level, self._list_models
+                ),
+                "GetModel": calls.handler("GetModel", model_pb.GetModelRequest, level, self._get_model),
+                "CountTokens": calls.handler(
                     "CountTokens", model_pb.CountTokensRequest, level, self._count_tokens
                 ),
             },
@@ -202,7 +241,7 @@ class UsageServicer:
         kind, level = usage_pb.GetUsageRequest, Level.READ_ONLY
         return grpc.method_handlers_generic_handler(
             usage_pb.DESCRIPTOR.services_by_name["UsageService"].full_name,
-            {"GetUsage": calls.unary("GetUsage", kind, level, self._get_usage)},
+            {"GetUsage": calls.handler("GetUsage", kind, level, self._get_usage)},
         )
 
     async def _get_usage(self, call: RpcCall, message: usage_pb.GetUsageRequest) -> usage_pb.GetUsageResponse:

@@ -154,10 +154,12 @@ class Generation:
         rules = {self._request.blocked_by, *(finished.filter_rule for finished in self._ended())}
         return {rule for rule in rules if rule is not None}
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """The events of this generation, in the order of the stream's grammar.
+    async def batches(self) -> AsyncGenerator[Sequence[Event], None]:
+        """The events of this generation in the order of the stream's grammar, those together that are ready
+        at once.
 
-        Closing the iterator frees the engine.
+        `Started` comes alone, and the summary with the last end of a choice. Closing the iterator frees the
+        engine.
 
         Raises:
             DeadlinePassed: before there was any token to return.
@@ -165,21 +167,22 @@ class Generation:
 
         """
         if self._request.blocked_by is not None or not self._request.choices:
-            yield self._started()
-            for finished in self._blocked():
-                yield finished
-        else:
-            is_started = False
-            async with aclosing(self._batches()) as batches:
-                async for batch in batches:
-                    if not is_started:
-                        is_started = True
-                        yield self._started()
-                    for event in batch:
-                        yield event
-        yield self._summary()
+            yield [self._started()]
+            yield [*self._blocked(), self._summary()]
+            return
+        is_started, running = False, len(self._request.choices)
+        async with aclosing(self._choices()) as batches:
+            async for batch in batches:
+                if not is_started:
+                    is_started = True
+                    yield [self._started()]
+                running -= sum(isinstance(event, Finished) for event in batch)
+                if not running:
+                    yield [*batch, self._summary()]
+                elif batch:
+                    yield batch
 
-    def _batches(self) -> AsyncGenerator[list[ChoiceEvent], None]:
+    def _choices(self) -> AsyncGenerator[list[ChoiceEvent], None]:
         streams = [self._run(plan) for plan in self._request.choices]
         return streams[0] if len(streams) == 1 else merge(streams)
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
 from inference_client import Started
@@ -144,3 +145,8 @@ async def create_completion(request: Request) -> Response:
 async def stream_completion(request: Request) -> Response:
     """Continue a text, always as server-sent events."""
     return await _completion.respond(request, always_stream=True)
+
+
+def routes() -> list[APIRoute]:
+    """The routes of this module."""
+    return [route for route in router.routes if isinstance(route, APIRoute)]

@@ -92,17 +92,17 @@ class EventStream(Response):
         started = await anext(self._stream)
         if not isinstance(started, Started):
             raise ProtocolError("The stream does not begin with its start event.")
-        late_headers = output.set_headers(self._headers_after(started))
-        first = await anext(self._stream)
+        unsent, at_once = output.set_headers(self._headers_after(started)), True
         frames = self._frames(started.created)
-        await output.write(late_headers + frames.render(first))
         async for event in self._stream:
             choices = frames.choices_started
-            if frame := frames.render(event):
-                # Neither the first output of a choice nor its end waits for others.
-                at_once = isinstance(event, Finished) or frames.choices_started > choices
-                await output.write(frame, at_once=at_once)
-        return frames.closing()
+            unsent += frames.render(event)
+            # Neither the first output of a choice nor its end waits for others.
+            at_once = at_once or isinstance(event, Finished) or frames.choices_started > choices
+            if unsent and not self._stream.has_ready_event:
+                await output.write(unsent, at_once=at_once)
+                unsent, at_once = b"", False
+        return unsent + frames.closing()
 
     def _failure(self, error: BaseException) -> bytes:
         failure = api_error(error, self._context.request_id, self._context.names)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
-from itertools import chain, count, cycle
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, cycle
 from typing import Protocol
 
 from inference_service.backends.base import EngineGrammarError
@@ -44,14 +44,15 @@ def answer(codec: TextCodec, request: EngineRequest) -> Iterator[int]:
     chosen = [i for i, bias in sorted(request.logit_bias.items()) if bias >= 100.0]
     if chosen:
         return _chosen(chosen, frozenset() if request.ignore_eos else codec.eos_ids)
-    head, body = _texts(codec, request, prompt)
     forbidden = {i for i, bias in request.logit_bias.items() if bias <= -100.0}
-    if forbidden:
-        head, body = [[i for i in ids if i not in forbidden] for ids in (head, body)]
+    once, repeated = _texts(request, prompt)
+    head = _encode(codec, once, forbidden)
     ends = codec.eos_ids - forbidden
     if ends and not request.ignore_eos:
-        return _to_end([*head, *body], ends)
-    return chain(head, cycle(body or [_any_but(forbidden | codec.eos_ids)]))
+        return _to_end([*head, *_encode(codec, repeated or once, forbidden)], ends)
+    return _without_end(
+        head, lambda: _encode(codec, repeated or once, forbidden) or [_any_but(forbidden | codec.eos_ids)]
+    )
 
 
 def digest(prompt_ids: Sequence[int], sampling: Sampling) -> str:
@@ -65,13 +66,23 @@ def _script(prompt: str) -> str | None:
     return scripts[-1] if scripts else None
 
 
-def _texts(codec: TextCodec, request: EngineRequest, prompt: str) -> tuple[list[int], list[int]]:
-    """The text that comes once, and the text after it, which may be repeated, as ids."""
+def _texts(request: EngineRequest, prompt: str) -> tuple[str, str]:
+    """The text that comes once, and the text after it, which may be repeated."""
     script = _script(prompt)
     if script is not None:
-        return [], codec.encode_text(script)
-    head = codec.encode_text(f"[{digest(request.prompt_ids, request.sampling)}] ")
-    return head, codec.encode_text(prompt) or head
+        return "", script
+    return f"[{digest(request.prompt_ids, request.sampling)}] ", prompt
+
+
+def _encode(codec: TextCodec, text: str, forbidden: set[int]) -> list[int]:
+    ids = codec.encode_text(text)
+    return [i for i in ids if i not in forbidden] if forbidden else ids
+
+
+def _without_end(head: Sequence[int], make_body: Callable[[], Sequence[int]]) -> Iterator[int]:
+    """The body, which is made when it is reached, for ever after the head."""
+    yield from head
+    yield from cycle(make_body())
 
 
 def _to_end(ids: Sequence[int], ends: frozenset[int]) -> Iterator[int]:

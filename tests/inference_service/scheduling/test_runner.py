@@ -118,7 +118,7 @@ def free() -> AbstractAsyncContextManager[int]:
 
 
 async def said(running: Generation) -> list[Event]:
-    return [event async for event in running.events()]
+    return [event async for batch in running.batches() for event in batch]
 
 
 async def test_the_events_of_a_request() -> None:
@@ -264,10 +264,11 @@ async def served(
     """The events of a request that takes its permits like the others."""
     async with (
         admission.reserve("t", what.permits, what.deadline) as wait,
-        aclosing(Generation(backend, wait, what, Progress()).events()) as events,
+        aclosing(Generation(backend, wait, what, Progress()).batches()) as batches,
     ):
-        async for event in events:
-            yield event
+        async for batch in batches:
+            for event in batch:
+                yield event
 
 
 def step(*ids: int, finish: EngineFinish | None = None) -> EngineStep:
@@ -417,7 +418,7 @@ async def test_a_slow_reader_holds_up_every_choice() -> None:
     """Each waits with what it has, and asks its engine for no more."""
     scripts = [Counted(), Counted()]
     backend = Scripted(*scripts)
-    stream = generation(backend, choices=2).events()
+    stream = generation(backend, choices=2).batches()
 
     for _ in range(4):
         await anext(stream)
@@ -471,9 +472,9 @@ async def test_leaving_in_the_middle_leaves_no_task_behind(tokenizer: Tokenizer)
     backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=1)
     before = asyncio.all_tasks()
 
-    async with aclosing(generation(backend).events()) as events:
-        async for event in events:
-            if isinstance(event, Delta):
+    async with aclosing(generation(backend).batches()) as batches:
+        async for batch in batches:
+            if isinstance(batch[0], Delta):
                 break
 
     for _ in range(3):

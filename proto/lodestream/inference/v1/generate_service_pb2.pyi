@@ -231,7 +231,7 @@ Global___Choice: _TypeAlias = Choice  # noqa: Y015
 
 @_typing.final
 class GenerateStreamResponse(_message.Message):
-    """GenerateStreamResponse is one event of a stream."""
+    """GenerateStreamResponse is one event of a stream, or several for a caller who asks for them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,6 +239,7 @@ class GenerateStreamResponse(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    FURTHER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> _generation_pb2.Started:
         """The first event."""
@@ -255,6 +256,12 @@ class GenerateStreamResponse(_message.Message):
     def summary(self) -> _generation_pb2.Summary:
         """The last event."""
 
+    @_builtins.property
+    def further(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerateStreamResponse]:
+        """Output only. The events that follow `event`, each without `further` of its own. Always empty without the metadata
+        `x-joined-events: 1`.
+        """
+
     def __init__(
         self,
         *,
@@ -262,10 +269,11 @@ class GenerateStreamResponse(_message.Message):
         delta: _generation_pb2.Delta | None = ...,
         finished: _generation_pb2.Finished | None = ...,
         summary: _generation_pb2.Summary | None = ...,
+        further: _abc.Iterable[Global___GenerateStreamResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "further", b"further", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "finished", "summary"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015

@@ -65,6 +65,10 @@ class GenerateServiceStub:
     A delta has one token or more. A busy service gathers tokens between two deltas of a choice, at most for the
     seconds of the metadata `x-stream-interval` (optional, range [0, 10]; unset means what the server allows; 0 gives
     each token alone, at once). It never delays the first delta of a choice, nor its `finished`.
+
+    Each message has one event, unless the caller sends the metadata `x-joined-events: 1` (optional; any other value is
+    as if it were unset). Then a message may have several events that are ready at once: `event` and, after it,
+    `further`. `started` may then wait for the first output, at most 50 ms. The order of the events is the same.
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
     """
@@ -106,6 +110,10 @@ class GenerateServiceAsyncStub(GenerateServiceStub):
     A delta has one token or more. A busy service gathers tokens between two deltas of a choice, at most for the
     seconds of the metadata `x-stream-interval` (optional, range [0, 10]; unset means what the server allows; 0 gives
     each token alone, at once). It never delays the first delta of a choice, nor its `finished`.
+
+    Each message has one event, unless the caller sends the metadata `x-joined-events: 1` (optional; any other value is
+    as if it were unset). Then a message may have several events that are ready at once: `event` and, after it,
+    `further`. `started` may then wait for the first output, at most 50 ms. The order of the events is the same.
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
     """
@@ -156,6 +164,10 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
         A delta has one token or more. A busy service gathers tokens between two deltas of a choice, at most for the
         seconds of the metadata `x-stream-interval` (optional, range [0, 10]; unset means what the server allows; 0 gives
         each token alone, at once). It never delays the first delta of a choice, nor its `finished`.
+
+        Each message has one event, unless the caller sends the metadata `x-joined-events: 1` (optional; any other value is
+        as if it were unset). Then a message may have several events that are ready at once: `event` and, after it,
+        `further`. `started` may then wait for the first output, at most 50 ms. The order of the events is the same.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
