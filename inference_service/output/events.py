@@ -76,6 +76,9 @@ class Delta:
     """If requested: one for each of `token_ids`."""
     tool_calls: Sequence[ToolCallDelta] = ()
 
+    def __bool__(self) -> bool:
+        return bool(self.text or self.token_count or self.tool_calls)
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
+from inference_service.backends.types import EngineFinish, EngineStep
 from inference_service.output.content_filter.output import OutputFilter
-from inference_service.output.events import ChoiceEvent, Delta, Finished, StopCause, TokenNames, scored
+from inference_service.output.events import ChoiceEvent, Finished, ScoredToken, StopCause, TokenNames, scored
 from inference_service.output.token_buffer import Detokenizer, TokenBuffer
 from inference_service.output.tool_calls import ContentSpan, ToolCallParser
 from inference_service.prompt.conversation import ToolCallDelta
@@ -25,35 +25,38 @@ _ENDS = frozenset({StopCause.END_OF_SEQUENCE, StopCause.TOOL_CALLS})
 """Causes by which the model itself ends; every other cause cuts its output."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """What examines the text of a choice. Whatever is None costs nothing."""
-
-    stops: Sequence[str] = ()
-    stop_token_ids: frozenset[int] = frozenset()
-    include_stop: bool = False
-    filter: OutputFilter | None = None
-    tools: ToolCallParser | None = None
-
-
 class ChoicePipeline:
     """Composes the stages for one choice. What it reports is the same however the tokens come in steps.
 
     Args:
         names: text and bytes of the tokens.
-        stages: what examines the text; each of them for this choice alone.
         index: of the choice.
+        stops: the stop sequences.
+        stop_token_ids: tokens that end the choice.
+        include_stop: the stop sequence that ends the text stays at its end.
+        content_filter: for this choice alone; None: there is none.
+        tools: for this choice alone; None: there are no tools.
 
     """
 
-    def __init__(self, names: TokenNames, stages: Stages, index: int = 0) -> None:
+    def __init__(
+        self,
+        names: TokenNames,
+        index: int = 0,
+        *,
+        stops: Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        include_stop: bool = False,
+        content_filter: OutputFilter | None = None,
+        tools: ToolCallParser | None = None,
+    ) -> None:
         self._names = names
         self._detokenizer = Detokenizer(names)
-        self._buffer = TokenBuffer()
-        self._stops = StopSequences(stages.stops, include=stages.include_stop) if stages.stops else None
-        self._stop_token_ids = stages.stop_token_ids
-        self._filter = stages.filter
-        self._tools = stages.tools
+        self._buffer = TokenBuffer(index)
+        self._stops = StopSequences(stops, include=include_stop) if stops else None
+        self._stop_token_ids = frozenset(stop_token_ids)
+        self._filter = content_filter
+        self._tools = tools
         self._index = index
         self._is_over = False
         self.finished: Finished | None = None
@@ -68,10 +71,11 @@ class ChoicePipeline:
         end_id = self._end_of_sequence_id(step)
         ids = step.token_ids if end_id is None else step.token_ids[:-1]
         count = step.token_count - (step.finish is EngineFinish.END_OF_SEQUENCE)
+        scores = scored(self._names, step.logprobs[: len(ids)]) if step.logprobs else ()
         if len(ids) == count:
-            self._add_tokens(ids, step.logprobs)
+            self._add_tokens(ids, scores)
         else:
-            self._add_text(step.text or "", ids, count, step.logprobs[: len(ids)])
+            self._add_text(step.text or "", ids, count, scores)
         self._advance()
         if self.finished is None and step.finish is not None:
             self._finish(_CAUSES[step.finish], stop_token_id=end_id)
@@ -89,7 +93,7 @@ class ChoicePipeline:
         ended = step.finish is EngineFinish.END_OF_SEQUENCE
         return step.token_ids[-1] if ended and step.token_ids else None
 
-    def _add_tokens(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
+    def _add_tokens(self, token_ids: Sequence[int], logprobs: Sequence[ScoredToken]) -> None:
         detokenizer, buffer = self._detokenizer, self._buffer
         # Tokens after the last permitted call do not count: the engine may not have made them yet.
         ends_early = self._tools is not None and self._tools.max_calls is not None
@@ -108,7 +112,7 @@ class ChoicePipeline:
                 return
 
     def _add_text(
-        self, text: str, token_ids: Sequence[int], count: int, logprobs: Sequence[TokenLogprob]
+        self, text: str, token_ids: Sequence[int], count: int, logprobs: Sequence[ScoredToken]
     ) -> None:
         """Take a step in whose ids are not all known: its text cannot be divided among them."""
         self._buffer.add(text, token_ids, count, logprobs)
@@ -164,15 +168,12 @@ class ChoicePipeline:
 
     def _events(self) -> Iterator[ChoiceEvent]:
         if self._tools is None:
-            calls: Sequence[ToolCallDelta] = ()
-            release = self._buffer.release()
-            text = release.text
+            delta = self._buffer.release()
         else:
-            text, calls = self._divide(self._tools)
-            release = self._buffer.release(self._tools.safe)
-        if text or release.token_count or calls:
-            scores = scored(self._names, release.logprobs) if release.logprobs else ()
-            yield Delta(self._index, text, release.token_ids, release.token_count, scores, calls)
+            content, calls = self._divide(self._tools)
+            delta = replace(self._buffer.release(self._tools.safe), text=content, tool_calls=calls)
+        if delta:
+            yield delta
         if self.finished is not None:
             yield self.finished
 

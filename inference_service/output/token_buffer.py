@@ -16,11 +16,9 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from inference_service.backends.types import TokenLogprob
-from inference_service.output.events import TokenNames
+from inference_service.output.events import Delta, ScoredToken, TokenNames
 
 
 class Detokenizer:
@@ -56,21 +54,6 @@ def _is_surrogate(pending: bytes) -> bool:
     return len(pending) == 2 and pending[0] == 0xED and pending[1] >= 0xA0
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Released text, with the tokens that it completes."""
-
-    text: str
-    token_ids: Sequence[int] = ()
-    token_count: int = 0
-    """How many tokens those are; more than `token_ids` where some cannot or must not be named."""
-    logprobs: Sequence[TokenLogprob] = ()
-    """If requested: one for each of `token_ids`."""
-
-    def __bool__(self) -> bool:
-        return bool(self.text or self.token_count)
-
-
 class _Tokens(NamedTuple):
     """One token, or the tokens of a step whose text cannot be divided among them."""
 
@@ -80,7 +63,7 @@ class _Tokens(NamedTuple):
     """Offset behind the last one."""
     token_ids: Sequence[int]
     token_count: int
-    logprobs: Sequence[TokenLogprob]
+    logprobs: Sequence[ScoredToken]
 
 
 class _Redaction(NamedTuple):
@@ -90,9 +73,15 @@ class _Redaction(NamedTuple):
 
 
 class TokenBuffer:
-    """Text and tokens of one choice that are not released yet."""
+    """Text and tokens of one choice that are not released yet.
 
-    def __init__(self) -> None:
+    Args:
+        index: of the choice.
+
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self._index = index
         self.total = 0
         """Length of all text that was added, in characters."""
         self._held = ""
@@ -113,7 +102,7 @@ class TokenBuffer:
         text: str,
         token_ids: Sequence[int] = (),
         token_count: int = 0,
-        logprobs: Sequence[TokenLogprob] = (),
+        logprobs: Sequence[ScoredToken] = (),
         *,
         ends_within_character: bool = False,
     ) -> None:
@@ -169,19 +158,19 @@ class TokenBuffer:
         """Return settled text between two offsets."""
         return self._settled[start - self._settled_from : end - self._settled_from]
 
-    def release(self, upto: int | None = None) -> Release:
+    def release(self, upto: int | None = None) -> Delta:
         """Release the settled text before offset `upto`, and all settled tokens; None: all settled text."""
         count = len(self._settled) if upto is None else upto - self._settled_from
-        release = Release(self._settled[:count], self._ids, self._count, self._logprobs)
+        delta = Delta(self._index, self._settled[:count], self._ids, self._count, self._logprobs or ())
         self._settled = self._settled[count:]
         self._settled_from += count
         self._reset_tokens()
-        return release
+        return delta
 
     def _reset_tokens(self) -> None:
         self._ids: list[int] = []
         self._count = 0
-        self._logprobs: list[TokenLogprob] = []
+        self._logprobs: list[ScoredToken] = []
 
     def _settle_tokens(self, tokens: _Tokens) -> None:
         self._count += tokens.token_count

@@ -9,7 +9,7 @@ from inference_service.backends.types import EngineRequest
 from inference_service.constraints.grammar import Grammar
 from inference_service.output.content_filter.output import ContentPolicy
 from inference_service.output.events import Report
-from inference_service.output.pipeline import ChoicePipeline, Stages
+from inference_service.output.pipeline import ChoicePipeline
 from inference_service.output.tool_calls import ToolCallParser, call_ids
 from inference_service.prompt.conversation import (
     Ending,
@@ -106,7 +106,7 @@ class Planner:
             for k in range(n):
                 index = number * n + k
                 engine = self._with_seed(replace(request, grammar=grammar), index, k)
-                pipeline = ChoicePipeline(self.model.tokenizer, self._stages(prompt, engine, index), index)
+                pipeline = self._pipeline(prompt, engine, index)
                 yield ChoicePlan(index, engine, pipeline, opening, repeats_prompt=k > 0)
 
     def _with_seed(self, request: EngineRequest, index: int, k: int) -> EngineRequest:
@@ -116,15 +116,17 @@ class Planner:
         sampling = replace(request.sampling, seed=choice_seed(request.sampling.seed, k))
         return replace(request, request_id=f"{self.request_id}-{index}", sampling=sampling)
 
-    def _stages(self, prompt: Prompt, request: EngineRequest, index: int) -> Stages:
+    def _pipeline(self, prompt: Prompt, request: EngineRequest, index: int) -> ChoicePipeline:
         stopping = self.parsed.stopping
         # An enforced call ends where its grammar does.
         stops = not (isinstance(prompt, ChatPrompt) and prompt.enforces_calls)
-        return Stages(
+        return ChoicePipeline(
+            self.model.tokenizer,
+            index,
             stops=stopping.stops if stops else (),
-            stop_token_ids=frozenset(stopping.stop_token_ids if stops else ()),
+            stop_token_ids=stopping.stop_token_ids if stops else (),
             include_stop=stopping.include_stop,
-            filter=self.policy.output_filter(self.key_name) if self.policy else None,
+            content_filter=self.policy.output_filter(self.key_name) if self.policy else None,
             tools=_tools(prompt, request, index),
         )
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from inference_service.backends.types import TokenLogprob
 from inference_service.output.content_filter.matching import FOLDINGS, is_word
 from inference_service.output.content_filter.output import OutputFilter
 from inference_service.output.content_filter.rules import Action, Place, Rule, Span
 from inference_service.output.content_filter.rules_file import CompiledRules
-from inference_service.output.token_buffer import Release, TokenBuffer
+from inference_service.output.events import Delta, ScoredToken
+from inference_service.output.token_buffer import TokenBuffer
 
 LETTERS = "ab漢😀 "
 PATTERNS = ("a{2,4}", "a[^b]", "(?:ab|ba){1,2}", "b?a?漢", "😀.{0,3}b", "a.a", "(a|aa|aaa){1,3}b")
@@ -44,6 +44,11 @@ def start(*rules: Rule) -> OutputFilter:
     return started
 
 
+def delta(text: str, ids: Sequence[int] = (), count: int = 0, logprobs: Sequence[ScoredToken] = ()) -> Delta:
+    """Text with its tokens, of the first choice."""
+    return Delta(0, text, ids, count, logprobs)
+
+
 class Filtered:
     """A filter with the buffer that it examines: takes text and tokens, and returns what may be sent."""
 
@@ -51,24 +56,24 @@ class Filtered:
         self.filter = output_filter
         self._buffer = TokenBuffer()
 
-    def feed(self, piece: Release) -> Release:
+    def feed(self, piece: Delta) -> Delta:
         """Feed the next piece. Return what may be sent."""
         self._buffer.add(piece.text, piece.token_ids, piece.token_count, piece.logprobs)
         return self._release()
 
-    def flush(self) -> Release:
+    def flush(self) -> Delta:
         """End the text. Return everything that was held back and may be sent."""
         return self._release(final=True)
 
-    def _release(self, *, final: bool = False) -> Release:
+    def _release(self, *, final: bool = False) -> Delta:
         self.filter.examine(self._buffer, self._buffer.total, final=final)
         self._buffer.settle(self.filter.safe)
         return self._buffer.release()
 
 
-def joined(parts: Sequence[Release]) -> Release:
-    """The joined text of all releases."""
-    return Release(
+def joined(parts: Sequence[Delta]) -> Delta:
+    """The text and the tokens of all pieces."""
+    return delta(
         "".join(part.text for part in parts),
         [token_id for part in parts for token_id in part.token_ids],
         sum(part.token_count for part in parts),
@@ -76,9 +81,12 @@ def joined(parts: Sequence[Release]) -> Release:
     )
 
 
-def tokens(parts: Sequence[str]) -> list[Release]:
+def tokens(parts: Sequence[str]) -> list[Delta]:
     """One token for each part, numbered, with a log probability."""
-    return [Release(part, [n], 1, [TokenLogprob(n, -float(n))]) for n, part in enumerate(parts)]
+    return [
+        delta(part, [n], 1, [ScoredToken(n, part, part.encode(errors="surrogatepass"), -float(n))])
+        for n, part in enumerate(parts)
+    ]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inference_service.backends.types import EngineFinish, EngineStep
 from inference_service.output.events import Delta, Finished, FinishReason, StopCause
-from inference_service.output.pipeline import ChoicePipeline, Stages
+from inference_service.output.pipeline import ChoicePipeline
 from tests.support.texts import (
     THOROUGH,
     Slices,
@@ -85,7 +85,7 @@ def test_text_ends_before_the_first_stop_and_every_token_before_it_leaves(
     stops = data.draw(stop_sets(text))
     parts: list[bytes] = data.draw(cuts(text.encode()))
     marks = data.draw(st.lists(st.integers(0, len(parts)), max_size=6))
-    choice = ChoicePipeline(Slices(parts), Stages(stops=stops))
+    choice = ChoicePipeline(Slices(parts), stops=stops)
 
     told = tell(choice, named_steps(range(len(parts)), marks, MAX))
 
@@ -103,7 +103,7 @@ def test_text_ends_before_the_first_stop_and_every_token_before_it_leaves(
 def test_no_token_leaves_before_the_last_of_its_text(data: st.DataObject, text: str) -> None:
     stops = data.draw(stop_sets(text))
     parts: list[bytes] = data.draw(cuts(text.encode()))
-    choice = ChoicePipeline(Slices(parts), Stages(stops=stops))
+    choice = ChoicePipeline(Slices(parts), stops=stops)
 
     told = tell(choice, named_steps(range(len(parts)), range(len(parts)), MAX))
 
@@ -122,7 +122,7 @@ def test_no_token_leaves_before_the_last_of_its_text(data: st.DataObject, text: 
 def test_no_stop_is_ever_visible_in_part(data: st.DataObject, text: str) -> None:
     stops = data.draw(stop_sets(text))
     parts: list[bytes] = data.draw(cuts(text.encode()))
-    choice = ChoicePipeline(Slices(parts), Stages(stops=stops))
+    choice = ChoicePipeline(Slices(parts), stops=stops)
     visible, _ = until_stop(text, stops)
 
     said = ""
@@ -137,7 +137,7 @@ def test_a_stop_token_ends_it_and_is_not_part_of_it(data: st.DataObject, text: s
     parts: list[bytes] = data.draw(cuts(text.encode()))
     stop_token = data.draw(st.integers(0, len(parts) - 1))
     marks = data.draw(st.lists(st.integers(0, len(parts)), max_size=6))
-    choice = ChoicePipeline(Slices(parts), Stages(stop_token_ids=frozenset({stop_token})))
+    choice = ChoicePipeline(Slices(parts), stop_token_ids=[stop_token])
 
     told = tell(choice, named_steps(range(len(parts)), marks, MAX))
 
@@ -152,7 +152,7 @@ def test_the_end_of_sequence_token_has_no_text_and_is_named(data: st.DataObject,
     parts: list[bytes] = data.draw(cuts(text.encode()))
     eos = len(parts)
     marks = data.draw(st.lists(st.integers(0, len(parts)), max_size=6))
-    choice = ChoicePipeline(Slices([*parts, b"never shown"]), Stages())
+    choice = ChoicePipeline(Slices([*parts, b"never shown"]))
 
     told = tell(choice, named_steps([*range(len(parts)), eos], marks, EOS))
 
@@ -168,7 +168,7 @@ def test_a_limit_inside_a_character_drops_the_rest_and_loses_no_token(data: st.D
     whole = text.encode()
     size = data.draw(st.integers(0, len(whole)))
     parts: list[bytes] = data.draw(cuts(whole[:size]))
-    choice = ChoicePipeline(Slices(parts), Stages())
+    choice = ChoicePipeline(Slices(parts))
 
     told = tell(choice, named_steps(range(len(parts)), range(len(parts)), MAX))
 
@@ -190,7 +190,7 @@ def test_steps_with_unknown_ids_count_their_tokens_and_use_the_engine_s_text(
         EngineStep([n], 1, None) if is_known else EngineStep([n], 3, piece)
         for n, (piece, is_known) in enumerate(zip(pieces, known, strict=True))
     ]
-    choice = ChoicePipeline(Slices([piece.encode() for piece in pieces]), Stages(stops=stops))
+    choice = ChoicePipeline(Slices([piece.encode() for piece in pieces]), stops=stops)
 
     told = tell(choice, [*steps, EngineStep([], 0, None, MAX)])
 
@@ -202,7 +202,7 @@ def test_steps_with_unknown_ids_count_their_tokens_and_use_the_engine_s_text(
 
 
 def test_a_stop_token_among_unknown_ids_ends_it() -> None:
-    choice = ChoicePipeline(Slices([b""]), Stages(stop_token_ids=frozenset({7})))
+    choice = ChoicePipeline(Slices([b""]), stop_token_ids=[7])
 
     told = tell(choice, [EngineStep([5, 7], 4, "漢字")])
 
@@ -211,7 +211,7 @@ def test_a_stop_token_among_unknown_ids_ends_it() -> None:
 
 @pytest.mark.parametrize("ids", [[], [5]])
 def test_an_end_whose_token_has_no_name(ids: list[int]) -> None:
-    choice = ChoicePipeline(Slices([b""] * 6), Stages())
+    choice = ChoicePipeline(Slices([b""] * 6))
 
     told = tell(choice, [EngineStep(ids, 3, "ab", EOS)])
 
@@ -221,13 +221,13 @@ def test_an_end_whose_token_has_no_name(ids: list[int]) -> None:
 
 
 def test_progress_without_tokens_says_nothing() -> None:
-    choice = ChoicePipeline(Slices([b"a"]), Stages())
+    choice = ChoicePipeline(Slices([b"a"]))
 
     assert list(choice.on_step(EngineStep([], 0, None))) == []
 
 
 def test_a_stop_completed_by_the_last_token_wins_over_the_limit() -> None:
-    choice = ChoicePipeline(Slices([b"a", b"END"]), Stages(stops=["END"]))
+    choice = ChoicePipeline(Slices([b"a", b"END"]), stops=["END"])
 
     told = tell(choice, [EngineStep([0, 1], 2, None, MAX)])
 
@@ -236,7 +236,7 @@ def test_a_stop_completed_by_the_last_token_wins_over_the_limit() -> None:
 
 
 def test_a_cut_lets_go_of_what_was_held_back() -> None:
-    choice = ChoicePipeline(Slices([b"a", b"EN"]), Stages(stops=["END"]))
+    choice = ChoicePipeline(Slices([b"a", b"EN"]), stops=["END"])
     held = list(choice.on_step(EngineStep([0, 1], 2, None)))
 
     rest = list(choice.cut(StopCause.DEADLINE))
@@ -247,7 +247,7 @@ def test_a_cut_lets_go_of_what_was_held_back() -> None:
 
 def test_a_token_that_ends_one_character_and_begins_another_leaves_with_the_other() -> None:
     grin = "😀".encode()
-    choice = ChoicePipeline(Slices(slices(b"a" + grin, [3])), Stages())
+    choice = ChoicePipeline(Slices(slices(b"a" + grin, [3])))
 
     first = list(choice.on_step(EngineStep([0], 1, None)))
     second = list(choice.on_step(EngineStep([1], 1, None)))

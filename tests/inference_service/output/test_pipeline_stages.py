@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from inference_service.backends.types import EngineFinish, EngineStep, TokenLogprob
 from inference_service.output.content_filter.rules import Action, Rule
 from inference_service.output.events import Delta, Finished, FinishReason, ScoredToken, StopCause
-from inference_service.output.pipeline import ChoicePipeline, Stages
+from inference_service.output.pipeline import ChoicePipeline
 from inference_service.output.tool_calls import ToolCallParser, call_ids
 from tests.support import filtering
 from tests.support.texts import THOROUGH, Slices, cuts, slices, until_stop
@@ -42,12 +42,16 @@ class Setting:
     most_calls: int | None = None
     include_stop: bool = False
 
-    def stages(self) -> Stages:
-        return Stages(
+    def parser(self) -> ToolCallParser | None:
+        return ToolCallParser({"f"}, call_ids(7, [1]), self.most_calls) if self.tools else None
+
+    def pipeline(self, parts: Sequence[bytes]) -> ChoicePipeline:
+        return ChoicePipeline(
+            Slices(parts),
             stops=self.stops,
             include_stop=self.include_stop,
-            filter=filtering.start(*self.rules) if self.rules else None,
-            tools=ToolCallParser({"f"}, call_ids(7, [1]), self.most_calls) if self.tools else None,
+            content_filter=filtering.start(*self.rules) if self.rules else None,
+            tools=self.parser(),
         )
 
 
@@ -119,7 +123,7 @@ def steps_of(parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish 
 
 
 def run(setting: Setting, parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish = MAX) -> Told:
-    choice = ChoicePipeline(Slices([*parts, b"never shown"]), setting.stages())
+    choice = setting.pipeline([*parts, b"never shown"])
     return tell(choice, steps_of(parts, marks, finish))
 
 
@@ -152,7 +156,7 @@ def test_text_and_calls_do_not_depend_on_the_tokens(data: st.DataObject, text: s
         shown = filtering.expected([shown], setting.rules).text
     calls: list[tuple[str, str]] = []
     if setting.tools:
-        parser = setting.stages().tools
+        parser = setting.parser()
         assert isinstance(parser, ToolCallParser)
         reader = Reader(parser)
         outputs = [reader.feed(shown), reader.finish(cut=True)]
@@ -257,7 +261,7 @@ def test_a_call_that_its_model_ends_in_the_middle_ends_with_stop() -> None:
 
 
 def test_a_deadline_within_a_call_ends_with_length() -> None:
-    choice = ChoicePipeline(Slices([CALL[:-4].encode()]), Setting(stops=(), rules=()).stages())
+    choice = Setting(stops=(), rules=()).pipeline([CALL[:-4].encode()])
     (opened,) = choice.on_step(EngineStep([0], 1, None))
 
     assert isinstance(opened, Delta)
@@ -325,7 +329,7 @@ def test_a_stop_sequence_that_is_kept_is_filtered_too() -> None:
 def test_pieces_of_one_call_leave_together() -> None:
     """A step of many tokens is one event, and in it a call has one piece."""
     parts = [bytes([byte]) for byte in (CALL + "\n" + CALL).encode()]
-    choice = ChoicePipeline(Slices(parts), Setting(rules=(), stops=()).stages())
+    choice = Setting(rules=(), stops=()).pipeline(parts)
 
     delta, finished = choice.on_step(EngineStep(list(range(len(parts))), len(parts), None, MAX))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_service.backends.types import TokenLogprob
-from inference_service.output.token_buffer import Release, TokenBuffer
+from inference_service.output.events import Delta, ScoredToken
+from inference_service.output.token_buffer import TokenBuffer
+from tests.support.filtering import delta
 from tests.support.texts import THOROUGH
 
 
-def release(buffer: TokenBuffer, upto: int) -> Release:
+def release(buffer: TokenBuffer, upto: int) -> Delta:
     """Settle the text before an offset, and let it leave."""
     buffer.settle(upto)
     return buffer.release()
@@ -60,14 +61,14 @@ def test_tokens_without_names_are_counted() -> None:
 
 
 def test_what_is_settled_in_several_parts_leaves_together() -> None:
-    one, two = TokenLogprob(1, -1.0, []), TokenLogprob(2, -2.0, [])
+    one, two = ScoredToken(1, "a", b"a", -1.0), ScoredToken(2, "b", b"b", -2.0)
     buffer = TokenBuffer()
     buffer.add("a", [1], 2, [one])
     buffer.add("b", [2], 1, [two])
     buffer.settle(1)
     buffer.settle(2)
 
-    assert buffer.release() == Release("ab", [1, 2], 3, [one, two])
+    assert buffer.release() == delta("ab", [1, 2], 3, [one, two])
     assert not buffer.release()
 
 
@@ -77,9 +78,9 @@ def test_settled_text_may_leave_later_than_its_tokens() -> None:
     buffer.add("abc", [1], 1)
 
     assert buffer.settle(3) == "abc"
-    assert buffer.release(1) == Release("a", [1], 1, [])
+    assert buffer.release(1) == delta("a", [1], 1)
     assert buffer.settled_text(1, 3) == "bc"
-    assert buffer.release() == Release("bc", [], 0, [])
+    assert buffer.release() == delta("bc", [], 0)
 
 
 def test_offsets_of_settled_text_count_its_redactions() -> None:
@@ -91,7 +92,7 @@ def test_offsets_of_settled_text_count_its_redactions() -> None:
     buffer.settle(8)
 
     assert buffer.settled_text(8, 11) == " bc"
-    assert buffer.release() == Release("a [gone] bc", [2], 2, [])
+    assert buffer.release() == delta("a [gone] bc", [2], 2)
 
 
 def test_a_token_is_hidden_with_any_of_its_text_also_that_before_an_unfinished_character() -> None:
@@ -101,15 +102,15 @@ def test_a_token_is_hidden_with_any_of_its_text_also_that_before_an_unfinished_c
     buffer.add("😀", [2], 1)
     buffer.redact(0, 3, "*")
 
-    assert release(buffer, 4) == Release("*😀", [2], 2, [])
+    assert release(buffer, 4) == delta("*😀", [2], 2)
 
 
 def test_tokens_of_a_character_that_stays_unfinished_leave_without_text() -> None:
     buffer = TokenBuffer()
     buffer.add("a", [1], 1)
     buffer.add("", [2], 1, ends_within_character=True)
-    assert release(buffer, 1) == Release("a", [1], 1, [])
+    assert release(buffer, 1) == delta("a", [1], 1)
 
     buffer.finish_tokens()
 
-    assert release(buffer, 1) == Release("", [2], 1, [])
+    assert release(buffer, 1) == delta("", [2], 1)

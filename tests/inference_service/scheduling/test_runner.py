@@ -22,7 +22,7 @@ from inference_service.backends.types import (
 )
 from inference_service.constraints.grammar import Grammar
 from inference_service.output.events import Delta, Event, Finished, Report, Started, StopCause, Summary, Usage
-from inference_service.output.pipeline import ChoicePipeline, Stages
+from inference_service.output.pipeline import ChoicePipeline
 from inference_service.prompt.tokenizer import Tokenizer
 from inference_service.scheduling.admission import Admission, Deadline, DeadlinePassed
 from inference_service.scheduling.runner import ChoicePlan, Generation, GenerationRequest, Progress
@@ -106,7 +106,7 @@ def work(
 ) -> GenerationRequest:
     engine = EngineRequest("req-1", [1, 2, 3], GREEDY, max_tokens=50, ignore_eos=False)
     plans = [
-        ChoicePlan(index, engine, ChoicePipeline(Letters(), Stages(tuple(stops)), index), opening, index > 0)
+        ChoicePlan(index, engine, ChoicePipeline(Letters(), index, stops=tuple(stops)), opening, index > 0)
         for index in range(choices)
     ]
     return GenerationRequest("req-1", "m", 3, plans, deadline, Report(GREEDY, {}, 50))

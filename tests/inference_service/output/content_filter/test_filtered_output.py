@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_service.output.content_filter.rules import Action, Rule
-from inference_service.output.token_buffer import Release
-from tests.support.filtering import LETTERS, Filtered, expected, joined, rule, rule_sets, start, tokens
+from inference_service.output.events import Delta
+from tests.support.filtering import LETTERS, Filtered, delta, expected, joined, rule, rule_sets, start, tokens
 from tests.support.texts import THOROUGH, cuts, hard_texts
 
 REDACT = Action.REDACT
@@ -19,7 +19,7 @@ TEXTS = st.one_of(
 )
 
 
-def run(parts: list[str], rules: list[Rule]) -> tuple[Release, str | None, frozenset[str]]:
+def run(parts: list[str], rules: list[Rule]) -> tuple[Delta, str | None, frozenset[str]]:
     """All that leaves, joined; the rule that blocked; the rules that hid something."""
     screen = start(*rules)
     filtered = Filtered(screen)
@@ -88,7 +88,7 @@ def test_no_more_is_held_back_than_may_become_a_match(data: st.DataObject, text:
     screen = Filtered(start(rule(phrases=tuple(phrases), action=REDACT)))
 
     for end, char in enumerate(text, 1):
-        screen.feed(Release(char))
+        screen.feed(delta(char))
         tails = [text[at:end] for at in range(end)]
         open_tails = [t for t in tails if any(p.startswith(t) and p != t for p in phrases)]
         assert screen.filter.held == max(map(len, open_tails), default=0)
@@ -108,9 +108,9 @@ def test_a_match_across_tokens_never_shows() -> None:
 def test_what_only_looks_like_a_match_is_shown_in_the_end() -> None:
     screen = Filtered(start(rule(phrases=("project heron",), patterns=("[0-9]{4}",))))
 
-    assert screen.feed(Release("the project her", [1], 1)) == Release("the ", [], 0, [])
-    assert screen.feed(Release("b 123", [2], 1)) == Release("project herb ", [1], 1, [])
-    assert screen.flush() == Release("123", [2], 1, [])
+    assert screen.feed(delta("the project her", [1], 1)) == delta("the ", [], 0)
+    assert screen.feed(delta("b 123", [2], 1)) == delta("project herb ", [1], 1)
+    assert screen.flush() == delta("123", [2], 1)
     assert screen.filter.blocked is None
 
 
@@ -213,9 +213,9 @@ def test_tokens_of_a_blocked_match_do_not_leave() -> None:
 
 def test_after_a_block_nothing_leaves() -> None:
     screen = Filtered(start(rule(phrases=("bad",))))
-    screen.feed(Release("bad", [1], 1))
+    screen.feed(delta("bad", [1], 1))
 
-    assert not screen.feed(Release("good", [2], 1))
+    assert not screen.feed(delta("good", [2], 1))
     assert not screen.flush()
 
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_service.output.content_filter.rules import Action, Rule
-from inference_service.output.token_buffer import Release
-from tests.support.filtering import Filtered, rule, start
+from tests.support.filtering import Filtered, delta, rule, start
 from tests.support.texts import THOROUGH, cuts
 
 BIRD = rule("birds", phrases=("project heron", "😀 egret"))
@@ -25,7 +24,7 @@ def filtered(parts: list[str] | str, *rules: Rule) -> tuple[str, str | None]:
     """What leaves, and the rule that blocked."""
     screen = start(*rules)
     filtered = Filtered(screen)
-    left = "".join(filtered.feed(Release(part)).text for part in parts) + filtered.flush().text
+    left = "".join(filtered.feed(delta(part)).text for part in parts) + filtered.flush().text
     return left, screen.blocked.rule if screen.blocked else None
 
 

@@ -15,9 +15,8 @@ from structlog.testing import capture_logs
 
 from inference_service.output.content_filter.output import ContentPolicy, OutputFilter
 from inference_service.output.content_filter.rules_file import FilePolicy
-from inference_service.output.token_buffer import Release
 from lodestream_common.errors import OperatorError
-from tests.support.filtering import Filtered, write
+from tests.support.filtering import Filtered, delta, write
 
 HERON = ("[[rules]]", "name = 'heron'", "phrases = ['heron']", "action = 'block'")
 EGRET = ("[[rules]]", "name = 'egret'", "phrases = ['egret']", "action = 'redact'")
@@ -34,7 +33,7 @@ def output(policy: ContentPolicy, text: str, key_name: str = "alice") -> str:
     if screen is None:
         return text
     filtered = Filtered(screen)
-    return filtered.feed(Release(text)).text + filtered.flush().text
+    return filtered.feed(delta(text)).text + filtered.flush().text
 
 
 def soon(question: Callable[[], bool]) -> bool:
@@ -131,7 +130,7 @@ def test_a_running_answer_keeps_its_rules(path: Path) -> None:
     write(path, *EGRET)
     assert soon(lambda: output(policy, "a heron") == "a heron")
 
-    assert Filtered(screen).feed(Release("an egret, a heron")).text == "an egret, a "
+    assert Filtered(screen).feed(delta("an egret, a heron")).text == "an egret, a "
 
 
 @pytest.mark.parametrize("how", ["broken", "gone", "unreadable"])

@@ -10,8 +10,7 @@ from inference_service.output.content_filter.matching import Finder, Scanner, fi
 from inference_service.output.content_filter.output import OutputFilter
 from inference_service.output.content_filter.patterns import WIDEST
 from inference_service.output.content_filter.rules import Action, Rule, Span
-from inference_service.output.token_buffer import Release
-from tests.support.filtering import Filtered, rule, start
+from tests.support.filtering import Filtered, delta, rule, start
 
 AWKWARD = {
     "phrase": rule(phrases=("a" * WIDEST + "b",)),
@@ -44,7 +43,7 @@ def watched(awkward: Rule, text: str, size: int) -> Counting:
     counting = Counting(finder)
     screen = Filtered(OutputFilter([Scanner(counting, folding)]))
     for at in range(0, len(text), size):
-        screen.feed(Release(text[at : at + size]))
+        screen.feed(delta(text[at : at + size]))
         assert screen.filter.held <= WIDEST + 1
     screen.flush()
     return counting
@@ -80,4 +79,4 @@ def test_plain_text_is_hardly_held_back() -> None:
     screen = Filtered(start(rule(phrases=("bad",), patterns=("[0-9]{4}-[0-9]{4}",), action=Action.REDACT)))
 
     for piece in ("Yes", ", ", "of", " course", "."):
-        assert screen.feed(Release(piece)).text == piece
+        assert screen.feed(delta(piece)).text == piece
