@@ -28,6 +28,8 @@ class FrontSettings:
     config: ServiceConfig
     failed_keys: SharedTimes
     keeps_receipts: bool
+    listens_early: bool
+    """Whether it listens before the engine has started, and answers that it is starting."""
 
 
 def run(settings: FrontSettings, engine: socket.socket) -> None:
@@ -54,6 +56,8 @@ async def _serve(settings: FrontSettings, socket_of_engine: socket.socket) -> in
     accounts = RemoteAccounts(engine.remote, settings.config, keeps_receipts=settings.keeps_receipts)
     parts = Parts(accounts, engine.load, SharedFailedKeys(settings.failed_keys), engine.interval)
     try:
+        if not settings.listens_early:
+            await engine.read_model()
         return await serve(settings.config, parts, ready)
     except OperatorError as error:
         engine.remote.note("failed", str(error))

@@ -46,6 +46,7 @@ class RemoteEngine:
         self.remote = Remote(self.on_state)
         self._state = EngineState(BackendStats(running=0), 0, 0, 0.0)
         self._heard = time.monotonic()
+        self._model: tuple[EngineFacts, loader.LoadedModel] | None = None
 
     @property
     def state(self) -> EngineState:
@@ -72,20 +73,31 @@ class RemoteEngine:
             else stats
         )
 
-    async def load(self, config: ServiceConfig, workers: FairPool, compilers: FairPool) -> LoadedEngine:
+    async def read_model(self) -> tuple[EngineFacts, loader.LoadedModel]:
         """Wait until the engine has started, and read its model's files.
 
         Raises:
-            OperatorError: the files changed meanwhile, or the filter's rules cannot be read.
+            OperatorError: the files changed meanwhile.
             EngineDeadError: the engine's process is gone.
 
         """
+        if self._model is None:
+            facts: EngineFacts
+            facts, state = await self.remote.call("find_engine")
+            self.on_state(state)
+            file = ModelFile(facts.model_id, facts.path, None)
+            self._model = facts, await asyncio.to_thread(loader.load, file)
+        return self._model
+
+    async def load(self, config: ServiceConfig, workers: FairPool, compilers: FairPool) -> LoadedEngine:
+        """The engine as the server takes it; see `read_model`.
+
+        Raises:
+            OperatorError: the filter's rules cannot be read.
+
+        """
         policy = policy_of(config)
-        facts: EngineFacts
-        facts, state = await self.remote.call("find_engine")
-        self.on_state(state)
-        file = ModelFile(facts.model_id, facts.path, None)
-        loaded = await workers.run(None, 0, loader.load, file)
+        facts, loaded = await self.read_model()
         model = served_model(config, loaded, facts, workers, compilers)
         return LoadedEngine(
             RemoteBackend(self, facts.description), model, RemoteAdmission(self, facts), policy

@@ -174,7 +174,13 @@ class Supervisor:
 
     async def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
-        settings = FrontSettings(self._front_config, self._failed_keys, self.host.accounts.keeps_receipts)
+        # While other fronts listen, one that does not answer yet would only take calls away from them.
+        settings = FrontSettings(
+            self._front_config,
+            self._failed_keys,
+            keeps_receipts=self.host.accounts.keeps_receipts,
+            listens_early=not self._was_ready,
+        )
         process = _SPAWN.Process(target=front.run, args=(settings, theirs), name=f"front-{number}")
         process.start()
         theirs.close()

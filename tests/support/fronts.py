@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from tests.support.processes import ServerProcess, server_process
 from tests.support.service import MODEL_ID, connect
 from tests.transports.metered import MeteredServers, Samples, total
 
-_MOST_CONNECTIONS = 64
-"""After so many connections, each front has one: the chance that one has none is below 1e-19."""
+PATIENCE = 60.0
+"""Seconds that processes may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +83,22 @@ async def fronted_service(home: Path, **settings: Any) -> AsyncIterator[FrontedS
 
 @asynccontextmanager
 async def front_channels(service: FrontedService) -> AsyncIterator[Sequence[FrontChannel]]:
-    """One connection to each front: the kernel chooses, so there are attempts until each has one."""
+    """One connection to each front: the kernel chooses, so this tries until each has one."""
     found: dict[int, FrontChannel] = {}
     fronts = service.fronts()
     async with AsyncExitStack() as stack:
-        for _ in range(_MOST_CONNECTIONS):
-            before = {front.pid: _connections(front) for front in fronts}
-            channel = await stack.enter_async_context(connect(service.server.address))
-            await channel.channel_ready()
-            front = next(front for front in fronts if _connections(front) > before[front.pid])
-            stubs = generate_grpc.GenerateServiceStub(channel), usage_grpc.UsageServiceStub(channel)
-            found.setdefault(front.pid, FrontChannel(front, channel, *stubs))
-            if len(found) == len(fronts):
-                yield list(found.values())
-                return
-    raise AssertionError("a front got no connection")
+        async with asyncio.timeout(PATIENCE):
+            while len(found) < len(fronts):
+                before = {front.pid: _connections(front) for front in fronts}
+                channel = await stack.enter_async_context(connect(service.server.address))
+                await channel.channel_ready()
+                front = next(front for front in fronts if _connections(front) > before[front.pid])
+                stubs = generate_grpc.GenerateServiceStub(channel), usage_grpc.UsageServiceStub(channel)
+                if front.pid in found:
+                    # One that has just been started may not listen yet.
+                    await asyncio.sleep(0.1)
+                found.setdefault(front.pid, FrontChannel(front, channel, *stubs))
+        yield list(found.values())
 
 
 def _connections(front: psutil.Process) -> int:
