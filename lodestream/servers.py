@@ -11,6 +11,7 @@ from inference_service.config import ServiceConfig
 from lodestream import settings
 from lodestream.parser import CommandParser
 from lodestream.settings import BRIDGE, COMMON, SERVICE
+from lodestream_common.native_lines import forward_native_lines
 from lodestream_common.ready import PARENT_PIPE
 from rest_bridge.config import BridgeConfig
 
@@ -29,6 +30,7 @@ def serve(arguments: Sequence[str]) -> int:
     config = settings.load(ServiceConfig, parser.parse(arguments))
     from lodestream_common import logs
 
+    forward_native_lines()
     logs.configure(config.log_level, config.log_format, server="service")
     logs.catch_exceptions()
     watch_parent()
@@ -55,6 +57,8 @@ def bridge(arguments: Sequence[str]) -> int:
     config = settings.load(BridgeConfig, parser.parse(arguments))
     from lodestream_common import logs
 
+    if config.workers == 1:
+        forward_native_lines()
     logs.configure(config.log_level, config.log_format, server="bridge")
     logs.catch_exceptions()
     watch_parent()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from queue import SimpleQueue
+from types import TracebackType
 from typing import Literal, TextIO
 
 import structlog
@@ -166,7 +168,7 @@ def configure(
 
     """
     # The gRPC core writes lines of its own directly to stderr, and would wait for their reader. Their content
-    # is in the statuses of calls too. The core reads this variable when it is loaded.
+    # is in the statuses of calls too. The core reads this variable when it is loaded; see `native_lines`.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     shared = _processors(server)
     handler = QueueHandler(sys.stderr)
@@ -187,6 +189,8 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+    # The factory above has set a class of structlog's own.
+    logging.setLoggerClass(_LibraryLogger)
 
 
 @contextlib.contextmanager
@@ -253,6 +257,17 @@ def _common_first(logger: WrappedLogger, method: str, event: EventDict) -> Event
     return {name: event[name] for name in ("timestamp", "level", "server", "event")} | dict(event)
 
 
+class _LibraryLogger(logging.Logger):
+    """A logger that a library makes later, perhaps with a handler of its own, which would write raw lines."""
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802
+        """Refuse the handler: every line goes to that of the root logger."""
+
+    def callHandlers(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Pass a line on to the root logger, also where a library turned that off."""
+        logging.getLogger().callHandlers(record)
+
+
 def _take_over(handler: logging.Handler, level: str) -> None:
     root = logging.getLogger()
     for former in [former for former in root.handlers if isinstance(former, QueueHandler)]:
@@ -276,9 +291,22 @@ def choose_request_id(given: str | None = None, prefix: str = "") -> str:
 
 
 def catch_exceptions() -> None:
-    """Log the exceptions of threads and finalisers, which Python would write directly to stderr."""
+    """Log unexpected exceptions, which Python would write directly to stderr.
+
+    A fatal signal, such as a fault in a native library, writes the stacks of all threads to stderr as plain
+    text: a dying process cannot render them.
+    """
+    faulthandler.enable(sys.stderr)
+    sys.excepthook = _log_uncaught
     threading.excepthook = _log_thread
     sys.unraisablehook = _log_unraisable
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    logging.getLogger("python").critical("the process ends", exc_info=(kind, error, traceback))
 
 
 def _log_thread(ended: threading.ExceptHookArgs) -> None:

@@ -27,6 +27,7 @@ from lodestream_common.address import parse_address, reserve
 from lodestream_common.errors import OperatorError
 from lodestream_common.failed_keys import SharedFailedKeys, SharedTimes
 from lodestream_common.metrics import SHARED_DIRECTORY
+from lodestream_common.native_lines import forward_native_lines
 from lodestream_common.ready import announce_ready
 from rest_bridge import server
 from rest_bridge.config import BridgeConfig
@@ -218,6 +219,7 @@ def _received(pipe: Connection) -> str | None:
 def _work(config: BridgeConfig, shared: Shared, worker: int, pipe: Connection) -> None:
     """Serve as one worker. Signals of the terminal reach the supervisor alone, which passes them on."""
     os.setpgrp()
+    forward_native_lines()
     logs.configure(config.log_level, config.log_format, server="bridge")
     logs.catch_exceptions()
     threading.Thread(target=_end_with_supervisor, name="supervisor", daemon=True).start()
