@@ -30,7 +30,8 @@ def serve(arguments: Sequence[str]) -> int:
     config = settings.load(ServiceConfig, parser.parse(arguments))
     from lodestream_common import logs
 
-    forward_native_lines()
+    if config.frontends == 1:
+        forward_native_lines()
     logs.configure(config.log_level, config.log_format, server="service")
     logs.catch_exceptions()
     watch_parent()

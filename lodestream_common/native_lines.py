@@ -27,8 +27,8 @@ def forward_native_lines() -> None:
     """Log each line that a native library writes to stderr, if `GRPC_VERBOSITY` is set, and not to NONE.
 
     Lines of the gRPC core get the logger `grpc.core` and the field `source`; others get the logger `stderr`.
-    It must be called before `logs.configure` and before gRPC is imported. `sys.stderr` continues to write to
-    the terminal, pipe or file that the process got.
+    It must be called before `logs.configure`, and not in a process whose children call it. `sys.stderr`
+    continues to write to the terminal, pipe or file that the process got.
     """
     if os.environ.get(_VARIABLE, "NONE").upper() in ("", "NONE"):
         return

@@ -17,6 +17,7 @@ from inference_service.server import Parts, serve
 from lodestream_common import logs
 from lodestream_common.errors import OperatorError
 from lodestream_common.failed_keys import SharedFailedKeys, SharedTimes
+from lodestream_common.native_lines import forward_native_lines
 
 _log = structlog.get_logger(__name__)
 
@@ -41,6 +42,7 @@ def run(settings: FrontSettings, engine: socket.socket) -> None:
 
     """
     os.setpgrp()
+    forward_native_lines()
     logs.configure(settings.config.log_level, settings.config.log_format, server="service")
     logs.catch_exceptions()
     sys.exit(uvloop.run(_serve(settings, engine)))
