@@ -101,8 +101,9 @@ parameters: $(VENV)/.dev  ## Renew docs/parameters.md and docs/structured-output
 	@$(BIN)/python -m tests.support.parameters
 	@$(BIN)/python -m tests.support.structured_output
 
-screenshot: $(VENV)/.dev  ## Renew the picture of the playground in docs/images; needs Chromium.
+screenshot: $(VENV)/.dev  ## Renew the pictures in docs/images; needs Chromium and Prometheus.
 	@$(BIN)/python -m tests.support.browser docs/images/playground.png
+	@$(BIN)/python -m tests.support.dashboard docs/images
 
 parts:  ## Install what some tests need from Debian: Prometheus, Redis, Chromium, PostgreSQL, Go; needs root.
 	@tests/parts.sh

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lodestream.bench.command import measure
+from tests.support.dashboard import queries
 from tests.support.parts import part, running_prometheus
 from tests.transports.metered import metered_servers
 
@@ -36,11 +35,6 @@ def test_the_example_of_a_configuration_is_valid() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def queries() -> list[tuple[str, str]]:
-    dashboard: dict[str, Any] = json.loads((DIRECTORY / "dashboard.json").read_text())
-    return [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
-
-
 # The simulated engine has no KV cache.
 _EMPTY = {"KV cache in use"}
 
@@ -55,8 +49,7 @@ async def test_each_query_of_the_dashboard_has_data(tmp_path: Path) -> None:
             await prometheus.until("rate(lodestream_completion_tokens_total[10s]) > 0")
 
             for title, expression in queries():
-                filled = expression.replace("$__rate_interval", "10s").replace("$model", ".*")
-                found = await prometheus.query(filled)
-                assert bool(found) is (title not in _EMPTY), f"{title}: {filled}"
+                found = await prometheus.query(expression)
+                assert bool(found) is (title not in _EMPTY), f"{title}: {expression}"
             assert await prometheus.query("lodestream:errors:ratio_rate5m")
             assert await prometheus.query('ALERTS{alertname=~"Lodestream.*"}') == []

@@ -64,6 +64,12 @@ def test_every_file_is_used() -> None:
             assert any(Path(block.file).name in text for text in others), f"{block.page}:{block.line}"
 
 
+def test_every_link_leads_to_a_file() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
 def kind_of(block: Block) -> str:
     """Which of the tests of the README runs a block."""
     if block.language != "bash":

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,6 +55,14 @@ class Prometheus:
 
         """
         reply = (await self._http.get("/api/v1/query", params={"query": expression})).json()
+        assert reply["status"] == "success", f"{expression}: {reply}"
+        found: list[dict[str, Any]] = reply["data"]["result"]
+        return found
+
+    async def query_range(self, expression: str, start: float) -> list[dict[str, Any]]:
+        """Evaluate an expression for each second since `start`, a Unix time; its series."""
+        asked: dict[str, str | float] = {"query": expression, "start": start, "end": time.time(), "step": 1}
+        reply = (await self._http.get("/api/v1/query_range", params=asked)).json()
         assert reply["status"] == "success", f"{expression}: {reply}"
         found: list[dict[str, Any]] = reply["data"]["result"]
         return found
