@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import json
 import logging
 import os
 import re
@@ -174,7 +175,11 @@ def configure(
     handler = QueueHandler(sys.stderr)
     handler.setFormatter(
         RedactingFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[
+                *shared,
+                structlog.stdlib.ExtraAdder(),
+                structlog.processors.StackInfoRenderer(),
+            ],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format)],
         )
     )
@@ -232,24 +237,28 @@ def _processors(server: str) -> list[Processor]:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
         name_server,
     ]
 
 
 def _renderers(style: str) -> list[Processor]:
     if style == "json" or (style == "auto" and not sys.stderr.isatty()):
-        # The standard encoder escapes everything but ASCII, so that no text can break a line.
-        return [structlog.processors.format_exc_info, _common_first, structlog.processors.JSONRenderer()]
+        return [structlog.processors.format_exc_info, _common_first, _render_json]
     colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     return [
         structlog.dev.ConsoleRenderer(
             colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
         )
     ]
+
+
+# It escapes everything but ASCII, so that no text can break a line. `json.dumps` would make one each time.
+_ENCODER = json.JSONEncoder(default=repr)
+
+
+def _render_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    return _ENCODER.encode(event)
 
 
 def _common_first(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -269,6 +278,8 @@ class _LibraryLogger(logging.Logger):
 
 
 def _take_over(handler: logging.Handler, level: str) -> None:
+    # No line has these, and reading them takes time.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     for former in [former for former in root.handlers if isinstance(former, QueueHandler)]:
         former.close()
