@@ -1,4 +1,4 @@
-"""Many streams at once: none lost, none mixed up."""
+"""Many concurrent streams: none is lost or mixed up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.statuses import status_of_call
 
 STREAMS = 200
 CONNECTIONS = 4
-"""A connection may have 100 calls open."""
+"""The number of connections, each of which may have 100 open calls."""
 EACH_TOKEN = grpc.aio.Metadata(("x-stream-interval", "0"))
 """Tokens are not gathered, however busy the loop is."""
 GREEDY = Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, seed=0, reproducible=True)
@@ -27,13 +27,13 @@ GREEDY = Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, seed=0, reproducible=True)
 
 @asynccontextmanager
 async def connections(address: str) -> AsyncIterator[list[generate_grpc.GenerateServiceAsyncStub]]:
-    """Stubs on connections of their own."""
+    """Stubs on separate connections."""
     async with AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(connect(address)) for _ in range(CONNECTIONS)]
         yield [generate_grpc.GenerateServiceStub(channel) for channel in channels]
 
 
-async def test_two_hundred_streams_each_prove_their_own_prompt(tokenizer: Tokenizer) -> None:
+async def test_two_hundred_streams_get_the_answers_to_their_prompts(tokenizer: Tokenizer) -> None:
     prompts = [
         f"story number {number}: {'漢字 😀 ' * (number % 7)}end of {number}" for number in range(STREAMS)
     ]
@@ -52,7 +52,7 @@ async def test_two_hundred_streams_each_prove_their_own_prompt(tokenizer: Tokeni
         await eventually(lambda: is_free(service))
 
 
-async def test_two_hundred_run_at_once_on_an_engine_that_takes_them_all() -> None:
+async def test_two_hundred_streams_run_at_once_on_two_hundred_slots() -> None:
     async with running_service(max_concurrency=STREAMS) as service, connections(service.address) as stubs:
         streams = [
             stub.GenerateStream(ask("@sim(stall_at=3)"), metadata=EACH_TOKEN)
@@ -67,7 +67,7 @@ async def test_two_hundred_run_at_once_on_an_engine_that_takes_them_all() -> Non
         await eventually(lambda: is_free(service))
 
 
-async def test_beyond_the_queue_one_is_refused_at_once_and_the_others_are_served() -> None:
+async def test_a_request_beyond_the_queue_is_refused_at_once_and_the_others_are_served() -> None:
     async with running_service(max_concurrency=2, queue_limit=10) as service:
         holders = [service.generate_stub.GenerateStream(ask("@sim(stall_at=1)")) for _ in range(2)]
         for holder in holders:

@@ -1,4 +1,4 @@
-"""The writer of receipts on real SQLite files: what fails is counted, and nothing waits for it."""
+"""The writer of receipts on real SQLite files: lost receipts are counted, and no request waits for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def soon(is_so: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_while_the_file_is_locked_nothing_waits_and_what_does_not_fit_becomes_a_gap(tmp_path: Path) -> None:
+def test_with_a_locked_file_nothing_waits_and_lost_receipts_become_a_gap(tmp_path: Path) -> None:
     path, dropped = tmp_path / "receipts.db", list[int]()
     store = SqliteStore(path)
     store.open()
@@ -63,7 +63,7 @@ def test_while_the_file_is_locked_nothing_waits_and_what_does_not_fit_becomes_a_
     store.close()
 
 
-def test_receipts_that_the_database_refuses_are_counted_and_hold_up_no_others(tmp_path: Path) -> None:
+def test_refused_receipts_are_counted_and_do_not_block_others(tmp_path: Path) -> None:
     dropped: list[int] = []
     receipts = Receipts(SqliteStore(tmp_path / "receipts.db"), "here", on_dropped=dropped.append)
     for name in ("earlier", "no text \ud800", "later"):
@@ -109,7 +109,7 @@ async def test_a_default_file_that_cannot_be_written_is_a_warning_and_a_set_one_
 
 
 @pytest.mark.parametrize("url", ["mysql://root:secret@host/db", "sqlite://", "sqlite:///", ""])
-def test_a_url_that_is_none_is_refused_without_repeating_it(url: str) -> None:
+def test_an_invalid_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(SettingError) as error:
         store_of(url)
     assert "secret" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Starting, failing, stalling, draining, ending."""
+"""The life of the service: start, failures, stalls, draining, end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ from tests.support.service import SMALL_WINDOW, Running, connect, running_servic
 from tests.support.statuses import status_of_call
 
 
-async def test_while_the_model_loads_it_listens_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_the_model_loads_the_service_listens_and_reports_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loaded = asyncio.Event()
     start = SimulatedBackend.start
 
@@ -68,7 +70,7 @@ async def test_while_the_model_loads_it_listens_and_says_so(monkeypatch: pytest.
     await server.stop()
 
 
-async def test_an_engine_that_cannot_be_loaded_is_the_operator_s_business() -> None:
+async def test_an_engine_that_cannot_be_loaded_is_an_operator_error() -> None:
     server = Server(service_config(simulated_fault="crash_at_start"))
 
     with pytest.raises(OperatorError, match="crash at start"):
@@ -76,7 +78,7 @@ async def test_an_engine_that_cannot_be_loaded_is_the_operator_s_business() -> N
     await server.stop()
 
 
-async def test_a_fault_nobody_knows_is_named() -> None:
+async def test_an_unknown_fault_is_named() -> None:
     server = Server(service_config(simulated_fault="explode=3"))
 
     with pytest.raises(OperatorError, match=r"simulated_fault.*explode"):
@@ -84,7 +86,7 @@ async def test_a_fault_nobody_knows_is_named() -> None:
     await server.stop()
 
 
-async def test_a_port_that_is_taken_is_named() -> None:
+async def test_a_taken_port_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -113,14 +115,14 @@ async def test_a_context_longer_than_the_model_s_is_refused() -> None:
     await server.stop()
 
 
-async def test_stopping_before_and_twice_is_fine() -> None:
+async def test_a_service_can_be_stopped_before_its_start_and_twice() -> None:
     never_started = Server(service_config())
     await never_started.stop()
     async with running_service() as service:
         await service.server.stop()
 
 
-async def test_the_death_of_the_engine_is_noticed_by_everybody() -> None:
+async def test_a_dead_engine_fails_running_and_new_calls_and_health() -> None:
     async with running_service() as service:
         watcher = Watcher(service.channel)
         assert await watcher.serving()
@@ -138,7 +140,7 @@ async def test_the_death_of_the_engine_is_noticed_by_everybody() -> None:
         bystander.cancel()
 
 
-async def test_an_engine_without_progress_is_unhealthy_until_it_moves_again() -> None:
+async def test_an_engine_without_progress_is_unhealthy_until_it_progresses() -> None:
     async with running_service(stall_timeout=0.5) as service:
         watcher = Watcher(service.channel)
         assert await watcher.serving()
@@ -161,7 +163,7 @@ async def draining(service: Running, hurry: asyncio.Event) -> AsyncIterator[asyn
         task.cancel()
 
 
-async def test_what_runs_may_finish_and_nothing_new_begins() -> None:
+async def test_draining_lets_running_calls_finish_and_refuses_new_ones() -> None:
     async with running_service(simulated_decode_tps=40, shutdown_grace=30, max_concurrency=1) as service:
         watcher = Watcher(service.channel)
         assert await watcher.serving()
@@ -180,7 +182,7 @@ async def test_what_runs_may_finish_and_nothing_new_begins() -> None:
             await asyncio.wait_for(drain, TIMEOUT_SECONDS)
 
 
-async def test_when_the_grace_is_over_what_still_runs_is_told_so() -> None:
+async def test_calls_still_running_after_the_grace_period_get_an_error() -> None:
     async with running_service(shutdown_grace=0.3) as service:
         stream = service.generate_stub.GenerateStream(ask("@sim(stall_at=3)"))
         answer = service.generate_stub.Generate(ask("@sim(stall_at=3)"), timeout=TIMEOUT_SECONDS)
@@ -197,7 +199,7 @@ async def test_when_the_grace_is_over_what_still_runs_is_told_so() -> None:
         assert is_free(service)
 
 
-async def test_hurry_ends_the_grace() -> None:
+async def test_a_second_signal_ends_the_grace_period() -> None:
     async with running_service(shutdown_grace=600) as service:
         running = service.generate_stub.GenerateStream(ask("@sim(stall_at=3)"))
         await first(running)
@@ -217,7 +219,7 @@ async def test_an_idle_service_drains_at_once() -> None:
         await asyncio.wait_for(service.server.drain(asyncio.Event()), TIMEOUT_SECONDS)
 
 
-async def test_a_caller_that_does_not_read_loses_its_stream_and_the_slot_is_free() -> None:
+async def test_the_stream_of_a_stalled_reader_is_ended_and_its_slot_freed() -> None:
     async with (
         running_service(stall_timeout=0.5) as service,
         connect(service.address, *SMALL_WINDOW) as channel,
@@ -234,7 +236,7 @@ async def test_a_caller_that_does_not_read_loses_its_stream_and_the_slot_is_free
         assert service.server.health.state is State.READY
 
 
-async def test_a_caller_that_leaves_unread_messages_is_a_cancel_like_any_other(
+async def test_a_disconnect_with_unread_messages_is_a_cancellation(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with capture_logs() as logs:
@@ -270,7 +272,7 @@ async def test_a_slow_caller_keeps_its_stream() -> None:
 
 
 class Process:
-    """The service in a process of its own."""
+    """The service in its own process."""
 
     def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
         self.address = address
@@ -293,7 +295,7 @@ sys.exit(run(ServiceConfig(**json.loads(sys.argv[1]))))
 
 @asynccontextmanager
 async def process(tmp_path: Path, **overrides: Any) -> AsyncIterator[Process]:
-    """Start the service and wait until it says that it is ready."""
+    """Start the service and wait until it is ready."""
     ready = tmp_path / "ready.json"
     settings = service_config(**overrides).model_dump_json()
     started = await asyncio.create_subprocess_exec(
@@ -311,7 +313,7 @@ async def process(tmp_path: Path, **overrides: Any) -> AsyncIterator[Process]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_the_process_well(tmp_path: Path, number: signal.Signals) -> None:
+async def test_a_signal_ends_the_process_with_status_0(tmp_path: Path, number: signal.Signals) -> None:
     async with process(tmp_path, simulated_decode_tps=40) as server, connect(server.address) as channel:
         stub = generate_grpc.GenerateServiceStub(channel)
         stream = stub.GenerateStream(ask())
@@ -323,7 +325,7 @@ async def test_a_signal_ends_the_process_well(tmp_path: Path, number: signal.Sig
         assert await server.exit_status() == 0
 
 
-async def test_a_second_signal_ends_what_runs(tmp_path: Path) -> None:
+async def test_a_second_signal_ends_running_calls(tmp_path: Path) -> None:
     async with process(tmp_path, shutdown_grace=600) as server, connect(server.address) as channel:
         stream = generate_grpc.GenerateServiceStub(channel).GenerateStream(ask("@sim(stall_at=1)"))
         await first(stream)
@@ -338,7 +340,7 @@ async def test_a_second_signal_ends_what_runs(tmp_path: Path) -> None:
         assert await server.exit_status() == 0
 
 
-async def test_the_process_ends_with_1_when_the_engine_died(tmp_path: Path) -> None:
+async def test_the_process_ends_with_status_1_when_the_engine_died(tmp_path: Path) -> None:
     async with process(tmp_path) as server, connect(server.address) as channel:
         status = await refusal(generate_grpc.GenerateServiceStub(channel).Generate(ask("@sim(die_at=0)")))
 
@@ -356,7 +358,7 @@ SimulatedBackend.start = start
 """
 
 
-async def test_a_signal_ends_the_loading_too() -> None:
+async def test_a_signal_during_loading_ends_the_process() -> None:
     settings = service_config().model_dump_json()
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", LOADING_FOREVER + PROGRAM, settings), stdout=asyncio.subprocess.PIPE

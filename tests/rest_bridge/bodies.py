@@ -1,4 +1,4 @@
-"""Bodies that tests start from."""
+"""Request bodies for tests."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ COMPLETIONS_STREAM = "/v1/completions/stream"
 
 
 def chat(**more: Any) -> dict[str, Any]:
-    """The least chat request, and more."""
+    """A minimal chat request with the given members."""
     return {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
 
 
 def completion(**more: Any) -> dict[str, Any]:
-    """The least completion request, and more."""
+    """A minimal completion request with the given members."""
     return {"model": "m", "prompt": "hi", **more}
 
 
 def sent(body: dict[str, Any]) -> dict[str, Any]:
-    """What goes to the service for a body, field by field."""
+    """The message to the service for a body, as a dictionary."""
     raw = json.dumps(body).encode()
     if "prompt" in body:
         message = completion_request(parse_body(CompletionRequest, raw))

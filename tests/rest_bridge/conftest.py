@@ -12,7 +12,7 @@ from tests.support.scripted import Running, ScriptedService, serve
 
 @pytest.fixture(autouse=True)
 def _plain_logs() -> Iterator[None]:
-    """Short tracebacks: what structlog makes of them by default takes seconds."""
+    """Log short tracebacks, since structlog's default format takes seconds."""
     before = structlog.get_config()
     structlog.configure(
         processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()]
@@ -23,7 +23,7 @@ def _plain_logs() -> Iterator[None]:
 
 @pytest.fixture
 def service() -> ScriptedService:
-    """What stands behind the bridge; it does what the test tells it to."""
+    """The service behind the bridge, whose answers the test scripts."""
     return ScriptedService()
 
 

@@ -1,4 +1,4 @@
-"""What tests of replies and chunks start from."""
+"""Inputs for tests of replies and chunks."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ SUMMARY = Summary(Usage(3, 2, 1), TIMINGS, REPORT)
 
 
 def response_context(model: str, *ignored: str, **has: bool) -> ResponseContext:
-    """The context of a request that arrived just now; `has` are its fields, without their prefix."""
-    wanted = {f"has_{name}": value for name, value in has.items()}
-    return ResponseContext(RequestContext("id", "POST"), model, "here", ignored, **wanted)
+    """The context of a request that has just arrived; `has` are its `has_` fields without the prefix."""
+    flags = {f"has_{name}": value for name, value in has.items()}
+    return ResponseContext(RequestContext("id", "POST"), model, "here", ignored, **flags)
 
 
 def token(text: str, logprob: float = -0.5, *top: TokenLogprob, raw: bytes | None = None) -> TokenLogprob:
-    """How likely a token was; its bytes are those of its text, unless they are given."""
+    """The log probability of a token, whose bytes are by default those of its text."""
     return TokenLogprob(1, text, text.encode() if raw is None else raw, logprob, top)
 
 
 def payloads(raw: bytes) -> list[dict[str, Any]]:
-    """The JSON of each event; fails on anything that is not framed as one."""
+    """The JSON of each event. Fails on text that is not framed as an event."""
     events = raw.decode().split("\n\n")
     assert events.pop() == ""
     assert all(event.startswith("data: ") and "\n" not in event for event in events)

@@ -1,4 +1,4 @@
-"""A bridge on a real socket, inside the test's own loop."""
+"""A bridge on a real socket in the event loop of the test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.pacing import pacing_settings
 
 @dataclass(frozen=True, slots=True)
 class RunningBridge:
-    """A bridge that listens."""
+    """A listening bridge."""
 
     address: str
     """`127.0.0.1:port`."""
@@ -34,7 +34,7 @@ class RunningBridge:
 
     @property
     def requests(self) -> int:
-        """How many requests run now."""
+        """The number of running requests."""
         return len(self.server.server_state.tasks)
 
 

@@ -18,7 +18,7 @@ LIMIT = 2048
 
 @pytest.fixture
 async def wire(running: Running) -> AsyncIterator[Wire]:
-    """A connection to a bridge that takes bodies of at most `LIMIT` bytes."""
+    """A connection to a bridge that accepts bodies of at most `LIMIT` bytes."""
     async with (
         running_bridge(running.target, max_body_bytes=LIMIT) as bridge,
         connect(bridge.address) as wire,
@@ -27,13 +27,13 @@ async def wire(running: Running) -> AsyncIterator[Wire]:
 
 
 def padded(size: int) -> bytes:
-    """A good chat request of exactly so many bytes."""
+    """A valid chat request of exactly `size` bytes."""
     bare = len(json.dumps(chat(user="")).encode())
     return json.dumps(chat(user="x" * (size - bare))).encode()
 
 
-async def test_a_body_at_the_limit_is_taken(wire: Wire) -> None:
-    """To the byte."""
+async def test_a_body_at_the_limit_is_accepted(wire: Wire) -> None:
+    """The limit is exact to the byte."""
     wire.send(head("POST", CHAT, f"content-length: {LIMIT}") + padded(LIMIT))
     status, _, _ = await wire.read_reply()
 
@@ -41,7 +41,7 @@ async def test_a_body_at_the_limit_is_taken(wire: Wire) -> None:
 
 
 async def test_a_declared_size_over_the_limit_is_refused_at_once(wire: Wire) -> None:
-    """Before a byte of the body; the message tells the limit."""
+    """The reply comes before any byte of the body, and the message has the limit."""
     wire.send(head("POST", CHAT, f"content-length: {LIMIT + 1}"))
     status, headers, body = await wire.read_reply()
 
@@ -51,7 +51,7 @@ async def test_a_declared_size_over_the_limit_is_refused_at_once(wire: Wire) -> 
 
 
 async def test_a_body_of_unknown_size_is_refused_while_it_arrives(wire: Wire) -> None:
-    """As soon as it is over the limit, though its end is not in sight."""
+    """It is refused as soon as it exceeds the limit, before its end."""
     wire.send(head("POST", CHAT, "transfer-encoding: chunked"))
     piece = b"%x\r\n%s\r\n" % (1024, b"x" * 1024)
     wire.send(piece * 2)
@@ -63,8 +63,8 @@ async def test_a_body_of_unknown_size_is_refused_while_it_arrives(wire: Wire) ->
     assert (status, body["error"]["code"]) == (413, "request_too_large")
 
 
-async def test_a_refused_upload_can_be_finished(running: Running) -> None:
-    """A client that sends all of it before it reads gets to see the refusal."""
+async def test_a_client_may_finish_a_refused_upload(running: Running) -> None:
+    """A client that sends the whole body before it reads gets the error."""
     async with (
         running_bridge(running.target) as bridge,
         http_client(bridge.url) as http,
@@ -76,8 +76,8 @@ async def test_a_refused_upload_can_be_finished(running: Running) -> None:
     assert second.status_code == 200
 
 
-async def test_a_client_that_asks_first_is_told_to_go_on(wire: Wire) -> None:
-    """`Expect: 100-continue` is answered before the body, and a refusal instead of it."""
+async def test_expect_100_continue_is_answered(wire: Wire) -> None:
+    """The reply comes before the body: 100, or the error."""
     wire.send(head("POST", CHAT, "content-length: 200", "expect: 100-continue"))
     assert (await wire.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
     wire.send(padded(200))
@@ -88,7 +88,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on(wire: Wire) -> None:
 
 
 async def test_a_body_may_come_in_pieces(wire: Wire) -> None:
-    """Cut anywhere."""
+    """It may be cut anywhere."""
     wire.send(head("POST", CHAT, "transfer-encoding: chunked"))
     for byte in padded(300):
         wire.send(b"1\r\n%c\r\n" % byte)
@@ -110,8 +110,8 @@ async def test_a_body_may_come_in_pieces(wire: Wire) -> None:
         None,
     ],
 )
-async def test_json_is_taken_under_any_name(http: httpx.AsyncClient, content_type: str | None) -> None:
-    """As OpenAI's servers do it: `curl -d` calls JSON a form."""
+async def test_json_is_accepted_with_any_content_type(http: httpx.AsyncClient, content_type: str | None) -> None:
+    """OpenAI's servers accept it, too: `curl -d` declares JSON as a form."""
     headers = {} if content_type is None else {"content-type": content_type}
     reply = await http.post(CHAT, content=json.dumps(chat()), headers=headers)
 
@@ -119,16 +119,16 @@ async def test_json_is_taken_under_any_name(http: httpx.AsyncClient, content_typ
 
 
 @pytest.mark.parametrize("form", [{"data": {"model": "m"}}, {"files": {"file": b"{}"}}])
-async def test_a_form_is_no_json(http: httpx.AsyncClient, form: dict[str, Any]) -> None:
-    """What is in it decides, and the refusal says what was expected."""
+async def test_a_form_body_is_refused(http: httpx.AsyncClient, form: dict[str, Any]) -> None:
+    """The content decides, and the error says what was expected."""
     reply = await http.post(CHAT, **form)
 
     assert reply.status_code == 400
     assert "not valid JSON" in reply.json()["error"]["message"]
 
 
-async def test_the_connection_survives_a_refusal(bridge: RunningBridge) -> None:
-    """Bad requests, one after the other, and a good one at the end."""
+async def test_the_connection_stays_open_after_errors(bridge: RunningBridge) -> None:
+    """Invalid requests are followed by a valid one on the same connection."""
     async with connect(bridge.address) as wire:
         for raw in (b"{", b"[]", b"\xff"):
             wire.send(head("POST", CHAT, f"content-length: {len(raw)}") + raw)

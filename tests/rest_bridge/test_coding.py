@@ -1,4 +1,4 @@
-"""Bodies that are coded: unpacked within the limit of bodies, or refused."""
+"""Bodies with a content coding are decoded within the body limit, or refused."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ async def post(http: httpx.AsyncClient, content: bytes, coding: str) -> httpx.Re
 
 
 @pytest.mark.parametrize("coding", PACKS)
-async def test_a_coded_body_is_what_it_unpacks_to(
+async def test_a_coded_body_is_decoded(
     http: httpx.AsyncClient, service: ScriptedService, coding: str
 ) -> None:
-    """In one part or in several, whatever the case of the name."""
+    """It may come in one part or in several, with the name of the coding in any case."""
     body, pack = json.dumps(chat()).encode(), PACKS[coding]
     for content in (pack(body), pack(body[:9]) + pack(body[9:]), pack(b"") + pack(body)):
         assert (await post(http, content, coding.upper())).status_code == 200
@@ -44,14 +44,13 @@ async def test_a_coded_body_is_what_it_unpacks_to(
     assert [seen.request for seen in service.seen] == [service.seen[-1].request] * 4
 
 
-async def test_no_coding_at_all_has_a_name_too(http: httpx.AsyncClient) -> None:
-    """`identity`."""
+async def test_the_coding_identity_is_accepted(http: httpx.AsyncClient) -> None:
     assert (await post(http, json.dumps(chat()).encode(), "identity")).status_code == 200
 
 
 @pytest.mark.parametrize("coding", ["", ",", ",identity"])
-async def test_a_header_that_names_no_coding_is_like_none(http: httpx.AsyncClient, coding: str) -> None:
-    """Empty elements of a list mean nothing."""
+async def test_an_empty_content_encoding_is_ignored(http: httpx.AsyncClient, coding: str) -> None:
+    """Empty elements of the list are ignored, too."""
     assert (await post(http, json.dumps(chat()).encode(), coding)).status_code == 200
     packed = gzip.compress(json.dumps(chat()).encode())
     assert (await post(http, packed, f"{coding}, gzip".replace("identity", ""))).status_code == 200
@@ -61,7 +60,7 @@ async def test_a_header_that_names_no_coding_is_like_none(http: httpx.AsyncClien
 async def test_other_codings_are_refused(
     http: httpx.AsyncClient, service: ScriptedService, coding: str
 ) -> None:
-    """With the one error body, and with what would be taken."""
+    """The error has the usual body and the accepted codings."""
     reply = await post(http, zlib.compress(json.dumps(chat()).encode()), coding)
     error = reply.json()["error"]
 
@@ -75,8 +74,8 @@ async def test_other_codings_are_refused(
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
-async def test_what_is_not_so_coded_is_refused(http: httpx.AsyncClient, coding: str) -> None:
-    """Plain, broken, cut, nothing, with rubbish behind it, and parts without end."""
+async def test_a_body_with_invalid_coding_is_refused(http: httpx.AsyncClient, coding: str) -> None:
+    """The bodies are plain, damaged, truncated, empty, followed by garbage, or have endless parts."""
     body, pack = json.dumps(chat()).encode(), PACKS[coding]
     good = pack(body)
     broken = b"????" + good[4:]
@@ -91,8 +90,8 @@ async def test_what_is_not_so_coded_is_refused(http: httpx.AsyncClient, coding: 
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
-async def test_a_bomb_is_refused_before_it_is_unpacked(running: Running, coding: str) -> None:
-    """A GiB in a body below the limit costs no more memory than the limit."""
+async def test_a_decompression_bomb_is_refused(running: Running, coding: str) -> None:
+    """A GiB in a small body takes no more memory than the limit."""
     packed = _bomb(coding)
     assert len(packed) < 2 * MIB
     async with (
@@ -116,7 +115,7 @@ def _bomb(coding: str) -> bytes:
 
 
 async def test_a_window_beyond_the_standards_is_refused(http: httpx.AsyncClient) -> None:
-    """A frame that asks for a GiB of memory gets none of it."""
+    """A frame that demands a GiB of memory is refused."""
     options: dict[int, int] = {
         zstd.CompressionParameter.window_log: 27,
         zstd.CompressionParameter.content_size_flag: 0,

@@ -47,15 +47,15 @@ def schema_format(**more: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_a_constraint_has_many_names(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    """All become the one of the protocol; schemas keep the order of their names, and their numbers."""
+def test_all_names_of_a_constraint_are_converted(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """All become the protocol's field; schemas keep the order of names, and their numbers."""
     assert sent(chat(**given))["constraint"] == expected
     assert sent(completion(**given))["constraint"] == expected
 
 
 @pytest.mark.parametrize("given", [{"response_format": {"type": "text"}}, {"response_format": None}])
-def test_text_is_no_constraint(given: dict[str, Any]) -> None:
-    """It is what there is anyway."""
+def test_the_format_text_sets_no_constraint(given: dict[str, Any]) -> None:
+    """Text is the default format."""
     assert sent(chat(**given)) == sent(chat())
 
 
@@ -93,7 +93,7 @@ def test_text_is_no_constraint(given: dict[str, Any]) -> None:
     ids=str,
 )
 def test_a_malformed_constraint_is_refused_by_name(given: dict[str, Any], param: str, code: str) -> None:
-    """Also one too many."""
+    """More than one constraint is refused, too."""
     with pytest.raises(ApiError) as caught:
         sent(chat(**given))
 
@@ -101,8 +101,8 @@ def test_a_malformed_constraint_is_refused_by_name(given: dict[str, Any], param:
     assert caught.value.message.startswith(param)
 
 
-def test_a_number_that_is_none_is_refused() -> None:
-    """1e999 is infinite to whoever reads it, and no JSON any more when it is written again."""
+def test_a_number_that_is_infinite_is_refused() -> None:
+    """1e999 is parsed as infinity, which JSON cannot represent."""
     raw = b'{"model":"m","messages":[{"role":"user","content":"x"}],"guided_json":{"const":1e999}}'
     with pytest.raises(ApiError) as caught:
         sent_raw(raw)
@@ -135,8 +135,8 @@ def sent_raw(raw: bytes) -> None:
     ],
     ids=str,
 )
-def test_refusals_name_what_the_caller_wrote(body: dict[str, Any], service: str, rest: str) -> None:
-    """The service has one name for each parameter; the body may have used another."""
+def test_errors_have_the_caller_s_name_of_a_parameter(body: dict[str, Any], service: str, rest: str) -> None:
+    """The service has one name for each parameter, but the body may use another."""
     schema = CompletionRequest if "prompt" in body else ChatCompletionRequest
     names = own_names(parse_body(schema, json.dumps(body).encode()))
 

@@ -20,8 +20,8 @@ WEATHER = {
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Bonn"}'}}
 
 
-def test_tools_go_out() -> None:
-    """With their schemas as text; one without parameters has none."""
+def test_tools_are_converted() -> None:
+    """Schemas become text; a tool without parameters has none."""
     bare = {"type": "function", "function": {"name": "now"}}
 
     assert sent(chat(tools=[WEATHER, bare]))["chat"]["tools"] == [
@@ -48,16 +48,16 @@ def test_tools_go_out() -> None:
     ],
     ids=str,
 )
-def test_the_choice_of_tools_goes_out(choice: Any, expected: dict[str, Any]) -> None:
-    """A mode, or the name of the one to call."""
+def test_the_tool_choice_is_converted(choice: Any, expected: dict[str, Any]) -> None:
+    """It is a mode, or the name of a tool."""
     body = sent(chat(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False))["chat"]
 
     assert body["tool_choice"] == expected
     assert body["parallel_tool_calls"] is False
 
 
-def test_a_conversation_with_calls_goes_out_whole() -> None:
-    """The assistant's calls, with or without text, and their results."""
+def test_a_conversation_with_calls_is_converted() -> None:
+    """It has the assistant's calls, with or without text, and their results."""
     turns = [
         {"role": "user", "content": "Weather in Bonn?"},
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
@@ -76,8 +76,8 @@ def test_a_conversation_with_calls_goes_out_whole() -> None:
     ]
 
 
-def test_refusals_of_earlier_turns() -> None:
-    """As a member or as a part of the content: the model reads its own words."""
+def test_refusals_of_earlier_turns_are_sent_as_text() -> None:
+    """A refusal is a member or a part of the content, and the model reads it as its own text."""
     turns = [
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
         {
@@ -116,7 +116,7 @@ def test_refusals_of_earlier_turns() -> None:
     ],
     ids=str,
 )
-def test_parts_that_cannot_be_read(turn: dict[str, Any], param: str, code: str) -> None:
+def test_unsupported_parts_of_messages_are_refused(turn: dict[str, Any], param: str, code: str) -> None:
     with pytest.raises(ApiError) as caught:
         sent(chat(messages=[turn]))
 
@@ -179,7 +179,7 @@ def call_of(**changes: Any) -> dict[str, Any]:
     ids=json.dumps,
 )
 def test_malformed_tools_are_refused_by_name(given: dict[str, Any], param: str, code: str) -> None:
-    """With the path to what is wrong."""
+    """The error has the path of the wrong value."""
     with pytest.raises(ApiError) as caught:
         sent(chat(**given))
 

@@ -11,7 +11,7 @@ from tests.rest_bridge.bodies import chat, completion, sent
 
 
 def test_only_what_the_caller_set_is_sent() -> None:
-    """No default of the bridge reaches the service."""
+    """The bridge sends no defaults."""
     assert sent(chat()) == {"model": "m", "chat": {"messages": [{"role": "ROLE_USER", "content": "hi"}]}}
     assert sent(completion()) == {"model": "m", "prompt": "hi"}
 
@@ -20,7 +20,7 @@ def test_only_what_the_caller_set_is_sent() -> None:
     ("schema", "body"), [(ChatCompletionRequest, chat()), (CompletionRequest, completion())]
 )
 def test_null_is_unset(schema: type[RequestModel], body: dict[str, Any]) -> None:
-    """Every optional parameter may be null, as the API's own SDK sends them."""
+    """Every optional parameter may be null, as the API's own SDK sends it."""
     optional = [name for name, field in schema.model_fields.items() if not field.is_required()]
 
     assert sent({**body, **dict.fromkeys(optional)}) == sent(body)
@@ -41,12 +41,12 @@ def test_null_is_unset(schema: type[RequestModel], body: dict[str, Any]) -> None
     ],
 )
 def test_zero_is_not_unset(name: str, value: float) -> None:
-    """A knob that is set goes out as it is, zero like any other value."""
+    """A parameter that is set to zero is sent, like any other value."""
     assert sent(chat(**{name: value}))["sampling"] == {name: value}
 
 
-def test_every_knob_arrives_in_its_place() -> None:
-    """Seed, limits, stops and the user keep their values."""
+def test_every_parameter_reaches_its_field() -> None:
+    """Seed, limits, stop sequences and the user keep their values."""
     message = sent(
         completion(
             seed=-(2**63), max_tokens=5, stop=["a", "b"], stop_token_ids=[0, 7], ignore_eos=False, user="u"
@@ -64,14 +64,14 @@ def test_every_knob_arrives_in_its_place() -> None:
 
 
 @pytest.mark.parametrize("given", [{"max_tokens": 9}, {"max_completion_tokens": 9}])
-def test_both_names_of_the_limit_are_one(given: dict[str, int]) -> None:
+def test_both_names_of_the_limit_are_equivalent(given: dict[str, int]) -> None:
     """`max_completion_tokens` is `max_tokens`; both may be given if they agree."""
     assert sent(chat(**given))["stopping"] == {"max_tokens": 9}
     assert sent(chat(max_tokens=9, max_completion_tokens=9))["stopping"] == {"max_tokens": 9}
 
 
-def test_two_limits_that_differ_are_refused() -> None:
-    """The caller has to decide."""
+def test_two_different_limits_are_refused() -> None:
+    """The bridge does not choose between them."""
     with pytest.raises(ApiError) as caught:
         sent(chat(max_tokens=9, max_completion_tokens=8))
 
@@ -96,7 +96,7 @@ def test_two_limits_that_differ_are_refused() -> None:
     ids=str,
 )
 def test_a_number_of_too_many_bits_is_refused(body: dict[str, Any], param: str, bounds: str) -> None:
-    """What fits no field of the protocol is a 400 that names the parameter and its range."""
+    """A number that fits no field of the protocol is a 400 that names the parameter and its range."""
     with pytest.raises(ApiError) as caught:
         sent(body)
 
@@ -130,8 +130,8 @@ def test_a_number_of_too_many_bits_is_refused(body: dict[str, Any], param: str, 
         ),
     ],
 )
-def test_a_prompt_comes_in_many_forms(prompt: Any, expected: dict[str, Any]) -> None:
-    """Text or ids, one or several, one also as the only element of an array."""
+def test_all_forms_of_a_prompt_are_converted(prompt: Any, expected: dict[str, Any]) -> None:
+    """A prompt is text or ids, one or several; one may also be the only element of an array."""
     assert sent(completion(prompt=prompt)) == {"model": "m", **expected}
 
 
@@ -150,8 +150,8 @@ def test_a_prompt_comes_in_many_forms(prompt: Any, expected: dict[str, Any]) -> 
     ],
     ids=str,
 )
-def test_a_message_comes_in_many_forms(message: dict[str, Any], expected: tuple[str, str]) -> None:
-    """Roles and contents are brought into the protocol's own; text parts are joined without a gap."""
+def test_all_forms_of_a_message_are_converted(message: dict[str, Any], expected: tuple[str, str]) -> None:
+    """Roles and contents become the protocol's own; text parts are joined without a separator."""
     turn = sent(chat(messages=[message]))["chat"]["messages"][0]
 
     assert (turn["role"], turn.get("content", "")) == expected
@@ -162,8 +162,8 @@ def test_a_single_stop_is_a_list_of_one() -> None:
     assert sent(chat(stop="a"))["stopping"] == {"stop": ["a"]}
 
 
-def test_what_an_answer_holds_goes_out() -> None:
-    """Choices, log probabilities, the prompt again; of completions `logprobs` is a number, also 0."""
+def test_options_of_the_output_are_converted() -> None:
+    """Choices, log probabilities and echo; for completions `logprobs` is a number, also 0."""
     assert sent(chat(n=3, logprobs=True, top_logprobs=2))["output"] == {
         "n": 3,
         "logprobs": True,
@@ -178,8 +178,8 @@ def test_what_an_answer_holds_goes_out() -> None:
     assert sent(chat(include_stop_str_in_output=True))["stopping"] == {"include_stop": True}
 
 
-def test_biases_go_out_by_token_id() -> None:
-    """From the strings that JSON has for names."""
+def test_biases_are_converted_by_token_id() -> None:
+    """JSON has the ids as strings."""
     biases = sent(chat(logit_bias={"0": 1, "50256": -100, "4294967295": 0.5}))["sampling"]["logit_bias"]
 
     assert biases == {"0": 1.0, "50256": -100.0, "4294967295": 0.5}
@@ -204,7 +204,7 @@ def test_biases_go_out_by_token_id() -> None:
     ids=lambda value: str(value)[:20],
 )
 def test_malformed_biases_are_refused(biases: Any, what: str) -> None:
-    """By the name of the parameter, without what stands in it."""
+    """The error names the parameter without repeating its value."""
     with pytest.raises(ApiError, match=what) as caught:
         sent(chat(logit_bias=biases))
 
@@ -213,14 +213,14 @@ def test_malformed_biases_are_refused(biases: Any, what: str) -> None:
 
 
 @pytest.mark.parametrize(("n", "best_of"), [(None, None), (None, 1), (3, 1), (3, 3)])
-def test_best_of_may_ask_for_nothing(n: int | None, best_of: int | None) -> None:
-    """Generating as many as are returned is what happens anyway."""
+def test_best_of_equal_to_n_is_accepted(n: int | None, best_of: int | None) -> None:
+    """It generates as many choices as are returned."""
     assert sent(completion(n=n, best_of=best_of)) == sent(completion(n=n))
 
 
 @pytest.mark.parametrize(("n", "best_of"), [(None, 2), (3, 4), (3, 2), (1, 0)])
-def test_best_of_that_asks_for_more_is_refused(n: int | None, best_of: int) -> None:
-    """Nothing is generated here to be left out."""
+def test_best_of_above_n_is_refused(n: int | None, best_of: int) -> None:
+    """The service returns every choice that it generates."""
     with pytest.raises(ApiError) as caught:
         sent(completion(n=n, best_of=best_of))
 

@@ -1,4 +1,4 @@
-"""Callers that leave, and what is left of them: nothing."""
+"""Disconnecting callers leave no call and no task."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ BOUND = 5.0
 
 
 async def silence(request: Any, context: Any) -> AsyncIterator[Any]:
-    """A stream in its queue: not even started."""
+    """A stream in the queue, without any event."""
     await asyncio.sleep(3600)
     yield started()
 
 
 async def prefill(request: Any, context: Any) -> AsyncIterator[Any]:
-    """A stream in its prefill: started, without output."""
+    """A stream in the prefill: started, without output."""
     yield started()
     await asyncio.sleep(3600)
 
 
 async def stall(request: Any, context: Any) -> AsyncIterator[Any]:
-    """A stream that fell silent after some output."""
+    """A stream that stalls after some output."""
     yield started()
     yield delta("x")
     await asyncio.sleep(3600)
 
 
 async def flood(request: Any, context: Any) -> AsyncIterator[Any]:
-    """A stream that talks without end."""
+    """A stream with endless output."""
     yield started()
     while True:
         yield delta("x" * 1000)
@@ -48,16 +48,16 @@ async def flood(request: Any, context: Any) -> AsyncIterator[Any]:
 
 
 async def never(request: Any, context: Any) -> Any:
-    """A plain call that is not answered."""
+    """A call that is never answered."""
     await asyncio.sleep(3600)
 
 
 @pytest.mark.parametrize("script", [silence, prefill, stall, flood])
 @pytest.mark.parametrize(("path", "body"), [(CHAT, chat(stream=True)), (COMPLETIONS_STREAM, completion())])
-async def test_leaving_a_stream_cancels_the_generation(
+async def test_a_disconnect_from_a_stream_cancels_the_generation(
     bridge: RunningBridge, service: ScriptedService, script: Any, path: str, body: dict[str, Any]
 ) -> None:
-    """At any moment of it, and no task stays behind."""
+    """This holds at any moment, and no task is left."""
     service.stream = script
     async with connect(bridge.address) as wire:
         wire.post(path, body)
@@ -70,10 +70,10 @@ async def test_leaving_a_stream_cancels_the_generation(
 
 
 @pytest.mark.parametrize(("path", "body"), [(CHAT, chat()), (COMPLETIONS, completion())])
-async def test_leaving_a_plain_request_cancels_the_generation(
+async def test_a_disconnect_from_a_plain_request_cancels_the_generation(
     bridge: RunningBridge, service: ScriptedService, path: str, body: dict[str, Any]
 ) -> None:
-    """Though nothing is written to the caller that could fail."""
+    """It is noticed without a failing write to the caller."""
     service.answer = never
     async with connect(bridge.address) as wire:
         wire.post(path, body)
@@ -83,10 +83,10 @@ async def test_leaving_a_plain_request_cancels_the_generation(
     assert service.cancelled == 1
 
 
-async def test_a_reader_that_does_not_read_can_still_leave(
+async def test_a_disconnect_of_a_stalled_reader_is_noticed(
     bridge: RunningBridge, service: ScriptedService
 ) -> None:
-    """Also while the bridge waits to write."""
+    """The bridge is waiting to write at that time."""
     service.stream = flood
     async with connect(bridge.address) as wire:
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -98,10 +98,10 @@ async def test_a_reader_that_does_not_read_can_still_leave(
     assert service.cancelled == 1
 
 
-async def test_leaving_amid_the_body_ends_the_request(
+async def test_a_disconnect_within_the_body_ends_the_request(
     bridge: RunningBridge, service: ScriptedService
 ) -> None:
-    """Nothing is asked of the service."""
+    """The service gets no call."""
     async with connect(bridge.address) as wire:
         wire.send(head("POST", CHAT, "content-length: 1000") + b'{"model"')
         await eventually(lambda: bridge.requests == 1)
@@ -110,8 +110,8 @@ async def test_leaving_amid_the_body_ends_the_request(
     assert service.seen == []
 
 
-async def test_who_left_is_logged_as_gone(bridge: RunningBridge, service: ScriptedService) -> None:
-    """Neither as a success nor as an error."""
+async def test_a_disconnected_caller_is_logged_as_client_gone(bridge: RunningBridge, service: ScriptedService) -> None:
+    """It is logged neither as a success nor as an error."""
     service.stream = stall
     with structlog.testing.capture_logs() as logs:
         async with connect(bridge.address) as wire:
@@ -123,8 +123,8 @@ async def test_who_left_is_logged_as_gone(bridge: RunningBridge, service: Script
     assert lines == [("request", 499, "client_gone")]
 
 
-async def test_many_leave_at_once_and_nothing_stays(bridge: RunningBridge, service: ScriptedService) -> None:
-    """As many tasks as before, and the next request is answered."""
+async def test_many_simultaneous_disconnects_leave_no_task(bridge: RunningBridge, service: ScriptedService) -> None:
+    """The number of tasks is as before, and the next request is answered."""
     usual = service.stream
     async with connect(bridge.address) as wire:
         wire.post(CHAT, chat())
@@ -160,8 +160,8 @@ async def _stays() -> dict[str, str]:
     return {"type": "http.disconnect"}
 
 
-async def test_the_block_ends_when_the_caller_leaves() -> None:
-    """As an event of its own, not as a cancellation; the task goes on."""
+async def test_the_block_ends_when_the_caller_disconnects() -> None:
+    """It raises its own exception, not a cancellation, and the task continues."""
     with pytest.raises(ClientGone):
         async with until_disconnect(_disconnect_later):
             await asyncio.sleep(3600)
@@ -170,15 +170,15 @@ async def test_the_block_ends_when_the_caller_leaves() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_an_error_of_the_block_is_itself() -> None:
-    """As long as the caller is there."""
+async def test_an_error_inside_the_block_is_raised() -> None:
+    """The caller is still connected."""
     with pytest.raises(ZeroDivisionError):
         async with until_disconnect(_stays):
             raise ZeroDivisionError
 
 
-async def test_being_cancelled_from_above_stays_a_cancellation() -> None:
-    """The server that ends is not taken for a caller that left."""
+async def test_an_outer_cancellation_of_the_block_stays_a_cancellation() -> None:
+    """A shutdown of the server is not mistaken for a disconnected caller."""
 
     async def block() -> None:
         async with until_disconnect(_stays):

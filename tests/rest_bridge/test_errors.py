@@ -37,7 +37,7 @@ def _subclasses(kind: type[InferenceError]) -> Iterator[type[InferenceError]]:
 
 
 def test_every_error_of_the_client_has_a_row() -> None:
-    """Nothing that a call can raise is left to chance; what is broken is an internal error."""
+    """Every exception of a call has a row; others are internal errors."""
     internal = {inference_client.ProtocolError, inference_client.InternalError}
 
     assert set(_subclasses(InferenceError)) - internal == set(errors.TABLE) - internal
@@ -45,7 +45,7 @@ def test_every_error_of_the_client_has_a_row() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A refusal of the service and the reply it becomes."""
+    """An error of the service and the expected reply."""
 
     grpc_code: grpc.StatusCode
     reason: str | None
@@ -140,10 +140,10 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.grpc_code.name}-{case.reason}")
-async def test_a_refusal_of_the_service_becomes_a_row_of_the_table(
+async def test_errors_of_the_service_become_the_replies_of_the_table(
     case: Case, service: ScriptedService, http: httpx.AsyncClient
 ) -> None:
-    """Streamed or not, a failure before the first token is a plain reply with its status."""
+    """A failure before the first token is a plain reply with its status, also for streams."""
     info = () if case.reason is None else (error_info(case.reason),)
 
     async def fail(request: Any, context: Any) -> Any:
@@ -171,7 +171,7 @@ async def test_a_refusal_of_the_service_becomes_a_row_of_the_table(
 async def test_a_failure_after_the_first_token_is_an_event(
     service: ScriptedService, http: httpx.AsyncClient
 ) -> None:
-    """The stream ends with the error, and without [DONE]; what came before stands."""
+    """The stream ends with the error and without [DONE]; earlier output stays."""
 
     async def fail_late(request: Any, context: Any) -> Any:
         yield started()
@@ -190,10 +190,10 @@ async def test_a_failure_after_the_first_token_is_an_event(
     assert "[DONE]" not in reply.text
 
 
-async def test_a_stream_that_breaks_its_grammar_is_an_internal_error(
+async def test_a_stream_with_invalid_events_is_an_internal_error(
     service: ScriptedService, http: httpx.AsyncClient
 ) -> None:
-    """Before the first output as a 500, after it as an event."""
+    """It is a 500 before the first output, and an event after it."""
 
     async def nothing(request: Any, context: Any) -> Any:
         yield started()
@@ -212,35 +212,35 @@ async def test_a_stream_that_breaks_its_grammar_is_an_internal_error(
 
 
 @pytest.mark.parametrize("error", [ValueError("secret prompt"), InferenceError("secret"), KeyError("secret")])
-def test_what_nobody_expected_is_a_fixed_sentence(error: Exception) -> None:
-    """The text of an exception never leaves; the request id does."""
+def test_an_unexpected_exception_is_answered_with_a_fixed_sentence(error: Exception) -> None:
+    """The reply has the request id, but never the text of the exception."""
     answer = error_body(api_error(error, "id-1"))["error"]
 
     assert answer["code"] == "internal_error"
     assert answer["message"] == "An internal error occurred; it is logged under request id id-1."
 
 
-def test_a_request_that_shutdown_ends_may_be_tried_again() -> None:
-    """Being cancelled from above is no fault of the caller."""
+def test_a_request_ended_by_a_shutdown_may_be_retried() -> None:
+    """An outer cancellation is not the caller's error."""
     assert api_error(asyncio.CancelledError(), "id").status == 503
 
 
 def test_a_message_is_at_most_a_kilobyte() -> None:
-    """However long the service's text; cut between characters."""
+    """A longer text of the service is cut between characters."""
     body = error_body(ApiError(errors.INVALID_VALUE, "é" * 5000))
 
     assert len(body["error"]["message"].encode()) == 1000
 
 
 def test_a_missing_key_says_how_to_send_one() -> None:
-    """HTTP wants a challenge with every 401."""
+    """HTTP demands a challenge with every 401."""
     reply = error_response(ApiError(errors.INVALID_API_KEY, "no"))
 
     assert reply.headers["www-authenticate"] == "Bearer"
 
 
-def test_a_path_with_a_name_in_brackets_is_told_as_it_is() -> None:
-    """It once had the bridge search for ever."""
+def test_a_path_with_a_name_in_brackets_is_unchanged() -> None:
+    """Such a path once caused an endless loop."""
     text = 'cannot be enforced (at `$.properties["é"].pattern`)'
 
     assert in_rest_names(text) == text.replace("`", "")

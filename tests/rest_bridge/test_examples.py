@@ -1,4 +1,4 @@
-"""The examples run as they are."""
+"""The examples run unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     ids=["openai", "polargrid", "curl"],
 )
 async def test_an_example_runs(command: Sequence[str], expected: str) -> None:
-    """Against a bridge and a service, to its end."""
+    """It runs to its end with a bridge and a service."""
     async with running_service() as service, running_bridge(service.address) as bridge:
         program = await asyncio.create_subprocess_exec(
             *command,

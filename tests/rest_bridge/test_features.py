@@ -1,4 +1,4 @@
-"""What requests may ask for beside text, from the socket of the caller to that of the service and back."""
+"""Features of requests beside plain text, from the caller to the service and back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _choices(text: str) -> list[dict[str, Any]]:
 
 
 async def test_several_choices_stream_side_by_side(http: httpx.AsyncClient, service: ScriptedService) -> None:
-    """Each with its role first and its own end; what they share comes once, last."""
+    """Each has its role first and its own end; common metadata come once, at the end."""
     service.stream = script(
         started(),
         delta("a", 1),
@@ -69,7 +69,7 @@ async def test_several_choices_stream_side_by_side(http: httpx.AsyncClient, serv
 
 
 async def test_several_prompts_are_one_request(http: httpx.AsyncClient, running: Running) -> None:
-    """Choices come in the order of the prompts."""
+    """The choices come in the order of the prompts."""
     whole = whole_answer()
     whole.choices.append(Choice(index=1, text="two", finished=finished(1).finished))
     running.service.answer = answering(whole)
@@ -85,7 +85,7 @@ async def test_several_prompts_are_one_request(http: httpx.AsyncClient, running:
 async def test_log_probabilities_arrive(
     http: httpx.AsyncClient, service: ScriptedService, stream: bool
 ) -> None:
-    """For each token, whole or as they are made, in the shape of each endpoint."""
+    """Each token has one, whole and streamed, in the format of the endpoint."""
     tokens = [logprob("a", "ab"), logprob("b", "cd")]
     whole = whole_answer("ab")
     whole.choices[0].logprobs.extend(tokens)
@@ -100,14 +100,14 @@ async def test_log_probabilities_arrive(
     assert [entry["token"] for entry in content] == ["a", "b"]
     assert [top["token"] for top in content[1]["top_logprobs"]] == ["c", "d"]
     choices = _choices(legacy.text) if stream else legacy.json()["choices"]
-    told = [choice["logprobs"] for choice in choices if choice["logprobs"]]
-    assert [offset for one in told for offset in one["text_offset"]] == [0, 1]
-    assert [name for one in told for name in one["tokens"]] == ["a", "b"]
+    logprobs = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    assert [offset for one in logprobs for offset in one["text_offset"]] == [0, 1]
+    assert [name for one in logprobs for name in one["tokens"]] == ["a", "b"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_calls_of_tools_arrive(http: httpx.AsyncClient, service: ScriptedService, stream: bool) -> None:
-    """Whole or in pieces."""
+async def test_tool_calls_arrive(http: httpx.AsyncClient, service: ScriptedService, stream: bool) -> None:
+    """They arrive whole and in pieces."""
     whole = whole_answer("")
     whole.choices[0].tool_calls.add(id="call_1", name="f", arguments='{"a":1}')
     whole.choices[0].finished.reason = pb.FINISH_REASON_TOOL_CALLS
@@ -133,7 +133,7 @@ async def test_calls_of_tools_arrive(http: httpx.AsyncClient, service: ScriptedS
 async def test_a_filtered_prompt_is_an_empty_answer(
     http: httpx.AsyncClient, service: ScriptedService
 ) -> None:
-    """It says so, and which rule it was."""
+    """It names the reason and the rule."""
     whole = whole_answer("")
     whole.choices[0].finished.CopyFrom(
         finished(
@@ -162,42 +162,42 @@ async def test_a_filtered_prompt_is_an_empty_answer(
 async def test_a_validation_is_a_plain_reply(
     http: httpx.AsyncClient, running: Running, path: str, body: dict[str, Any]
 ) -> None:
-    """Also where a stream was asked for: there is nothing to stream."""
+    """This holds also for stream requests, since there is nothing to stream."""
     running.service.answer = answering(validated())
     reply = await http.post(path, json=body)
-    told = reply.json()
+    body = reply.json()
 
     assert running.service.seen[0].request.validate_only
-    assert (reply.status_code, told["object"], told["choices"]) == (200, "validation", [])
-    assert told["usage"]["prompt_tokens"] == 3
-    assert (told["parameters"]["max_tokens"], told["parameters"]["logit_bias"]) == (10, {"9": -100.0})
-    assert told["queue_estimate_ms"] == 12.5
-    assert told["ignored_parameters"][0] == "store"
+    assert (reply.status_code, body["object"], body["choices"]) == (200, "validation", [])
+    assert body["usage"]["prompt_tokens"] == 3
+    assert (body["parameters"]["max_tokens"], body["parameters"]["logit_bias"]) == (10, {"9": -100.0})
+    assert body["queue_estimate_ms"] == 12.5
+    assert body["ignored_parameters"][0] == "store"
     assert "x-queue-ms" not in reply.headers
 
 
-async def test_a_reply_says_where_the_time_went(http: httpx.AsyncClient, service: ScriptedService) -> None:
-    """In its headers, and in full in the body; what the bridge took is the rest."""
+async def test_a_reply_has_its_timings(http: httpx.AsyncClient, service: ScriptedService) -> None:
+    """Headers have some, and the body all; the rest of the latency is the bridge's."""
     whole = whole_answer()
     whole.report.CopyFrom(REPORT)
     service.answer = answering(whole)
     reply = await http.post(CHAT, json=chat(store=True))
-    told = reply.json()["pg_metadata"]
+    metadata = reply.json()["pg_metadata"]
 
     assert (reply.headers["x-queue-ms"], reply.headers["x-prefill-ms"]) == ("1.0", "2.0")
     assert (reply.headers["x-decode-ms"], reply.headers["x-batch-size"]) == ("3.0", "11")
     assert reply.headers["x-cached-tokens"] == "1"
     assert float(reply.headers["x-bridge-ms"]) >= 0
-    assert told["latency_ms"] >= told["queue_time_ms"] + told["inference_time_ms"]
-    assert told["parameters"]["temperature"] == 0.1
+    assert metadata["latency_ms"] >= metadata["queue_time_ms"] + metadata["inference_time_ms"]
+    assert metadata["parameters"]["temperature"] == 0.1
     assert reply.headers["x-ignored-parameters"] == "store,field_99"
-    assert told["ignored_parameters"] == ["store", "field 99"]
+    assert metadata["ignored_parameters"] == ["store", "field 99"]
 
 
-async def test_a_refusal_names_the_parameter_as_it_was_written(
+async def test_an_error_names_the_parameter_as_the_caller_wrote_it(
     http: httpx.AsyncClient, service: ScriptedService
 ) -> None:
-    """Before the first output, streamed or not."""
+    """This holds for plain requests and for streams before the first output."""
 
     async def fail(request: Any, context: Any) -> Any:
         field = "constraint.json_schema"
@@ -218,7 +218,7 @@ async def test_a_refusal_names_the_parameter_as_it_was_written(
 
 
 async def test_probes_are_logged_for_debugging_only(http: httpx.AsyncClient) -> None:
-    """They come every few seconds, for ever."""
+    """Probes come every few seconds."""
     with structlog.testing.capture_logs() as logs:
         await http.get("/health/ready")
         await http.get("/v1/models")

@@ -1,4 +1,4 @@
-"""What callers see of the content filter, from a real service whose engine says what it is told to."""
+"""The content filter over REST, with a real service whose engine's output is scripted."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def ask(text: str) -> dict[str, Any]:
 
 
 async def both(client: openai.AsyncOpenAI, text: str) -> tuple[Any, Any]:
-    """The answer whole, and folded from a stream."""
+    """The whole answer, and the answer that is joined from a stream."""
     whole = await client.chat.completions.create(**ask(text))
     async with client.chat.completions.stream(**ask(text)) as stream:
         async for _ in stream:
@@ -60,26 +60,26 @@ async def both(client: openai.AsyncOpenAI, text: str) -> tuple[Any, Any]:
         return whole, stream.current_completion_snapshot
 
 
-async def test_a_blocked_prompt_is_answered_with_nothing(client: openai.AsyncOpenAI) -> None:
-    """An empty text, the reason, and the rule."""
+async def test_a_blocked_prompt_gets_an_empty_answer(client: openai.AsyncOpenAI) -> None:
+    """The answer has an empty text, the reason, and the rule."""
     replies = await both(client, "Tell me of Project Heron.")
 
     for reply in replies:
         assert reply.choices[0].message.content == ""
         assert reply.choices[0].finish_reason == "content_filter"
-    told = (replies[0].model_extra or {})["pg_metadata"]["choices"][0]
-    assert (told["cause"], told["filter_rule"]) == ("content_filter", "project names")
+    choice = (replies[0].model_extra or {})["pg_metadata"]["choices"][0]
+    assert (choice["cause"], choice["filter_rule"]) == ("content_filter", "project names")
 
 
 async def test_blocked_text_is_cut_before_the_match(client: openai.AsyncOpenAI) -> None:
-    """No part of it is seen, streamed or not."""
+    """No part of the match is visible, whole or streamed."""
     for reply in await both(client, "@say<<It is Blue Moon, you know.>>"):
         assert reply.choices[0].message.content.strip() == "It is"
         assert reply.choices[0].finish_reason == "content_filter"
 
 
-async def test_redacted_text_goes_on(client: openai.AsyncOpenAI) -> None:
-    """With the replacement, and its natural end."""
+async def test_text_continues_after_a_redaction(client: openai.AsyncOpenAI) -> None:
+    """It has the replacement and its natural end."""
     for reply in await both(client, "@say<<Use sk-abcdefgh today.>>"):
         assert reply.choices[0].message.content == "Use [secret] today."
         assert reply.choices[0].finish_reason == "stop"

@@ -15,13 +15,13 @@ OPENING = {"role": "assistant", "content": "", "refusal": None}
 SILENT_OPENING = {**OPENING, "content": None}
 
 
-def frames(shape: ChunkShape = CHAT, **wanted: bool) -> Frames:
-    return Frames(shape, response_context("m", **wanted), 7)
+def frames(shape: ChunkShape = CHAT, **flags: bool) -> Frames:
+    return Frames(shape, response_context("m", **flags), 7)
 
 
-def opened(shape: ChunkShape = CHAT, **wanted: bool) -> Frames:
-    """Frames whose first choice said something already."""
-    made = frames(shape, **wanted)
+def opened(shape: ChunkShape = CHAT, **flags: bool) -> Frames:
+    """Frames whose first choice has had output."""
+    made = frames(shape, **flags)
     made.render(Delta(0, "x", (1,), 1))
     return made
 
@@ -32,8 +32,8 @@ def choices(raw: bytes) -> list[dict[str, Any]]:
 
 
 @given(st.text(min_size=1))
-def test_a_spliced_chunk_is_the_chunk_of_a_json_library(text: str) -> None:
-    """Any text arrives whole, as one event that the documented schema accepts."""
+def test_a_spliced_chunk_equals_that_of_a_json_library(text: str) -> None:
+    """Any text is one event that the documented schema accepts."""
     (plain,) = payloads(opened().render(Delta(0, text, (5, 6), 2)))
     (rich,) = payloads(opened(token_ids=True).render(Delta(0, text, (5, 6), 2)))
 
@@ -45,8 +45,8 @@ def test_a_spliced_chunk_is_the_chunk_of_a_json_library(text: str) -> None:
 
 
 @given(st.text(min_size=1))
-def test_no_reader_of_lines_can_cut_an_event(text: str) -> None:
-    """Not even one that takes every Unicode line break for one: an event has one line."""
+def test_no_line_reader_can_split_an_event(text: str) -> None:
+    """An event has no line break, not even a Unicode one."""
     raw = frames(COMPLETION).render(Delta(0, text, (), 1))
     call = opened(tool_calls=True).render(Delta(0, "", (), 1, (), (ToolCallDelta(0, text, text, text),)))
 
@@ -55,15 +55,15 @@ def test_no_reader_of_lines_can_cut_an_event(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["\u2028", "\u2029", "\u0085", "a\r\nb", "\x1c\x1d\x1e\x0b\x0c", "\x00"])
-def test_line_breaks_arrive(text: str) -> None:
-    """Escaped on the way, they are the same text at the end."""
+def test_escaped_line_breaks_arrive(text: str) -> None:
+    """They are escaped in the event, and unchanged after parsing."""
     (choice,) = choices(frames(COMPLETION).render(Delta(0, text, (), 1)))
 
     assert choice["text"] == text
 
 
 def test_chat_begins_with_the_role_and_ends_with_an_empty_delta() -> None:
-    """The first chunk says who speaks, the last one why it ended, and [DONE] is last."""
+    """The first chunk has the role, the last one the finish reason, and [DONE] follows."""
     made = frames()
     opening, first = choices(made.render(Delta(0, "x", (1,), 1)))
     (ending,) = choices(made.render(ENDED))
@@ -75,8 +75,8 @@ def test_chat_begins_with_the_role_and_ends_with_an_empty_delta() -> None:
     assert made.closing() == b"data: [DONE]\n\n"
 
 
-def test_a_choice_without_any_output_has_a_beginning_too() -> None:
-    """As a filtered one: the role with an empty text, then the end."""
+def test_a_choice_without_output_has_a_first_chunk() -> None:
+    """It has the role with an empty text, then the end; an example is a blocked prompt."""
     opening, ending = choices(
         frames(tool_calls=True).render(
             Finished(0, FinishReason.CONTENT_FILTER, StopCause.CONTENT_FILTER, filter_rule="r")
@@ -88,7 +88,7 @@ def test_a_choice_without_any_output_has_a_beginning_too() -> None:
 
 
 def test_each_choice_has_its_own_beginning_and_end() -> None:
-    """However they are mixed: the roles come first, once and in order, as OpenAI's own SDK expects them."""
+    """The roles come first, once and in order, as OpenAI's SDK expects, however the choices are interleaved."""
     made = frames()
     events: list[Event] = [Delta(n, text, (1,), 1) for n, text in ((1, "a"), (0, "b"), (1, "c"), (0, "d"))]
     events += [Finished(n, FinishReason.STOP, StopCause.END_OF_SEQUENCE) for n in (0, 2, 1)]
@@ -101,7 +101,7 @@ def test_each_choice_has_its_own_beginning_and_end() -> None:
 
 
 def test_completions_have_text_and_no_role() -> None:
-    """Chunks of a completion are completions themselves."""
+    """Chunks of a completion have the format of completions."""
     made = opened(COMPLETION)
     (ending,) = payloads(made.render(ENDED))
 
@@ -112,8 +112,8 @@ def test_completions_have_text_and_no_role() -> None:
 
 
 @pytest.mark.parametrize(("shape", "schema"), [(CHAT, ChatCompletionChunk), (COMPLETION, CompletionChunk)])
-def test_the_last_chunk_tells_what_became_of_the_request(shape: ChunkShape, schema: Any) -> None:
-    """Once, if it was asked for: the counts and the metadata, without choices; all others say null."""
+def test_the_last_chunk_has_usage_and_metadata(shape: ChunkShape, schema: Any) -> None:
+    """On request it has the usage and the metadata, without choices; the usage of other chunks is null."""
     made = frames(shape, usage=True)
     chunks = payloads(made.render(Delta(0, "x", (1,), 1)) + made.render(ENDED))
     made.render(SUMMARY)
@@ -133,8 +133,8 @@ def test_the_last_chunk_tells_what_became_of_the_request(shape: ChunkShape, sche
     assert all("usage" not in chunk for chunk in payloads(frames().render(ENDED)))
 
 
-def test_an_empty_delta_is_sent_only_for_its_tokens() -> None:
-    """Tokens whose text is still held back make no event, unless something was to be told of them."""
+def test_an_empty_delta_is_sent_only_if_it_reports_tokens() -> None:
+    """Tokens with held-back text make no event, unless their ids or log probabilities were requested."""
     delta = Delta(0, "", (9,), 1, (token("x"),))
 
     assert opened().render(delta) == b""
@@ -143,8 +143,8 @@ def test_an_empty_delta_is_sent_only_for_its_tokens() -> None:
     assert choices(opened(logprobs=True).render(delta))[0]["logprobs"]["content"][0]["token"] == "x"
 
 
-def test_chat_tells_how_likely_tokens_were() -> None:
-    """One entry for each token of the chunk; null in those that have none to tell of."""
+def test_chat_chunks_have_log_probabilities() -> None:
+    """They have one entry for each token of the chunk, and null in chunks without tokens."""
     made = frames(logprobs=True)
     delta = Delta(0, "hi", (1, 2), 2, (token("h", -0.1, token("h", -0.1)), token("i")))
     opening, first = payloads(made.render(delta))
@@ -168,7 +168,7 @@ def test_chat_tells_how_likely_tokens_were() -> None:
 
 
 def test_completions_count_characters_from_chunk_to_chunk() -> None:
-    """`text_offset` goes on where the last chunk of the choice ended; each choice counts for itself."""
+    """`text_offset` continues from the last chunk of the choice; choices are counted separately."""
     made = frames(COMPLETION, logprobs=True)
     events = [Delta(0, "ab", (1,), 1, (token("ab"),)), Delta(1, "é", (1,), 1, (token("é"),))]
     events += [Delta(0, "c", (1,), 1, (token("c"),)), Delta(1, "d", (1,), 1, (token("d"),))]
@@ -178,8 +178,8 @@ def test_completions_count_characters_from_chunk_to_chunk() -> None:
     assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in found] == [[0], [0], [2], [1]]
 
 
-def test_calls_of_tools_come_in_pieces() -> None:
-    """Id, type and name first, then the arguments; a choice of nothing but calls has no text."""
+def test_tool_calls_are_streamed_in_pieces() -> None:
+    """Id, type and name come first, then the arguments; a choice of only calls has no text."""
     made = frames(tool_calls=True)
     pieces = [ToolCallDelta(0, "call_1", "f", ""), ToolCallDelta(0, None, None, '{"a":')]
     pieces.append(ToolCallDelta(0, None, None, "1}"))
@@ -208,17 +208,17 @@ def test_calls_of_tools_come_in_pieces() -> None:
     assert found[-1]["finish_reason"] == "tool_calls"
 
 
-def test_tokens_of_a_call_make_no_text() -> None:
-    """What is told of them comes in a delta without content, which else would be an empty text at the end."""
+def test_tokens_of_a_call_have_no_text() -> None:
+    """Their log probabilities come in a delta without content, so that no client adds an empty text."""
     made = frames(tool_calls=True, logprobs=True)
-    opening, told = choices(made.render(Delta(0, "", (1,), 1, (token("{"),))))
+    opening, chunk = choices(made.render(Delta(0, "", (1,), 1, (token("{"),))))
 
-    assert (opening["delta"], told["delta"]) == (SILENT_OPENING, {})
-    assert told["logprobs"]["content"][0]["token"] == "{"
+    assert (opening["delta"], chunk["delta"]) == (SILENT_OPENING, {})
+    assert chunk["logprobs"]["content"][0]["token"] == "{"
 
 
 def test_text_and_calls_share_a_chunk() -> None:
-    """Where the service sends them together."""
+    """The service sends them together."""
     delta = Delta(0, "x", (), 0, (), (ToolCallDelta(0, "i", "f", "{}"), ToolCallDelta(1, "j", "g", "")))
     opening, both = choices(frames(tool_calls=True).render(delta))
 
@@ -227,8 +227,8 @@ def test_text_and_calls_share_a_chunk() -> None:
     assert [call["id"] for call in both["delta"]["tool_calls"]] == ["i", "j"]
 
 
-def test_all_chunks_share_one_head() -> None:
-    """Id, creation time and the model as the caller named it are the same in every chunk."""
+def test_all_chunks_have_the_same_id_time_and_model() -> None:
+    """The model has the name that the caller used."""
     made = Frames(CHAT, response_context('my "alias"\u2028'), 7)
     chunks = payloads(made.render(Delta(1, "x", (), 1)) + made.render(ENDED))
 
@@ -238,5 +238,5 @@ def test_all_chunks_share_one_head() -> None:
 
 
 def test_an_error_is_one_event() -> None:
-    """Its payload is the body of an error."""
+    """Its payload is the usual error body."""
     assert error_frame({"error": {"code": "x\u2028"}}) == b'data: {"error":{"code":"x\\u2028"}}\n\n'

@@ -1,4 +1,4 @@
-"""Bodies that nobody would send, at the real service: never a 5xx, never a hang."""
+"""Random and invalid bodies never cause a 5xx or a hang on the real service."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ paths = st.sampled_from([CHAT, COMPLETIONS, COMPLETIONS_STREAM])
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """The bytes of a plausible body, with a few of them changed, cut or repeated."""
+    """The bytes of a plausible body, some of which are changed, removed or repeated."""
     raw = bytearray(_dump(draw(plausible)))
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, max(0, len(raw) - 1)))
@@ -145,13 +145,13 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 def _dump(body: Any) -> bytes:
-    # Lone surrogates and NaN go out as Python writes them: as no valid JSON.
+    # Python writes lone surrogates and NaN as invalid JSON.
     return json.dumps(body).encode()
 
 
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx.Client]:
-    """A blocking client of a bridge whose loop runs in a thread: hypothesis runs plain functions."""
+    """A blocking client of a bridge whose loop runs in a thread, since hypothesis runs plain functions."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -191,20 +191,20 @@ def _check(reply: httpx.Response) -> None:
 @example(path=COMPLETIONS, body={"model": MODEL_ID, "prompt": "\x00", "max_tokens": 1})
 @example(path=COMPLETIONS, body={"model": MODEL_ID, "prompt": [2**31], "max_tokens": 1})
 @example(path=COMPLETIONS, body={"model": "\x00", "prompt": "x"})
-def test_a_plausible_body(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
-    """Right names with values of any kind."""
+def test_plausible_bodies_never_cause_a_5xx(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    """They have valid names with values of any kind."""
     _check(http.post(path, content=_dump(body)))
 
 
 @LIMITED
 @given(path=paths, body=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), anything) | anything)
-def test_any_json(http: httpx.Client, path: str, body: Any) -> None:
-    """Any names, any values, any nesting."""
+def test_any_json_never_causes_a_5xx(http: httpx.Client, path: str, body: Any) -> None:
+    """Names, values and nesting are random."""
     _check(http.post(path, content=_dump(body)))
 
 
 @LIMITED
 @given(path=paths, raw=mutated() | st.binary(max_size=200))
-def test_any_bytes(http: httpx.Client, path: str, raw: bytes) -> None:
-    """Bodies that were JSON once, and some that never were."""
+def test_any_bytes_never_cause_a_5xx(http: httpx.Client, path: str, raw: bytes) -> None:
+    """Some bodies are damaged JSON, others random bytes."""
     _check(http.post(path, content=raw))

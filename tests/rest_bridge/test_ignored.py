@@ -22,7 +22,7 @@ _COMPLETION: Any = (CompletionRequest, completion_request)
 
 
 def names(body: dict[str, Any], *, streams: bool = True, strict: bool = False) -> list[str]:
-    """What the bridge and the service find without effect, by REST's names."""
+    """The parameters without effect, from the bridge and the service, by REST's names."""
     schema, convert = _CHAT if "messages" in body else _COMPLETION
     request = parse_body(schema, json.dumps(body).encode())
     here = policy.ignored_parameters(request, streams=streams, strict=strict)
@@ -31,8 +31,8 @@ def names(body: dict[str, Any], *, streams: bool = True, strict: bool = False) -
 
 
 @pytest.mark.parametrize("name", sorted(policy.REFUSED_IN_CHAT))
-def test_what_chat_cannot_honour_is_refused(name: str) -> None:
-    """A parameter of the contract that is not built yet is a 400 that names it."""
+def test_unsupported_parameters_of_chat_are_refused(name: str) -> None:
+    """A parameter of OpenAI's API that is not supported is a 400 that names it."""
     with pytest.raises(ApiError) as caught:
         names(chat(**{name: {"some": "thing"}}))
 
@@ -44,8 +44,8 @@ def test_what_chat_cannot_honour_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(policy.REFUSED_IN_COMPLETIONS))
-def test_what_completions_cannot_honour_is_refused(name: str) -> None:
-    """The same for completions."""
+def test_unsupported_parameters_of_completions_are_refused(name: str) -> None:
+    """The error is a 400 that names the parameter."""
     with pytest.raises(ApiError) as caught:
         names(completion(**{name: [5]}))
 
@@ -53,8 +53,8 @@ def test_what_completions_cannot_honour_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_what_asks_for_nothing_is_accepted(strict: bool) -> None:
-    """The values that the parameters have when nobody wants anything of them pass without a word."""
+def test_harmless_values_of_unsupported_parameters_are_accepted(strict: bool) -> None:
+    """Values that mean `off` are accepted and not named."""
     nothing = dict.fromkeys(policy.REFUSED_IN_CHAT)
     assert names(chat(**nothing), strict=strict) == []
     for name, harmless in policy.REFUSED_IN_CHAT.items():
@@ -66,16 +66,16 @@ def test_what_asks_for_nothing_is_accepted(strict: bool) -> None:
 
 
 @pytest.mark.parametrize("value", [False, 0, "", ["x"], {}])
-def test_only_the_very_value_asks_for_nothing(value: object) -> None:
-    """`functions` of false is not the empty array that is harmless."""
+def test_only_the_exact_harmless_value_is_accepted(value: object) -> None:
+    """For `functions` the empty array is harmless, but false is not."""
     with pytest.raises(ApiError, match="functions is not supported"):
         names(chat(functions=value))
 
 
 @pytest.mark.parametrize("name", sorted(policy.WITHOUT_EFFECT))
 @pytest.mark.parametrize("strict", [False, True])
-def test_what_has_no_effect_is_named(name: str, strict: bool) -> None:
-    """Parameters without effect by their nature are accepted and named, also under `strict`."""
+def test_parameters_without_effect_are_accepted_and_named(name: str, strict: bool) -> None:
+    """Parameters without effect by their nature are accepted also under `strict`."""
     assert names(chat(**{name: {"any": 1}}), strict=strict) == [name]
     assert names(chat(**{name: None}), strict=strict) == []
 
@@ -112,16 +112,16 @@ def test_what_has_no_effect_is_named(name: str, strict: bool) -> None:
     ],
     ids=str,
 )
-def test_a_name_nobody_knows_is_named_or_refused(body: dict[str, Any], path: str) -> None:
-    """Wherever it stands: in the list with its path, or under `strict` a 400."""
+def test_an_unknown_name_is_listed_or_refused(body: dict[str, Any], path: str) -> None:
+    """At any depth it is listed with its path, or is a 400 under `strict`."""
     assert names(body) == [path]
     with pytest.raises(ApiError) as caught:
         names(body, strict=True)
     assert (caught.value.status, caught.value.param) == (400, path)
 
 
-def test_names_of_speakers_are_known_and_without_effect() -> None:
-    """Also under `strict`; null ones are nothing."""
+def test_names_of_speakers_are_accepted_without_effect() -> None:
+    """This holds also under `strict`; null is not named."""
     turn = {"role": "assistant", "content": "x", "name": "me", "refusal": None}
 
     assert names(chat(messages=[turn]), strict=True) == ["messages[0].name"]
@@ -137,12 +137,12 @@ def test_names_of_speakers_are_known_and_without_effect() -> None:
     ],
     ids=str,
 )
-def test_a_refusal_that_is_not_read_is_named(turn: dict[str, Any], is_named: bool) -> None:
+def test_an_unused_refusal_of_a_message_is_named(turn: dict[str, Any], is_named: bool) -> None:
     assert names(chat(messages=[turn]), strict=True) == ["messages[0].refusal"] * is_named
 
 
 @pytest.mark.parametrize("name", sorted(policy.REFUSED_IN_MESSAGES))
-def test_what_a_message_cannot_ask_for_is_refused(name: str) -> None:
+def test_unsupported_members_of_a_message_are_refused(name: str) -> None:
     with pytest.raises(ApiError) as caught:
         names(chat(messages=[{"role": "assistant", "content": "x", name: [True]}]))
 
@@ -168,14 +168,14 @@ def test_what_a_message_cannot_ask_for_is_refused(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("make", [chat, completion])
-def test_what_other_servers_honour_is_refused_by_name(make: Any, name: str, value: object) -> None:
+def test_parameters_of_other_servers_are_refused_by_name(make: Any, name: str, value: object) -> None:
     with pytest.raises(ApiError) as caught:
         names(make(**{name: value}))
 
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
 
 
-def test_the_name_that_a_parameter_has_here_is_told() -> None:
+def test_the_error_suggests_the_name_of_the_parameter_here() -> None:
     with pytest.raises(ApiError, match=r"max_new_tokens is not supported here\. Use max_tokens\."):
         names(completion(max_new_tokens=5))
     with pytest.raises(ApiError, match=r"guided_whitespace_pattern is not supported here\. Use whitespace\."):
@@ -202,10 +202,10 @@ def test_no_parameter_is_both_declared_and_refused() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("strict", [False, True])
-def test_strict_tools_are_strict_where_calls_are_demanded(
+def test_strict_tools_have_an_effect_only_if_calls_are_demanded(
     choice: dict[str, Any], expected: list[str], strict: bool
 ) -> None:
-    """Where the model decides between calls and words, nothing makes it follow the schema."""
+    """If the model may choose between calls and text, nothing enforces the schema."""
     tools = [{"type": "function", "function": {"name": "f", "strict": on}} for on in (False, True)]
 
     assert names(chat(tools=tools, **choice), strict=strict) == expected
@@ -229,39 +229,39 @@ def test_strict_tools_are_strict_where_calls_are_demanded(
     ],
     ids=str,
 )
-def test_what_means_nothing_alone_is_named(given: dict[str, Any], expected: list[str]) -> None:
-    """The service finds it, and the bridge calls it as the caller does."""
+def test_a_parameter_that_needs_another_one_is_named(given: dict[str, Any], expected: list[str]) -> None:
+    """The service reports it, and the bridge uses the caller's name for it."""
     assert names(chat(**given)) == expected
 
 
-def test_what_another_format_needs_means_nothing() -> None:
-    """A format holds what its own type needs; the rest is named."""
+def test_members_of_other_response_formats_are_named() -> None:
+    """Only the members for the type of the format have an effect."""
     schema = {"name": "n", "schema": {}}
-    wanted = {"type": "regex", "regex": "a", "ebnf": "b", "grammar": None, "json_schema": schema}
+    response_format = {"type": "regex", "regex": "a", "ebnf": "b", "grammar": None, "json_schema": schema}
 
-    assert names(chat(response_format=wanted)) == ["response_format.json_schema", "response_format.ebnf"]
+    assert names(chat(response_format=response_format)) == ["response_format.json_schema", "response_format.ebnf"]
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_what_is_told_of_a_schema_and_nobody_reads_is_named(strict: bool) -> None:
-    """The model never sees its description. Its name is only a label, which every SDK sends."""
+def test_the_description_of_a_schema_is_named(strict: bool) -> None:
+    """The model never sees the description. The schema's name is only a label that every SDK sends."""
     schema = {"name": "n", "description": "d", "schema": {}, "strict": True}
-    wanted = {"type": "json_schema", "json_schema": schema}
+    response_format = {"type": "json_schema", "json_schema": schema}
 
-    assert names(chat(response_format=wanted), strict=strict) == ["response_format.json_schema.description"]
+    assert names(chat(response_format=response_format), strict=strict) == ["response_format.json_schema.description"]
     schema["description"] = None
-    assert names(chat(response_format=wanted), strict=strict) == []
+    assert names(chat(response_format=response_format), strict=strict) == []
 
 
 @pytest.mark.parametrize("streams", [False, True])
-def test_streaming_means_nothing_where_nothing_is_generated(streams: bool) -> None:
-    """A validation answers at once."""
+def test_streaming_has_no_effect_for_a_validation(streams: bool) -> None:
+    """A validation is answered with one reply."""
     body = chat(stream=True, stream_options={"include_usage": True})
 
     assert names(body, streams=streams) == ([] if streams else ["stream_options", "stream"])
 
 
-def test_options_of_a_stream_mean_nothing_without_one() -> None:
+def test_stream_options_have_no_effect_without_a_stream() -> None:
     """`stream_options` is named if the reply does not stream."""
     body = chat(stream_options={"include_usage": True})
 
@@ -271,7 +271,7 @@ def test_options_of_a_stream_mean_nothing_without_one() -> None:
 
 @pytest.mark.parametrize("name", ["", "a\r\nx-evil: 1", "naïve", "😀" * 500, "a,b", 'q"uote', "x" * 5000])
 def test_names_are_safe_in_a_header(name: str) -> None:
-    """Whatever a caller calls a member, the header stays one clean line."""
+    """The header is one safe line for any name of a member."""
     found = names(chat(**{name: 1}))
     value = policy.ignored_header(found)[policy.HEADER]
 
@@ -279,7 +279,7 @@ def test_names_are_safe_in_a_header(name: str) -> None:
 
 
 def test_the_header_is_bounded() -> None:
-    """Thousands of unknown names end in an ellipsis."""
+    """A long list of unknown names ends with an ellipsis."""
     value = policy.ignored_header(names(chat(**{f"unknown{n}": 1 for n in range(5000)})))[policy.HEADER]
 
     assert len(value) <= 1010
@@ -287,8 +287,8 @@ def test_the_header_is_bounded() -> None:
     assert value.endswith(",...")
 
 
-def test_names_of_the_service_are_safe_in_a_header_too() -> None:
-    """It names fields that it does not know by their numbers."""
+def test_names_from_the_service_are_safe_in_a_header() -> None:
+    """It names unknown fields by their numbers."""
     assert policy.ignored_header(["top_p", "sampling.field 99"]) == {
         "x-ignored-parameters": "top_p,sampling.field_99"
     }

@@ -1,4 +1,4 @@
-"""OpenAI's own SDK, with its helpers, for what answers hold beside text."""
+"""OpenAI's own SDK and its helpers, for features beside plain text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CALLED = finished(0, pb.FINISH_REASON_TOOL_CALLS, pb.STOP_CAUSE_END_OF_SEQUENCE)
 
 
 class City(BaseModel):
-    """What a reply is parsed into."""
+    """The type of parsed replies."""
 
     name: str
     people: int
@@ -56,13 +56,13 @@ async def client(bridge: RunningBridge) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 def sent(running: Running) -> dict[str, Any]:
-    """The last request as the service saw it."""
+    """The last request that the service received."""
     found: dict[str, Any] = MessageToDict(running.service.seen[-1].request, preserving_proto_field_name=True)
     return found
 
 
 async def test_several_choices(client: openai.AsyncOpenAI, service: ScriptedService) -> None:
-    """Whole, and as the SDK folds a stream."""
+    """They arrive whole, and from a stream that the SDK joins."""
     whole = whole_answer()
     whole.choices.append(Choice(index=1, text="two", finished=finished(1).finished))
     service.answer = answering(whole)
@@ -79,7 +79,7 @@ async def test_several_choices(client: openai.AsyncOpenAI, service: ScriptedServ
 
 
 async def test_log_probabilities(client: openai.AsyncOpenAI, running: Running) -> None:
-    """A reply that the SDK's own model accepts strictly, and a folded stream with the same."""
+    """The SDK's own model accepts the reply strictly, and the joined stream is equal."""
     tokens = [logprob("a", "ab"), logprob("b", "cd")]
     whole = whole_answer("ab")
     whole.choices[0].logprobs.extend(tokens)
@@ -95,15 +95,15 @@ async def test_log_probabilities(client: openai.AsyncOpenAI, running: Running) -
 
     assert running.service.seen[0].request.sampling.logit_bias == {5: -100.0}
     for found in (reply, folded):
-        told = found.choices[0].logprobs
-        assert told is not None
-        assert told.content is not None
-        assert [entry.token for entry in told.content] == ["a", "b"]
-        assert [top.token for top in told.content[0].top_logprobs] == ["a", "b"]
+        logprobs = found.choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.content is not None
+        assert [entry.token for entry in logprobs.content] == ["a", "b"]
+        assert [top.token for top in logprobs.content[0].top_logprobs] == ["a", "b"]
 
 
 async def test_parsed_replies(client: openai.AsyncOpenAI, running: Running) -> None:
-    """The schema of a model goes out, the model comes back; also from a stream."""
+    """The SDK sends the schema of a model and parses the reply into it, also from a stream."""
     text = '{"name":"Bonn","people":330000}'
     running.service.answer = answering(whole_answer(text))
     running.service.stream = script(started(), delta(text[:9]), delta(text[9:]), finished(), summary())
@@ -117,8 +117,8 @@ async def test_parsed_replies(client: openai.AsyncOpenAI, running: Running) -> N
     assert folded.choices[0].message.parsed == City(name="Bonn", people=330000)
 
 
-async def test_calls_of_tools_stream_as_events(client: openai.AsyncOpenAI, service: ScriptedService) -> None:
-    """The helper tells of arguments as they come, and of each call once it is complete."""
+async def test_tool_calls_are_events_of_a_stream(client: openai.AsyncOpenAI, service: ScriptedService) -> None:
+    """The helper emits events for arguments, and for each complete call."""
     deltas = [
         call_delta(id="call_1", name="weather"),
         call_delta(arguments='{"city":'),
@@ -148,7 +148,7 @@ async def test_calls_of_tools_stream_as_events(client: openai.AsyncOpenAI, servi
 
 
 async def test_a_conversation_with_tools(client: openai.AsyncOpenAI, running: Running) -> None:
-    """The message with the call goes back as the SDK has it, with the result after it."""
+    """The SDK's message with the call is sent back, followed by the result."""
     whole = whole_answer("")
     whole.choices[0].tool_calls.add(id="call_1", name="weather", arguments='{"city":"Bonn"}')
     whole.choices[0].finished.reason = pb.FINISH_REASON_TOOL_CALLS
@@ -173,7 +173,7 @@ async def test_a_conversation_with_tools(client: openai.AsyncOpenAI, running: Ru
 
 
 async def test_parsed_calls(client: openai.AsyncOpenAI, running: Running) -> None:
-    """Of a function that is a model."""
+    """The function is described by a model."""
     whole = whole_answer("")
     whole.choices[0].tool_calls.add(id="call_1", name="City", arguments='{"name":"Bonn","people":1}')
     whole.choices[0].finished.reason = pb.FINISH_REASON_TOOL_CALLS
@@ -193,19 +193,19 @@ async def test_parsed_calls(client: openai.AsyncOpenAI, running: Running) -> Non
 
 
 async def test_completions(client: openai.AsyncOpenAI, running: Running) -> None:
-    """With several prompts, log probabilities and an echo."""
+    """They have several prompts, log probabilities and an echo."""
     whole = whole_answer("ab")
     whole.choices[0].logprobs.extend([logprob("a", "ab"), logprob("b", "cd")])
     whole.choices.append(Choice(index=1, text="two", finished=finished(1).finished))
     running.service.answer = answering(whole)
     reply = await client.completions.create(model="m", prompt=["x", "y"], logprobs=2)
-    told = reply.choices[0].logprobs
+    logprobs = reply.choices[0].logprobs
     running.service.answer = answering(whole_answer("x Hello"))
     echoed = await client.completions.create(model="m", prompt="x", echo=True)
 
-    assert told is not None
-    assert (told.tokens, told.text_offset) == (["a", "b"], [0, 1])
-    assert told.top_logprobs == [{"a": -1.5, "b": -1.5}, {"c": -1.5, "d": -1.5, "b": -0.5}]
+    assert logprobs is not None
+    assert (logprobs.tokens, logprobs.text_offset) == (["a", "b"], [0, 1])
+    assert logprobs.top_logprobs == [{"a": -1.5, "b": -1.5}, {"c": -1.5, "d": -1.5, "b": -0.5}]
     assert [choice.text for choice in reply.choices] == ["ab", "two"]
     assert echoed.choices[0].text == "x Hello"
     assert sent(running)["output"] == {"echo": True}

@@ -1,4 +1,4 @@
-"""The description is the truth: what it says is compared with what is done."""
+"""The OpenAPI description is compared with the behaviour of the servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def document() -> dict[str, Any]:
     return create_app(bridge_config("127.0.0.1:1")).openapi()
 
 
-KNOBS = [
+NUMBERS = [
     options.TEMPERATURE,
     options.TOP_P,
     options.TOP_K,
@@ -35,24 +35,24 @@ KNOBS = [
 ]
 
 
-@pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.name)
+@pytest.mark.parametrize("parameter", NUMBERS, ids=lambda parameter: parameter.name)
 @pytest.mark.parametrize("schema", ["ChatCompletionRequest", "CompletionRequest"])
-def test_ranges_and_defaults_are_the_services_own(
-    document: dict[str, Any], schema: str, knob: Parameter
+def test_ranges_and_defaults_equal_the_service_s(
+    document: dict[str, Any], schema: str, parameter: Parameter
 ) -> None:
-    """The service checks them, the bridge only writes them down: both say the same."""
-    described = document["components"]["schemas"][schema]["properties"][knob.name]
-    low = "exclusiveMinimum" if knob.excludes_low else "minimum"
+    """The service checks them, and the bridge only documents them."""
+    described = document["components"]["schemas"][schema]["properties"][parameter.name]
+    low = "exclusiveMinimum" if parameter.excludes_low else "minimum"
 
     assert (described[low], described["maximum"], described["default"]) == (
-        knob.low,
-        knob.high,
-        knob.default,
+        parameter.low,
+        parameter.high,
+        parameter.default,
     )
 
 
-def test_the_limit_of_tokens_is_the_services_own(document: dict[str, Any]) -> None:
-    """Its operator sets it, so the description has no copy of it, and says where to ask."""
+def test_the_limit_of_tokens_is_not_in_the_description(document: dict[str, Any]) -> None:
+    """The operator of the service sets it, so the description says where to find it."""
     for name in ("max_tokens", "max_completion_tokens"):
         described = document["components"]["schemas"]["ChatCompletionRequest"]["properties"][name]
         assert described["minimum"] == 1
@@ -61,8 +61,8 @@ def test_the_limit_of_tokens_is_the_services_own(document: dict[str, Any]) -> No
     assert {"max_tokens_limit", "default_max_tokens"} <= set(served)
 
 
-def test_limits_of_lists_and_texts_are_the_services_own(document: dict[str, Any]) -> None:
-    """The same for what is no number."""
+def test_limits_of_lists_and_texts_equal_the_service_s(document: dict[str, Any]) -> None:
+    """The description has the same lengths and counts."""
     described = document["components"]["schemas"]["ChatCompletionRequest"]["properties"]
     stop = next(form for form in described["stop"]["anyOf"] if form["type"] == "array")
     biases = described["logit_bias"]["anyOf"][0]
@@ -76,25 +76,25 @@ def test_limits_of_lists_and_texts_are_the_services_own(document: dict[str, Any]
     assert (bounds["minimum"], bounds["maximum"]) == (options.LOGIT_BIAS.low, options.LOGIT_BIAS.high)
 
 
-def test_likeliest_tokens_are_limited_as_in_the_service(document: dict[str, Any]) -> None:
-    """By either name."""
+def test_the_number_of_alternatives_is_limited_as_in_the_service(document: dict[str, Any]) -> None:
+    """Both names have the limit."""
     schemas = document["components"]["schemas"]
     chat = schemas["ChatCompletionRequest"]["properties"]["top_logprobs"]
     text = schemas["CompletionRequest"]["properties"]["logprobs"]
-    knob = options.TOP_LOGPROBS
+    parameter = options.TOP_LOGPROBS
 
-    assert (chat["minimum"], chat["maximum"], chat["default"]) == (knob.low, knob.high, knob.default)
-    assert (text["minimum"], text["maximum"]) == (knob.low, knob.high)
+    assert (chat["minimum"], chat["maximum"], chat["default"]) == (parameter.low, parameter.high, parameter.default)
+    assert (text["minimum"], text["maximum"]) == (parameter.low, parameter.high)
 
 
 def test_prompts_are_limited_as_in_the_service() -> None:
-    """The bridge refuses longer arrays itself, before they cost anything."""
+    """The bridge refuses longer arrays itself, before any other work."""
     assert inputs.MAX_PROMPTS == prompt.BATCH.max_items == 16
 
 
 @pytest.mark.parametrize("schema", [ChatCompletionRequest, CompletionRequest])
 def test_every_parameter_is_described(document: dict[str, Any], schema: type[Any]) -> None:
-    """In words; and nothing that is not taken."""
+    """Each has a text, and no other parameter is described."""
     described = document["components"]["schemas"][schema.__name__]["properties"]
 
     assert set(described) == set(schema.model_fields)
@@ -102,7 +102,7 @@ def test_every_parameter_is_described(document: dict[str, Any], schema: type[Any
 
 
 def test_every_route_has_examples_that_its_schemas_accept(document: dict[str, Any]) -> None:
-    """Of its body, and of its response in each form."""
+    """There is one of the body, and one of each form of the response."""
     for path, item in document["paths"].items():
         for operation in item.values():
             contents = [operation["responses"]["200"], *filter(None, [operation.get("requestBody")])]
@@ -114,7 +114,7 @@ def test_every_route_has_examples_that_its_schemas_accept(document: dict[str, An
 
 
 def test_every_route_is_described(document: dict[str, Any]) -> None:
-    """All that answer, with their bodies and errors."""
+    """Every route is there with its bodies and errors."""
     assert {(path, method) for path, item in document["paths"].items() for method in item} == {
         ("/v1/chat/completions", "post"),
         ("/v1/completions", "post"),
@@ -138,7 +138,7 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
 
 
 def test_every_reference_resolves(document: dict[str, Any]) -> None:
-    """No schema is named that is not there."""
+    """Every named schema exists."""
     text = json.dumps(document)
     names = {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}
 
@@ -147,14 +147,14 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
     assert "$defs" not in text
 
 
-def test_it_is_valid(document: dict[str, Any]) -> None:
-    """As the version of OpenAPI that it names, by a validator that is not ours."""
+def test_the_description_is_valid_openapi(document: dict[str, Any]) -> None:
+    """An external validator checks the version of OpenAPI that it names."""
     assert document["openapi"].startswith("3.1.")
     assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
 
 
-def test_every_route_names_the_refusals_that_there_are(document: dict[str, Any]) -> None:
-    """Each can fail inside, none answers with the framework's 422, all refuse in the one shape."""
+def test_every_route_lists_its_errors(document: dict[str, Any]) -> None:
+    """Each may have internal errors, none answers with the framework's 422, and all use the same error body."""
     for item in document["paths"].values():
         for operation in item.values():
             refusals = {status: reply for status, reply in operation["responses"].items() if status != "200"}
@@ -174,10 +174,10 @@ def test_every_route_names_the_refusals_that_there_are(document: dict[str, Any])
         ("/v1/completions/stream", "CompletionChunk"),
     ],
 )
-async def test_the_events_of_a_stream_are_what_the_schema_says(
+async def test_events_of_a_stream_follow_the_schema(
     document: dict[str, Any], http: httpx.AsyncClient, path: str, chunk: str
 ) -> None:
-    """Chunks, and the mark of the end; nothing else fits the schema."""
+    """The events are chunks and the end mark; the schema allows nothing else."""
     operation = document["paths"][path]["post"]
     schema = operation["responses"]["200"]["content"]["text/event-stream"]["schema"]
     assert f"#/components/schemas/{chunk}" in {form.get("$ref") for form in schema["anyOf"]}

@@ -1,4 +1,4 @@
-"""Streams of a bridge that gathers for as long as it may: what is held and what never is."""
+"""Paced streams of a bridge: which events are gathered, and which never are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.rest_bridge.wire import Wire, connect
 from tests.support.scripted import Running, ScriptedService, delta, finished, script, started, summary
 
 LONG = 10.0
-"""Seconds for which the bridge gathers, the largest interval. No test waits for as long."""
+"""The largest interval, in seconds, for which the bridge gathers. No test waits that long."""
 WORDS = [f"w{number} " for number in range(20)]
 MANY = (started(), *(delta(word) for word in WORDS), finished(), summary())
 
@@ -30,7 +30,7 @@ async def slow(running: Running) -> AsyncIterator[RunningBridge]:
 
 
 async def chunks(wire: Wire) -> list[bytes]:
-    """What the reply was written in, piece by piece."""
+    """The chunks in which the reply was written."""
     async with asyncio.timeout(LONG / 2):
         await wire.read_head()
         found = []
@@ -39,7 +39,7 @@ async def chunks(wire: Wire) -> list[bytes]:
         return found
 
 
-async def test_what_comes_in_the_meantime_is_one_write_of_several_events(
+async def test_gathered_events_are_one_write(
     slow: RunningBridge, service: ScriptedService
 ) -> None:
     service.stream = script(*MANY)
@@ -58,7 +58,7 @@ async def test_what_comes_in_the_meantime_is_one_write_of_several_events(
     assert end == b"data: [DONE]\n\n"
 
 
-async def test_a_stream_has_the_same_bytes_however_it_is_paced(
+async def test_pacing_does_not_change_the_bytes_of_a_stream(
     slow: RunningBridge, bridge: RunningBridge, service: ScriptedService
 ) -> None:
     service.stream = script(*MANY)
@@ -72,7 +72,7 @@ async def test_a_stream_has_the_same_bytes_however_it_is_paced(
     assert seen[0] == seen[1]
 
 
-async def test_the_first_output_of_no_choice_is_held(slow: RunningBridge, service: ScriptedService) -> None:
+async def test_the_first_output_of_every_choice_is_sent_at_once(slow: RunningBridge, service: ScriptedService) -> None:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         for event in (started(), delta("a"), delta("b", choice=1)):
             yield event
@@ -87,7 +87,7 @@ async def test_the_first_output_of_no_choice_is_held(slow: RunningBridge, servic
             assert b'"content":"b"' in await wire.read_chunk()
 
 
-async def test_what_was_gathered_comes_after_the_interval(running: Running, service: ScriptedService) -> None:
+async def test_gathered_events_are_sent_after_the_interval(running: Running, service: ScriptedService) -> None:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         for event in (started(), delta("a"), delta("b"), delta("c")):
             yield event
@@ -106,7 +106,7 @@ async def test_what_was_gathered_comes_after_the_interval(running: Running, serv
     assert rest.count(b"data: ") == 2
 
 
-async def test_comments_do_not_overtake_what_is_gathered(running: Running, service: ScriptedService) -> None:
+async def test_comments_do_not_overtake_gathered_events(running: Running, service: ScriptedService) -> None:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         for event in (started(), delta("a"), delta("b")):
             yield event
@@ -126,7 +126,7 @@ async def test_comments_do_not_overtake_what_is_gathered(running: Running, servi
     assert KEEPALIVE in found
 
 
-async def test_an_error_comes_after_what_was_gathered(slow: RunningBridge, service: ScriptedService) -> None:
+async def test_an_error_comes_after_gathered_events(slow: RunningBridge, service: ScriptedService) -> None:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         for event in (started(), delta("a"), delta("b")):
             yield event
@@ -141,17 +141,17 @@ async def test_an_error_comes_after_what_was_gathered(slow: RunningBridge, servi
     assert rest.index(b'"text":"b"') < rest.index(b'"error"')
 
 
-async def test_a_caller_may_ask_for_the_finest_grain(slow: RunningBridge, service: ScriptedService) -> None:
+async def test_a_caller_may_turn_off_gathering(slow: RunningBridge, service: ScriptedService) -> None:
     service.stream = script(*MANY)
     async with connect(slow.address) as wire:
         wire.post(COMPLETIONS_STREAM, completion(), "x-stream-interval: 0")
         found = await chunks(wire)
 
     assert len(found) == len(WORDS) + 2
-    assert float(service.seen[-1].metadata["x-stream-interval"]) == 0, "the service is asked for it, too"
+    assert float(service.seen[-1].metadata["x-stream-interval"]) == 0, "the bridge sends the interval to the service"
 
 
-async def test_without_the_header_the_service_is_asked_for_nothing(
+async def test_without_the_header_no_interval_is_sent_to_the_service(
     http: httpx.AsyncClient, service: ScriptedService
 ) -> None:
     await http.post(CHAT, json=chat())

@@ -15,7 +15,7 @@ SECRET = "do not repeat me"
 
 
 def refused(body: bytes | dict[str, Any]) -> ApiError:
-    """The refusal of a body that is of a chat, or has a prompt."""
+    """The error for a body of a chat or completion."""
     is_completion = isinstance(body, dict) and "prompt" in body
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(ApiError) as caught:
@@ -47,8 +47,8 @@ def refused(body: bytes | dict[str, Any]) -> ApiError:
         b'{"x":' * 5000 + b"1" + b"}" * 5000,
     ],
 )
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
-    """Whatever cannot be read as a JSON object is a 400 without a parameter."""
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    """The error is a 400 without a parameter."""
     error = refused(body)
 
     assert (error.status, error.code, error.param) == (400, "invalid_value", None)
@@ -126,15 +126,15 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     ids=json.dumps,
 )
 def test_a_wrong_type_is_refused_by_name(body: dict[str, Any], param: str, code: str) -> None:
-    """A parameter of the wrong type or form is named with its path, in `param` and in the message."""
+    """The parameter is named with its path, in `param` and in the message."""
     error = refused(body)
 
     assert (error.status, error.param, error.code) == (400, param, code)
     assert param in error.message
 
 
-def test_every_wrong_parameter_is_told_at_once() -> None:
-    """The message names all that is wrong, `param` the first."""
+def test_all_wrong_parameters_are_reported_together() -> None:
+    """The message names all wrong parameters, and `param` the first."""
     error = refused(chat(temperature="x", stop=5))
 
     assert error.param == "temperature"
@@ -163,7 +163,7 @@ def test_every_wrong_parameter_is_told_at_once() -> None:
     ids=str,
 )
 def test_input_is_never_repeated(body: bytes | dict[str, Any]) -> None:
-    """No refusal carries what the caller sent."""
+    """No error repeats values of the caller."""
     assert SECRET not in json.dumps(error_body(refused(body)))
 
 
@@ -181,7 +181,7 @@ def test_input_is_never_repeated(body: bytes | dict[str, Any]) -> None:
     ids=["ids", "prompts", "messages", "stops", "tools", "biases", "names"],
 )
 def test_a_large_bad_body_is_refused_quickly_and_briefly(body: dict[str, Any]) -> None:
-    """The work and the words for a body that is wrong all through are bounded."""
+    """Both the work and the message for a body with many errors are bounded."""
     began = time.monotonic()
     error = refused(body)
 

@@ -1,4 +1,4 @@
-"""The playground in a real browser, over the simulated engine."""
+"""The playground in a real browser, on the simulated engine."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 def seen() -> Seen:
-    """What the page of the test does."""
+    """The record of the page's requests and console lines."""
     return Seen()
 
 
 @_function
 async def page(browser: Browser, bridge: RunningBridge, seen: Seen) -> AsyncIterator[Page]:
-    """The playground. At the end it has called no other host, and the console is empty."""
+    """The playground. At the end it must have called no other host, and the console must be empty."""
     async with opened(browser, bridge.url, seen=seen) as page:
         await expect(page.get_by_label("Model").locator("option").first).to_be_attached()
         yield page
@@ -65,7 +65,7 @@ async def page(browser: Browser, bridge: RunningBridge, seen: Seen) -> AsyncIter
 
 
 def last_body(seen: Seen) -> str:
-    """The body of the last request of the page."""
+    """The body of the page's last request."""
     return [request for request in seen.requests if request.method == "POST"][-1].post_data or ""
 
 
@@ -74,7 +74,7 @@ def fact(page: Page, name: str) -> str:
 
 
 async def copied(page: Page, name: str) -> str:
-    """The text that a button puts into the clipboard."""
+    """The text that a button copies to the clipboard."""
     await page.get_by_role("button", name=name).click()
     await expect(page.locator("#copied")).to_have_text("Copied.")
     text: str = await page.evaluate("navigator.clipboard.readText()")
@@ -125,7 +125,7 @@ async def test_the_second_message_continues_the_conversation(page: Page, seen: S
 
 
 async def make_endless(page: Page) -> None:
-    """Have answers of 40 seconds."""
+    """Make answers take 40 seconds."""
     await page.locator("summary", has_text="Parameters").click()
     await page.get_by_label("ignore_eos", exact=True).select_option("true")
     await page.get_by_label("max_tokens", exact=True).fill("4000")
@@ -145,8 +145,8 @@ async def test_the_stop_button_aborts_in_the_engine(page: Page, service: Running
             await asyncio.sleep(0.05)
 
 
-async def test_the_keyboard_is_enough(page: Page) -> None:
-    """Ctrl+Enter sends, Escape stops, and the focus is where one types on."""
+async def test_the_playground_can_be_used_with_the_keyboard(page: Page) -> None:
+    """Ctrl+Enter sends, Escape stops, and the focus returns to the input."""
     await expect(page.get_by_label("Message", exact=True)).to_be_focused()
     await make_endless(page)
     await page.get_by_label("Message", exact=True).focus()
@@ -165,7 +165,7 @@ async def test_the_keyboard_is_enough(page: Page) -> None:
 
 
 async def test_every_control_has_a_name(page: Page) -> None:
-    """A screen reader reads it."""
+    """Screen readers read these names."""
     nameless = await page.evaluate(
         "[...document.querySelectorAll('input, select, textarea')].filter((one) => !one.labels.length).length"
     )
@@ -196,7 +196,7 @@ async def test_a_wrong_parameter_shows_the_servers_error(
     await expect(page.get_by_role("alert")).to_contain_text(words)
     await expect(page.locator(".turn")).to_have_count(0)
     await expect(page.get_by_label("Message", exact=True)).to_have_value("hello")
-    # The browser itself writes this line for each status above 399.
+    # The browser writes this line for each status above 399.
     (line,) = seen.complaints
     assert "status of 400" in line
     seen.complaints.clear()
@@ -266,7 +266,7 @@ async def test_log_probabilities_are_coloured(page: Page) -> None:
 
 
 async def test_markup_is_shown_as_text(page: Page) -> None:
-    """Neither messages nor answers become elements."""
+    """Markup in messages and answers does not become elements."""
     await ask(page, "@say<<<img src=x onerror=alert(1)> & <b>bold</b> text>>")
 
     await expect(page.locator(".turn.assistant .text")).to_have_text(
@@ -289,7 +289,7 @@ async def fill_everything(page: Page) -> None:
 
 
 async def test_the_copied_programs_run(page: Page, service: Running) -> None:
-    """Each of them gets the answer of the page."""
+    """Each program gets the same answer as the page."""
     await fill_everything(page)
     python, grpc = await copied(page, "Copy as Python"), await copied(page, "Copy as gRPC")
 
@@ -307,10 +307,10 @@ async def test_the_copied_curl_runs(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_narrow_window_scrolls_only_down(
+async def test_a_narrow_window_scrolls_only_vertically(
     browser: Browser, bridge: RunningBridge, scheme: str
 ) -> None:
-    """At 360 px, with everything open and long words in it."""
+    """The window has 360 px, all sections are open, and there are long words."""
     async with opened(browser, bridge.url, width=360, height=700) as page:
         await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
         await expect(page.get_by_label("Model").locator("option").first).to_be_attached()
@@ -328,7 +328,7 @@ async def test_a_narrow_window_scrolls_only_down(
 async def test_a_key_is_needed_and_stays_in_memory(
     browser: Browser, service: Running, tmp_path: Path
 ) -> None:
-    """Neither storage, cookies, the address nor a copied text has it."""
+    """Storage, cookies, the address and copied texts do not contain it."""
     keys = KeyFile(tmp_path / "keys.json")
     _, key = keys.create("me", Level.READ_WRITE)
     async with (
@@ -361,7 +361,7 @@ async def test_the_policy_allows_no_inline_script_and_no_other_host(bridge: Runn
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "route_not_found")
 
 
-async def test_no_playground_turns_it_off(service: Running) -> None:
+async def test_no_playground_disables_the_playground(service: Running) -> None:
     async with (
         running_bridge(service.address, playground=False) as bridge,
         httpx.AsyncClient(base_url=bridge.url) as http,
@@ -370,7 +370,7 @@ async def test_no_playground_turns_it_off(service: Running) -> None:
 
 
 async def test_the_docs_load_from_no_other_host(browser: Browser, bridge: RunningBridge) -> None:
-    """All routes are listed, with the example of a request."""
+    """All routes are listed, with an example of a request."""
     seen = Seen()
     async with httpx.AsyncClient(base_url=bridge.url) as http:
         paths = (await http.get("/openapi.json")).json()["paths"]

@@ -1,4 +1,4 @@
-"""The API's own SDK, for what answers hold beside text."""
+"""The API's own SDK, for features beside plain text."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def client(bridge: RunningBridge) -> polargrid.PolarGrid:
 
 
 async def test_metadata(client: polargrid.PolarGrid, running: Running) -> None:
-    """All that it reads is there, for both ways of generating."""
+    """Everything that the SDK reads is there, for chats and completions."""
     whole = whole_answer()
     whole.report.CopyFrom(REPORT)
     running.service.answer = answering(whole)
     replies = [await client.chat_completion(REQUEST), await client.completion({"model": "m", "prompt": "x"})]
 
     for reply in replies:
-        told = reply.pg_metadata
-        assert (told.region, told.model_load_time_ms) == ("local", 0)
-        assert (told.queue_time_ms, told.inference_time_ms) == (1, 5)
-        assert told.latency_ms >= 6
+        metadata = reply.pg_metadata
+        assert (metadata.region, metadata.model_load_time_ms) == ("local", 0)
+        assert (metadata.queue_time_ms, metadata.inference_time_ms) == (1, 5)
+        assert metadata.latency_ms >= 6
 
 
 async def test_a_conversation_with_tools(client: polargrid.PolarGrid, running: Running) -> None:
-    """A call comes back as its own object, and the history with it is taken."""
+    """The SDK parses a call into its own type, and the history with it is accepted."""
     whole = whole_answer("")
     whole.choices[0].tool_calls.add(id="call_1", name="f", arguments="{}")
     whole.choices[0].finished.reason = pb.FINISH_REASON_TOOL_CALLS
@@ -65,7 +65,7 @@ async def test_a_conversation_with_tools(client: polargrid.PolarGrid, running: R
     assert sent["chat"]["messages"][1]["tool_calls"] == [{"id": "call_1", "name": "f", "arguments": "{}"}]
 
 
-async def test_calls_of_tools_in_a_stream(client: polargrid.PolarGrid, running: Running) -> None:
+async def test_tool_calls_in_a_stream(client: polargrid.PolarGrid, running: Running) -> None:
     """Every chunk is one that it can read."""
     ended = finished(0, pb.FINISH_REASON_TOOL_CALLS, pb.STOP_CAUSE_END_OF_SEQUENCE)
     running.service.stream = script(
@@ -79,7 +79,7 @@ async def test_calls_of_tools_in_a_stream(client: polargrid.PolarGrid, running: 
 
 
 async def test_a_schema(client: polargrid.PolarGrid, running: Running) -> None:
-    """Its response format needs no name."""
+    """The SDK's response format has no name."""
     schema = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
     await client.chat_completion({**REQUEST, "response_format": schema})
 

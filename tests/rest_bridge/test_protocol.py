@@ -14,7 +14,7 @@ from tests.support.scripted import ScriptedService, eventually, whole_answer
 
 
 async def refusal(wire: Wire) -> None:
-    """The reply to what is no request: the one error body, an id, and a closed connection."""
+    """Read the reply to an invalid request: the usual error body, an id, and a closed connection."""
     status, headers, body = await wire.read_reply()
 
     assert (status, body["error"]["code"]) == (400, "invalid_value")
@@ -42,8 +42,8 @@ async def refusal(wire: Wire) -> None:
         b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_is_refused(bridge: RunningBridge, raw: bytes) -> None:
-    """In the same words as everything else; TLS on the plain port included."""
+async def test_invalid_http_is_refused(bridge: RunningBridge, raw: bytes) -> None:
+    """The error has the usual body, also for TLS on the plain port."""
     async with connect(bridge.address) as wire:
         wire.send(raw)
         await refusal(wire)
@@ -53,7 +53,7 @@ async def test_what_is_no_http_is_refused(bridge: RunningBridge, raw: bytes) -> 
     "start", [b"GET /", b"GET / HTTP/1.1\r\nx-long: ", b"GET / HTTP/1.1\r\n" + b"x-a: b\r\n" * 10]
 )
 async def test_a_head_without_end_is_refused(bridge: RunningBridge, start: bytes) -> None:
-    """A request line or headers over the limit end the connection, and take no memory."""
+    """A request line or headers over the limit end the connection and take no memory."""
     async with connect(bridge.address) as wire:
         wire.send(start)
         for _ in range(HEAD_LIMIT // 4096):
@@ -62,8 +62,8 @@ async def test_a_head_without_end_is_refused(bridge: RunningBridge, start: bytes
         await refusal(wire)
 
 
-async def test_a_head_below_the_limit_is_taken(bridge: RunningBridge) -> None:
-    """In pieces, and again on the same connection."""
+async def test_a_head_below_the_limit_is_accepted(bridge: RunningBridge) -> None:
+    """It arrives in pieces, and again on the same connection."""
     async with connect(bridge.address) as wire:
         for _ in range(3):
             raw = head("GET", "/health/live", "x-long: " + "y" * (HEAD_LIMIT // 2))
@@ -73,8 +73,8 @@ async def test_a_head_below_the_limit_is_taken(bridge: RunningBridge) -> None:
             assert (await wire.read_reply())[0] == 200
 
 
-async def test_a_head_over_the_limit_is_refused_in_one_piece_too(bridge: RunningBridge) -> None:
-    """Also when all of it arrives at once, behind a request that fits."""
+async def test_a_head_over_the_limit_in_one_piece_is_refused(bridge: RunningBridge) -> None:
+    """It arrives at once after a valid request."""
     live = head("GET", "/health/live")
     async with connect(bridge.address) as wire:
         wire.send(live + head("GET", "/health/live", *["x-a: " + "y" * 1000] * 66))
@@ -83,7 +83,7 @@ async def test_a_head_over_the_limit_is_refused_in_one_piece_too(bridge: Running
 
 
 async def test_trailers_without_end_are_refused(bridge: RunningBridge, service: ScriptedService) -> None:
-    """As heads are; nothing is asked of the service."""
+    """The service gets no call."""
     async with connect(bridge.address) as wire:
         wire.send(head("POST", CHAT, "transfer-encoding: chunked") + b"2\r\n{}\r\n0\r\nx-long: ")
         for _ in range(HEAD_LIMIT // 4096 + 1):
@@ -93,8 +93,8 @@ async def test_trailers_without_end_are_refused(bridge: RunningBridge, service: 
     assert service.seen == []
 
 
-async def test_trailers_change_nothing(bridge: RunningBridge) -> None:
-    """They are no headers: the id of the request stays what it was."""
+async def test_trailers_have_no_effect(bridge: RunningBridge) -> None:
+    """They do not count as headers: the request id is unchanged."""
     async with connect(bridge.address) as wire:
         start = head("POST", CHAT, "transfer-encoding: chunked", "x-request-id: mine")
         content = json.dumps(chat()).encode()
@@ -113,10 +113,10 @@ async def test_trailers_change_nothing(bridge: RunningBridge) -> None:
         (b"hello\r\n\r\n", 400),
     ],
 )
-async def test_what_follows_a_running_request_does_not_touch_it(
+async def test_pipelined_data_does_not_affect_a_running_request(
     bridge: RunningBridge, service: ScriptedService, behind: bytes, status: int
 ) -> None:
-    """A large body and a head behind it arrive together: each gets its own answer, in order."""
+    """A large body and the next head arrive together, and both requests are answered in order."""
     go = asyncio.Event()
 
     async def answer(request: Any, context: Any) -> Any:
@@ -136,7 +136,7 @@ async def test_what_follows_a_running_request_does_not_touch_it(
 
 
 async def test_many_requests_at_once_are_answered_in_order(bridge: RunningBridge) -> None:
-    """Though they arrive in one piece, and most of them wait as bytes."""
+    """They arrive in one piece, and most of them wait in the buffer."""
     async with connect(bridge.address) as wire:
         wire.send(b"".join(head("GET", "/health/live", f"x-request-id: r{i}") for i in range(500)))
         ids = [(await wire.read_reply())[1]["x-request-id"] for _ in range(500)]
@@ -145,8 +145,8 @@ async def test_many_requests_at_once_are_answered_in_order(bridge: RunningBridge
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_old_client_gets_no_chunks(bridge: RunningBridge, stream: bool) -> None:
-    """HTTP/1.0: the reply is plain, and ends with the connection."""
+async def test_an_http_1_0_client_gets_no_chunked_reply(bridge: RunningBridge, stream: bool) -> None:
+    """The reply is plain and ends with the connection."""
     content = json.dumps(chat(stream=stream)).encode()
     async with connect(bridge.address) as wire:
         wire.send(
@@ -165,8 +165,8 @@ async def test_an_old_client_gets_no_chunks(bridge: RunningBridge, stream: bool)
         assert (int(headers["content-length"]), b"Hello" in body) == (len(body), True)
 
 
-async def test_an_offer_is_declined_however_it_arrives(bridge: RunningBridge) -> None:
-    """In pieces, and with a body of which the same is true."""
+async def test_an_offer_to_upgrade_is_declined_in_any_form(bridge: RunningBridge) -> None:
+    """It arrives in pieces, and with a body in pieces."""
     content = json.dumps(chat()).encode()
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AA")
     raw = head("POST", CHAT, f"content-length: {len(content)}", *offer) + content
@@ -181,8 +181,8 @@ async def test_an_offer_is_declined_however_it_arrives(bridge: RunningBridge) ->
             assert "connection" not in headers
 
 
-async def test_an_offer_to_upgrade_is_not_taken(bridge: RunningBridge) -> None:
-    """Clients that would rather speak HTTP/2 are answered as if they had not asked, again and again."""
+async def test_an_offer_to_upgrade_is_declined(bridge: RunningBridge) -> None:
+    """Clients that offer HTTP/2 are answered over HTTP/1.1, also repeatedly."""
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AA")
     async with connect(bridge.address) as wire:
         for headers in (offer, (), offer):

@@ -22,15 +22,15 @@ GENERATION = Generation(
 )
 
 
-def rendered(reply: ResponseShape, generation: Generation = GENERATION, **wanted: bool) -> dict[str, Any]:
-    """What goes out, as it arrives."""
-    found = reply.render(generation, response_context("my-alias", "store", **wanted))
+def rendered(reply: ResponseShape, generation: Generation = GENERATION, **flags: bool) -> dict[str, Any]:
+    """The reply as the caller parses it."""
+    found = reply.render(generation, response_context("my-alias", "store", **flags))
     arrived: dict[str, Any] = json.loads(json.dumps(found))
     return arrived
 
 
 def test_a_chat_reply_has_every_field() -> None:
-    """The reply validates against the documented schema, and names the model as the caller did."""
+    """The reply validates against the documented schema, and has the caller's name of the model."""
     reply = rendered(CHAT_RESPONSE)
 
     ChatCompletion.model_validate(reply)
@@ -52,8 +52,8 @@ def test_a_chat_reply_has_every_field() -> None:
     }
 
 
-def test_what_the_cache_held_is_absent_where_no_engine_tells() -> None:
-    """In the body and among the headers; the reply still validates."""
+def test_cached_tokens_are_absent_if_the_engine_does_not_report_them() -> None:
+    """They are absent in body and headers, and the reply still validates."""
     unknown = replace(GENERATION, usage=Usage(prompt_tokens=27, completion_tokens=8, cached_tokens=None))
     reply = rendered(CHAT_RESPONSE, unknown)
 
@@ -64,7 +64,7 @@ def test_what_the_cache_held_is_absent_where_no_engine_tells() -> None:
 
 
 def test_a_completion_reply_has_every_field() -> None:
-    """As above, with the text itself and the ids that were asked for."""
+    """It has the text and the requested token ids."""
     reply = rendered(COMPLETION_RESPONSE, token_ids=True)
 
     Completion.model_validate(reply)
@@ -73,22 +73,22 @@ def test_a_completion_reply_has_every_field() -> None:
     assert reply["choices"][0]["token_ids"] == [1, 2]
 
 
-def test_a_reply_tells_what_became_of_the_request() -> None:
-    """Where, how long, with which parameters, and how each choice ended."""
-    told = rendered(CHAT_RESPONSE)["pg_metadata"]
+def test_a_reply_has_the_metadata_of_the_request() -> None:
+    """They are the region, the times, the parameters, and the end of each choice."""
+    metadata = rendered(CHAT_RESPONSE)["pg_metadata"]
 
-    assert told["region"] == "here"
-    assert (told["queue_time_ms"], told["inference_time_ms"], told["model_load_time_ms"]) == (1, 50, 0)
-    assert told["latency_ms"] == 52
-    assert told["timings"] == {
+    assert metadata["region"] == "here"
+    assert (metadata["queue_time_ms"], metadata["inference_time_ms"], metadata["model_load_time_ms"]) == (1, 50, 0)
+    assert metadata["latency_ms"] == 52
+    assert metadata["timings"] == {
         "queue_ms": 1.4,
         "prefill_ms": 20.3,
         "decode_ms": 30.1,
         "bridge_ms": 0.0,
         "time_to_first_token_ms": 21.7,
     }
-    assert told["batch_size"] == 3
-    assert told["parameters"] == {
+    assert metadata["batch_size"] == 3
+    assert metadata["parameters"] == {
         "max_tokens": 150,
         "temperature": 0.0,
         "top_p": 1.0,
@@ -100,8 +100,8 @@ def test_a_reply_tells_what_became_of_the_request() -> None:
         "seed": 5,
         "logit_bias": {"7": -100.0},
     }
-    assert told["ignored_parameters"] == ["store", "top_p"]
-    assert told["choices"] == [
+    assert metadata["ignored_parameters"] == ["store", "top_p"]
+    assert metadata["choices"] == [
         {
             "index": 0,
             "cause": "max_tokens",
@@ -122,13 +122,13 @@ def test_a_reply_tells_what_became_of_the_request() -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_each_choice_says_how_it_ended(ending: Finished, reason: str) -> None:
-    """The reason in the choice, what was met beside it."""
+def test_each_choice_has_its_finish_reason_and_stop(ending: Finished, reason: str) -> None:
+    """The choice has the reason, and the metadata have the matched stop."""
     reply = rendered(CHAT_RESPONSE, replace(GENERATION, choices=(Choice(0, "", (), 0, ending),)))
-    (told,) = reply["pg_metadata"]["choices"]
+    (ending,) = reply["pg_metadata"]["choices"]
 
     assert reply["choices"][0]["finish_reason"] == reason
-    assert told == {
+    assert ending == {
         "index": 0,
         "cause": ending.cause.value,
         "stop_sequence": ending.stop_sequence,
@@ -137,8 +137,8 @@ def test_each_choice_says_how_it_ended(ending: Finished, reason: str) -> None:
     }
 
 
-def test_log_probabilities_are_told_if_asked_for() -> None:
-    """In the shape of each endpoint."""
+def test_log_probabilities_are_included_on_request() -> None:
+    """They have the format of the endpoint."""
     chat = rendered(CHAT_RESPONSE, logprobs=True)
     text = rendered(COMPLETION_RESPONSE, logprobs=True)
 
@@ -154,8 +154,8 @@ def test_log_probabilities_are_told_if_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("text", "content"), [("", None), ("Let me see.", "Let me see.")])
-def test_calls_of_tools_are_in_the_message(text: str, content: str | None) -> None:
-    """Beside the text, which is null where there is none."""
+def test_tool_calls_are_in_the_message(text: str, content: str | None) -> None:
+    """The text beside them is null if there is none."""
     ending = Finished(0, FinishReason.TOOL_CALLS, StopCause.END_OF_SEQUENCE)
     choice = Choice(0, text, (), 0, ending, (), (ToolCall("call_1", "f", "{}"), ToolCall("call_2", "g", "")))
     reply = rendered(CHAT_RESPONSE, replace(GENERATION, choices=(choice,)), tool_calls=True)
@@ -173,8 +173,8 @@ def test_calls_of_tools_are_in_the_message(text: str, content: str | None) -> No
     }
 
 
-def test_a_validation_says_what_the_answer_would_be_made_with() -> None:
-    """The prompt's length, the parameters, the queue, and no choice."""
+def test_a_validation_reports_the_parameters_in_effect() -> None:
+    """It has the prompt's length, the parameters and the queue, and no choice."""
     checked = replace(GENERATION, choices=(), usage=Usage(27, 0, 0))
     reply = CHAT_RESPONSE.validation(checked, response_context("my-alias", "store"))
 
@@ -186,7 +186,7 @@ def test_a_validation_says_what_the_answer_would_be_made_with() -> None:
     assert reply["ignored_parameters"] == ["store", "top_p"]
 
 
-def test_a_reason_without_a_name_still_ends_the_choice() -> None:
-    """A finish reason newer than the bridge is told as a natural end: callers know no other."""
+def test_an_unknown_finish_reason_still_ends_the_choice() -> None:
+    """A finish reason that is newer than the bridge becomes `stop`, which callers know."""
     assert finish_reason(FinishReason.UNKNOWN) == "stop"
     assert finish_reason(FinishReason.CONTENT_FILTER) == "content_filter"

@@ -19,7 +19,7 @@ UNREACHABLE = "127.0.0.1:1"
 
 
 async def test_chat_answers(http: httpx.AsyncClient, running: Running) -> None:
-    """The text, how it ended, the counts; the model is named as the caller did."""
+    """The reply has text, finish reason, usage, and the caller's name of the model."""
     reply = await http.post(CHAT, json=chat(model="alias", temperature=0))
     body = reply.json()
 
@@ -37,7 +37,7 @@ async def test_chat_answers(http: httpx.AsyncClient, running: Running) -> None:
 
 
 async def test_completions_answer(http: httpx.AsyncClient) -> None:
-    """With the ids behind the text, if asked for."""
+    """The token ids are included on request."""
     body = (await http.post(COMPLETIONS, json=completion(return_token_ids=True))).json()
 
     assert body["object"] == "text_completion"
@@ -48,7 +48,7 @@ async def test_completions_answer(http: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("stream", [{}, {"stream": False}, {"stream": None}])
 async def test_the_stream_route_always_streams(http: httpx.AsyncClient, stream: dict[str, Any]) -> None:
-    """Whatever `stream` says."""
+    """The value of `stream` does not matter."""
     reply = await http.post(COMPLETIONS_STREAM, json=completion(**stream))
 
     assert reply.headers["content-type"] == "text/event-stream"
@@ -57,7 +57,7 @@ async def test_the_stream_route_always_streams(http: httpx.AsyncClient, stream: 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_ignored_parameters_are_named(http: httpx.AsyncClient, stream: bool) -> None:
-    """In one header, on whole replies and streams; absent where nothing was ignored."""
+    """They are in a header of replies and streams, which is absent if there are none."""
     reply = await http.post(CHAT, json=chat(stream=stream, store=True, tempratur=1))
     plain = await http.post(CHAT, json=chat(stream=stream))
 
@@ -65,8 +65,8 @@ async def test_ignored_parameters_are_named(http: httpx.AsyncClient, stream: boo
     assert "x-ignored-parameters" not in plain.headers
 
 
-async def test_strict_refuses_what_nobody_knows(running: Running) -> None:
-    """The setting turns the header into a 400 that names the parameter."""
+async def test_strict_refuses_unknown_parameters(running: Running) -> None:
+    """With the setting they are a 400 that names the parameter."""
     async with (
         running_bridge(running.target, strict=True) as bridge,
         http_client(bridge.url) as http,
@@ -79,7 +79,7 @@ async def test_strict_refuses_what_nobody_knows(running: Running) -> None:
 
 
 async def test_models_are_listed(http: httpx.AsyncClient) -> None:
-    """In OpenAI's shape, with what this service knows beside it."""
+    """The list has OpenAI's format and further members of this service."""
     body = (await http.get("/v1/models")).json()
 
     assert body["object"] == "list"
@@ -102,20 +102,20 @@ async def test_models_are_listed(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "asked"), [("m", "m"), ("meta%2Fllama", "meta/llama"), ("a/b", "a/b"), ("x%20y", "x y")]
+    ("path", "model"), [("m", "m"), ("meta%2Fllama", "meta/llama"), ("a/b", "a/b"), ("x%20y", "x y")]
 )
 async def test_one_model_is_found_by_any_name(
-    http: httpx.AsyncClient, running: Running, path: str, asked: str
+    http: httpx.AsyncClient, running: Running, path: str, model: str
 ) -> None:
-    """The service decides; names with slashes reach it whole."""
+    """The service decides, and names with slashes reach it unchanged."""
     reply = await http.get(f"/v1/models/{path}")
 
-    assert running.service.seen[0].request.model == asked
-    assert reply.status_code == (200 if asked == "m" else 404)
+    assert running.service.seen[0].request.model == model
+    assert reply.status_code == (200 if model == "m" else 404)
 
 
-async def test_health_tells_of_the_service(http: httpx.AsyncClient, running: Running) -> None:
-    """Always 200: `healthy`, or `unhealthy` while the service serves nothing; liveness is about itself."""
+async def test_health_reports_the_service(http: httpx.AsyncClient, running: Running) -> None:
+    """The status is 200 with `healthy` or `unhealthy`; liveness depends only on the bridge."""
     good = (await http.get("/health")).json()
     await running.set_health("NOT_SERVING")
     bad = await http.get("/health")
@@ -130,7 +130,7 @@ async def test_health_tells_of_the_service(http: httpx.AsyncClient, running: Run
 
 
 async def test_readiness_follows_the_service(http: httpx.AsyncClient, running: Running) -> None:
-    """200 only while requests would be taken, else the error body with a time to come back."""
+    """The status is 200 while requests are accepted, else 503 with a retry time."""
     assert (await http.get("/health/ready")).status_code == 200
     await running.set_health("NOT_SERVING")
     reply = await http.get("/health/ready")
@@ -139,8 +139,8 @@ async def test_readiness_follows_the_service(http: httpx.AsyncClient, running: R
     assert int(reply.headers["retry-after"]) >= 1
 
 
-async def test_a_service_that_is_not_there_is_not_ready() -> None:
-    """Every route answers: 503 where the service is needed, its own state where it is not."""
+async def test_without_a_service_the_bridge_is_not_ready() -> None:
+    """Routes that need the service answer 503, and the others answer normally."""
     async with (
         running_bridge(UNREACHABLE, retry_timeout=0.3) as bridge,
         http_client(bridge.url) as http,
@@ -160,7 +160,7 @@ async def test_a_service_that_is_not_there_is_not_ready() -> None:
 
 
 async def test_the_request_timeout_ends_the_retries() -> None:
-    """A service that stays away is an error before the deadline of the caller."""
+    """An unavailable service is an error before the caller's deadline."""
     began = time.monotonic()
     async with (
         running_bridge(UNREACHABLE, retry_timeout=60) as bridge,
@@ -173,7 +173,7 @@ async def test_the_request_timeout_ends_the_retries() -> None:
 
 
 def test_a_stream_fails_with_a_status_before_its_first_keepalive() -> None:
-    """By default: retries end before the head of the reply is sent."""
+    """By default retries end before the head of the reply is sent."""
     config = bridge_config(UNREACHABLE, retry_timeout=BridgeConfig.model_fields["retry_timeout"].default)
 
     assert 10 <= config.retry_timeout < config.sse_keepalive
@@ -190,10 +190,10 @@ def test_a_stream_fails_with_a_status_before_its_first_keepalive() -> None:
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
     ],
 )
-async def test_the_router_refuses_in_the_same_words(
+async def test_errors_of_the_router_have_the_usual_body(
     http: httpx.AsyncClient, method: str, path: str, status: int, code: str
 ) -> None:
-    """No route, or not this method: the one error body, with an id."""
+    """Unknown routes and methods get the usual error body with an id."""
     reply = await http.request(method, path)
 
     assert reply.status_code == status
@@ -206,7 +206,7 @@ async def test_the_router_refuses_in_the_same_words(
 
 
 async def test_head_is_get_without_a_body(http: httpx.AsyncClient) -> None:
-    """For probes that ask so."""
+    """Some probes use HEAD."""
     head, get = await http.head("/health/live"), await http.get("/health/live")
 
     assert (head.status_code, head.content) == (200, b"")
@@ -214,10 +214,9 @@ async def test_head_is_get_without_a_body(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("given", ["a", "A.b_c:d-9", "x" * 128])
-async def test_the_callers_request_id_goes_all_the_way(
+async def test_the_callers_request_id_reaches_the_service_and_the_reply(
     http: httpx.AsyncClient, running: Running, given: str
 ) -> None:
-    """Into the service, and back."""
     for body in (chat(), chat(stream=True), chat(temperature="bad")):
         reply = await http.post(CHAT, json=body, headers={"x-request-id": given})
         assert reply.headers["x-request-id"] == given
@@ -226,8 +225,7 @@ async def test_the_callers_request_id_goes_all_the_way(
 
 
 @pytest.mark.parametrize("given", [b"", b"with space", "é".encode(), b"x" * 129, b"a/b", b"<script>"])
-async def test_a_request_id_of_another_form_is_replaced(http: httpx.AsyncClient, given: bytes) -> None:
-    """By a new one."""
+async def test_an_invalid_request_id_is_replaced_by_a_new_one(http: httpx.AsyncClient, given: bytes) -> None:
     reply = await http.get("/health/live", headers={b"x-request-id": given})
 
     assert len(reply.headers["x-request-id"]) == 32
@@ -237,7 +235,7 @@ async def test_a_request_id_of_another_form_is_replaced(http: httpx.AsyncClient,
 async def test_a_deadline_reaches_the_service(
     http: httpx.AsyncClient, running: Running, stream: bool
 ) -> None:
-    """As the gRPC deadline of the call; without the header there is none."""
+    """It is the gRPC deadline of the call; without the header there is none."""
     await http.post(CHAT, json=chat(stream=stream), headers={"x-request-timeout": "12.5"})
     await http.post(CHAT, json=chat(stream=stream))
     with_deadline, without = (seen.time_remaining for seen in running.service.seen)
@@ -248,7 +246,7 @@ async def test_a_deadline_reaches_the_service(
 
 
 async def test_the_default_deadline_is_a_setting(running: Running) -> None:
-    """For callers that set none."""
+    """It applies to callers that set none."""
     async with (
         running_bridge(running.target, request_timeout=20) as bridge,
         http_client(bridge.url) as http,
@@ -263,8 +261,8 @@ async def test_the_default_deadline_is_a_setting(running: Running) -> None:
 @pytest.mark.parametrize(
     "given", ["", "0", "0.0", "-1", "soon", "nan", "inf", "1e3", "5e-324", "3601", "1_0", "9" * 400]
 )
-async def test_a_deadline_of_another_form_is_refused(http: httpx.AsyncClient, given: str) -> None:
-    """400 that names the header."""
+async def test_an_invalid_deadline_is_refused(http: httpx.AsyncClient, given: str) -> None:
+    """The error is a 400 that names the header."""
     reply = await http.post(CHAT, json=chat(), headers={"x-request-timeout": given})
 
     error = reply.json()["error"]
@@ -274,10 +272,10 @@ async def test_a_deadline_of_another_form_is_refused(http: httpx.AsyncClient, gi
 
 
 @pytest.mark.parametrize("given", ["0.001", "0.0012345678901234567", "3600", "3600.0"])
-async def test_every_deadline_that_the_description_allows_is_accepted(
+async def test_every_documented_form_of_a_deadline_is_accepted(
     http: httpx.AsyncClient, given: str
 ) -> None:
-    """With all the decimals that a language prints; whether it is long enough is another matter."""
+    """It may have many decimals. Whether it is long enough does not matter here."""
     schemas = [
         parameter["schema"]
         for parameter in (await http.get("/openapi.json")).json()["paths"][CHAT]["post"]["parameters"]
@@ -289,8 +287,8 @@ async def test_every_deadline_that_the_description_allows_is_accepted(
     assert reply.status_code in {200, 504}
 
 
-async def test_a_range_is_the_services_to_check(http: httpx.AsyncClient, service: ScriptedService) -> None:
-    """A value of the right type goes through, and the service's refusal comes back."""
+async def test_the_service_checks_ranges(http: httpx.AsyncClient, service: ScriptedService) -> None:
+    """A value of the right type is sent, and the service's error is returned."""
 
     async def fail(request: Any, context: Any) -> Any:
         assert request.sampling.temperature == 99
@@ -303,7 +301,7 @@ async def test_a_range_is_the_services_to_check(http: httpx.AsyncClient, service
 
 
 async def test_one_line_is_logged_for_each_request(http: httpx.AsyncClient) -> None:
-    """With id, route, status, time and outcome; never with what was said, or the key."""
+    """It has id, route, status, time and outcome, but never a text or the key."""
     with structlog.testing.capture_logs() as logs:
         for body in (chat(user="secret"), chat(stream=True), chat(temperature="secret")):
             await http.post(CHAT, json=body, headers={"authorization": "Bearer pg_secret"})
@@ -321,7 +319,7 @@ async def test_one_line_is_logged_for_each_request(http: httpx.AsyncClient) -> N
 
 
 async def test_the_page_and_its_schema_are_served(http: httpx.AsyncClient) -> None:
-    """At the usual places, under our name."""
+    """They are at the usual paths, with the project's name."""
     page, schema = await http.get("/docs"), await http.get("/openapi.json")
 
     assert "Lodestream" in page.text
@@ -330,7 +328,7 @@ async def test_the_page_and_its_schema_are_served(http: httpx.AsyncClient) -> No
 
 
 async def test_the_page_loads_nothing_from_other_hosts(http: httpx.AsyncClient) -> None:
-    """Scripts, styles and the icon are there, and no address in the page names a host."""
+    """Scripts, styles and icon are served by the bridge, and no address in the page names a host."""
     page = (await http.get("/docs")).text
     loaded = re.findall(r"""(?:src|href)="([^"]+)""", page)
 

@@ -1,4 +1,4 @@
-"""Whatever can be made of the API's own description, valid or not: no answer is a 5xx."""
+"""Random requests from the API's own description, valid or not, never cause a 5xx."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.support.transports import running_transports
 
 SECONDS = float(os.environ.get("LODESTREAM_SCHEMATHESIS_SECONDS", "15"))
-"""For each engine; minutes find more."""
+"""The seconds for each engine; a longer run finds more."""
 
 
 @pytest.mark.timeout(SECONDS + 120)
@@ -38,6 +38,6 @@ async def test_no_request_is_answered_with_a_server_error(backend: str, tmp_path
             if process.returncode is None:
                 process.kill()
 
-    told = output.decode(errors="replace")
-    assert process.returncode == 0, told[-8000:]
-    assert " generated, " in told
+    text = output.decode(errors="replace")
+    assert process.returncode == 0, text[-8000:]
+    assert " generated, " in text

@@ -1,4 +1,4 @@
-"""The SDKs that callers have already, unchanged."""
+"""Existing SDKs work unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def polargrid_client(bridge: RunningBridge) -> polargrid.PolarGrid:
 
 
 async def test_openai_chat(openai_client: openai.AsyncOpenAI) -> None:
-    """A reply that the SDK's own model accepts strictly, field by field."""
+    """The SDK's own model accepts the reply strictly."""
     raw = await openai_client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
     reply = ChatCompletion.model_validate_json(raw.text, strict=True)
 
@@ -56,7 +56,7 @@ async def test_openai_chat(openai_client: openai.AsyncOpenAI) -> None:
 
 
 async def test_openai_stream(openai_client: openai.AsyncOpenAI) -> None:
-    """Chunks that the SDK's own model accepts, with the counts at the end if asked for."""
+    """The SDK's own model accepts the chunks, with the usage at the end on request."""
     stream = await openai_client.chat.completions.create(
         model="m", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
     )
@@ -71,7 +71,7 @@ async def test_openai_stream(openai_client: openai.AsyncOpenAI) -> None:
 
 
 async def test_openai_completions(openai_client: openai.AsyncOpenAI) -> None:
-    """Whole and streamed."""
+    """They work whole and streamed."""
     whole = await openai_client.completions.create(model="m", prompt="x")
     stream = await openai_client.completions.create(model="m", prompt=[1, 2], stream=True)
     pieces = [chunk.choices[0].text async for chunk in stream]
@@ -82,7 +82,7 @@ async def test_openai_completions(openai_client: openai.AsyncOpenAI) -> None:
 
 
 async def test_openai_models(openai_client: openai.AsyncOpenAI) -> None:
-    """Listed and retrieved."""
+    """They are listed and retrieved."""
     page = await openai_client.models.list()
     one = await openai_client.models.retrieve("m")
 
@@ -92,7 +92,7 @@ async def test_openai_models(openai_client: openai.AsyncOpenAI) -> None:
 
 
 async def test_openai_blocking(bridge: RunningBridge) -> None:
-    """The client for code that blocks, in a thread of its own."""
+    """The blocking client runs in a separate thread."""
 
     def ask() -> tuple[str | None, str]:
         with openai.OpenAI(base_url=f"{bridge.url}/v1", api_key="pg_any", max_retries=0) as client:
@@ -104,8 +104,8 @@ async def test_openai_blocking(bridge: RunningBridge) -> None:
     assert await asyncio.to_thread(ask) == ("Hello", "Hello")
 
 
-async def test_openai_sends_more_than_we_take(openai_client: openai.AsyncOpenAI) -> None:
-    """Parameters without effect do no harm."""
+async def test_openai_may_send_parameters_without_effect(openai_client: openai.AsyncOpenAI) -> None:
+    """They cause no error."""
     raw = await openai_client.chat.completions.with_raw_response.create(
         model="m", messages=MESSAGES, n=1, store=True, metadata={"a": "b"}, service_tier="auto", seed=1
     )
@@ -132,7 +132,7 @@ async def test_openai_raises_its_own_errors(
     reason: str,
     expected: type[openai.APIStatusError],
 ) -> None:
-    """By status, with code, param and request id where the SDK looks for them."""
+    """They depend on the status, and have code, param and request id where the SDK reads them."""
 
     async def fail(request: Any, context: Any) -> Any:
         await refuse(context, code, "no", error_info(reason))
@@ -145,8 +145,8 @@ async def test_openai_raises_its_own_errors(
     assert caught.value.request_id
 
 
-async def test_openai_waits_as_long_as_it_is_told(bridge: RunningBridge, service: ScriptedService) -> None:
-    """Its retry obeys `retry-after-ms`, and succeeds."""
+async def test_openai_waits_for_the_retry_time(bridge: RunningBridge, service: ScriptedService) -> None:
+    """The retry follows `retry-after-ms` and succeeds."""
     calls = 0
     answer = service.answer
 
@@ -168,7 +168,7 @@ async def test_openai_waits_as_long_as_it_is_told(bridge: RunningBridge, service
 async def test_openai_raises_on_a_stream_that_fails(
     openai_client: openai.AsyncOpenAI, service: ScriptedService
 ) -> None:
-    """The event of the error becomes an exception in the loop."""
+    """The error event becomes an exception in the loop over the stream."""
 
     async def fail_late(request: Any, context: Any) -> Any:
         yield started()
@@ -182,10 +182,9 @@ async def test_openai_raises_on_a_stream_that_fails(
             pass
 
 
-async def test_leaving_the_openai_stream_cancels(
+async def test_closing_the_openai_stream_cancels_the_generation(
     openai_client: openai.AsyncOpenAI, service: ScriptedService
 ) -> None:
-    """As leaving any other."""
 
     async def endless(request: Any, context: Any) -> Any:
         yield started()
@@ -208,7 +207,7 @@ async def test_leaving_the_openai_stream_cancels(
 
 
 async def test_polargrid_chat(polargrid_client: polargrid.PolarGrid, running: Running) -> None:
-    """With its metadata; the nulls it sends are no values."""
+    """It has metadata, and the nulls that the SDK sends count as unset."""
     reply = await polargrid_client.chat_completion(
         {"model": "m", "messages": [{"role": "user", "content": "hi"}], "enable_thinking": False}
     )
@@ -231,7 +230,7 @@ async def test_polargrid_stream(polargrid_client: polargrid.PolarGrid) -> None:
 
 
 async def test_polargrid_completion(polargrid_client: polargrid.PolarGrid) -> None:
-    """It sends `stop` and `user` as null."""
+    """The SDK sends `stop` and `user` as null."""
     reply = await polargrid_client.completion({"model": "m", "prompt": "hi"})
 
     assert reply.choices[0].text == "Hello"
@@ -241,7 +240,7 @@ async def test_polargrid_completion(polargrid_client: polargrid.PolarGrid) -> No
 async def test_polargrid_completion_stream(
     polargrid_client: polargrid.PolarGrid, service: ScriptedService
 ) -> None:
-    """No piece is lost to a reader that splits lines as Unicode does."""
+    """The SDK splits lines at Unicode line breaks, but loses no text."""
 
     async def hard(request: Any, context: Any) -> Any:
         yield started()
@@ -258,7 +257,7 @@ async def test_polargrid_completion_stream(
 
 
 async def test_polargrid_models_and_health(polargrid_client: polargrid.PolarGrid) -> None:
-    """Its own, stricter models of both."""
+    """The SDK has stricter models of both."""
     models = await polargrid_client.list_models()
     one = await polargrid_client.get_model("m")
     health = await polargrid_client.health()
@@ -269,7 +268,7 @@ async def test_polargrid_models_and_health(polargrid_client: polargrid.PolarGrid
 
 
 async def test_polargrid_errors(polargrid_client: polargrid.PolarGrid, service: ScriptedService) -> None:
-    """By status."""
+    """The exception depends on the status."""
 
     async def fail(request: Any, context: Any) -> Any:
         await refuse(context, grpc.StatusCode.NOT_FOUND, "no such model", error_info("MODEL_NOT_FOUND"))

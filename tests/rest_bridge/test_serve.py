@@ -1,4 +1,4 @@
-"""The bridge as a process: how it begins and how it ends."""
+"""The bridge as a process: start and end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def bridge_process(running: Running, home: Path, **settings: Any) -> Any:
 
 
 class Stalling:
-    """A stream that gives its first half, and the second when it may."""
+    """A stream that sends its second half when the test allows it."""
 
     def __init__(self) -> None:
         self.may_end = asyncio.Event()
@@ -56,7 +56,7 @@ async def _rest(wire: Wire) -> str:
 
 
 async def _until_closed(address: str) -> None:
-    """Wait until nobody listens any more."""
+    """Wait until the port is closed."""
     host, _, port = address.rpartition(":")
     for _ in range(200):
         try:
@@ -70,7 +70,7 @@ async def _until_closed(address: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_an_idle_bridge_ends_at_once(running: Running, tmp_path: Path, number: signal.Signals) -> None:
-    """With status 0, though a connection is open that nobody uses."""
+    """The status is 0 although an unused connection is open."""
     async with bridge_process(running, tmp_path) as bridge, httpx.AsyncClient() as http:
         assert (await http.get(f"http://{bridge.address}/health/ready")).status_code == 200
         began = time.monotonic()
@@ -80,8 +80,8 @@ async def test_an_idle_bridge_ends_at_once(running: Running, tmp_path: Path, num
         assert time.monotonic() - began < 10
 
 
-async def test_what_runs_is_finished_first(running: Running, tmp_path: Path) -> None:
-    """After SIGTERM nobody new is let in; streams and plain requests run to their end within the grace."""
+async def test_running_requests_finish_before_the_end(running: Running, tmp_path: Path) -> None:
+    """After SIGTERM new connections are refused, and running requests finish within the grace period."""
     stalling = Stalling()
     running.service.stream = stalling
     async with (
@@ -97,8 +97,8 @@ async def test_what_runs_is_finished_first(running: Running, tmp_path: Path) -> 
         assert await bridge.wait() == 0
 
 
-async def test_after_the_grace_callers_are_told(running: Running, tmp_path: Path) -> None:
-    """A stream ends with the error event, a plain request with 503; both generations are cancelled."""
+async def test_the_end_of_the_grace_period_is_an_error_for_callers(running: Running, tmp_path: Path) -> None:
+    """A stream ends with an error event and a plain request with 503; both generations are cancelled."""
     running.service.stream = Stalling()
 
     async def never(request: Any, context: Any) -> Any:
@@ -124,8 +124,8 @@ async def test_after_the_grace_callers_are_told(running: Running, tmp_path: Path
         await eventually(lambda: running.service.running == 0)
 
 
-async def test_a_second_signal_ends_it_now(running: Running, tmp_path: Path) -> None:
-    """Whatever the grace."""
+async def test_a_second_signal_ends_the_bridge_at_once(running: Running, tmp_path: Path) -> None:
+    """The length of the grace period does not matter."""
     running.service.stream = Stalling()
     async with (
         bridge_process(running, tmp_path, shutdown_grace=3000) as bridge,
@@ -139,8 +139,8 @@ async def test_a_second_signal_ends_it_now(running: Running, tmp_path: Path) -> 
         assert await bridge.wait(20) == 0
 
 
-async def test_a_restarted_service_is_found_again(running: Running, tmp_path: Path) -> None:
-    """The process serves on: with 503 while the service is away, and with answers after."""
+async def test_the_bridge_reconnects_to_a_restarted_service(running: Running, tmp_path: Path) -> None:
+    """It answers 503 without the service, and serves again after the restart."""
     async with bridge_process(running, tmp_path) as bridge, httpx.AsyncClient(timeout=30) as http:
         url = f"http://{bridge.address}"
         assert (await _post(http, bridge)).status_code == 200
@@ -161,8 +161,8 @@ async def _post(http: httpx.AsyncClient, bridge: ServerProcess) -> httpx.Respons
     return await http.post(f"http://{bridge.address}{CHAT}", json=chat())
 
 
-def test_a_taken_port_is_one_clear_line() -> None:
-    """It names the setting and the address."""
+def test_a_taken_port_is_an_error_of_one_line() -> None:
+    """The error names the setting and the address."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OperatorError, match=f"http_address: cannot listen on {address}"):
@@ -170,43 +170,43 @@ def test_a_taken_port_is_one_clear_line() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
-def test_without_keys_it_stays_on_this_machine(address: str) -> None:
-    """An open bridge refuses to listen where others reach it."""
+def test_without_keys_the_bridge_listens_only_on_loopback(address: str) -> None:
+    """A bridge without keys refuses addresses that other machines can reach."""
     with pytest.raises(OperatorError, match="create a key first"):
         make_server(bridge_config("127.0.0.1:1", http_address=address), print)
 
 
 @pytest.mark.parametrize("address", ["8000", "localhost", "127.0.0.1:99999"])
-def test_an_address_of_another_form_is_refused(address: str) -> None:
-    """By the setting that has it."""
+def test_an_invalid_address_is_refused(address: str) -> None:
+    """The error names the setting."""
     with pytest.raises(ValidationError, match="http_address"):
         bridge_config("127.0.0.1:1", http_address=address)
 
 
 def test_http_needs_a_port() -> None:
-    """A socket file will not do."""
+    """A socket file is refused."""
     with pytest.raises(OperatorError, match=r"^http_address: "):
         make_server(bridge_config("127.0.0.1:1", http_address="unix:/run/bridge.sock"), print)
 
 
-def test_an_address_that_finds_no_service_is_refused() -> None:
-    """Port 0 means something only to who listens."""
+def test_port_0_of_the_service_is_refused() -> None:
+    """Port 0 is valid only for listening."""
     with pytest.raises(OperatorError, match=r"^grpc_address: "):
         make_server(bridge_config("127.0.0.1:0"), print)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_the_real_port_is_told(running: Running, host: str) -> None:
-    """Port 0 picks one; the callback gets the name that was given, and the port that works."""
-    told: list[str] = []
-    server = make_server(bridge_config(running.target, http_address=f"{host}:0"), told.append)
+async def test_the_real_port_is_announced(running: Running, host: str) -> None:
+    """With port 0 the callback gets the given host and the real port."""
+    announced: list[str] = []
+    server = make_server(bridge_config(running.target, http_address=f"{host}:0"), announced.append)
     serving = asyncio.create_task(server.serve(sockets=[server.socket]))
-    await eventually(lambda: bool(told))
+    await eventually(lambda: bool(announced))
     async with httpx.AsyncClient() as http:
-        port = told[0].rpartition(":")[2]
+        port = announced[0].rpartition(":")[2]
         assert (await http.get(f"http://127.0.0.1:{port}/health/live")).status_code == 200
     server.should_exit = True
     await asyncio.wait_for(serving, 30)
 
-    assert told[0].startswith(f"{host}:")
-    assert not told[0].endswith(":0")
+    assert announced[0].startswith(f"{host}:")
+    assert not announced[0].endswith(":0")

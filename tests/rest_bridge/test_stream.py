@@ -28,7 +28,7 @@ from tests.support.scripted import (
 
 
 class Gate:
-    """A stream that goes on when the test says so."""
+    """A stream that continues when the test opens the gate."""
 
     def __init__(self, *parts: tuple[Any, ...]) -> None:
         self._parts = parts
@@ -44,8 +44,8 @@ class Gate:
                 yield event
 
 
-async def test_the_frames_are_those_of_the_contract(bridge: RunningBridge) -> None:
-    """Byte by byte: headers, the role first, the text, the ending, [DONE], and nothing after it."""
+async def test_the_exact_bytes_of_a_stream(bridge: RunningBridge) -> None:
+    """They are headers, role, text, end, and [DONE], with nothing after it."""
     async with connect(bridge.address) as wire:
         wire.post(CHAT, chat(stream=True), "x-request-id: abc")
         status, headers = await wire.read_head()
@@ -77,7 +77,7 @@ async def test_the_frames_are_those_of_the_contract(bridge: RunningBridge) -> No
 async def test_a_silent_stream_is_kept_alive_before_its_first_output(
     running: Running, service: ScriptedService
 ) -> None:
-    """However long a queue or a prefill lasts: after the interval there is a status, and a comment each."""
+    """After the keep-alive interval the status is sent, and then a comment for each interval."""
     gate = Gate((HELLO[0],), HELLO[1:])
     service.stream = gate
     async with running_bridge(running.target, sse_keepalive=0.2) as bridge, connect(bridge.address) as wire:
@@ -98,7 +98,7 @@ async def test_a_silent_stream_is_kept_alive_before_its_first_output(
 
 
 async def test_a_failure_after_a_silence_is_an_event(running: Running, service: ScriptedService) -> None:
-    """The status is 200 by then; the log has the code all the same."""
+    """The status is already 200, but the log has the code of the error."""
     go = asyncio.Event()
 
     async def fail(request: Any, context: Any) -> AsyncIterator[Any]:
@@ -131,7 +131,7 @@ async def test_a_failure_after_a_silence_is_an_event(running: Running, service: 
 async def test_nothing_is_sent_before_the_first_output(
     bridge: RunningBridge, service: ScriptedService
 ) -> None:
-    """Headers wait for the first event that is not `started`, and leave together with it."""
+    """The headers are sent together with the first event after `started`."""
     gate = Gate((HELLO[0],), HELLO[1:])
     service.stream = gate
     async with connect(bridge.address) as wire:
@@ -149,8 +149,8 @@ async def test_nothing_is_sent_before_the_first_output(
     assert b'"content":"Hel"' in first
 
 
-async def test_events_leave_as_they_come(bridge: RunningBridge, service: ScriptedService) -> None:
-    """A delta is with the caller before the next one is made."""
+async def test_events_are_sent_at_once(bridge: RunningBridge, service: ScriptedService) -> None:
+    """The caller gets a delta before the next one is generated."""
     gate = Gate(HELLO[:2], HELLO[2:3], HELLO[3:])
     service.stream = gate
     async with connect(bridge.address) as wire:
@@ -166,7 +166,7 @@ async def test_events_leave_as_they_come(bridge: RunningBridge, service: Scripte
 
 
 async def test_a_silent_stream_is_kept_alive(running: Running) -> None:
-    """A comment line for every stretch of silence, and none in a stream that talks."""
+    """A comment line is sent for every silent interval."""
     gate = Gate(HELLO[:2], HELLO[2:])
     running.service.stream = gate
     async with running_bridge(running.target, sse_keepalive=0.2) as bridge, connect(bridge.address) as wire:
@@ -184,8 +184,8 @@ async def test_a_silent_stream_is_kept_alive(running: Running) -> None:
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
-async def test_a_stream_that_talks_needs_no_comments(running: Running) -> None:
-    """However long it lasts."""
+async def test_a_stream_with_steady_output_has_no_comments(running: Running) -> None:
+    """The length of the stream does not matter."""
 
     async def talk(request: Any, context: Any) -> AsyncIterator[Any]:
         yield started()
@@ -207,9 +207,9 @@ async def test_a_stream_that_talks_needs_no_comments(running: Running) -> None:
 
 
 async def test_usage_is_in_a_chunk_of_its_own(http: httpx.AsyncClient) -> None:
-    """Only if it was asked for, before [DONE]."""
-    asked = await http.post(CHAT, json=chat(stream=True, stream_options={"include_usage": True}))
-    events = [line for line in asked.text.split("\n\n") if line]
+    """It is sent on request, before [DONE]."""
+    reply = await http.post(CHAT, json=chat(stream=True, stream_options={"include_usage": True}))
+    events = [line for line in reply.text.split("\n\n") if line]
     last = json.loads(events[-2].removeprefix("data: "))
 
     assert last["choices"] == []
@@ -220,7 +220,7 @@ async def test_usage_is_in_a_chunk_of_its_own(http: httpx.AsyncClient) -> None:
 async def test_a_reader_that_does_not_read_slows_the_service(
     bridge: RunningBridge, service: ScriptedService
 ) -> None:
-    """The bridge holds back what nobody takes: the service is stopped after a bounded number of bytes."""
+    """The bridge stops reading from the service after a bounded number of bytes."""
     sent = 0
 
     async def flood(request: Any, context: Any) -> AsyncIterator[Any]:
@@ -249,7 +249,7 @@ async def test_a_reader_that_does_not_read_slows_the_service(
 
 
 async def test_a_slow_reader_delays_nobody_else(bridge: RunningBridge, service: ScriptedService) -> None:
-    """Another request on the same connection to the service is answered at once."""
+    """A request of another caller on the same connection to the service is answered at once."""
 
     async def flood(request: Any, context: Any) -> AsyncIterator[Any]:
         yield started()

@@ -1,4 +1,4 @@
-"""Several processes of one bridge on one port."""
+"""Several worker processes of one bridge on one port."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TIMEOUT_SECONDS = 60.0
 
 @asynccontextmanager
 async def bridge(running: Running, home: Path, **settings: Any) -> AsyncIterator[ServerProcess]:
-    wanted = {"grpc_address": running.target, "http_address": "127.0.0.1:0", "workers": 2, **settings}
-    async with server_process("bridge", home, **wanted) as process:
+    options = {"grpc_address": running.target, "http_address": "127.0.0.1:0", "workers": 2, **settings}
+    async with server_process("bridge", home, **options) as process:
         yield process
 
 
@@ -55,7 +55,7 @@ def open_connections(worker: psutil.Process) -> int:
     return sum(c.status == psutil.CONN_ESTABLISHED for c in worker.net_connections("tcp"))
 
 
-async def test_every_worker_answers_on_the_one_port(running: Running, tmp_path: Path) -> None:
+async def test_all_workers_answer_on_the_same_port(running: Running, tmp_path: Path) -> None:
     async with bridge(running, tmp_path) as server, AsyncExitStack() as stack:
         before = [open_connections(worker) for worker in workers(server)]
         wires = [await stack.enter_async_context(connect(server.address)) for _ in range(40)]
@@ -99,7 +99,7 @@ async def test_every_worker_speaks_tls_and_renews_its_certificate(running: Runni
         assert (await http.post(CHAT, json=chat())).status_code == 200
 
 
-async def test_the_limit_of_connections_is_that_of_all_workers(running: Running, tmp_path: Path) -> None:
+async def test_the_connection_limit_applies_to_all_workers_together(running: Running, tmp_path: Path) -> None:
     async with bridge(running, tmp_path, max_connections=6) as server, AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(connect(server.address)) for _ in range(6)]
         assert [await status_of(wire) for wire in wires] == [200] * 6
@@ -110,7 +110,7 @@ async def test_the_limit_of_connections_is_that_of_all_workers(running: Running,
         await stack.aclose()
 
         for _ in range(100):
-            # A refusal closes the connection, maybe before it is read.
+            # A refused connection may be closed before the request is read.
             with suppress(ConnectionError):
                 async with connect(server.address) as again:
                     if await status_of(again) == 200:
@@ -154,7 +154,7 @@ async def test_a_taken_port_is_an_error(running: Running, tmp_path: Path) -> Non
                 pass
 
 
-def test_failed_keys_count_whichever_worker_receives_them() -> None:
+def test_failed_keys_count_across_workers() -> None:
     times = SharedTimes.make()
     now = 1000.0
     one, other = (SharedFailedKeys(times, lambda: now) for _ in range(2))
@@ -167,7 +167,7 @@ def test_failed_keys_count_whichever_worker_receives_them() -> None:
     assert one.delay("192.0.2.2") == 0, "of another address"
 
 
-def test_the_count_of_connections_is_that_of_all_workers() -> None:
+def test_the_connection_count_covers_all_workers() -> None:
     shared = Shared.of(2)
     one, other = (SharedCap(5, shared, number) for number in range(2))
 
@@ -184,7 +184,7 @@ def test_the_count_of_connections_is_that_of_all_workers() -> None:
     assert other.accepts(5)
 
 
-async def test_a_request_counts_once_in_the_log(running: Running, tmp_path: Path) -> None:
+async def test_a_request_is_logged_once(running: Running, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as stream:
         async with bridge(running, tmp_path, stderr=stream, log_level="info", log_format="json") as server:

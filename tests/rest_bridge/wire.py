@@ -1,4 +1,4 @@
-"""HTTP by hand: for what a client library would not do, or would hide."""
+"""Raw HTTP, for requests that client libraries do not send and details that they hide."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Wire:
         self.send(head("POST", path, f"content-length: {len(content)}", *headers) + content)
 
     async def read_until(self, mark: bytes) -> bytes:
-        """What arrives up to the mark."""
+        """Read up to the mark."""
         return await asyncio.wait_for(self.reader.readuntil(mark), TIMEOUT_SECONDS)
 
     async def read_some(self) -> bytes:
-        """What arrives next; empty at the end."""
+        """Read the next bytes; empty at the end."""
         return await asyncio.wait_for(self.reader.read(65536), TIMEOUT_SECONDS)
 
     async def read_head(self) -> tuple[int, dict[str, str]]:
-        """The status and the headers of a reply."""
+        """Read the status and the headers of a reply."""
         lines = (await self.read_until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
         return int(lines[0].split()[1]), headers
 
     async def read_reply(self) -> tuple[int, dict[str, str], Any]:
-        """A whole reply in JSON."""
+        """Read a whole reply with a JSON body."""
         status, headers = await self.read_head()
         content = await asyncio.wait_for(
             self.reader.readexactly(int(headers["content-length"])), TIMEOUT_SECONDS
@@ -50,12 +50,12 @@ class Wire:
         return status, headers, json.loads(content)
 
     async def read_chunk(self) -> bytes:
-        """One piece of a chunked reply; empty at the end."""
+        """Read one chunk of a chunked reply; empty at the end."""
         size = int(await self.read_until(b"\r\n"), 16)
         return (await asyncio.wait_for(self.reader.readexactly(size + 2), TIMEOUT_SECONDS))[:-2]
 
     async def has_ended(self) -> bool:
-        """Whether the other side closed the connection; what is still there is dropped."""
+        """Whether the other side has closed the connection; unread bytes are dropped."""
         while await self.read_some():
             pass
         return True
@@ -68,7 +68,7 @@ def head(method: str, path: str, *headers: str) -> bytes:
 
 @asynccontextmanager
 async def connect(address: str) -> AsyncGenerator[Wire, None]:
-    """Open a connection, and close it for good."""
+    """Open a connection that is closed with the context."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:

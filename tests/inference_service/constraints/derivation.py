@@ -1,7 +1,7 @@
-"""Independent readings of grammars: random sentences, and whether a text is one.
+"""Independent implementations for tests of grammars: random sentences, and whether a text is a sentence.
 
-Sentences are made from the printed EBNF. Whether a text is one is asked of three readings, which have to
-agree: a walk over the printed EBNF, our own matcher, and llguidance on the printed Lark.
+Sentences are generated from the printed EBNF. Three implementations must agree on whether a text is a
+sentence: a walk over the printed EBNF, our own matcher, and llguidance on the printed Lark.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from inference_service.constraints.notations.lark import to_lark
 
 _TOKENIZER = LLTokenizer("byte")
 _MAX_EBNF = 60_000
-"""Characters of a grammar that the walk, which is slow, is asked about."""
+"""The largest printed grammar for the walk, which is slow, in characters."""
 
 
 class Sampler:
     """Writes random sentences of a grammar.
 
-    Choices are open for a while; once the sentence is long, the way to its end is the shortest.
+    Choices are random at first; once the sentence is long, the shortest way to its end is taken.
     """
 
     def __init__(self, grammar: Grammar, seed: int, budget: int = 60) -> None:
@@ -53,7 +53,7 @@ class Sampler:
         return "".join(parts)
 
     def _char(self, node: Chars) -> str:
-        # The first range is most often ASCII; both ends of a range are where mistakes are.
+        # The first range is most often ASCII; errors are most likely at both ends of a range.
         low, high = node.ranges[0] if self._random.random() < 0.6 else self._random.choice(node.ranges)
         return chr(self._random.choice((low, high, self._random.randint(low, high))))
 
@@ -96,8 +96,8 @@ def _depth(node: Node, depths: dict[str, float]) -> float:
     return 0
 
 
-def complaint(kind: ConstraintKind, source: str) -> str:
-    """What is said against a constraint; nothing if it compiles."""
+def error_of(kind: ConstraintKind, source: str) -> str:
+    """The error of a constraint; empty if it compiles."""
     try:
         compile_constraint(kind, source)
     except ConstraintError as error:
@@ -112,13 +112,13 @@ def printed_rules(grammar: Grammar) -> Rules:
 
 
 def matches(grammar: Grammar, text: str) -> bool:
-    """Whether the grammar describes the text; all readings have to agree."""
+    """Whether the grammar describes the text; all implementations must agree."""
     found = grammar.matches(text)
     assert found == follows(grammar, text), "llguidance disagrees"
     try:
         is_small = len(to_ebnf(grammar)) <= _MAX_EBNF
     except ConstraintError:
-        # Too large for its notation: the engine that wants it refuses it.
+        # The grammar is too large for its notation, so the engine refuses it.
         is_small = False
     if is_small:
         assert found == _derives(printed_rules(grammar), text), "the printed EBNF disagrees"
@@ -126,7 +126,7 @@ def matches(grammar: Grammar, text: str) -> bool:
 
 
 def follows(grammar: Grammar, text: str) -> bool:
-    """Whether llguidance takes the text by the printed Lark."""
+    """Whether llguidance accepts the text by the printed Lark."""
     lark = to_lark(grammar)
     error = LLMatcher.validate_grammar(lark, _TOKENIZER)
     assert not error, error[:500]
@@ -135,7 +135,7 @@ def follows(grammar: Grammar, text: str) -> bool:
 
 
 def text_of_llguidance(schema: Any, seed: int, longest: int = 120) -> str | None:
-    """A random ASCII text by llguidance's own reading of a schema; None without one that ends in time."""
+    """A random ASCII text that llguidance generates for a schema; None if none ends in time."""
     grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
     if LLMatcher.validate_grammar(grammar, _TOKENIZER):
         return None
@@ -156,7 +156,7 @@ def text_of_llguidance(schema: Any, seed: int, longest: int = 120) -> str | None
 
 
 def _derives(rules: Rules, text: str) -> bool:
-    """Whether the rules generate the text, by following all ways at once."""
+    """Whether the rules generate the text, by following all derivations in parallel."""
     stacks = _advance(rules, {(Ref("root"),)})
     for char in text:
         moved = {
@@ -180,7 +180,10 @@ def _rest(node: Node, _char: str) -> tuple[Node, ...]:
 
 
 def _advance(rules: Rules, stacks: set[tuple[Node, ...]]) -> set[tuple[Node, ...]]:
-    """Every stack with a character on top, or nothing, that these lead to; the top is the first."""
+    """Every stack with a character on top, or empty, that is reachable from these.
+
+    The top is the first item.
+    """
     waiting, seen, found = list(stacks), set(stacks), set()
     while waiting:
         stack = waiting.pop()

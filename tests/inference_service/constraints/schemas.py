@@ -1,4 +1,4 @@
-"""Schemas of all kinds, each of which compiles; the tests of compiler, engines and transports share them."""
+"""Schemas of all kinds that compile, shared by tests of compiler, engines and transports."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from inference_service.constraints.nodes import chars, either, maybe, repeat, se
 from inference_service.constraints.notations.ebnf import to_ebnf
 from inference_service.constraints.notations.lark import to_lark
 from inference_service.constraints.tools import CallableTool, CallList, calls_grammar
-from tests.inference_service.constraints.derivation import Sampler, complaint, follows, matches
+from tests.inference_service.constraints.derivation import Sampler, error_of, follows, matches
 from tests.inference_service.constraints.schemas import SCHEMAS
 
 pytestmark = pytest.mark.slow
@@ -43,8 +43,8 @@ def test_json_object_allows_nothing_else(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_flexible_white_space_changes_no_value(name: str) -> None:
-    """What is written with it validates, and the same value laid out in other ways is accepted too."""
+def test_flexible_white_space_does_not_change_values(name: str) -> None:
+    """Texts with it validate, and the same value in other layouts is accepted, too."""
     schema = json.dumps(SCHEMAS[name])
     flexible = compile_constraint(ConstraintKind.JSON_SCHEMA, schema, Whitespace.FLEXIBLE)
     compact = compile_constraint(ConstraintKind.JSON_SCHEMA, schema)
@@ -73,7 +73,7 @@ def test_flexible_white_space_changes_no_value(name: str) -> None:
     ],
     ids=str,
 )
-def test_white_space_stands_between_the_parts(text: str, in_flexible: bool, in_compact: bool) -> None:
+def test_white_space_is_only_between_tokens_of_json(text: str, in_flexible: bool, in_compact: bool) -> None:
     numbers = {"type": "array", "items": {"type": "integer"}}
     schema = json.dumps({"type": "object", "properties": {"a": numbers, "b": {}}, "required": ["a", "b"]})
 
@@ -82,8 +82,8 @@ def test_white_space_stands_between_the_parts(text: str, in_flexible: bool, in_c
 
 
 @pytest.mark.parametrize("kind", ["number", "integer"])
-def test_bounds_beyond_all_numbers_change_nothing(kind: str) -> None:
-    """Issue: the range of a 64-bit float was refused as infinite; zod's `float64` states it."""
+def test_bounds_beyond_all_numbers_have_no_effect(kind: str) -> None:
+    """zod's `float64` has the range of a 64-bit float, which was once refused as infinite."""
     ends = {"minimum": -sys.float_info.max, "maximum": sys.float_info.max}
     bounded, free = (
         compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps({"type": kind, **more}))
@@ -99,7 +99,7 @@ def test_every_json_object_that_is_generated_parses() -> None:
         assert isinstance(json.loads(Sampler(grammar, seed).sentence()), dict)
 
 
-def test_the_same_constraint_is_compiled_once_whatever_thread_asks() -> None:
+def test_the_same_constraint_is_compiled_once_for_all_threads() -> None:
     source = json.dumps({"type": "object", "properties": {"once": {"type": "integer"}}})
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: compile_constraint(ConstraintKind.JSON_SCHEMA, source), range(50)))
@@ -107,7 +107,7 @@ def test_the_same_constraint_is_compiled_once_whatever_thread_asks() -> None:
     assert compile_constraint(ConstraintKind.JSON_SCHEMA, source) is found[-1]
 
 
-def test_a_source_means_something_else_in_each_kind() -> None:
+def test_the_same_source_compiles_differently_for_each_kind() -> None:
     assert to_ebnf(compile_constraint(ConstraintKind.REGEX, "true")) == 'root ::= "true"\n'
     assert "json-value" in to_ebnf(compile_constraint(ConstraintKind.JSON_SCHEMA, "true"))
     with pytest.raises(ConstraintError):
@@ -122,7 +122,7 @@ def test_a_source_is_limited_in_bytes_and_must_be_text(kind: ConstraintKind) -> 
         compile_constraint(kind, "\ud800")
 
 
-def test_hostile_schemas_are_answered_in_time() -> None:
+def test_hostile_schemas_are_processed_in_time() -> None:
     def chain(levels: int) -> dict[str, object]:
         both = {"allOf": [{"$ref": "#/$defs/d{}"}, {"title": "x"}], "minProperties": 0}
         return {
@@ -145,7 +145,7 @@ def test_hostile_schemas_are_answered_in_time() -> None:
     ]
     begun = time.monotonic()
     for schema in hostile:
-        assert len(complaint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))) < 1_000
+        assert len(error_of(ConstraintKind.JSON_SCHEMA, json.dumps(schema))) < 1_000
     assert time.monotonic() - begun < 30
 
 
@@ -206,7 +206,7 @@ def test_compiling_and_printing_are_bounded_in_processor_time(name: str) -> None
     assert time.thread_time() - began < MAX_SECONDS + 1
 
 
-def test_what_takes_too_long_is_refused_with_its_place() -> None:
+def test_a_schema_that_takes_too_long_is_refused_with_its_place() -> None:
     schema = {"type": "object", "properties": {"deep": _LARGE["patterns for names"]}}
     with time_limit(0.05), pytest.raises(TookTooLong) as caught:
         schema_node(GrammarBuilder(), schema, COMPACT)
@@ -222,7 +222,7 @@ def test_an_automaton_that_is_too_large_to_print_is_refused_soon() -> None:
     assert time.thread_time() - began < MAX_SECONDS + 2
 
 
-def test_one_tool_does_not_take_the_time_of_the_others() -> None:
+def test_the_time_limit_applies_to_each_tool() -> None:
     slow = {"type": "object", "properties": {"deep": _LARGE["patterns for names"]}}
     quick = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     tools = [
@@ -236,7 +236,7 @@ def test_one_tool_does_not_take_the_time_of_the_others() -> None:
     assert not grammar.matches('{"name": "quick", "arguments": {}}')
 
 
-def test_thousands_of_members_and_elements_are_no_recursion() -> None:
+def test_thousands_of_members_and_elements_do_not_recurse() -> None:
     names = [f"p{number}" for number in range(3_000)]
     members = {
         "type": "object",
@@ -254,7 +254,7 @@ def test_thousands_of_members_and_elements_are_no_recursion() -> None:
     assert follows(grammar, json.dumps(list(range(1_000)), separators=(",", ":")))
 
 
-def test_several_schemas_go_into_one_grammar() -> None:
+def test_several_schemas_share_one_grammar() -> None:
     builder = GrammarBuilder()
     schemas = {
         "get weather": {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]},
@@ -280,7 +280,7 @@ def test_several_schemas_go_into_one_grammar() -> None:
     assert not matches(grammar, '{"name": "root", "parameters": {"d":1}}')
 
 
-def test_a_schema_in_a_larger_document_says_where_it_stands_there() -> None:
+def test_errors_of_a_schema_name_its_place_in_the_larger_document() -> None:
     with pytest.raises(ConstraintError) as caught:
         schema_node(
             GrammarBuilder(),
@@ -300,14 +300,14 @@ def test_parts_can_be_put_together_freely() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_what_is_compiled_is_itself_a_grammar_we_accept(name: str) -> None:
+def test_a_compiled_grammar_is_accepted_as_a_constraint(name: str) -> None:
     grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMAS[name]))
     again = compile_constraint(ConstraintKind.GRAMMAR, to_ebnf(grammar))
     assert matches(again, Sampler(grammar, 1).sentence())
     assert matches(grammar, Sampler(again, 2).sentence())
 
 
-def test_large_enumerations_are_all_there() -> None:
+def test_large_enumerations_are_complete() -> None:
     values = [f"value {number}" for number in range(5_000)]
     grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps({"enum": values}))
     assert all(follows(grammar, f'"{value}"') for value in values[::977])
@@ -315,7 +315,7 @@ def test_large_enumerations_are_all_there() -> None:
     assert not grammar.matches('"value "')
 
 
-def test_values_that_begin_with_one_another_are_all_there() -> None:
+def test_values_with_common_prefixes_are_complete() -> None:
     values = ["a" * length for length in range(1, 60)]
     grammar = compile_constraint(ConstraintKind.REGEX, "|".join(reversed(values)))
     assert all(matches(grammar, value) for value in values)
@@ -348,7 +348,7 @@ _BOUNDS = st.integers(-(10**6), 10**6) | st.decimals(-1000, 1000, places=2).map(
 
 @settings(max_examples=100, deadline=None)
 @given(_BOUNDS, _BOUNDS, st.booleans(), st.booleans(), st.integers(0, 2**16))
-def test_numbers_within_limits_are_within_them(
+def test_generated_numbers_are_within_their_bounds(
     one: float, two: float, excludes_low: bool, excludes_high: bool, seed: int
 ) -> None:
     low, high = sorted((one, two))
@@ -375,19 +375,19 @@ def _recursive_union(one: dict[str, object], other: dict[str, object]) -> str:
     return json.dumps({"anyOf": [branch(one), branch(other), {"type": "null"}]})
 
 
-def test_a_recursive_union_whose_branches_are_alike_is_accepted() -> None:
+def test_a_recursive_union_with_similar_branches_is_accepted() -> None:
     same: dict[str, object] = {"a": {"type": "integer"}}
     union = _recursive_union(same, {"a": {"type": "integer", "minimum": 0}})
-    assert complaint(ConstraintKind.JSON_SCHEMA, union) == ""
+    assert error_of(ConstraintKind.JSON_SCHEMA, union) == ""
 
 
-def test_a_recursive_union_is_accepted_if_its_branches_can_be_told_apart() -> None:
+def test_a_recursive_union_with_distinct_branches_is_accepted() -> None:
     kinds = _recursive_union({"kind": {"const": "add"}}, {"kind": {"const": "mul"}})
-    assert complaint(ConstraintKind.JSON_SCHEMA, kinds) == ""
+    assert error_of(ConstraintKind.JSON_SCHEMA, kinds) == ""
 
 
 def test_a_recursive_object_of_many_optional_members_is_accepted() -> None:
     properties = {f"p{index}": {"$ref": "#"} for index in range(300)}
     assert (
-        complaint(ConstraintKind.JSON_SCHEMA, json.dumps({"type": "object", "properties": properties})) == ""
+        error_of(ConstraintKind.JSON_SCHEMA, json.dumps({"type": "object", "properties": properties})) == ""
     )

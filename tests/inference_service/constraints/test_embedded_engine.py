@@ -1,4 +1,4 @@
-"""The grammars in the real engine: it takes all of them, and what it writes keeps to them."""
+"""Grammars in the real engine: it accepts all of them, and its answers follow them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def _answer(
     return text, steps[-1].finish
 
 
-async def test_every_schema_is_kept_by_the_engine(backend: Backend, tokenizer: Tokenizer) -> None:
+async def test_the_engine_follows_every_schema(backend: Backend, tokenizer: Tokenizer) -> None:
     slots = asyncio.Semaphore(SLOTS)
 
     async def ended(name: str) -> bool:
@@ -90,7 +90,7 @@ async def test_every_schema_is_kept_by_the_engine(backend: Backend, tokenizer: T
 
 
 @pytest.mark.parametrize("seed_schema", ["flat object", "oneOf by tag", "pattern with quotes", "uuid"])
-async def test_a_schema_is_kept_however_hot_the_sampling_is(
+async def test_the_engine_follows_a_schema_at_any_temperature(
     backend: Backend, tokenizer: Tokenizer, seed_schema: str
 ) -> None:
     grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMAS[seed_schema]))
@@ -100,7 +100,7 @@ async def test_a_schema_is_kept_however_hot_the_sampling_is(
 
 
 @pytest.mark.parametrize("whitespace", Whitespace)
-async def test_the_engine_writes_white_space_where_it_may(
+async def test_the_engine_may_write_white_space(
     backend: Backend, tokenizer: Tokenizer, whitespace: Whitespace
 ) -> None:
     schema = json.dumps({"enum": [{"a": [1, True]}, {"b": []}]})
@@ -112,9 +112,7 @@ async def test_the_engine_writes_white_space_where_it_may(
     assert finish is EngineFinish.MAX_TOKENS or matches(grammar, text)
 
 
-async def test_the_end_comes_only_where_the_grammar_is_complete(
-    backend: Backend, tokenizer: Tokenizer
-) -> None:
+async def test_the_end_token_comes_only_after_a_complete_text(backend: Backend, tokenizer: Tokenizer) -> None:
     grammar = compile_constraint(ConstraintKind.REGEX, "[a-z]{3}!")
     end = tokenizer.control_tokens["<|im_end|>"]
     text, finish = await _answer(backend, tokenizer, grammar, bias={end: 100.0})
@@ -122,8 +120,8 @@ async def test_the_end_comes_only_where_the_grammar_is_complete(
     assert finish is EngineFinish.END_OF_SEQUENCE
 
 
-async def test_a_control_token_is_no_text(backend: Backend, tokenizer: Tokenizer) -> None:
-    """To the engine a control token spells its name, which a set of characters may well allow."""
+async def test_a_control_token_never_counts_as_text(backend: Backend, tokenizer: Tokenizer) -> None:
+    """The engine compares the name of a control token with the grammar, and a character set may allow it."""
     grammar = compile_constraint(ConstraintKind.REGEX, "<[a-z|_]{1,12}>?")
     begin = tokenizer.control_tokens["<|im_start|>"]
     text, _ = await _answer(backend, tokenizer, grammar, bias={begin: 100.0})
@@ -141,16 +139,16 @@ async def test_a_control_token_is_no_text(backend: Backend, tokenizer: Tokenizer
         r'root ::= "\"\\\n\t[]^-" [\]\\^-]',
     ],
 )
-async def test_a_caller_s_grammar_is_kept(backend: Backend, tokenizer: Tokenizer, grammar: str) -> None:
+async def test_the_engine_follows_a_caller_s_grammar(
+    backend: Backend, tokenizer: Tokenizer, grammar: str
+) -> None:
     compiled = compile_constraint(ConstraintKind.GRAMMAR, grammar)
     text, finish = await _answer(backend, tokenizer, compiled)
     assert finish is EngineFinish.MAX_TOKENS or matches(compiled, text)
 
 
-async def test_every_token_that_ends_a_generation_ends_a_constrained_one(
-    backend: Backend, tokenizer: Tokenizer
-) -> None:
-    """As soon as the text is complete: also where the grammar would let it go on."""
+async def test_every_end_token_can_end_a_constrained_answer(backend: Backend, tokenizer: Tokenizer) -> None:
+    """It can end as soon as the text is complete, even if the grammar allows more."""
     grammar = compile_constraint(ConstraintKind.REGEX, "(ab){1,30}")
 
     assert len(tokenizer.eos_ids) > 1

@@ -24,7 +24,7 @@ from inference_service.constraints.nodes import (
 )
 from inference_service.constraints.notations.ebnf import to_ebnf
 from inference_service.constraints.notations.gbnf import parse_gbnf
-from tests.inference_service.constraints.derivation import complaint, follows, matches
+from tests.inference_service.constraints.derivation import error_of, follows, matches
 
 ARITHMETIC = r"""
 # an expression
@@ -65,13 +65,13 @@ def test_a_grammar_keeps_its_meaning() -> None:
         ('root ::= ("x" "y"){300,600}', ["xy" * 300, "xy" * 512, "xy" * 600], ["xy" * 299, "xy" * 601]),
     ],
 )
-def test_what_each_construct_means(source: str, texts: list[str], others: list[str]) -> None:
+def test_each_construct_of_gbnf(source: str, texts: list[str], others: list[str]) -> None:
     grammar = compiled(source)
     assert all(matches(grammar, text) for text in texts)
     assert not any(matches(grammar, text) for text in others)
 
 
-def test_what_root_does_not_need_is_left_out() -> None:
+def test_rules_that_root_does_not_need_are_left_out() -> None:
     assert to_ebnf(compiled('root ::= "a"\nother ::= "b"')) == 'root ::= "a"\n'
 
 
@@ -115,7 +115,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("source", "path", "message"), REFUSED)
-def test_a_bad_grammar_is_refused_where_it_is_bad(source: str, path: str, message: str) -> None:
+def test_an_invalid_grammar_is_refused_with_the_position(source: str, path: str, message: str) -> None:
     with pytest.raises(ConstraintError) as caught:
         compiled(source)
     assert caught.value.path == path
@@ -141,8 +141,8 @@ def test_a_bad_grammar_is_refused_where_it_is_bad(source: str, path: str, messag
     ],
     ids=["endless branch", "empty repetition", "empty rule", "brackets", "stars", "many ways", "lexemes"],
 )
-def test_what_engines_once_could_not_follow(source: str, text: str, other: str) -> None:
-    """llama.cpp's own reader ended the process over some of these, or stood still."""
+def test_grammars_that_once_crashed_an_engine(source: str, text: str, other: str) -> None:
+    """llama.cpp's own parser crashed the process with some of these, or never returned."""
     grammar = compiled(source)
     assert grammar.matches(text)
     assert not grammar.matches(other)
@@ -163,7 +163,7 @@ BROKEN_GRAMMARS = {
     "token": "root ::= <[5]>\n",
     "deep": f'root ::= {"(" * 50_000}"a"{")" * 50_000}\n',
 }
-"""What once ended the process of an engine, or stalled its slots, where it was not refused before."""
+"""Grammars that crashed an engine's process or stalled its slots before they were refused."""
 
 
 @pytest.mark.parametrize("source", BROKEN_GRAMMARS.values(), ids=BROKEN_GRAMMARS)
@@ -184,7 +184,7 @@ def test_a_hostile_grammar_is_refused_in_time() -> None:
     ]
     begun = time.monotonic()
     for source in hostile:
-        assert len(complaint(ConstraintKind.GRAMMAR, source)) < 1_000
+        assert len(error_of(ConstraintKind.GRAMMAR, source)) < 1_000
     assert time.monotonic() - begun < 30
 
 
@@ -215,7 +215,7 @@ def test_a_printed_grammar_reads_back_as_itself(node: Node) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from('root:=|()[]"\\ab*+?{}1,.\n #^-_'), max_size=40))
-def test_any_text_is_a_grammar_or_refused(tail: str) -> None:
+def test_every_text_is_compiled_or_refused(tail: str) -> None:
     try:
         grammar = compiled(f"root ::= {tail}")
     except ConstraintError:
@@ -223,6 +223,6 @@ def test_any_text_is_a_grammar_or_refused(tail: str) -> None:
     assert matches(grammar, grammar.shortest_text())
 
 
-def test_recursion_that_can_be_told_apart_is_accepted() -> None:
+def test_recursion_with_distinct_beginnings_is_accepted() -> None:
     grammar = compiled('root ::= "(" root ")" | "[" root "]" | number\nnumber ::= [0-9]+ | [1-9] [0-9]*\n')
     assert matches(grammar, "([(12)])")

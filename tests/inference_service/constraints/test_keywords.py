@@ -1,4 +1,4 @@
-"""Every keyword of the compiler's table is enforced, and the page says so."""
+"""Every keyword of the compiler's table is enforced, and the generated page is current."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_there_is_an_example_of_every_keyword() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_keyword_is_enforced(name: str) -> None:
+def test_each_keyword_is_enforced(name: str) -> None:
     schema, valid, invalid = EXAMPLES[name]
     oracle: Any = Draft4Validator if schema.get("$schema") == OLD else Draft202012Validator
     checks = oracle(schema, format_checker=oracle.FORMAT_CHECKER)
@@ -157,5 +157,5 @@ def test_keyword_is_enforced(name: str) -> None:
         assert matches(grammar, json.dumps(value, ensure_ascii=False)) == is_valid, value
 
 
-def test_page_is_the_one_that_the_tables_make() -> None:
+def test_the_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run `make parameters`"

@@ -29,14 +29,14 @@ DRAFTS = {
     "draft2020-12": "https://json-schema.org/draft/2020-12/schema",
 }
 MAX_REFUSED_TEXTS = 0.04
-"""Share of valid texts that no grammar of ours describes: members in another order, integers as `1.0`, and
+"""The largest share of valid texts that our grammars refuse: members in another order, integers as `1.0`, and
 formats that are annotations to the suite."""
 MIN_COMPILED = 0.6
 
 
 @pytest.fixture(scope="session")
 def suite() -> Path:
-    """The directory of the suite, fetched once into the cache."""
+    """The directory of the suite, which is downloaded once into the cache."""
     name = f"jsonschema-{version('jsonschema')}"
     directory = cache_home() / "json-schema-test-suite" / name
     if not (directory / "json" / "tests").exists():

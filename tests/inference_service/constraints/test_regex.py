@@ -55,7 +55,7 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_whatever_is_generated_for_a_pattern_matches_it_as_a_whole(pattern: str) -> None:
+def test_generated_texts_match_the_whole_pattern(pattern: str) -> None:
     grammar = compile_constraint(ConstraintKind.REGEX, pattern)
     python = re.compile(pattern.replace("(?<", "(?P<"))
     for text in [grammar.shortest_text(), *(Sampler(grammar, seed).sentence() for seed in range(80))]:
@@ -64,7 +64,7 @@ def test_whatever_is_generated_for_a_pattern_matches_it_as_a_whole(pattern: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_whatever_is_generated_for_a_json_string_has_the_pattern_in_it(pattern: str) -> None:
+def test_generated_json_strings_contain_the_pattern(pattern: str) -> None:
     grammar = json_string(pattern)
     python = re.compile(pattern.replace("(?<", "(?P<"))
     for text in [grammar.shortest_text(), *(Sampler(grammar, seed).sentence() for seed in range(80))]:
@@ -135,13 +135,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("pattern", "path", "message"), REFUSED)
-def test_what_is_not_supported_is_refused_by_name_and_position(pattern: str, path: str, message: str) -> None:
+def test_unsupported_syntax_is_refused_by_name_and_position(pattern: str, path: str, message: str) -> None:
     with pytest.raises(ConstraintError, match=message) as caught:
         compile_constraint(ConstraintKind.REGEX, pattern)
     assert caught.value.path == path
 
 
-def test_lengths_are_kept_with_a_pattern() -> None:
+def test_length_bounds_apply_together_with_a_pattern() -> None:
     grammar = json_string("^ab", Counts(4, 6))
     assert matches(grammar, '"abcd"')
     assert not matches(grammar, '"abc"')
@@ -151,14 +151,14 @@ def test_lengths_are_kept_with_a_pattern() -> None:
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from(r"ab|()[]^$*+?{}1,\d.-"), max_size=12), st.integers(0, 2**16))
-def test_any_text_is_either_refused_or_means_what_python_says(pattern: str, seed: int) -> None:
+def test_every_text_is_refused_or_matches_the_same_as_in_python(pattern: str, seed: int) -> None:
     try:
         grammar = compile_constraint(ConstraintKind.REGEX, pattern)
     except ConstraintError:
         return
     text = Sampler(grammar, seed).sentence()
     with warnings.catch_warnings():
-        # Python warns that `[[` may mean something else one day.
+        # Python warns that the meaning of `[[` may change.
         warnings.simplefilter("ignore", FutureWarning)
         python = re.compile(pattern)
     assert python.fullmatch(text)

@@ -96,7 +96,7 @@ REFUSED: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("schema", "path", "message"), REFUSED)
-def test_what_cannot_be_honoured_is_refused_where_it_stands(schema: Any, path: str, message: str) -> None:
+def test_unsupported_keywords_are_refused_with_their_place(schema: Any, path: str, message: str) -> None:
     with pytest.raises(ConstraintError) as caught:
         compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))
     assert caught.value.path.startswith(path)
@@ -123,13 +123,13 @@ def test_what_cannot_be_honoured_is_refused_where_it_stands(schema: Any, path: s
         ('{"type": "string", "description": "' + "x" * 530_000 + '"}', "bytes"),
     ],
 )
-def test_what_is_no_schema_is_refused(text: str, message: str) -> None:
+def test_invalid_schemas_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConstraintError, match=message):
         compile_constraint(ConstraintKind.JSON_SCHEMA, text)
 
 
 @pytest.mark.parametrize("keyword", ["contentEncoding", "unknown", "x-order", "nobody knows this", "id_"])
-def test_every_other_keyword_is_an_annotation_that_is_named(keyword: str) -> None:
+def test_every_other_keyword_is_an_annotation_and_is_named(keyword: str) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "null", keyword: {}}}, "required": ["a"]}
     grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))
     [named] = grammar.ignored
@@ -139,8 +139,8 @@ def test_every_other_keyword_is_an_annotation_that_is_named(keyword: str) -> Non
 
 
 @pytest.mark.parametrize("keyword", ["unevaluatedProperties", "unevaluatedItems", "$dynamicRef"])
-def test_keywords_that_demand_something_and_are_not_known_are_refused(keyword: str) -> None:
-    """They are no annotations: to leave them out would accept what is not valid."""
+def test_unknown_assertions_are_refused(keyword: str) -> None:
+    """They are no annotations: without them the grammar would accept invalid texts."""
     value: Any = "#a" if keyword == "$dynamicRef" else False
     with pytest.raises(ConstraintError, match="not supported") as caught:
         compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps({keyword: value}))

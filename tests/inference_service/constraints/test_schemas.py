@@ -22,12 +22,12 @@ def compiled(schema: Any) -> Grammar:
     return compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))
 
 
-def test_there_are_schemas_of_all_kinds() -> None:
+def test_the_schemas_cover_all_kinds() -> None:
     assert len(SCHEMAS) >= 50
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_whatever_the_grammar_generates_is_valid(name: str) -> None:
+def test_all_generated_texts_are_valid(name: str) -> None:
     schema = SCHEMAS[name]
     grammar = compiled(schema)
     Draft202012Validator.check_schema(schema)
@@ -39,11 +39,11 @@ def test_whatever_the_grammar_generates_is_valid(name: str) -> None:
 
 
 _NARROWER = re.compile(r"[0-9]{10}|\.[0-9]{5}|-0\b|[0-9][eE]|\\u")
-"""Spellings of numbers and characters that we leave out: long numbers, exponents beside bounds, escapes."""
+"""Spellings that our grammars leave out: long numbers, exponents with bounds, escapes."""
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_texts_by_the_reading_of_llguidance_are_judged_as_jsonschema_does(name: str) -> None:
+def test_texts_generated_by_llguidance_are_judged_as_by_jsonschema(name: str) -> None:
     schema = SCHEMAS[name]
     grammar = compiled(schema)
     validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
@@ -94,7 +94,7 @@ ACCEPTED: list[tuple[str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in ACCEPTED for text in texts])
-def test_what_a_schema_means_to_allow_can_be_generated(name: str, text: str) -> None:
+def test_texts_that_a_schema_allows_can_be_generated(name: str, text: str) -> None:
     Draft202012Validator(SCHEMAS[name]).validate(json.loads(text))
     assert matches(compiled(SCHEMAS[name]), text)
 
@@ -121,11 +121,11 @@ REJECTED: list[tuple[str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in REJECTED for text in texts])
-def test_what_a_schema_forbids_cannot_be_generated(name: str, text: str) -> None:
+def test_texts_that_a_schema_forbids_cannot_be_generated(name: str, text: str) -> None:
     assert not matches(compiled(SCHEMAS[name]), text)
 
 
-def test_the_oracle_can_fail() -> None:
+def test_the_reference_can_fail() -> None:
     with pytest.raises(ValidationError):
         Draft202012Validator(SCHEMAS["flat object"]).validate({"name": "", "age": 151})
 
@@ -138,7 +138,7 @@ def test_the_number_of_rules_grows_with_the_properties_and_not_with_their_subset
     assert not matches(grammar, '{"p77":1,"p0":2}')
 
 
-def test_annotations_change_nothing() -> None:
+def test_annotations_have_no_effect() -> None:
     plain = {"type": "object", "properties": {"a": {"type": "string"}}}
     noted = {
         "title": "T",

@@ -1,4 +1,4 @@
-"""Grammars that make the model call: every text of theirs is calls, of what was asked for."""
+"""Grammars for tool calls: each of their texts consists of the demanded calls."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def calls_of(text: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("seed", range(20))
-def test_every_text_is_calls_of_the_tools(form: ToolFormat, seed: int) -> None:
+def test_every_text_consists_of_calls_of_the_tools(form: ToolFormat, seed: int) -> None:
     calls = calls_of(Sampler(grammar(form=form), seed).sentence())
 
     assert 1 <= len(calls) <= MAX_CALLS
@@ -85,7 +85,7 @@ def test_the_named_tool_is_called_once(seed: int) -> None:
     assert name == "log"
 
 
-def test_calls_as_a_model_writes_them_are_taken() -> None:
+def test_calls_in_the_formats_of_models_are_accepted() -> None:
     weather, clock = '{"city":"Paris","days":3}', "{}"
     text = (
         f'{{"name": "get_weather", "parameters": {weather}}}; {{"name": "get_time", "parameters": {clock}}}'
@@ -113,7 +113,7 @@ def test_calls_as_a_model_writes_them_are_taken() -> None:
         "\n".join(['{"name": "get_time", "arguments": {}}'] * (MAX_CALLS + 1)),
     ],
 )
-def test_nothing_else_is_taken(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     assert not matches(grammar(), text)
 
 
@@ -131,13 +131,13 @@ def test_the_number_of_calls_is_bounded() -> None:
     assert [most_calls(c, parallel=False) for c in (AUTO, REQUIRED, named("log"))] == [1, 1, 1]
 
 
-def test_the_model_is_free_where_it_decides() -> None:
+def test_there_is_no_grammar_if_the_model_decides() -> None:
     assert call_grammar(TOOLS, AUTO, PLAIN) is None
     assert call_grammar(TOOLS, NONE, PLAIN) is None
     assert call_grammar(TOOLS, NONE, PLAIN, answer={"type": "object"}) is None
 
 
-def test_calls_or_the_json_that_was_asked_for() -> None:
+def test_the_grammar_allows_calls_or_the_demanded_json() -> None:
     answer = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
     text = call_grammar(TOOLS, AUTO, PLAIN, answer={**answer, "additionalProperties": False})
 
@@ -148,15 +148,15 @@ def test_calls_or_the_json_that_was_asked_for() -> None:
     assert not matches(text, "3")
 
 
-def test_a_call_that_is_required_is_no_answer() -> None:
+def test_a_required_call_excludes_other_answers() -> None:
     text = call_grammar(TOOLS, REQUIRED, PLAIN, answer={"type": "object"})
 
     assert text is not None
     assert not matches(text, "{}")
 
 
-def test_keywords_that_cannot_be_enforced() -> None:
-    """They are an error for a strict tool, and say where; for others they alone are left out, and named."""
+def test_unsupported_keywords_of_tools() -> None:
+    """They are an error with a place for strict tools; for other tools only they are dropped, and named."""
     with pytest.raises(ConstraintError) as raised:
         grammar(tools=[CLOCK, Tool("f", "", NOT_ENFORCEABLE, strict=True)])
 
@@ -188,7 +188,7 @@ def test_keywords_that_cannot_be_enforced() -> None:
         ),
     ],
 )
-def test_what_is_left_out_is_one_keyword_with_its_path(
+def test_a_single_keyword_is_dropped_and_named_with_its_path(
     keywords: dict[str, Any], ignored: list[str], kept: str, refused: str | None
 ) -> None:
     schema = {"properties": {"a": keywords}, "required": ["a"], "additionalProperties": False}
@@ -201,7 +201,7 @@ def test_what_is_left_out_is_one_keyword_with_its_path(
     assert not matches(text, '{"name": "log", "arguments": {}}')
 
 
-def test_a_schema_that_nothing_satisfies_is_named_as_a_whole() -> None:
+def test_a_schema_that_nothing_satisfies_is_dropped_as_a_whole() -> None:
     text = grammar(tools=[Tool("log", "", {"required": ["a"], "properties": {"a": False}})])
 
     assert text.ignored == ("chat.tools[0].parameters",)
@@ -219,7 +219,7 @@ def test_arguments_are_an_object_whatever_the_schema_says(schema: dict[str, Any]
     assert calls_of(grammar(tools=[Tool("log", "", without_type)]).shortest_text()) == [("log", {"a": None})]
 
 
-def test_bottomless_schemas_are_refused() -> None:
+def test_too_deeply_nested_schemas_are_refused() -> None:
     schema: dict[str, Any] = {}
     for _ in range(100_000):
         schema = {"not": schema}

@@ -1,4 +1,4 @@
-"""A hub on loopback: what a download of one file asks of the real one."""
+"""A simulated hub on loopback, with the parts that a download of one file needs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(slots=True)
 class StandInHub:
-    """Files by `owner/repo/path`, and what went on."""
+    """The files by `owner/repo/path`, and a record of the requests."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     revisions: tuple[str, ...] = ("main", COMMIT)
     token: str | None = None
-    """Demanded of every request, where set."""
+    """The token that every request must have, if set."""
     gated: bool = False
     is_hub: bool = True
-    """Whether it says of a file what a hub says."""
+    """Whether the headers of a file are those of a hub."""
     sent: float = 1.0
-    """Share of a body that is sent before the connection is cut."""
+    """The share of a body that is sent before the connection is closed."""
     downloads: int = 0
     url: str = ""
 
@@ -103,4 +103,4 @@ class _Handler(BaseHTTPRequestHandler):
         return self.stand_in.files.get(f"{repository}/{file}")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""

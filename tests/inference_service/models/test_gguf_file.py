@@ -30,7 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(path, VOCABULARY, chat_template=CHAT_TEMPLATE)
 
 
-def test_metadata_is_what_the_library_of_the_format_reads(tiny: Path) -> None:
+def test_metadata_equals_that_of_the_gguf_library(tiny: Path) -> None:
     reader = GGUFReader(tiny)
     expected = {key: value.contents() for key, value in reader.fields.items() if not key.startswith("GGUF.")}
     header = read_header(tiny)
@@ -41,12 +41,12 @@ def test_metadata_is_what_the_library_of_the_format_reads(tiny: Path) -> None:
     assert header.data_end == max(tensor.data_offset + tensor.n_bytes for tensor in reader.tensors)
 
 
-def test_the_sizes_of_tensor_types_are_those_of_the_library_of_the_format() -> None:
+def test_sizes_of_tensor_types_equal_those_of_the_gguf_library() -> None:
     assert {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()} == gguf._BLOCKS
     assert gguf._DEFAULT_ALIGNMENT == GGUF_DEFAULT_ALIGNMENT
 
 
-def test_the_default_model_is_read_whole(model_file: ModelFile) -> None:
+def test_the_default_model_is_read_completely(model_file: ModelFile) -> None:
     model = read_model(model_file.path)
 
     assert model.architecture == "llama"
@@ -57,12 +57,12 @@ def test_the_default_model_is_read_whole(model_file: ModelFile) -> None:
     assert read_header(model_file.path).data_end == model_file.path.stat().st_size
 
 
-def test_every_token_that_ends_a_generation_is_known(model_file: ModelFile) -> None:
-    """`<|endoftext|>` and `<|im_end|>` by what they are, `<reponame>` because llama.cpp ends there."""
+def test_all_end_tokens_are_known(model_file: ModelFile) -> None:
+    """`<|endoftext|>` and `<|im_end|>` are end tokens by the file; `<reponame>` is one in llama.cpp."""
     assert read_model(model_file.path).vocabulary.end_ids == {0, 2, 4}
 
 
-def test_a_marker_of_turns_is_a_control_token_whatever_the_file_says(tiny: Path) -> None:
+def test_a_turn_marker_is_a_control_token_even_if_the_file_says_otherwise(tiny: Path) -> None:
     vocabulary = read_model(tiny).vocabulary
     types = dict(zip(vocabulary.tokens, vocabulary.types, strict=True))
 
@@ -79,7 +79,7 @@ def test_a_chat_template_and_flags_are_read(tiny: Path, tmp_path: Path) -> None:
     assert read_model(flagged).chat_template is None
 
 
-def test_a_file_that_is_no_model_is_told_so(tmp_path: Path) -> None:
+def test_the_error_for_a_file_of_another_format(tmp_path: Path) -> None:
     path = tmp_path / "notes.gguf"
     path.write_bytes(b"PK\x03\x04 something else")
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_no_model_is_told_so(tmp_path: Path) -> None:
         read_model(path)
 
 
-def test_an_empty_file_is_no_model(tmp_path: Path) -> None:
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.gguf"
     path.touch()
 
@@ -95,12 +95,12 @@ def test_an_empty_file_is_no_model(tmp_path: Path) -> None:
         read_model(path)
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"Cannot read .* \(No such file or directory\)"):
         read_model(tmp_path / "gone.gguf")
 
 
-def test_a_file_cut_off_in_its_tensors_says_how_much_is_there(tiny: Path, tmp_path: Path) -> None:
+def test_the_error_for_truncated_tensors_has_the_sizes(tiny: Path, tmp_path: Path) -> None:
     content = tiny.read_bytes()
     path = tmp_path / "cut.gguf"
     path.write_bytes(content[:-1])
@@ -111,7 +111,7 @@ def test_a_file_cut_off_in_its_tensors_says_how_much_is_there(tiny: Path, tmp_pa
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_file_cut_off_anywhere_is_refused_in_one_line(
+def test_a_truncated_file_is_refused_in_one_line(
     tiny: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     content = tiny.read_bytes()
@@ -125,10 +125,10 @@ def test_a_file_cut_off_anywhere_is_refused_in_one_line(
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_a_file_damaged_anywhere_is_read_or_refused(
+def test_a_damaged_file_is_read_or_refused(
     tiny: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Whatever bytes stand there: a model, or a ModelError."""
+    """Any bytes give a model or a ModelError."""
     content = bytearray(tiny.read_bytes())
     for _ in range(3):
         content[data.draw(st.integers(4, 2000))] = data.draw(st.integers(0, 255))
@@ -160,7 +160,7 @@ def written(path: Path, architecture: str, **fields: int) -> Path:
         ("llama", {"llama__context_length": 64, "tokenizer__ggml__tokens": 3}, "has no tokenizer"),
     ],
 )
-def test_a_model_that_cannot_be_served_is_told_why(
+def test_the_error_for_an_unsupported_model_has_the_reason(
     architecture: str, fields: dict[str, int], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=message):

@@ -46,7 +46,7 @@ def hub() -> Iterator[StandInHub]:
 def fetch(
     reference: str, cache_dir: Path, hub: StandInHub, script: str = FETCH, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Resolve in a fresh process: the library reads its environment when it is imported."""
+    """Resolve in a new process, since the library reads its environment when it is imported."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     return subprocess.run(
         [sys.executable, "-c", script, reference, str(cache_dir)],
@@ -61,7 +61,7 @@ def fetch(
 
 
 def left_behind(cache_dir: Path) -> list[Path]:
-    """Model data in the cache, whole or not."""
+    """The files with model data in the cache, complete or not."""
     return [path for path in (cache_dir / "hub").rglob("*") if path.is_file() and path.stat().st_size > 1000]
 
 
@@ -104,7 +104,7 @@ def test_the_token_of_the_environment_is_sent(hub: StandInHub, tmp_path: Path) -
         ("hf://owner/other/file.gguf", "there is no such repository"),
     ],
 )
-def test_what_the_hub_does_not_have_is_named(
+def test_the_error_names_what_the_hub_lacks(
     reference: str, advice: str, hub: StandInHub, tmp_path: Path
 ) -> None:
     failed = fetch(reference, tmp_path, hub)
@@ -117,7 +117,9 @@ def test_what_the_hub_does_not_have_is_named(
 @pytest.mark.parametrize(
     ("gated", "advice"), [(False, "it is private; set HF_TOKEN"), (True, "accept the model's")]
 )
-def test_a_hub_that_wants_a_token_says_so(gated: bool, advice: str, hub: StandInHub, tmp_path: Path) -> None:
+def test_the_error_says_that_the_hub_needs_a_token(
+    gated: bool, advice: str, hub: StandInHub, tmp_path: Path
+) -> None:
     hub.token, hub.gated = "hf_secret", gated
     failed = fetch(REFERENCE, tmp_path, hub)
 
@@ -125,8 +127,8 @@ def test_a_hub_that_wants_a_token_says_so(gated: bool, advice: str, hub: StandIn
     assert advice in failed.stderr
 
 
-def test_a_broken_download_leaves_nothing_behind(hub: StandInHub, tmp_path: Path) -> None:
-    """The next start, with a hub in order, fetches the whole file."""
+def test_a_broken_download_leaves_no_file(hub: StandInHub, tmp_path: Path) -> None:
+    """The next start with a working hub fetches the whole file."""
     hub.sent = 0.5
     failed = fetch(REFERENCE, tmp_path, hub)
     left = left_behind(tmp_path)
@@ -140,8 +142,8 @@ def test_a_broken_download_leaves_nothing_behind(hub: StandInHub, tmp_path: Path
     assert Path(mended.stdout.split()[1]).read_bytes() == MODEL
 
 
-def test_an_address_that_is_no_hub_is_named(hub: StandInHub, tmp_path: Path) -> None:
-    """Such as the page of a network that wants a login first."""
+def test_an_address_without_a_hub_is_named(hub: StandInHub, tmp_path: Path) -> None:
+    """An example is the login page of a network."""
     hub.is_hub = False
     failed = fetch(REFERENCE, tmp_path, hub)
 
@@ -165,7 +167,7 @@ def test_a_download_can_be_stopped(hub: StandInHub, tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-def test_a_terminal_gets_the_librarys_bar(hub: StandInHub, tmp_path: Path) -> None:
+def test_on_a_terminal_the_library_shows_its_bar(hub: StandInHub, tmp_path: Path) -> None:
     command = [sys.executable, "-c", FETCH, REFERENCE, str(tmp_path)]
 
     assert "100%" in shown_on_a_terminal(
@@ -179,6 +181,6 @@ def test_a_reference_has_an_owner_a_repository_a_file_and_maybe_a_revision() -> 
 
 
 @pytest.mark.parametrize("reference", ["hf://", "hf://a", "hf://a/b", "hf://a/b/c.bin", "hf://a//c.gguf"])
-def test_another_reference_is_refused(reference: str) -> None:
+def test_an_invalid_reference_is_refused(reference: str) -> None:
     with pytest.raises(ModelError, match=r"write hf://owner/repo/file\.gguf"):
         parse(reference)

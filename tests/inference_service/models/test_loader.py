@@ -22,15 +22,14 @@ def test_the_default_model_is_loaded(loaded_model: LoadedModel, model_file: Mode
     assert loaded_model.chat_template is not None
 
 
-def test_loading_does_not_take_long(model_file: ModelFile) -> None:
-    """No tensor is read, and no array object made of every token."""
+def test_loading_reads_no_tensors_and_creates_no_arrays(model_file: ModelFile) -> None:
     start = time.monotonic()
     load(model_file)
 
     assert time.monotonic() - start < 5
 
 
-def test_a_template_sees_the_special_tokens(tmp_path: Path) -> None:
+def test_a_template_gets_the_special_tokens(tmp_path: Path) -> None:
     """The tiny template writes `bos_token` itself."""
     model = load(tiny(tmp_path / "tiny.gguf", chat_template=CHAT_TEMPLATE))
 
@@ -38,11 +37,11 @@ def test_a_template_sees_the_special_tokens(tmp_path: Path) -> None:
     assert model.chat_template.render([ChatTurn("user", "hi")])[:2] == [0, 1]
 
 
-def test_a_model_without_a_template_takes_no_conversations(tmp_path: Path) -> None:
+def test_a_model_without_a_template_refuses_conversations(tmp_path: Path) -> None:
     assert load(tiny(tmp_path / "tiny.gguf")).chat_template is None
 
 
-def test_a_template_that_is_none_is_an_error_for_the_operator(tmp_path: Path) -> None:
+def test_an_invalid_template_is_an_operator_error(tmp_path: Path) -> None:
     file = tiny(tmp_path / "tiny.gguf", chat_template="{{ bos_token }}\n{% for %}")
 
     with pytest.raises(

@@ -18,7 +18,7 @@ def test_a_catalog_model_is_found_by_its_id(model_file: ModelFile) -> None:
     assert model_file.path.name == model.file_name
 
 
-def test_a_path_is_served_by_its_name(tmp_path: Path) -> None:
+def test_a_model_file_is_served_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "My Model.Q4_K_M.gguf"
     path.write_bytes(b"GGUF")
 
@@ -43,14 +43,14 @@ def test_a_path_may_begin_with_the_home_directory(tmp_path: Path, monkeypatch: p
         ("模型.gguf", "model"),
     ],
 )
-def test_an_id_is_made_of_characters_that_fit_anywhere(name: str, expected: str, tmp_path: Path) -> None:
+def test_a_model_id_has_only_safe_characters(name: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
 
     assert resolve(str(tmp_path / name), tmp_path, show_progress=False).id == expected
 
 
 @pytest.mark.parametrize("reference", ["llama-3.1-8b", "./nowhere/model.gguf", ""])
-def test_an_unknown_model_is_told_what_there_is(reference: str, tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_model_lists_the_catalog(reference: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as raised:
         resolve(reference, tmp_path, show_progress=False)
 
@@ -59,6 +59,6 @@ def test_an_unknown_model_is_told_what_there_is(reference: str, tmp_path: Path) 
     assert "\n" not in str(raised.value)
 
 
-def test_a_directory_is_no_model(tmp_path: Path) -> None:
+def test_a_directory_is_refused_as_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is a directory: give --model the path of the GGUF file"):
         resolve(str(tmp_path), tmp_path, show_progress=False)

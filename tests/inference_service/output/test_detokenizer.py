@@ -1,4 +1,4 @@
-"""Tokens to text: whole characters at every cut of the bytes."""
+"""The detokenizer yields whole characters at every cut of the bytes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def test_every_cut_of_the_bytes_gives_the_text(data: st.DataObject, text: str) -
 
 @THOROUGH
 @given(data=st.data(), text=hard_texts())
-def test_after_each_token_there_are_only_whole_characters(data: st.DataObject, text: str) -> None:
-    """What has been said is always the characters whose last byte has arrived, no more and no less."""
+def test_the_text_after_each_token_has_only_whole_characters(data: st.DataObject, text: str) -> None:
+    """The text so far has exactly the characters whose last byte has arrived."""
     parts: list[bytes] = data.draw(cuts(text.encode()))
 
-    said = ""
+    text_so_far = ""
     arrived = b""
     for part, piece in zip(parts, decoded(parts), strict=True):
-        said, arrived = said + piece, arrived + part
-        assert text.startswith(said)
-        assert said.encode() == arrived[: len(said.encode())]
-        assert len(arrived) - len(said.encode()) < 4
+        text_so_far, arrived = text_so_far + piece, arrived + part
+        assert text.startswith(text_so_far)
+        assert text_so_far.encode() == arrived[: len(text_so_far.encode())]
+        assert len(arrived) - len(text_so_far.encode()) < 4
 
 
 def test_single_bytes_of_every_script() -> None:
@@ -49,25 +49,23 @@ def test_single_bytes_of_every_script() -> None:
 
 @THOROUGH
 @given(data=st.data(), whole=st.binary(max_size=40))
-def test_bytes_that_are_no_text_become_replacement_characters_at_every_cut(
-    data: st.DataObject, whole: bytes
-) -> None:
+def test_invalid_bytes_become_replacement_characters_at_every_cut(data: st.DataObject, whole: bytes) -> None:
     parts: list[bytes] = data.draw(cuts(whole))
 
-    said = "".join(decoded(parts))
+    decoded_text = "".join(decoded(parts))
 
     complete = whole.decode("utf-8", "replace")
     # An unfinished character at the very end is dropped; elsewhere the cut makes no difference.
-    assert said in (complete, complete.removesuffix("\ufffd"))
+    assert decoded_text in (complete, complete.removesuffix("\ufffd"))
 
 
-def test_a_truly_invalid_byte_is_one_replacement_character() -> None:
+def test_an_invalid_byte_is_one_replacement_character() -> None:
     assert decoded([b"a\xff", b"b"]) == ["a\ufffd", "b"]
     assert decoded(["😀".encode()[:2], b"b"]) == ["", "\ufffdb"]
 
 
-def test_the_bytes_of_a_surrogate_are_no_unfinished_character() -> None:
-    """No third byte makes them one, so they do not wait for it, and are not dropped at the end."""
+def test_the_bytes_of_a_surrogate_are_invalid_at_once() -> None:
+    """No third byte completes them, so they are not held back and not dropped at the end."""
     assert decoded([b"\xed", b"\xa0"]) == ["", "\ufffd\ufffd"]
     assert decoded([b"\xed\xa0", b"\x80a"]) == ["\ufffd\ufffd", "\ufffda"]
     assert decoded([b"\xed", b"\x9f", b"\xbf"]) == ["", "", "\ud7ff"]

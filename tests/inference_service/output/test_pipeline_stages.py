@@ -1,4 +1,4 @@
-"""A choice whose text passes everything there is: stop sequences, content filter and parser of tool calls."""
+"""The pipeline of a choice with all stages: stop sequences, content filter and parser of tool calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ texts = st.lists(st.sampled_from((*WORDS, *WORDS[-1:] * 3)), max_size=10).map(""
 
 @dataclass(frozen=True)
 class Setting:
-    """Which stages there are."""
+    """The stages of a pipeline."""
 
     stops: Sequence[str] = STOPS
     rules: Sequence[Rule] = RULES
@@ -66,8 +66,8 @@ settings = st.builds(
 
 
 @dataclass
-class Told:
-    """All that a choice said."""
+class ChoiceOutput:
+    """The whole output of a choice."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
@@ -92,22 +92,22 @@ class Told:
                 self.calls[piece.index] = (call_id, name, arguments + piece.arguments)
 
 
-def tell(choice: ChoicePipeline, steps: Iterable[EngineStep]) -> Told:
-    told = Told()
+def run_steps(choice: ChoicePipeline, steps: Iterable[EngineStep]) -> ChoiceOutput:
+    output = ChoiceOutput()
     for step in steps:
         for event in choice.on_step(step):
-            assert told.finished is None, "something follows the finish"
+            assert output.finished is None, "something follows the finish"
             if isinstance(event, Delta):
-                told.add(event)
+                output.add(event)
             else:
-                told.finished = event
+                output.finished = event
         if choice.finished is not None:
             break
-    return told
+    return output
 
 
 def steps_of(parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish = MAX) -> list[EngineStep]:
-    """One token for each part with a log probability of its own, the steps cut at the marks."""
+    """Steps cut at the marks, with one token for each part and its log probability."""
     groups = slices(list(range(len(parts) + (finish is EOS))), marks)
     last = len(groups) - 1
     return [
@@ -127,16 +127,16 @@ def run(setting: Setting, parts: Sequence[bytes], marks: Sequence[int], finish: 
     return tell(choice, steps_of(parts, marks, finish))
 
 
-def one_by_one(setting: Setting, parts: Sequence[bytes], finish: EngineFinish = MAX) -> Told:
+def one_by_one(setting: Setting, parts: Sequence[bytes], finish: EngineFinish = MAX) -> ChoiceOutput:
     return run(setting, parts, range(1, len(parts) + (finish is EOS)), finish)
 
 
 @THOROUGH
 @given(data=st.data(), text=texts, setting=settings, finish=st.sampled_from([EOS, MAX]))
-def test_what_is_said_does_not_depend_on_how_tokens_come_in_steps(
+def test_the_output_does_not_depend_on_the_cut_into_steps(
     data: st.DataObject, text: str, setting: Setting, finish: EngineFinish
 ) -> None:
-    """Text, ids, counts, log probabilities, calls and the end: all of it."""
+    """This holds for text, ids, counts, log probabilities, calls and the finish."""
     parts: list[bytes] = data.draw(cuts(text.encode()))
     marks = data.draw(st.lists(st.integers(0, len(parts)), max_size=6))
 
@@ -146,9 +146,9 @@ def test_what_is_said_does_not_depend_on_how_tokens_come_in_steps(
 @THOROUGH
 @given(data=st.data(), text=texts, setting=settings)
 def test_text_and_calls_do_not_depend_on_the_tokens(data: st.DataObject, text: str, setting: Setting) -> None:
-    """They are what the stages make of the whole text, one after the other."""
+    """They equal the result of applying the stages to the whole text, one after the other."""
     parts: list[bytes] = data.draw(cuts(text.encode()))
-    told = one_by_one(setting, parts)
+    output = one_by_one(setting, parts)
 
     shown, stop = until_stop(text, setting.stops)
     shown += stop if stop and setting.include_stop else ""
@@ -165,8 +165,8 @@ def test_text_and_calls_do_not_depend_on_the_tokens(data: st.DataObject, text: s
             if piece.name is not None:
                 calls.append((piece.name, ""))
             calls[-1] = (calls[-1][0], calls[-1][1] + piece.arguments)
-    assert told.text == shown
-    assert [(name, arguments) for _, name, arguments in told.calls] == calls
+    assert output.text == shown
+    assert [(name, arguments) for _, name, arguments in output.calls] == calls
 
 
 @THOROUGH
@@ -177,87 +177,87 @@ def test_log_probabilities_stay_with_their_tokens(
     parts: list[bytes] = data.draw(cuts(text.encode()))
     marks = data.draw(st.lists(st.integers(0, len(parts)), max_size=6))
 
-    told = run(setting, parts, marks, finish)
+    output = run(setting, parts, marks, finish)
 
-    assert [score.token_id for score in told.logprobs] == told.token_ids
-    for score in told.logprobs:
+    assert [score.token_id for score in output.logprobs] == output.token_ids
+    for score in output.logprobs:
         assert score.logprob == -float(score.token_id)
         assert score.raw == parts[score.token_id]
         assert [other.token_id for other in score.top] == [score.token_id]
-    assert told.token_ids == sorted(set(told.token_ids))
+    assert output.token_ids == sorted(set(output.token_ids))
 
 
 @THOROUGH
 @given(data=st.data(), text=texts, setting=settings, finish=st.sampled_from([EOS, MAX]))
-def test_a_choice_that_says_it_called_tools_holds_whole_calls_only(
+def test_a_choice_with_finish_reason_tool_calls_has_only_whole_calls(
     data: st.DataObject, text: str, setting: Setting, finish: EngineFinish
 ) -> None:
     parts: list[bytes] = data.draw(cuts(text.encode()))
 
-    told = run(setting, parts, data.draw(st.lists(st.integers(0, len(parts)), max_size=6)), finish)
+    output = run(setting, parts, data.draw(st.lists(st.integers(0, len(parts)), max_size=6)), finish)
 
-    assert told.finished is not None
-    if told.finished.reason is FinishReason.TOOL_CALLS:
-        assert told.calls
-        for _, _, arguments in told.calls:
+    assert output.finished is not None
+    if output.finished.reason is FinishReason.TOOL_CALLS:
+        assert output.calls
+        for _, _, arguments in output.calls:
             assert json.loads(arguments) == {"a": "x"}
     if setting.most_calls is not None:
-        assert len(told.calls) <= setting.most_calls
+        assert len(output.calls) <= setting.most_calls
 
 
 @pytest.mark.parametrize("finish", [EOS, MAX])
 @pytest.mark.parametrize("marks", [[], [1], [2], [1, 2]])
-def test_the_last_call_that_is_allowed_ends_it_whatever_the_engine_says(
+def test_the_last_allowed_call_ends_the_choice_for_any_finish_of_the_engine(
     marks: list[int], finish: EngineFinish
 ) -> None:
-    """Also where the engine's own end comes with the same step or the same token."""
+    """This holds also if the engine's end comes in the same step or with the same token."""
     parts = [CALL[:10].encode(), CALL[10:].encode()]
 
-    told = run(Setting(stops=(), rules=(), most_calls=1), parts, marks, finish)
+    output = run(Setting(stops=(), rules=(), most_calls=1), parts, marks, finish)
 
-    assert told.finished == Finished(0, StopCause.TOOL_CALLS, calls_tools=True)
-    assert told.finished.reason is FinishReason.TOOL_CALLS
-    assert told.token_ids == [0, 1]
+    assert output.finished == Finished(0, StopCause.TOOL_CALLS, calls_tools=True)
+    assert output.finished.reason is FinishReason.TOOL_CALLS
+    assert output.token_ids == [0, 1]
 
 
 @pytest.mark.parametrize("marks", [[], [1], [1, 2]])
-def test_nothing_behind_the_last_call_counts(marks: list[int]) -> None:
+def test_output_after_the_last_call_is_ignored(marks: list[int]) -> None:
     parts = [CALL.encode(), b" and more", b"STOP", CALL.encode()]
 
-    told = run(Setting(stops=("STOP",), most_calls=1), parts, marks)
+    output = run(Setting(stops=("STOP",), most_calls=1), parts, marks)
 
-    assert (told.text, len(told.calls), told.token_ids) == ("", 1, [0])
-    assert told.finished == Finished(0, StopCause.TOOL_CALLS, calls_tools=True)
+    assert (output.text, len(output.calls), output.token_ids) == ("", 1, [0])
+    assert output.finished == Finished(0, StopCause.TOOL_CALLS, calls_tools=True)
 
 
 @pytest.mark.parametrize("cut", range(1, len(CALL)))
 def test_a_call_that_is_cut_short_ends_with_length(cut: int) -> None:
-    told = one_by_one(Setting(stops=(), rules=()), [CALL[:cut].encode()])
+    output = one_by_one(Setting(stops=(), rules=()), [CALL[:cut].encode()])
 
-    assert told.finished is not None
+    assert output.finished is not None
     is_whole = CALL[:cut].count("}") > 0
-    assert told.finished.reason is FinishReason.LENGTH
-    assert told.finished.calls_tools is is_whole
-    assert told.text == (CALL[:cut] if cut <= CALL.index('"f"') else "")
+    assert output.finished.reason is FinishReason.LENGTH
+    assert output.finished.calls_tools is is_whole
+    assert output.text == (CALL[:cut] if cut <= CALL.index('"f"') else "")
 
 
 @pytest.mark.parametrize("ends_at", ["ments", '"x', "}\n\n"])
-def test_a_call_that_a_stop_sequence_cuts_ends_with_length(ends_at: str) -> None:
-    """It is not whole, so it must not look like an answer that came to its end."""
-    told = one_by_one(Setting(stops=(ends_at,), rules=()), [CALL[:-1].encode(), b"}\n\n"])
+def test_a_call_cut_by_a_stop_sequence_ends_with_length(ends_at: str) -> None:
+    """The call is incomplete, so the finish must not look like a natural end."""
+    output = one_by_one(Setting(stops=(ends_at,), rules=()), [CALL[:-1].encode(), b"}\n\n"])
 
     is_whole = ends_at == "}\n\n"
-    assert told.finished is not None
-    assert told.finished.cause is StopCause.STOP_SEQUENCE
-    assert told.finished.reason is (FinishReason.TOOL_CALLS if is_whole else FinishReason.LENGTH)
-    assert told.text == ""
+    assert output.finished is not None
+    assert output.finished.cause is StopCause.STOP_SEQUENCE
+    assert output.finished.reason is (FinishReason.TOOL_CALLS if is_whole else FinishReason.LENGTH)
+    assert output.text == ""
 
 
-def test_a_call_that_its_model_ends_in_the_middle_ends_with_stop() -> None:
-    told = one_by_one(Setting(stops=(), rules=()), [CALL[:-4].encode()], EOS)
+def test_a_call_that_the_model_ends_early_ends_with_stop() -> None:
+    output = one_by_one(Setting(stops=(), rules=()), [CALL[:-4].encode()], EOS)
 
-    assert told.finished is not None
-    assert told.finished.reason is FinishReason.STOP
+    assert output.finished is not None
+    assert output.finished.reason is FinishReason.STOP
 
 
 def test_a_deadline_within_a_call_ends_with_length() -> None:
@@ -270,16 +270,16 @@ def test_a_deadline_within_a_call_ends_with_length() -> None:
 
 
 def test_a_blocked_text_ends_before_the_match_and_names_the_rule() -> None:
-    told = one_by_one(Setting(), [b"some bad", b" wor", b"ds and", b" more"])
+    output = one_by_one(Setting(), [b"some bad", b" wor", b"ds and", b" more"])
 
-    assert told.text == "some "
-    assert told.finished == Finished(0, StopCause.CONTENT_FILTER, filter_rule="bad words")
-    assert told.finished.reason is FinishReason.CONTENT_FILTER
-    assert told.token_ids == []
+    assert output.text == "some "
+    assert output.finished == Finished(0, StopCause.CONTENT_FILTER, filter_rule="bad words")
+    assert output.finished.reason is FinishReason.CONTENT_FILTER
+    assert output.token_ids == []
 
 
 @pytest.mark.parametrize("marks", [[], [1], [1, 2]])
-def test_whichever_comes_first_ends_it(marks: list[int]) -> None:
+def test_a_stop_sequence_or_a_blocked_match_ends_the_choice_whichever_is_first(marks: list[int]) -> None:
     stopped = run(Setting(), [b"a STOP", b"bad word", b" "], marks)
     blocked = run(Setting(), [b"a bad word ", b"STOP", b" "], marks)
 
@@ -288,46 +288,50 @@ def test_whichever_comes_first_ends_it(marks: list[int]) -> None:
     assert (stopped.text, blocked.text) == ("a ", "a ")
 
 
-def test_a_call_is_filtered_like_any_text() -> None:
-    told = one_by_one(Setting(), [CALL.replace("x", "a secret").encode()])
+def test_the_arguments_of_a_call_are_filtered() -> None:
+    output = one_by_one(Setting(), [CALL.replace("x", "a secret").encode()])
 
-    assert [arguments for _, _, arguments in told.calls] == ['{"a": "a [gone]"}']
+    assert [arguments for _, _, arguments in output.calls] == ['{"a": "a [gone]"}']
 
 
-def test_tokens_that_were_redacted_are_counted_and_not_named() -> None:
-    told = one_by_one(Setting(tools=False), [b"my ", b"sec", b"ret", b" is"])
+def test_redacted_tokens_are_counted_and_have_no_ids() -> None:
+    output = one_by_one(Setting(tools=False), [b"my ", b"sec", b"ret", b" is"])
 
-    assert told.text == "my [gone] is"
-    assert (told.token_ids, told.token_count) == ([0, 3], 4)
-    assert [score.token_id for score in told.logprobs] == [0, 3]
+    assert output.text == "my [gone] is"
+    assert (output.token_ids, output.token_count) == ([0, 3], 4)
+    assert [score.token_id for score in output.logprobs] == [0, 3]
 
 
 @THOROUGH
 @given(
     data=st.data(), words=st.lists(st.sampled_from(("secret", "sec", " ", "}", "漢😀", "ST")), max_size=10)
 )
-def test_exactly_the_tokens_with_redacted_text_are_not_named(data: st.DataObject, words: list[str]) -> None:
-    """Also those that were held back together, as a stop sequence was possible."""
+def test_exactly_the_tokens_with_redacted_text_have_no_ids(data: st.DataObject, words: list[str]) -> None:
+    """This holds also for tokens that were held back together for a possible stop sequence."""
     parts: list[str] = data.draw(cuts("".join(words)))
     setting = Setting(stops=("STOP", "}}}!", "secret}!"), tools=False)
 
-    told = one_by_one(setting, [part.encode() for part in parts])
+    output = one_by_one(setting, [part.encode() for part in parts])
 
-    wanted = filtering.expected(parts, RULES)
-    assert (told.text, told.token_ids, told.token_count) == (wanted.text, wanted.named, wanted.count)
+    expected = filtering.expected(parts, RULES)
+    assert (output.text, output.token_ids, output.token_count) == (
+        expected.text,
+        expected.named,
+        expected.count,
+    )
 
 
-def test_a_stop_sequence_that_is_kept_is_filtered_too() -> None:
+def test_an_included_stop_sequence_is_filtered() -> None:
     setting = Setting(stops=("secret",), include_stop=True, tools=False)
 
-    told = one_by_one(setting, [b"a secret", b" b"])
+    output = one_by_one(setting, [b"a secret", b" b"])
 
-    assert told.text == "a [gone]"
-    assert told.finished == Finished(0, StopCause.STOP_SEQUENCE, stop_sequence="secret")
+    assert output.text == "a [gone]"
+    assert output.finished == Finished(0, StopCause.STOP_SEQUENCE, stop_sequence="secret")
 
 
-def test_pieces_of_one_call_leave_together() -> None:
-    """A step of many tokens is one event, and in it a call has one piece."""
+def test_pieces_of_one_call_in_a_step_are_joined() -> None:
+    """A step of many tokens makes one event, in which a call has one piece."""
     parts = [bytes([byte]) for byte in (CALL + "\n" + CALL).encode()]
     choice = Setting(rules=(), stops=()).pipeline(parts)
 
@@ -341,9 +345,9 @@ def test_pieces_of_one_call_leave_together() -> None:
     assert isinstance(finished, Finished)
 
 
-def test_a_token_with_redacted_text_is_not_named_also_where_it_begins_a_character() -> None:
+def test_a_redacted_token_has_no_id_even_if_it_begins_a_visible_character() -> None:
     parts = slices("secret😀!".encode(), [8])
 
-    told = one_by_one(Setting(tools=False), parts)
+    output = one_by_one(Setting(tools=False), parts)
 
-    assert (told.text, told.token_ids, told.token_count) == ("[gone]😀!", [1], 2)
+    assert (output.text, output.token_ids, output.token_count) == ("[gone]😀!", [1], 2)

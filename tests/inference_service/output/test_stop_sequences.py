@@ -1,4 +1,4 @@
-"""Stop sequences: found at every cut, and never seen, not even in part."""
+"""Stop sequences are found at every cut, and no part of them is ever visible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.texts import THOROUGH, cuts, hard_texts, repetitive_texts, st
 
 
 def shown(pieces: Sequence[str], stops: Sequence[str]) -> Iterator[tuple[str, StopSequences]]:
-    """All the text that may be shown after each piece."""
+    """The visible text after each piece."""
     matcher = StopSequences(stops)
     text = ""
     for piece in pieces:
@@ -26,7 +26,7 @@ def shown(pieces: Sequence[str], stops: Sequence[str]) -> Iterator[tuple[str, St
 
 @THOROUGH
 @given(data=st.data(), text=st.one_of(repetitive_texts(), hard_texts()))
-def test_what_is_shown_ends_where_the_first_stop_begins(data: st.DataObject, text: str) -> None:
+def test_the_visible_text_ends_where_the_first_stop_begins(data: st.DataObject, text: str) -> None:
     stops = data.draw(stop_sets(text))
     pieces = data.draw(cuts(text))
 
@@ -39,8 +39,8 @@ def test_what_is_shown_ends_where_the_first_stop_begins(data: st.DataObject, tex
 
 @THOROUGH
 @given(data=st.data(), text=st.one_of(repetitive_texts(), hard_texts()))
-def test_nothing_shown_is_ever_taken_back(data: st.DataObject, text: str) -> None:
-    """Neither does the visible text shrink, nor does a part of it turn out to be a stop sequence."""
+def test_visible_text_is_never_taken_back(data: st.DataObject, text: str) -> None:
+    """The visible text never shrinks, and no part of it later belongs to a stop sequence."""
     stops = data.draw(stop_sets(text))
     expected, _ = until_stop(text, stops)
 
@@ -53,7 +53,7 @@ def test_nothing_shown_is_ever_taken_back(data: st.DataObject, text: str) -> Non
 
 @THOROUGH
 @given(data=st.data(), text=repetitive_texts(20))
-def test_no_more_is_held_back_than_may_become_a_stop(data: st.DataObject, text: str) -> None:
+def test_only_text_that_may_become_a_stop_is_held_back(data: st.DataObject, text: str) -> None:
     stops = data.draw(stop_sets(text))
 
     pieces = data.draw(cuts(text))
@@ -76,7 +76,7 @@ def test_no_more_is_held_back_than_may_become_a_stop(data: st.DataObject, text: 
         (["\u0301"], "e\u0301", "e", "\u0301"),
     ],
 )
-def test_overlapping_stops(stops: list[str], text: str, visible: str, stop: str) -> None:
+def test_overlapping_stop_sequences(stops: list[str], text: str, visible: str, stop: str) -> None:
     *_, (seen, matcher) = shown(list(text), stops)
 
     assert seen == visible
@@ -84,12 +84,12 @@ def test_overlapping_stops(stops: list[str], text: str, visible: str, stop: str)
     assert matcher.match.sequence == stop
 
 
-def test_without_stops_everything_is_shown_at_once() -> None:
+def test_without_stop_sequences_all_text_is_visible_at_once() -> None:
     assert [visible for visible, _ in shown(["a", "b"], [])] == ["a", "ab"]
 
 
 def test_a_long_repetitive_text_takes_linear_time() -> None:
-    """A stop sequence that nearly matches everywhere costs as much as any other."""
+    """A stop sequence that nearly matches everywhere takes no more time than others."""
     matcher = StopSequences(["a" * 1023 + "b", "a" * 1024 + "c"])
 
     matcher.feed("a" * 200_000)

@@ -1,4 +1,4 @@
-"""Tokens at offsets of one text: each leaves once, in order, and with the last of its text."""
+"""Tokens at offsets of a text: each is released once, in order, and with the end of its text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def release(buffer: TokenBuffer, upto: int) -> Delta:
 
 @THOROUGH
 @given(data=st.data())
-def test_tokens_leave_once_in_order_and_with_the_last_of_their_text(data: st.DataObject) -> None:
+def test_tokens_are_released_once_in_order_and_with_the_end_of_their_text(data: st.DataObject) -> None:
     texts = data.draw(st.lists(st.text(max_size=4), max_size=12))
     whole = "".join(texts)
     marks = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
@@ -28,17 +28,17 @@ def test_tokens_leave_once_in_order_and_with_the_last_of_their_text(data: st.Dat
         buffer.add(text, [number], 1)
 
     left: list[int] = []
-    said = ""
+    text_so_far = ""
     for mark in marks:
-        left_now = release(buffer, mark)
-        said += left_now.text
-        left += left_now.token_ids
-        assert said == whole[:mark]
+        released = release(buffer, mark)
+        text_so_far += released.text
+        left += released.token_ids
+        assert text_so_far == whole[:mark]
         assert left == [n for n in range(len(texts)) if len("".join(texts[: n + 1])) <= mark][: len(left)]
-        assert left_now.token_count == len(left_now.token_ids)
+        assert released.token_count == len(released.token_ids)
     rest = release(buffer, buffer.total)
 
-    assert said + rest.text == whole
+    assert text_so_far + rest.text == whole
     assert [*left, *rest.token_ids] == list(range(len(texts)))
 
 
@@ -51,7 +51,7 @@ def test_an_empty_release_is_false() -> None:
     assert release(buffer, 2).token_ids == [7]
 
 
-def test_tokens_without_names_are_counted() -> None:
+def test_tokens_without_ids_are_counted() -> None:
     buffer = TokenBuffer()
     buffer.add("😀", [9], 3)
 
@@ -72,8 +72,8 @@ def test_what_is_settled_in_several_parts_leaves_together() -> None:
     assert not buffer.release()
 
 
-def test_settled_text_may_leave_later_than_its_tokens() -> None:
-    """As with the beginning of a tool call, which may turn out to be content."""
+def test_settled_text_may_be_released_later_than_its_tokens() -> None:
+    """An example is the beginning of a tool call that may turn out to be content."""
     buffer = TokenBuffer()
     buffer.add("abc", [1], 1)
 
@@ -95,8 +95,8 @@ def test_offsets_of_settled_text_count_its_redactions() -> None:
     assert buffer.release() == delta("a [gone] bc", [2], 2)
 
 
-def test_a_token_is_hidden_with_any_of_its_text_also_that_before_an_unfinished_character() -> None:
-    """The first token holds the redacted text and the beginning of a character that the second completes."""
+def test_a_token_is_hidden_if_any_of_its_text_is_redacted() -> None:
+    """The token has the redacted text and the beginning of a character that the second token completes."""
     buffer = TokenBuffer()
     buffer.add("bad", [1], 1, ends_within_character=True)
     buffer.add("😀", [2], 1)
@@ -105,7 +105,7 @@ def test_a_token_is_hidden_with_any_of_its_text_also_that_before_an_unfinished_c
     assert release(buffer, 4) == delta("*😀", [2], 2)
 
 
-def test_tokens_of_a_character_that_stays_unfinished_leave_without_text() -> None:
+def test_tokens_of_an_incomplete_character_are_released_without_text() -> None:
     buffer = TokenBuffer()
     buffer.add("a", [1], 1)
     buffer.add("", [2], 1, ends_within_character=True)

@@ -1,4 +1,4 @@
-"""Ids of calls: the same when a request is repeated, never twice in a conversation."""
+"""Ids of calls: equal for a repeated request, unique in a conversation."""
 
 from __future__ import annotations
 

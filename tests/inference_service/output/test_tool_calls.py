@@ -1,4 +1,4 @@
-"""Calls are found while they are written, at every cut, and nothing else is taken for one."""
+"""Tool calls are found while they are generated, at every cut, and no other text is mistaken for one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NAMES = ("get_weather", "get_time", "f")
 
 
 @dataclass
-class Heard:
-    """What a caller puts together of the output."""
+class ParsedOutput:
+    """The output as a caller joins it."""
 
     content: str = ""
     names: list[str] = field(default_factory=list)
@@ -36,12 +36,12 @@ class Heard:
         return list(zip(self.names, self.arguments, strict=True))
 
 
-def heard(
+def parse_pieces(
     pieces: Sequence[str], max_calls: int | None = None, *, enforced: bool = False, cut: bool = False
-) -> Heard:
+) -> ParsedOutput:
     parser = ToolCallParser(NAMES, "call_{}".format, max_calls, enforced=enforced)
     reader = Reader(parser)
-    result = Heard()
+    result = ParsedOutput()
     for output in [*map(reader.feed, pieces), reader.finish(cut=cut)]:
         result.content += output.content
         for delta in output.deltas:
@@ -83,12 +83,12 @@ HARD_ARGUMENTS = [
 
 @pytest.mark.parametrize("arguments", HARD_ARGUMENTS)
 @pytest.mark.parametrize("key", ["arguments", "parameters"])
-def test_arguments_leave_as_the_model_wrote_them(arguments: str, key: str) -> None:
+def test_arguments_are_sent_as_the_model_wrote_them(arguments: str, key: str) -> None:
     json.loads(arguments)
     text = f'{{"name": "f", "{key}": {arguments}}}'
 
     for pieces in ([text], list(text)):
-        result = heard(pieces)
+        result = parse_pieces(pieces)
         assert result.calls == [("f", arguments)]
         assert result.called
         assert not result.content
@@ -109,9 +109,9 @@ def test_arguments_leave_as_the_model_wrote_them(arguments: str, key: str) -> No
         f'{{ "name" :\n"get_weather" ,\t"arguments" : {WEATHER} }}',
     ],
 )
-def test_ways_to_write_a_call(text: str) -> None:
+def test_all_formats_of_a_call_are_recognised(text: str) -> None:
     for pieces in ([text], list(text)):
-        result = heard(pieces)
+        result = parse_pieces(pieces)
         assert result.calls == [("get_weather", WEATHER)]
         assert result.ids == ["call_0"]
         assert result.called
@@ -121,11 +121,11 @@ def test_ways_to_write_a_call(text: str) -> None:
 @pytest.mark.parametrize(
     "between", ["\n", "; ", ";", ", ", ",\n  ", "", "\n</tool_call>\n<tool_call>\n", "]\n["]
 )
-def test_several_calls(between: str) -> None:
+def test_several_calls_are_recognised(between: str) -> None:
     other = '{"name": "f", "arguments": {}}'
 
     for text in (CALL + between + other, f"[{CALL}{between}{other}]"):
-        result = heard(list(text))
+        result = parse_pieces(list(text))
         assert result.calls == [("get_weather", WEATHER), ("f", "{}")]
         assert result.ids == ["call_0", "call_1"]
         assert result.called
@@ -133,7 +133,7 @@ def test_several_calls(between: str) -> None:
 
 
 def test_text_around_calls_is_content() -> None:
-    result = heard(list(f"Let me look.\n\n{CALL}\nThat is all; really."))
+    result = parse_pieces(list(f"Let me look.\n\n{CALL}\nThat is all; really."))
 
     assert result.calls == [("get_weather", WEATHER)]
     assert result.content == "Let me look.\n\n\nThat is all; really."
@@ -176,23 +176,23 @@ def test_text_around_calls_is_content() -> None:
         "; {",
     ],
 )
-def test_what_is_no_call_is_content_unchanged(text: str) -> None:
+def test_text_that_is_no_call_is_unchanged_content(text: str) -> None:
     for pieces in ([text], list(text)):
-        result = heard(pieces)
+        result = parse_pieces(pieces)
         assert result.content == text
         assert not result.calls
         assert not result.called
 
 
-def test_a_call_that_follows_something_else_on_a_line_of_its_own() -> None:
-    """Also what looked like a call until then."""
+def test_a_call_on_its_own_line_after_other_text_is_recognised() -> None:
+    """The other text may have looked like a call at first."""
     for before in ("{\n", '{"name":\n', "[x\n", "<\n"):
-        result = heard(list(f"{before}{CALL}"))
+        result = parse_pieces(list(f"{before}{CALL}"))
         assert result.content == before
         assert result.calls == [("get_weather", WEATHER)]
 
 
-def test_nothing_more_is_held_back_than_must_be() -> None:
+def test_only_text_that_may_become_a_call_is_held_back() -> None:
     parser = ToolCallParser(NAMES, "call_{}".format)
     reader = Reader(parser)
 
@@ -211,9 +211,9 @@ def test_nothing_more_is_held_back_than_must_be() -> None:
 
 
 @pytest.mark.parametrize("cut", range(len(CALL)))
-def test_a_call_that_is_cut_off_never_pretends(cut: int) -> None:
-    """Only what the model wrote leaves; it is a call once its arguments are whole."""
-    result = heard(list(CALL[:cut]))
+def test_a_call_that_is_cut_off_is_not_completed(cut: int) -> None:
+    """Only the model's own text is sent; it counts as a call once its arguments are complete."""
+    result = parse_pieces(list(CALL[:cut]))
     end = len(CALL) - 1
 
     assert result.called == (cut == end)
@@ -232,14 +232,14 @@ TWO_CALLS = (ToolCall("1", "get_weather", WEATHER), ToolCall("2", "f", '{"a": [1
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_calls_that_are_enforced_are_never_content_wherever_they_are_cut(
+def test_enforced_calls_are_never_content_at_any_cut(
     form: tool_formats.ToolFormat,
 ) -> None:
     text = form.write(TWO_CALLS)
     for end in range(len(text) + 1):
         for pieces in ([text[:end]], list(text[:end])):
             for cut in (True, False):
-                result = heard(pieces, enforced=True, cut=cut)
+                result = parse_pieces(pieces, enforced=True, cut=cut)
                 assert result.content == ""
                 assert result.names == ["get_weather", "f"][: len(result.names)]
                 for arguments, call in zip(result.arguments, TWO_CALLS, strict=False):
@@ -247,32 +247,32 @@ def test_calls_that_are_enforced_are_never_content_wherever_they_are_cut(
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_a_call_that_is_known_is_no_content_where_it_is_cut(form: tool_formats.ToolFormat) -> None:
-    """It is known by the mark of its format, by the key of its name, or by the call before it."""
+def test_a_recognised_call_is_never_content_at_any_cut(form: tool_formats.ToolFormat) -> None:
+    """It is recognised by the mark of its format, by the key of its name, or by the call before it."""
     text = "Let me see.\n" + form.write(TWO_CALLS)
     known = text.index('"get') if not form.opening else text.index(form.opening) + len(form.opening)
     for end in range(known + 1, len(text) + 1):
         for pieces in ([text[:end]], list(text[:end])):
-            result = heard(pieces, cut=True)
+            result = parse_pieces(pieces, cut=True)
             assert result.content == "Let me see.\n"
             assert result.cut == (end < text.index(WEATHER) + len(WEATHER)) or len(result.names) > 0
 
 
 @pytest.mark.parametrize("text", ["{", '{"a', "[1, {", "<", "<t", "<b>", "[[[{", '{"name', "{\n{\n"])
-def test_what_may_be_anything_is_content_where_it_is_cut(text: str) -> None:
-    result = heard([text], cut=True)
+def test_ambiguous_text_is_content_when_it_is_cut(text: str) -> None:
+    result = parse_pieces([text], cut=True)
     assert (result.content, result.cut) == (text, False)
 
 
 @pytest.mark.parametrize(("before", "is_call"), [("", True), ("I say:\n", True), ("I say: ", False)])
-def test_a_call_begins_where_a_line_does_in_a_message_that_is_continued(before: str, is_call: bool) -> None:
+def test_in_a_continued_message_a_call_starts_only_at_a_new_line(before: str, is_call: bool) -> None:
     reader = Reader(ToolCallParser(NAMES, "call_{}".format, before=before))
 
     assert bool(reader.feed(CALL).deltas) is is_call
 
 
-def test_a_second_call_that_is_cut_off_spoils_the_answer() -> None:
-    assert not heard([f'{CALL}\n{{"name": "f", "arguments": {{"a"']).called
+def test_an_answer_whose_second_call_is_cut_off_does_not_count_as_calls() -> None:
+    assert not parse_pieces([f'{CALL}\n{{"name": "f", "arguments": {{"a"']).called
 
 
 @pytest.mark.parametrize(
@@ -301,9 +301,9 @@ def test_a_second_call_that_is_cut_off_spoils_the_answer() -> None:
         "{'a'",
     ],
 )
-def test_arguments_that_stop_being_json(broken: str) -> None:
-    """Nothing is lost or content, nothing more is taken for a call, and the answer does not count as one."""
-    result = heard(list(f'{{"name": "f", "arguments": {broken}}}\n{CALL}'))
+def test_arguments_that_become_invalid_json(broken: str) -> None:
+    """No text is lost or becomes content, no further call starts, and the answer does not count as calls."""
+    result = parse_pieces(list(f'{{"name": "f", "arguments": {broken}}}\n{CALL}'))
 
     assert result.names == ["f"]
     assert (result.arguments, result.content) == ([f"{broken}}}\n{CALL}"], "")
@@ -311,30 +311,30 @@ def test_arguments_that_stop_being_json(broken: str) -> None:
 
 
 @pytest.mark.parametrize("behind", [" oops", ', "extra": 1}', "", "\n", "]}"])
-def test_a_call_counts_once_its_arguments_are_whole(behind: str) -> None:
-    """Models forget the last brace."""
-    result = heard(list(f'{{"name": "f", "arguments": {{}}{behind}'))
+def test_a_call_counts_once_its_arguments_are_complete(behind: str) -> None:
+    """Models may omit the last brace."""
+    result = parse_pieces(list(f'{{"name": "f", "arguments": {{}}{behind}'))
 
     assert result.calls == [("f", "{}")]
     assert result.called
     assert result.content.strip() == behind.strip()
 
 
-def test_the_last_call_that_is_allowed_ends_the_text() -> None:
+def test_the_last_allowed_call_ends_the_text() -> None:
     text = f'{CALL}\n{{"name": "f", "arguments": {{}}}} and more'
-    result = heard(list(text), max_calls=1)
+    result = parse_pieces(list(text), max_calls=1)
 
     assert result.calls == [("get_weather", WEATHER)]
     assert (result.content, result.called, result.complete) == ("", True, True)
-    assert len(heard([text], max_calls=2).calls) == 2
-    assert heard([text], max_calls=2).content == ""
-    assert not heard([CALL], max_calls=2).complete
+    assert len(parse_pieces([text], max_calls=2).calls) == 2
+    assert parse_pieces([text], max_calls=2).content == ""
+    assert not parse_pieces([CALL], max_calls=2).complete
 
 
 @pytest.mark.parametrize("behind", ["oops", " oops", "\n\nx", ', "extra": 1}'])
-def test_nothing_behind_the_last_call_is_content_also_where_its_last_brace_is_missing(behind: str) -> None:
+def test_text_after_the_last_call_is_no_content_even_without_its_last_brace(behind: str) -> None:
     for cut in (True, False):
-        result = heard(list(f'{{"name": "f", "arguments": {{}}{behind}'), max_calls=1, cut=cut)
+        result = parse_pieces(list(f'{{"name": "f", "arguments": {{}}{behind}'), max_calls=1, cut=cut)
 
         assert result.calls == [("f", "{}")]
         assert (result.content, result.called, result.complete, result.cut) == ("", True, True, False)
@@ -365,15 +365,15 @@ def outputs() -> st.SearchStrategy[str]:
 @pytest.mark.slow
 @THOROUGH
 @given(data=st.data(), text=outputs())
-def test_cuts_change_nothing(data: st.DataObject, text: str) -> None:
-    assert heard(data.draw(cuts(text))) == heard([text])
+def test_the_result_does_not_depend_on_the_cuts(data: st.DataObject, text: str) -> None:
+    assert parse_pieces(data.draw(cuts(text))) == parse_pieces([text])
 
 
 @pytest.mark.slow
 @THOROUGH
 @given(text=outputs())
-def test_nothing_is_lost_and_calls_are_json(text: str) -> None:
-    result = heard([text])
+def test_no_text_is_lost_and_calls_are_json(text: str) -> None:
+    result = parse_pieces([text])
 
     for name, arguments in result.calls:
         assert name in NAMES
@@ -385,7 +385,7 @@ def test_nothing_is_lost_and_calls_are_json(text: str) -> None:
 
 
 def significant(*texts: str) -> str:
-    """The characters that are no part of what stands around arguments."""
+    """The characters that do not belong to the frame around arguments."""
     return "".join(char for text in texts for char in text if char in "x漢😀S1")
 
 
@@ -411,19 +411,19 @@ def significant(*texts: str) -> str:
     ascii_only=st.booleans(),
     key=st.sampled_from(["arguments", "parameters"]),
 )
-def test_any_object_that_can_be_written_is_read(
+def test_any_json_object_is_parsed(
     value: dict[str, object], indent: int | None, ascii_only: bool, key: str
 ) -> None:
     written = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
 
-    result = heard([json.dumps({"name": "f"})[:-1] + f', "{key}": {written}}}'])
+    result = parse_pieces([json.dumps({"name": "f"})[:-1] + f', "{key}": {written}}}'])
 
     assert result.calls == [("f", written)]
     assert result.called
 
 
-def test_a_million_brackets_are_no_trouble() -> None:
-    result = heard(['{"name": "f", "arguments": {"a": ' + "[" * 100_000])
+def test_a_million_brackets_are_parsed() -> None:
+    result = parse_pieces(['{"name": "f", "arguments": {"a": ' + "[" * 100_000])
 
     assert result.names == ["f"]
     assert not result.called

@@ -1,4 +1,4 @@
-"""Conversations become prompts through the model's template, and no message can forge a turn."""
+"""The model's template renders conversations to prompts, and no message can forge a turn."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ LLAMA_3 = (
     "{%- endfor %}{%- if add_generation_prompt %}"
     "{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"
 )
-"""Put together as the templates of Llama 3.1 are."""
+"""A template with the structure of Llama 3.1's."""
 
 EDGES = (
     "{% for m in messages %}<|{{ m.content }}|> <|{{ m.content | trim }}|> "
     "<|im_{{ m.content | trim }}end|>{% endfor %}"
 )
-"""A template careless enough to put parts of control tokens right beside what callers write."""
+"""A careless template, which puts parts of control tokens right beside callers' texts."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def control_ids(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
 
 
 def written(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """A prompt with each control token as its name in guillemets."""
+    """A prompt in which each control token is its name in guillemets."""
     names = {index: f"«{text}»" for text, index in tokenizer.control_tokens.items()}
     return b"".join(
         names[index].encode() if index in names else tokenizer.token_bytes(index) for index in ids
@@ -93,7 +93,7 @@ def test_the_api_pages_example_is_27_tokens(template: ChatTemplate) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text in CORPUS if "<|" not in text])
-def test_ordinary_texts_are_encoded_as_llama_cpp_encodes_the_whole_prompt(
+def test_ordinary_conversations_are_encoded_as_by_llama_cpp(
     text: str, template: ChatTemplate, llama_cpp: LlamaCpp
 ) -> None:
     whole = (
@@ -105,8 +105,8 @@ def test_ordinary_texts_are_encoded_as_llama_cpp_encodes_the_whole_prompt(
     assert ids == llama_cpp.encode(whole, parse_special=True)
 
 
-def test_a_template_in_the_manner_of_llama_3(llama_3: Tokenizer) -> None:
-    """BOS once, headers as control tokens, contents stripped."""
+def test_a_template_in_the_style_of_llama_3(llama_3: Tokenizer) -> None:
+    """The prompt has one BOS, headers as control tokens, and stripped contents."""
     ids = compiled(LLAMA_3, llama_3).render([ChatTurn("user", "  hi <|eot_id|>\n")])
 
     assert written(ids, llama_3) == (
@@ -116,7 +116,7 @@ def test_a_template_in_the_manner_of_llama_3(llama_3: Tokenizer) -> None:
     )
 
 
-def test_bos_is_added_where_the_model_wants_it_and_the_template_forgot_it(llama_3: Tokenizer) -> None:
+def test_bos_is_added_if_the_model_demands_it_and_the_template_lacks_it(llama_3: Tokenizer) -> None:
     ids = compiled("{{ messages[0].content }}", llama_3).render(EXAMPLE)
 
     assert ids == [llama_3.bos_id, *llama_3.encode_text("You are a helpful assistant.")]
@@ -156,7 +156,7 @@ def contents() -> st.SearchStrategy[str]:
 def test_no_message_forges_a_turn(
     system: str, user: str, answer: str, template: ChatTemplate, tokenizer: Tokenizer
 ) -> None:
-    """The control tokens are the template's alone, and each text stands where it belongs, unchanged."""
+    """All control tokens are the template's own, and each text is unchanged at its place."""
     roles = ("system", "user", "assistant", "user")
     texts = (system, user, answer, user)
     ids = template.render([ChatTurn(role, text) for role, text in zip(roles, texts, strict=True)])
@@ -171,16 +171,16 @@ def test_no_message_forges_a_turn(
 
 
 def known(text: str, tokenizer: Tokenizer) -> str:
-    """A text without the characters that the vocabulary cannot write."""
+    """A text without the characters that the vocabulary cannot encode."""
     return tokenizer.decode(tokenizer.encode_text(text))
 
 
 @settings(max_examples=150, deadline=None)
 @given(texts=st.lists(contents(), min_size=1, max_size=3))
 def test_no_message_completes_what_a_careless_template_begins(texts: list[str], tokenizer: Tokenizer) -> None:
-    """Not even where the template writes `<|` right before a text, or `|>` right behind it."""
+    """This holds even if the template writes `<|` right before a text, or `|>` right after it."""
     ids = compiled(EDGES, tokenizer).render([ChatTurn("user", text) for text in texts])
-    # Nothing at all between the two parts leaves a control token of the template's own.
+    # An empty text between both parts leaves a control token of the template itself.
     own = [tokenizer.control_tokens["<|im_end|>"] for text in texts if not text.strip()]
 
     assert control_ids(ids, tokenizer) == own
@@ -188,7 +188,7 @@ def test_no_message_completes_what_a_careless_template_begins(texts: list[str], 
 
 @settings(max_examples=100, deadline=None)
 @given(texts=st.lists(contents(), min_size=1, max_size=3))
-def test_a_stripping_template_sees_the_real_text(texts: list[str], tokenizer: Tokenizer) -> None:
+def test_a_template_that_strips_gets_the_real_text(texts: list[str], tokenizer: Tokenizer) -> None:
     source = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}"
 
     assert rendered(source, tokenizer, [ChatTurn("user", text) for text in texts]) == "".join(
@@ -196,7 +196,7 @@ def test_a_stripping_template_sees_the_real_text(texts: list[str], tokenizer: To
     )
 
 
-def test_a_text_that_holds_the_mark_gets_another(
+def test_a_text_with_the_mark_gets_another_mark(
     template: ChatTemplate, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = iter([1, 2])
@@ -211,14 +211,14 @@ def test_a_text_that_holds_the_mark_gets_another(
     assert f"user\n{text}«<|im_end|>»" in written(ids, tokenizer)
 
 
-def test_nearly_every_text_is_rendered_as_it_is() -> None:
+def test_nearly_every_text_is_rendered_unchanged() -> None:
     control = ControlTexts({"<|im_start|>": 1, "<|im_end|>": 2})
 
     for text in [EXAMPLE[0].content, "Hello", "a < b", "x |> y", "", "I'm done."]:
         assert control.weak_points(text) == [], text
 
 
-def test_marks_break_what_they_should() -> None:
+def test_marks_separate_control_tokens() -> None:
     control = ControlTexts({"<a>": 1, "a>b": 2, "x": 3})
 
     assert control.weak_points("1<a>b") == [2, 3]
@@ -235,7 +235,7 @@ def test_a_vocabulary_without_control_tokens_has_no_weak_points() -> None:
     assert list(control.split("<s>")) == ["<s>"]
 
 
-def test_helpers_that_templates_expect(tokenizer: Tokenizer) -> None:
+def test_templates_have_the_helpers_that_they_expect(tokenizer: Tokenizer) -> None:
     source = (
         "{{ eos_token }}{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"
         "{{ strftime_now('%Y') }}{{ {'a': '<é>'} | tojson }}{{ [1] | tojson(indent=1) }}"
@@ -247,12 +247,12 @@ def test_helpers_that_templates_expect(tokenizer: Tokenizer) -> None:
 
 
 def test_blocks_leave_no_blank_lines(tokenizer: Tokenizer) -> None:
-    """As `trim_blocks` and `lstrip_blocks` do, which templates are written for."""
+    """Templates are written for `trim_blocks` and `lstrip_blocks`."""
     assert rendered("a\n  {% if true %}\nb\n  {% endif %}\nc", tokenizer) == "a\nb\nc"
 
 
-def test_a_refusal_of_the_template_is_told(tokenizer: Tokenizer) -> None:
-    """Capped, and in one line."""
+def test_the_message_of_a_template_s_exception_is_returned(tokenizer: Tokenizer) -> None:
+    """It is shortened to a limit, in one line."""
     source = "{{ raise_exception('Roles must\\nalternate ' + 'x' * 1000) }}"
     with pytest.raises(PromptError) as raised:
         compiled(source, tokenizer).render(EXAMPLE)
@@ -277,14 +277,14 @@ def test_a_refusal_of_the_template_is_told(tokenizer: Tokenizer) -> None:
         "{{ messages[0].content + 1 }}",
     ],
 )
-def test_a_template_that_fails_or_breaks_out_is_stopped(source: str, tokenizer: Tokenizer) -> None:
-    """The caller is told a fixed sentence."""
+def test_a_failing_or_malicious_template_is_stopped(source: str, tokenizer: Tokenizer) -> None:
+    """The caller gets a fixed sentence."""
     with pytest.raises(PromptError) as raised:
         compiled(source, tokenizer).render(EXAMPLE)
 
     assert str(raised.value) == "The model's chat template fails on the conversation."
 
 
-def test_what_is_no_template_is_refused_when_it_is_loaded(tokenizer: Tokenizer) -> None:
+def test_an_invalid_template_is_refused_when_it_is_loaded(tokenizer: Tokenizer) -> None:
     with pytest.raises(TemplateSyntaxError):
         compiled("{% for %}", tokenizer)

@@ -19,14 +19,14 @@ def llama_cpp(loaded_model: LoadedModel) -> LlamaCpp:
 
 
 @pytest.mark.parametrize("text", CORPUS)
-def test_ids_are_those_of_llama_cpp(text: str, tokenizer: Tokenizer, llama_cpp: LlamaCpp) -> None:
+def test_ids_equal_those_of_llama_cpp(text: str, tokenizer: Tokenizer, llama_cpp: LlamaCpp) -> None:
     assert tokenizer.encode_text(text) == llama_cpp.encode(text)
     assert tokenizer.encode_prompt(text) == llama_cpp.encode(text, add_special=True)
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=texts())
-def test_ids_of_random_texts_are_those_of_llama_cpp(
+def test_ids_of_random_texts_equal_those_of_llama_cpp(
     text: str, tokenizer: Tokenizer, llama_cpp: LlamaCpp
 ) -> None:
     assert tokenizer.encode_text(text) == llama_cpp.encode(text)
@@ -38,32 +38,34 @@ def test_a_text_comes_back_exactly(text: str, tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode_text(text)) == text
 
 
-def test_known_ids(tokenizer: Tokenizer) -> None:
+def test_known_texts_have_known_ids(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode_text("user\nhi there 123 😀") == [
         4093, 198, 6004, 665, 216, 33, 34, 35, 40303, 218,
     ]  # fmt: skip
 
 
-def test_a_character_without_a_token_is_left_out_and_keeps_its_neighbours_apart(tokenizer: Tokenizer) -> None:
+def test_a_character_without_a_token_is_left_out_and_its_neighbours_do_not_merge(
+    tokenizer: Tokenizer,
+) -> None:
     assert tokenizer.encode_text("\x04") == []
     assert tokenizer.encode_text("th\x04e") == [*tokenizer.encode_text("th"), *tokenizer.encode_text("e")]
 
 
-def test_a_control_token_cannot_be_written(tokenizer: Tokenizer) -> None:
-    """What is encoded is the characters that it is made of."""
+def test_text_never_becomes_a_control_token(tokenizer: Tokenizer) -> None:
+    """The characters of its name are encoded as text."""
     for text, token_id in tokenizer.control_tokens.items():
         ids = tokenizer.encode_text(f"a{text}b")
         assert token_id not in ids
         assert tokenizer.decode(ids) == f"a{text}b"
 
 
-def test_control_tokens_are_named(tokenizer: Tokenizer) -> None:
+def test_control_tokens_have_names(tokenizer: Tokenizer) -> None:
     assert len(tokenizer.control_tokens) == 17
     assert tokenizer.control_tokens["<|im_start|>"] == tokenizer.bos_id == 1
     assert tokenizer.control_tokens["<|im_end|>"] in tokenizer.eos_ids
 
 
-def test_token_bytes_are_exact_for_parts_of_characters(tokenizer: Tokenizer) -> None:
+def test_token_bytes_are_exact_for_partial_characters(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode_text("🧿")
 
     assert len(ids) > 1
@@ -75,7 +77,7 @@ def test_a_control_token_has_no_bytes(tokenizer: Tokenizer) -> None:
     assert tokenizer.token_bytes(tokenizer.control_tokens["<|im_end|>"]) == b""
 
 
-def test_ids_end_with_the_vocabulary(tokenizer: Tokenizer) -> None:
+def test_ids_beyond_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocabulary_size == 49152
     with pytest.raises(IndexError):
         tokenizer.token_bytes(49152)
@@ -83,7 +85,7 @@ def test_ids_end_with_the_vocabulary(tokenizer: Tokenizer) -> None:
 
 @pytest.fixture(scope="module")
 def default_pair(default_model_file: ModelFile) -> tuple[Tokenizer, LlamaCpp]:
-    """Our tokenizer of the model that is served by default, and llama.cpp's."""
+    """Our tokenizer of the default model, and llama.cpp's."""
     return load(default_model_file).tokenizer, LlamaCpp(default_model_file.path)
 
 
@@ -109,7 +111,7 @@ def test_ids_of_random_texts_of_the_default_model_are_those_of_llama_cpp(
 
 
 class Characters:
-    """Encodes each character as its code."""
+    """A model that encodes each character as its code."""
 
     def encode(self, text: str) -> list[int]:
         return [ord(character) for character in text]
@@ -127,8 +129,8 @@ def tokenizer_with(added: dict[str, int], *, bos_id: int | None = None, add_bos:
     )
 
 
-def test_added_tokens_are_found_before_anything_else() -> None:
-    """The longest first, wherever it stands, and the same one as often as it stands there."""
+def test_added_tokens_are_matched_first() -> None:
+    """The longest one wins at every position, and all occurrences are found."""
     tokenizer = tokenizer_with({"ab": 1, "bcd": 2})
 
     assert tokenizer.encode_text("abcd") == [ord("a"), 2]
@@ -136,7 +138,7 @@ def test_added_tokens_are_found_before_anything_else() -> None:
     assert tokenizer.encode_text("") == []
 
 
-def test_bos_begins_a_prompt_once() -> None:
+def test_a_prompt_begins_with_one_bos() -> None:
     tokenizer = tokenizer_with({}, bos_id=7, add_bos=True)
 
     assert tokenizer.encode_prompt("") == [7]

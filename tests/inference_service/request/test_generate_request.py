@@ -1,4 +1,4 @@
-"""Protobuf to a request that cannot be wrong: defaults, bounds, names."""
+"""Protobuf messages become validated requests: defaults, bounds, names."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def request(**fields: Any) -> generate_pb.GenerateRequest:
     return generate_pb.GenerateRequest(**{"model": "m", "prompt": "p", **fields})
 
 
-def sampling(**knobs: Any) -> generate_pb.GenerateRequest:
-    return request(sampling=pb.SamplingOptions(**knobs))
+def sampling(**fields: Any) -> generate_pb.GenerateRequest:
+    return request(sampling=pb.SamplingOptions(**fields))
 
 
-def stopping(**knobs: Any) -> generate_pb.GenerateRequest:
-    return request(stopping=pb.StoppingOptions(**knobs))
+def stopping(**fields: Any) -> generate_pb.GenerateRequest:
+    return request(stopping=pb.StoppingOptions(**fields))
 
 
 def chat(*turns: tuple[int, str]) -> generate_pb.GenerateRequest:
@@ -48,7 +48,7 @@ def violations(message: generate_pb.GenerateRequest) -> dict[str, Violation]:
     return {violation.field: violation for violation in caught.value.violations}
 
 
-def test_every_default() -> None:
+def test_every_parameter_has_its_default() -> None:
     parsed = parse_generate(request())
 
     assert replace(parsed, sampling=replace(parsed.sampling, seed=0)) == ParsedRequest(
@@ -76,15 +76,15 @@ def test_every_default() -> None:
 
 
 def test_zero_is_not_unset() -> None:
-    knobs = parse_generate(sampling(temperature=0.0, top_p=0.0, top_k=0, min_p=0.0, seed=0)).sampling
+    options = parse_generate(sampling(temperature=0.0, top_p=0.0, top_k=0, min_p=0.0, seed=0)).sampling
 
-    assert (knobs.temperature, knobs.top_p, knobs.top_k, knobs.min_p, knobs.seed) == (0, 0, 0, 0, 0)
-    assert knobs.is_greedy
-    assert knobs.reproducible
+    assert (options.temperature, options.top_p, options.top_k, options.min_p, options.seed) == (0, 0, 0, 0, 0)
+    assert options.is_greedy
+    assert options.reproducible
 
 
 @pytest.mark.parametrize(
-    ("knob", "values"),
+    ("parameter", "values"),
     [
         ("temperature", [0.0, -0.0, 1.0, ALMOST_2, 2.0]),
         ("top_p", [0.0, 0.5, 1.0]),
@@ -95,15 +95,15 @@ def test_zero_is_not_unset() -> None:
         ("repetition_penalty", [1e-4, 1.0, 2.0]),
     ],
 )
-def test_sampling_knobs_within_their_bounds(knob: str, values: list[float]) -> None:
+def test_sampling_parameters_within_their_bounds(parameter: str, values: list[float]) -> None:
     for value in values:
-        parsed = parse_generate(sampling(**{knob: value}))
+        parsed = parse_generate(sampling(**{parameter: value}))
 
-        assert getattr(parsed.sampling, knob) == (0 if (knob, value) == ("top_k", -1) else value)
+        assert getattr(parsed.sampling, parameter) == (0 if (parameter, value) == ("top_k", -1) else value)
 
 
 @pytest.mark.parametrize(
-    ("knob", "bounds", "values"),
+    ("parameter", "bounds", "values"),
     [
         ("temperature", "[0, 2]", [-TINY, OVER_2, math.nan, math.inf, -math.inf]),
         ("top_p", "[0, 1]", [-TINY, OVER_1, math.nan, math.inf, -math.inf]),
@@ -114,17 +114,17 @@ def test_sampling_knobs_within_their_bounds(knob: str, values: list[float]) -> N
         ("repetition_penalty", "(0, 2]", [0.0, -0.0, -1.0, OVER_2, math.nan, math.inf, -math.inf]),
     ],
 )
-def test_sampling_knobs_outside_name_the_value_and_the_range(
-    knob: str, bounds: str, values: list[float]
+def test_sampling_parameters_out_of_bounds_name_the_value_and_the_range(
+    parameter: str, bounds: str, values: list[float]
 ) -> None:
     for value in values:
-        found = violations(sampling(**{knob: value}))
+        found = violations(sampling(**{parameter: value}))
 
-        assert list(found) == [f"sampling.{knob}"]
-        assert found[f"sampling.{knob}"].code == "invalid_value"
-        assert found[f"sampling.{knob}"].description.endswith(f"it must be in {bounds}.")
-        told = found[f"sampling.{knob}"].description.removeprefix("is ").split(";")[0]
-        assert float(told) == value or math.isnan(value)
+        assert list(found) == [f"sampling.{parameter}"]
+        assert found[f"sampling.{parameter}"].code == "invalid_value"
+        assert found[f"sampling.{parameter}"].description.endswith(f"it must be in {bounds}.")
+        reported = found[f"sampling.{parameter}"].description.removeprefix("is ").split(";")[0]
+        assert float(reported) == value or math.isnan(value)
 
 
 @pytest.mark.parametrize("value", [1, 150, 4096])
@@ -146,7 +146,7 @@ def test_any_64_bit_seed_is_accepted(seed: int, used: int) -> None:
     assert (parsed.seed, parsed.reproducible) == (used, True)
 
 
-def test_without_a_seed_each_request_gets_another() -> None:
+def test_each_request_without_a_seed_gets_another_one() -> None:
     seeds = {parse_generate(request()).sampling.seed for _ in range(20)}
 
     assert len(seeds) == 20
@@ -240,7 +240,7 @@ def test_what_is_required(fields: dict[str, Any], field: str, code: str) -> None
         parse_count(model_pb.CountTokensRequest(**fields))
 
 
-def test_all_violations_are_told_at_once() -> None:
+def test_all_violations_are_reported_together() -> None:
     found = violations(
         generate_pb.GenerateRequest(
             sampling=pb.SamplingOptions(temperature=3, top_p=-1, top_k=-7),
@@ -258,17 +258,17 @@ def test_all_violations_are_told_at_once() -> None:
     }
 
 
-def test_the_list_of_violations_has_an_end() -> None:
+def test_the_list_of_violations_is_bounded() -> None:
     assert len(violations(chat(*[(0, "")] * 1000))) == 16
 
 
-def test_counting_takes_the_same_prompts() -> None:
+def test_counting_accepts_the_same_prompts() -> None:
     message = model_pb.CountTokensRequest(model="m", prompt="p")
 
     assert parse_count(message) == ("m", TextPrompt("p"), ())
 
 
-def test_a_model_must_be_named() -> None:
+def test_a_model_is_required_for_counting() -> None:
     assert parse_model_name(model_pb.GetModelRequest(model="m")) == "m"
     with pytest.raises(InvalidRequest):
         parse_model_name(model_pb.GetModelRequest())

@@ -1,4 +1,4 @@
-"""Parameters of a valid request that change nothing are named."""
+"""Parameters of a valid request that have no effect are named."""
 
 from __future__ import annotations
 
@@ -67,6 +67,6 @@ def _demanded(**constraint: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_what_changes_nothing_is_named(given: dict[str, Any], named: tuple[str, ...]) -> None:
-    """By its public name."""
+def test_parameters_without_effect_are_named(given: dict[str, Any], named: tuple[str, ...]) -> None:
+    """They have their public names."""
     assert parse_generate(ParseDict({"model": "m", **given}, GenerateRequest())).ignored == named

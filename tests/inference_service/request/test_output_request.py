@@ -1,4 +1,4 @@
-"""What an answer holds, biases, constraints, batches; and what is ignored."""
+"""Options of the output, biases, constraints, batches, and ignored fields."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_alternatives_without_log_probabilities_or_outside_their_range(options: 
     assert list(wrong(output(**options))) == ["output.top_logprobs"]
 
 
-def test_echo_is_for_texts_alone() -> None:
+def test_echo_is_only_for_text_prompts() -> None:
     assert parse_generate(output(echo=True)).output.echo
     assert parse_generate(batch("a", [1], output=pb.OutputOptions(echo=True))).output.echo
 
@@ -112,7 +112,7 @@ def test_more_biases_than_a_request_may_have() -> None:
     ],
 )
 def test_constraints_of_every_kind(kind: dict[str, Any], expected: Constraint, field: str) -> None:
-    """Not yet compiled; and an empty one is none."""
+    """They are not compiled yet; an empty one counts as none."""
     assert parse_generate(constrained(**kind)).constraint == expected
     assert expected.field == field
 
@@ -120,11 +120,11 @@ def test_constraints_of_every_kind(kind: dict[str, Any], expected: Constraint, f
     assert list(wrong(constrained(**{name: False if name == "json_object" else ""}))) == [field]
 
 
-def test_a_constraint_of_no_kind() -> None:
+def test_a_constraint_without_a_kind_is_refused() -> None:
     assert codes(constrained()) == {"constraint.kind": "missing_required_parameter"}
 
 
-def test_white_space_is_one_that_is_known() -> None:
+def test_an_unknown_kind_of_white_space_is_refused() -> None:
     message = constrained(json_object=True)
     message.constraint.whitespace = pb.Whitespace.ValueType(9)
 
@@ -133,7 +133,7 @@ def test_white_space_is_one_that_is_known() -> None:
     }
 
 
-def test_a_constraint_has_an_end() -> None:
+def test_a_constraint_cannot_be_used_with_ignore_eos() -> None:
     message = constrained(regex="a")
     message.stopping.ignore_eos = True
 
@@ -155,7 +155,7 @@ def test_prompts_of_a_batch_are_named_by_their_position() -> None:
     ]
 
 
-def test_a_batch_has_one_prompt_to_sixteen() -> None:
+def test_a_batch_has_1_to_16_prompts() -> None:
     assert list(wrong(batch())) == ["batch.prompts"]
     assert parse_generate(batch(*["p"] * 16)).prompt == BatchPrompt((TextPrompt("p"),) * 16)
     assert wrong(batch(*["p"] * 17))["batch.prompts"] == "holds 17 prompts; it may hold 16."
@@ -164,7 +164,7 @@ def test_a_batch_has_one_prompt_to_sixteen() -> None:
 @pytest.mark.parametrize(
     ("prompts", "n", "fits"), [(16, 2, True), (16, 3, False), (4, 8, True), (5, 7, False)]
 )
-def test_all_choices_of_a_request_together(prompts: int, n: int, fits: bool) -> None:
+def test_the_choices_of_all_prompts_are_limited(prompts: int, n: int, fits: bool) -> None:
     message = batch(*["p"] * prompts, output=pb.OutputOptions(n=n))
 
     if fits:
@@ -180,7 +180,7 @@ def test_validate_only() -> None:
 
 
 def with_unknown(message: Any, number: int) -> Any:
-    """The same message with a field that nobody knows."""
+    """The same message with an unknown field."""
     key = number << 3
     encoded = bytes([key & 0x7F | 0x80, key >> 7, 1]) if key > 127 else bytes([key, 1])
     message.MergeFromString(encoded)
@@ -208,14 +208,14 @@ def test_a_map_has_no_fields_of_its_own() -> None:
     assert ignored(bias({1: 1.0})) == ()
 
 
-def test_the_list_of_unknown_fields_has_an_end() -> None:
+def test_the_list_of_unknown_fields_is_bounded() -> None:
     message = chat(*[with_unknown(pb.ChatMessage(role=pb.ROLE_USER), 99) for _ in range(100)])
 
     assert len(ignored(message)) == 32
 
 
 @pytest.mark.parametrize("mode", [pb.TOOL_CHOICE_MODE_AUTO, pb.TOOL_CHOICE_MODE_NONE])
-def test_what_is_about_tools_has_no_effect_without_any(mode: Any) -> None:
+def test_parameters_about_tools_have_no_effect_without_tools(mode: Any) -> None:
     message = chat(tool_choice=pb.ToolChoice(mode=mode), parallel_tool_calls=True)
 
     assert ignored(message) == ("chat.tool_choice", "chat.parallel_tool_calls")
@@ -223,7 +223,7 @@ def test_what_is_about_tools_has_no_effect_without_any(mode: Any) -> None:
     assert ignored(message) == ()
 
 
-def test_a_name_is_for_a_named_tool() -> None:
+def test_a_tool_name_needs_the_mode_for_a_named_tool() -> None:
     choice = pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_AUTO, name="f")
 
     assert ignored(chat(tools=[tool()], tool_choice=choice)) == ("chat.tool_choice.name",)
@@ -239,14 +239,14 @@ def test_a_name_is_for_a_named_tool() -> None:
         (pb.TOOL_CHOICE_MODE_REQUIRED, ("constraint.json_object",)),
     ],
 )
-def test_an_answer_of_calls_has_no_other_format(mode: Any, expected: tuple[str, ...]) -> None:
+def test_demanded_calls_exclude_other_constraints(mode: Any, expected: tuple[str, ...]) -> None:
     message = chat(tools=[tool()], tool_choice=pb.ToolChoice(mode=mode))
     message.constraint.json_object = True
 
     assert ignored(message) == expected
 
 
-def test_no_stop_sequence_can_be_kept_where_there_is_none() -> None:
+def test_including_stop_sequences_has_no_effect_without_any() -> None:
     message = request(stopping=pb.StoppingOptions(include_stop=True))
 
     assert ignored(message) == ("stopping.include_stop",)
@@ -256,10 +256,10 @@ def test_no_stop_sequence_can_be_kept_where_there_is_none() -> None:
 
 def test_an_answer_has_a_bounded_number_of_log_probabilities() -> None:
     """Two choices of 4,096 tokens with 20 alternatives fit; three do not."""
-    asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
+    options: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
     most = pb.StoppingOptions(max_tokens=4096)
 
-    parse_generate(request(output=pb.OutputOptions(n=2, **asked), stopping=most))
+    parse_generate(request(output=pb.OutputOptions(n=2, **options), stopping=most))
 
-    refused = request(output=pb.OutputOptions(n=3, **asked), stopping=most)
+    refused = request(output=pb.OutputOptions(n=3, **options), stopping=most)
     assert codes(refused) == {"output.top_logprobs": "invalid_value"}

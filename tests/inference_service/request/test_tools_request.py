@@ -1,4 +1,4 @@
-"""Tools, the choice among them, and the calls and results of a conversation."""
+"""Tools, tool choices, and the calls and results of a conversation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_OBJECTS = {
     "the other half": '{"\\udc00": 1}',
     "very deep": '{"a":' * 100_000 + "1" + "}" * 100_000,
 }
-"""Texts that are no JSON object, or none that has a text again."""
+"""Texts that are no JSON object, or one that cannot be serialized."""
 
 
 def called(arguments: str = "{}", **fields: str) -> pb.ChatMessage:
@@ -34,7 +34,7 @@ def called(arguments: str = "{}", **fields: str) -> pb.ChatMessage:
     return pb.ChatMessage(role=pb.ROLE_ASSISTANT, tool_calls=[call])
 
 
-def test_tools_as_they_were_written() -> None:
+def test_tools_are_kept_as_they_were_written() -> None:
     schema = '{"type": "object", "properties": {"a": {"const": "\\u00e9\\ud83d\\ude00"}}}'
     found = conversation(chat(tools=[tool("f", schema, description="d", strict=True), tool("g-_9")]))
 
@@ -54,7 +54,7 @@ def test_tools_as_they_were_written() -> None:
         (pb.TOOL_CHOICE_MODE_REQUIRED, ToolMode.REQUIRED, True),
     ],
 )
-def test_how_free_the_model_is(mode: Any, expected: ToolMode, enforces: bool) -> None:
+def test_every_mode_of_the_tool_choice(mode: Any, expected: ToolMode, enforces: bool) -> None:
     found = conversation(chat(tools=[tool()], tool_choice=pb.ToolChoice(mode=mode)))
 
     assert found.tool_choice == ToolChoice(expected)
@@ -71,7 +71,7 @@ def test_a_named_tool() -> None:
 
 
 @pytest.mark.parametrize("name", ["h", ""])
-def test_a_name_that_no_tool_has(name: str) -> None:
+def test_the_name_of_an_unknown_tool_is_refused(name: str) -> None:
     choice = pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_NAMED, name=name)
 
     assert list(wrong(chat(tools=[tool()], tool_choice=choice))) == ["chat.tool_choice"]
@@ -85,7 +85,7 @@ def test_a_mode_of_another_protocol() -> None:
 
 
 @pytest.mark.parametrize("mode", [pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_NAMED])
-def test_no_call_can_be_enforced_without_tools(mode: Any) -> None:
+def test_calls_cannot_be_demanded_without_tools(mode: Any) -> None:
     assert list(wrong(chat(tool_choice=pb.ToolChoice(mode=mode, name="f")))) == ["chat.tool_choice"]
 
 
@@ -94,16 +94,16 @@ def test_without_tools_none_is_called() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "é", "f" * 65, "f\n", "f.g"])
-def test_names_that_no_tool_may_have(name: str) -> None:
+def test_invalid_tool_names_are_refused(name: str) -> None:
     assert list(wrong(chat(tools=[tool("ok"), tool(name)]))) == ["chat.tools[1].name"]
     assert list(wrong(chat(USER, called(name=name)))) == ["chat.messages[1].tool_calls[0].name"]
 
 
-def test_two_tools_of_one_name() -> None:
+def test_two_tools_of_the_same_name_are_refused() -> None:
     assert list(wrong(chat(tools=[tool("f"), tool("g"), tool("f")]))) == ["chat.tools[2].name"]
 
 
-def test_more_tools_than_a_request_may_have() -> None:
+def test_too_many_tools_are_refused() -> None:
     most = [tool(f"f{number}") for number in range(128)]
 
     assert len(conversation(chat(tools=most)).tools) == 128
@@ -111,8 +111,8 @@ def test_more_tools_than_a_request_may_have() -> None:
 
 
 @pytest.mark.parametrize("text", NO_OBJECTS.values(), ids=NO_OBJECTS)
-def test_what_is_no_json_object(text: str) -> None:
-    """Whatever passed here would be written into a prompt, and some of it has no text."""
+def test_parameters_that_are_no_json_object_are_refused(text: str) -> None:
+    """Accepted parameters are written into the prompt, and some values cannot be serialized."""
     assert list(wrong(chat(tools=[tool("f", text)]))) == ["chat.tools[0].parameters"]
     with pytest.raises(InvalidRequest):
         parse_count(model_pb.CountTokensRequest(model="m", chat=chat(tools=[tool("f", text)]).chat))
@@ -132,11 +132,11 @@ def test_calls_and_results_of_a_conversation() -> None:
 
 @pytest.mark.parametrize("arguments", ["", " \n", *NO_OBJECTS.values()])
 def test_any_text_may_be_the_arguments_of_an_earlier_call(arguments: str) -> None:
-    """The service's own answer is unfinished JSON where a call was cut short; some clients send nothing."""
+    """A call of the service that was cut short has incomplete JSON, and some clients send an empty text."""
     assert conversation(chat(USER, called(arguments))).turns[1].tool_calls[0].arguments == arguments
 
 
-def test_what_calls_and_results_must_have() -> None:
+def test_calls_and_results_without_required_members_are_refused() -> None:
     found = codes(
         chat(
             pb.ChatMessage(role=pb.ROLE_TOOL, content="r"),
@@ -154,13 +154,13 @@ def test_what_calls_and_results_must_have() -> None:
     }
 
 
-def test_the_list_of_what_is_wrong_has_an_end() -> None:
+def test_the_list_of_violations_of_tools_is_bounded() -> None:
     assert len(wrong(chat(tools=[tool(f"!{number}") for number in range(128)]))) == 16
     calls = pb.ChatMessage(role=pb.ROLE_ASSISTANT, tool_calls=[pb.ToolCall()] * 1000)
     assert len(wrong(chat(calls))) == 16
 
 
-def test_nothing_of_a_tool_is_echoed() -> None:
+def test_errors_repeat_nothing_of_a_tool() -> None:
     found = wrong(chat(USER, called('["hunter2"]', name="hunter2!"), tools=[tool("hunter2!", '"hunter2"')]))
 
     assert len(found) == 3
@@ -168,8 +168,8 @@ def test_nothing_of_a_tool_is_echoed() -> None:
 
 
 @pytest.mark.parametrize("mode", [pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_NAMED])
-def test_demanded_calls_have_an_end(mode: pb.ToolChoiceMode.ValueType) -> None:
-    """So nothing is to be generated past it: an engine would have no token left that the grammar allows."""
+def test_demanded_calls_cannot_be_used_with_ignore_eos(mode: pb.ToolChoiceMode.ValueType) -> None:
+    """After the end of the calls the grammar allows no token, so nothing can be generated."""
     message = chat(tools=[tool("f")], tool_choice=pb.ToolChoice(mode=mode, name="f"))
     message.stopping.ignore_eos = True
 
@@ -195,7 +195,7 @@ def test_how_a_prompt_ends(given: dict[str, bool], ending: Ending) -> None:
     )
 
 
-def test_what_cannot_be_continued() -> None:
+def test_messages_that_cannot_be_continued_are_refused() -> None:
     both = {"add_generation_prompt": True, "continue_final_message": True}
     assert list(wrong(chat(USER, **both))) == ["chat.continue_final_message"]
     assert list(wrong(chat(USER, called("{}"), continue_final_message=True))) == [

@@ -1,4 +1,4 @@
-"""Keys, levels and rates over gRPC."""
+"""Keys, levels and rate limits over gRPC."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def keys(tmp_path: Path) -> KeyFile:
 
 
 @asynccontextmanager
-async def guarded(keys: KeyFile, **settings: Any) -> AsyncIterator[Running]:
+async def keyed_service(keys: KeyFile, **settings: Any) -> AsyncIterator[Running]:
     async with running_service(keys_file=keys.path, **settings) as service:
         yield service
 
@@ -41,7 +41,7 @@ def bearing(token: str, scheme: str = "Bearer ") -> grpc.aio.Metadata:
 
 
 def all_methods(service: Running, metadata: grpc.aio.Metadata | None) -> list[Any]:
-    """A call of every method of ours."""
+    """A call of every method of our services."""
     models = service.model_stub
     return [
         service.generate_stub.Generate(ask(), metadata=metadata),
@@ -70,7 +70,7 @@ async def opens(service: Running, token: str) -> bool:
 
 
 async def until_it(service: Running, token: str, *, works: bool) -> None:
-    """Wait until a key is, or is no longer, accepted."""
+    """Wait until a key is accepted, or no longer is."""
     for _ in range(100):
         if await opens(service, token) is works:
             return
@@ -82,11 +82,11 @@ def is_unauthenticated(status: ReceivedStatus) -> bool:
     return (status.code, status.reason) == (Code.UNAUTHENTICATED, "INVALID_API_KEY")
 
 
-async def test_without_a_valid_key_nothing_works(keys: KeyFile) -> None:
+async def test_without_a_valid_key_every_method_is_refused(keys: KeyFile) -> None:
     _, token = keys.create("alice")
     _, revoked = keys.create("bob")
     keys.revoke("bob")
-    async with guarded(keys) as service:
+    async with keyed_service(keys) as service:
         wrong = [
             None,
             bearing(""),
@@ -105,9 +105,9 @@ async def test_without_a_valid_key_nothing_works(keys: KeyFile) -> None:
                 assert revoked not in status.message
 
 
-async def test_with_a_valid_key_everything_works(keys: KeyFile) -> None:
+async def test_with_a_valid_key_every_method_works(keys: KeyFile) -> None:
     _, token = keys.create("alice")
-    async with guarded(keys) as service:
+    async with keyed_service(keys) as service:
         for metadata in (
             bearing(token),
             bearing(token, scheme="bearer "),
@@ -121,7 +121,7 @@ async def test_with_a_valid_key_everything_works(keys: KeyFile) -> None:
 
 async def test_a_key_that_may_only_read_may_not_generate(keys: KeyFile) -> None:
     _, token = keys.create("reader", Level.READ_ONLY)
-    async with guarded(keys) as service:
+    async with keyed_service(keys) as service:
         answer, stream, *models = all_methods(service, bearing(token))
 
         for call in (answer, stream):
@@ -133,16 +133,16 @@ async def test_a_key_that_may_only_read_may_not_generate(keys: KeyFile) -> None:
 
 async def test_errors_about_keys_carry_the_request_id(keys: KeyFile) -> None:
     keys.create("alice")
-    async with guarded(keys) as service:
+    async with keyed_service(keys) as service:
         call = service.generate_stub.Generate(ask(), metadata=grpc.aio.Metadata(("x-request-id", "mine")))
         await refusal(call)
 
         assert ("x-request-id", "mine") in list(await call.initial_metadata())
 
 
-async def test_keys_come_and_go_while_it_runs(keys: KeyFile) -> None:
+async def test_keys_are_created_and_revoked_while_the_service_runs(keys: KeyFile) -> None:
     _, alice = keys.create("alice")
-    async with guarded(keys) as service:
+    async with keyed_service(keys) as service:
         assert await opens(service, alice)
 
         _, bob = keys.create("bob")
@@ -153,11 +153,11 @@ async def test_keys_come_and_go_while_it_runs(keys: KeyFile) -> None:
         assert await opens(service, bob)
 
 
-async def test_a_key_expires_while_it_runs(keys: KeyFile) -> None:
-    """A running stream ends with it, and further calls are refused."""
+async def test_a_key_expires_while_the_service_runs(keys: KeyFile) -> None:
+    """Its running stream ends, and further calls are refused."""
     keys.create("other")
     _, token = keys.create("alice", lifetime=3)
-    async with guarded(keys, simulated_decode_tps=20) as service:
+    async with keyed_service(keys, simulated_decode_tps=20) as service:
         stream = service.generate_stub.GenerateStream(endless(), metadata=bearing(token))
 
         status = await refusal(stream)
@@ -167,9 +167,9 @@ async def test_a_key_expires_while_it_runs(keys: KeyFile) -> None:
         await until_it(service, token, works=False)
 
 
-async def test_a_key_for_other_models_gets_none_of_this_one(keys: KeyFile) -> None:
+async def test_a_key_for_other_models_may_not_use_this_one(keys: KeyFile) -> None:
     _, token = keys.create("alice", models=("other", "more"))
-    async with guarded(keys) as service:
+    async with keyed_service(keys) as service:
         answer, stream, listed, one, count = all_methods(service, bearing(token))
 
         for call in (answer, stream, one, count):
@@ -184,7 +184,7 @@ async def test_a_key_may_use_a_listed_name_and_the_names_of_a_listed_id(
     keys: KeyFile, listed: tuple[str, ...]
 ) -> None:
     _, token = keys.create("alice", models=listed)
-    async with guarded(keys, alias={"nick": MODEL_ID}) as service:
+    async with keyed_service(keys, alias={"nick": MODEL_ID}) as service:
         models = (await list_models(service, token)).models
 
         assert [model.id for model in models] == ([MODEL_ID, "nick"] if listed == (MODEL_ID,) else ["nick"])
@@ -194,8 +194,8 @@ async def test_a_key_may_use_a_listed_name_and_the_names_of_a_listed_id(
             await service.generate_stub.Generate(request, metadata=bearing(token), timeout=TIMEOUT_SECONDS)
 
 
-async def test_an_open_server_is_guarded_from_its_first_key_on(keys: KeyFile) -> None:
-    async with guarded(keys) as service:
+async def test_a_server_requires_keys_from_its_first_key_on(keys: KeyFile) -> None:
+    async with keyed_service(keys) as service:
         assert (await service.generate_stub.Generate(ask(), timeout=TIMEOUT_SECONDS)).choices
 
         _, token = keys.create("alice")
@@ -209,7 +209,7 @@ async def test_an_open_server_is_guarded_from_its_first_key_on(keys: KeyFile) ->
 async def test_a_key_s_requests_are_counted_and_come_back(keys: KeyFile) -> None:
     _, alice = keys.create("alice")
     _, bob = keys.create("bob")
-    async with guarded(keys, requests_per_minute=60) as service:
+    async with keyed_service(keys, requests_per_minute=60) as service:
         accepted, status = await spend(service, alice)
 
         assert 60 <= accepted < 200
@@ -223,7 +223,7 @@ async def test_a_key_s_requests_are_counted_and_come_back(keys: KeyFile) -> None
 
 
 async def in_turns(service: Running, token: str, count: int) -> list[Any]:
-    """So many requests, as many at once as a connection may have open."""
+    """Send `count` requests, as many at once as a connection allows."""
     ended: list[Any] = []
     for _ in range(0, count, 50):
         ended += await asyncio.gather(
@@ -239,27 +239,27 @@ async def spend(service: Running, token: str) -> tuple[int, ReceivedStatus]:
     return len(ended) - len(refused), status_of_call(refused[-1])
 
 
-async def test_0_requests_a_minute_is_no_limit(keys: KeyFile) -> None:
+async def test_a_limit_of_0_requests_a_minute_means_no_limit(keys: KeyFile) -> None:
     _, token = keys.create("alice")
-    async with guarded(keys, requests_per_minute=0) as service:
+    async with keyed_service(keys, requests_per_minute=0) as service:
         ended = await in_turns(service, token, 150)
 
     assert not any(isinstance(end, BaseException) for end in ended)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
-def test_an_open_server_does_not_listen_beyond_this_machine(keys: KeyFile, address: str) -> None:
+def test_a_server_without_keys_listens_only_on_this_machine(keys: KeyFile, address: str) -> None:
     with pytest.raises(OperatorError, match="grpc_address"):
         Server(service_config(grpc_address=address, keys_file=keys.path))
 
 
-async def test_a_guarded_server_listens_where_it_is_told(keys: KeyFile) -> None:
+async def test_a_server_with_keys_listens_on_any_address(keys: KeyFile) -> None:
     keys.create("alice")
-    async with guarded(keys, grpc_address="0.0.0.0:0", insecure=True) as service:
+    async with keyed_service(keys, grpc_address="0.0.0.0:0", insecure=True) as service:
         assert service.address.startswith("0.0.0.0:")
 
 
-def test_a_broken_key_file_never_opens_a_server(keys: KeyFile) -> None:
+def test_a_server_does_not_start_with_a_broken_key_file(keys: KeyFile) -> None:
     keys.path.write_text("{")
 
     with pytest.raises(OperatorError, match=r"keys\.json"):
@@ -268,13 +268,13 @@ def test_a_broken_key_file_never_opens_a_server(keys: KeyFile) -> None:
 
 async def test_probes_need_no_key(keys: KeyFile) -> None:
     keys.create("alice")
-    async with guarded(keys) as service:
+    async with keyed_service(keys) as service:
         assert await Watcher(service.channel).serving()
 
 
-async def test_reflection_needs_a_key_and_any_level_will_do(keys: KeyFile) -> None:
+async def test_reflection_needs_a_key_of_any_level(keys: KeyFile) -> None:
     _, token = keys.create("reader", Level.READ_ONLY)
-    async with guarded(keys) as service:
+    async with keyed_service(keys) as service:
         channel: Any = service.channel
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
@@ -285,11 +285,11 @@ async def test_reflection_needs_a_key_and_any_level_will_do(keys: KeyFile) -> No
         assert response.list_services_response.service
 
 
-async def test_tenants_are_keys(keys: KeyFile) -> None:
-    """A key that floods the queue delays itself: another key's request is next but one."""
+async def test_each_key_is_a_tenant(keys: KeyFile) -> None:
+    """A key that floods the queue delays only itself: another key's request is next but one."""
     _, flooder = keys.create("flooder")
     _, quiet = keys.create("quiet")
-    async with guarded(keys, max_concurrency=1, simulated_decode_tps=200) as service:
+    async with keyed_service(keys, max_concurrency=1, simulated_decode_tps=200) as service:
         flood = [
             asyncio.create_task(
                 read_stream(service.generate_stub.GenerateStream(ask(), metadata=bearing(flooder)))

@@ -171,7 +171,10 @@ async def test_processes_together_never_get_more_than_the_limit() -> None:
 
 
 async def test_without_redis_each_replica_counts_for_itself() -> None:
-    """One warning for an outage, a count of failures, and no failed request; then Redis counts again."""
+    """An outage causes one warning and a count of failures, and no failed request.
+
+    Later Redis counts again.
+    """
     port = free_port()
     counts = Counts(url_of(port), DAY)
     failures: list[None] = []

@@ -1,4 +1,4 @@
-"""Callers that leave: at any moment, everything they held is free again."""
+"""Cancelled calls free everything that they held, at any moment."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.support.service import SMALL_WINDOW, Running, connect, running_servic
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BOUND = 5.0
-"""Seconds within which all must be free; on an idle machine it takes milliseconds."""
+"""Seconds within which everything must be free; on an idle machine it takes milliseconds."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service() -> AsyncIterator[Running]:
-    """A service whose every phase lasts long enough to be interrupted."""
+    """A service in which every phase is long enough to be interrupted."""
     async with running_service(
         max_concurrency=40, simulated_prefill_tps=50, simulated_decode_tps=100
     ) as running:
         yield running
 
 
-async def test_in_the_queue() -> None:
+async def test_a_cancellation_in_the_queue() -> None:
     async with running_service(max_concurrency=1) as busy:
         holder = busy.generate_stub.GenerateStream(ask("@sim(stall_at=1)"))
         await first(holder)
@@ -46,7 +46,7 @@ async def test_in_the_queue() -> None:
         await eventually(lambda: is_free(busy), BOUND)
 
 
-async def test_during_the_prefill(service: Running) -> None:
+async def test_a_cancellation_during_the_prefill(service: Running) -> None:
     stream = service.generate_stub.GenerateStream(ask("many words " * 50))
     (started,) = await first(stream)
     assert started.WhichOneof("event") == "started"
@@ -57,7 +57,7 @@ async def test_during_the_prefill(service: Running) -> None:
     await eventually(lambda: is_free(service), BOUND)
 
 
-async def test_in_the_middle_of_a_stream(service: Running) -> None:
+async def test_a_cancellation_in_the_middle_of_a_stream(service: Running) -> None:
     stream = service.generate_stub.GenerateStream(endless())
     await first(stream, 5)
 
@@ -66,7 +66,7 @@ async def test_in_the_middle_of_a_stream(service: Running) -> None:
     await eventually(lambda: is_free(service), BOUND)
 
 
-async def test_a_caller_of_the_unary_method(service: Running) -> None:
+async def test_a_cancellation_of_the_unary_method(service: Running) -> None:
     call = service.generate_stub.Generate(endless())
     waiting = asyncio.ensure_future(call)
     await eventually(lambda: service.loaded.backend.stats().running)
@@ -78,7 +78,7 @@ async def test_a_caller_of_the_unary_method(service: Running) -> None:
         await waiting
 
 
-async def test_a_connection_that_is_closed(service: Running) -> None:
+async def test_a_closed_connection_cancels_its_calls(service: Running) -> None:
     async with grpc.aio.insecure_channel(service.address) as channel:
         stub = type(service.generate_stub)(channel)
         await asyncio.gather(*[first(stub.GenerateStream(endless())) for _ in range(5)])
@@ -87,8 +87,8 @@ async def test_a_connection_that_is_closed(service: Running) -> None:
     await eventually(lambda: is_free(service), BOUND)
 
 
-async def test_the_engine_lets_go_before_the_permit_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the caller leaves between two steps of the engine, with messages unread."""
+async def test_the_engine_ends_a_request_before_its_permit_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This holds also for a cancellation between two steps of the engine, with unread messages."""
     permits: list[int] = []
     async with running_service() as busy, connect(busy.address, *SMALL_WINDOW) as channel:
         leave = SimulatedBackend._leave
@@ -108,14 +108,14 @@ async def test_the_engine_lets_go_before_the_permit_is_free(monkeypatch: pytest.
         assert permits == [1]
 
 
-async def test_a_hundred_at_random_moments(service: Running) -> None:
-    """In the queue, during the prefill and in the middle: every slot, task and call is free soon."""
+async def test_a_hundred_cancellations_at_random_moments(service: Running) -> None:
+    """Cancelled in the queue, in the prefill and in the stream, every slot, task and call is soon free."""
     await read_stream(service.generate_stub.GenerateStream(ask()))
     await eventually(lambda: is_free(service))
     tasks_before = len(asyncio.all_tasks())
     moments = random.Random(20)
 
-    seconds = await asyncio.gather(*[_leave_after(service, 2 * moments.random()) for _ in range(100)])
+    seconds = await asyncio.gather(*[_cancel_stream_after(service, 2 * moments.random()) for _ in range(100)])
 
     p50, longest = statistics.median(seconds) * 1e3, max(seconds) * 1e3
     print(f"freed after a cancel: p50 {p50:.1f} ms, max {longest:.1f} ms")
@@ -125,8 +125,8 @@ async def test_a_hundred_at_random_moments(service: Running) -> None:
     assert answer.text.endswith("] and now?")
 
 
-async def _leave_after(service: Running, seconds: float) -> float:
-    """Start a stream and leave it after some time; how long it took until nothing of it was left."""
+async def _cancel_stream_after(service: Running, seconds: float) -> float:
+    """Start a stream and cancel it after some seconds. Return the seconds until everything was free."""
     request_id = f"leaving-{seconds}"
     stream = service.generate_stub.GenerateStream(
         endless("a few words " * 8), metadata=grpc.aio.Metadata(("x-request-id", request_id))
@@ -138,7 +138,7 @@ async def _leave_after(service: Running, seconds: float) -> float:
     )
 
 
-async def test_an_engine_that_does_not_let_go_is_visible(service: Running) -> None:
+async def test_an_abort_that_the_engine_ignores_is_visible_in_the_stats(service: Running) -> None:
     stream = service.generate_stub.GenerateStream(endless("@sim(ignore_cancel)"))
     await first(stream, 3)
 

@@ -1,4 +1,4 @@
-"""Events to protobuf, one by one and folded."""
+"""Events as protobuf messages, as a stream and joined to a whole answer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fold(events: Sequence[Event]) -> generate_pb.GenerateResponse:
 
 
 def test_every_sampling_option_of_the_protocol_is_reported() -> None:
-    """The protocol promises that every one is set."""
+    """The protocol promises that all of them are set."""
     sampling = stream_response(SUMMARY).summary.report.sampling
 
     assert {field.name for field, _ in sampling.ListFields()} == set(
@@ -66,19 +66,19 @@ def test_every_sampling_option_of_the_protocol_is_reported() -> None:
     )
 
 
-def test_started() -> None:
+def test_started_is_encoded() -> None:
     assert stream_response(STARTED).started == pb.Started(
         request_id="req-1", model="m", created=1_700_000_000, prompt_tokens=27
     )
 
 
-def test_delta() -> None:
+def test_a_delta_is_encoded() -> None:
     assert stream_response(Delta(1, "漢", [7, 8], 3)).delta == pb.Delta(
         choice_index=1, text="漢", token_ids=[7, 8], token_count=3
     )
 
 
-def test_summary() -> None:
+def test_a_summary_is_encoded() -> None:
     assert stream_response(SUMMARY).summary == pb.Summary(
         usage=pb.Usage(prompt_tokens=27, completion_tokens=8, cached_tokens=3),
         timings=pb.Timings(queue_ms=1.5, prefill_ms=20.25, decode_ms=300.0, time_to_first_token_ms=21.75),
@@ -86,8 +86,8 @@ def test_summary() -> None:
     )
 
 
-def test_unknown_is_not_zero() -> None:
-    """What the cache held stays unset where no engine told it."""
+def test_an_unknown_count_is_not_zero() -> None:
+    """The cached tokens stay unset if the engine does not report them."""
     unknown = replace(SUMMARY, usage=Usage(27, 8, None))
 
     assert not stream_response(unknown).summary.usage.HasField("cached_tokens")
@@ -95,31 +95,31 @@ def test_unknown_is_not_zero() -> None:
 
 
 @pytest.mark.parametrize("cause", StopCause)
-def test_every_cause_has_its_value(cause: StopCause) -> None:
+def test_every_stop_cause_has_its_value(cause: StopCause) -> None:
     finished = stream_response(Finished(0, cause)).finished
 
     assert pb.StopCause.Name(finished.cause) == f"STOP_CAUSE_{cause.name}"
     assert pb.FinishReason.Name(finished.reason) == f"FINISH_REASON_{cause.reason.name}"
 
 
-def test_every_reason_is_known_to_the_protocol() -> None:
+def test_every_finish_reason_exists_in_the_protocol() -> None:
     assert {f"FINISH_REASON_{reason.name}" for reason in FinishReason} <= set(pb.FinishReason.keys())
 
 
-def test_what_was_not_met_is_unset() -> None:
+def test_an_unmatched_stop_is_unset() -> None:
     finished = stream_response(Finished(0, StopCause.MAX_TOKENS)).finished
 
     assert not finished.HasField("stop_sequence")
     assert not finished.HasField("stop_token_id")
 
 
-def test_token_0_was_met() -> None:
+def test_a_stop_token_of_id_0_is_set() -> None:
     finished = stream_response(Finished(0, StopCause.END_OF_SEQUENCE, stop_token_id=0)).finished
 
     assert finished.HasField("stop_token_id")
 
 
-def test_the_answer_is_a_fold_of_the_stream() -> None:
+def test_the_whole_answer_joins_the_stream() -> None:
     end = Finished(0, StopCause.STOP_SEQUENCE, stop_sequence="END")
 
     response = fold([STARTED, Delta(0, "a", [1], 1), Delta(0, "漢", [2], 3), end, SUMMARY])
@@ -150,15 +150,15 @@ deltas = st.builds(
 
 
 @THOROUGH
-@given(said=st.lists(deltas, max_size=20))
-def test_choices_keep_their_own_text_however_they_are_mixed(said: list[Delta]) -> None:
+@given(interleaved=st.lists(deltas, max_size=20))
+def test_interleaved_choices_keep_their_own_text(interleaved: list[Delta]) -> None:
     ends = [Finished(index, StopCause.MAX_TOKENS) for index in range(3)]
 
-    response = fold([STARTED, *said, *ends, SUMMARY])
+    response = fold([STARTED, *interleaved, *ends, SUMMARY])
 
     assert [choice.index for choice in response.choices] == [0, 1, 2]
     for choice in response.choices:
-        own = [delta for delta in said if delta.index == choice.index]
+        own = [delta for delta in interleaved if delta.index == choice.index]
         assert choice.text == "".join(delta.text for delta in own)
         assert list(choice.token_ids) == [token_id for delta in own for token_id in delta.token_ids]
         assert choice.token_count == sum(delta.token_count for delta in own)

@@ -1,4 +1,4 @@
-"""The whole answer equals its stream, whatever the stream holds."""
+"""The whole answer equals its joined stream, for random streams."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ scores = st.builds(
 
 
 @st.composite
-def said(draw: st.DrawFn) -> list[Event]:
-    """Deltas of several choices and their ends, mixed; calls open before they go on."""
+def random_events(draw: st.DrawFn) -> list[Event]:
+    """Interleaved deltas and ends of several choices; a tool call starts before its further pieces."""
     calls = dict.fromkeys(range(CHOICES), 0)
     events: list[Event] = []
     for index in draw(st.lists(st.integers(0, CHOICES - 1), max_size=15)):
@@ -53,16 +53,16 @@ def said(draw: st.DrawFn) -> list[Event]:
                 pieces.append(ToolCallDelta(calls[index] - 1, f"id{calls[index]}", "f", draw(texts)))
             else:
                 pieces.append(ToolCallDelta(calls[index] - 1, None, None, draw(texts)))
-        told = draw(st.lists(scores, max_size=3))
-        ids = [score.token_id for score in told]
-        events.append(Delta(index, draw(texts), ids, len(ids) + draw(st.integers(0, 1)), told, pieces))
+        scored = draw(st.lists(scores, max_size=3))
+        ids = [score.token_id for score in scored]
+        events.append(Delta(index, draw(texts), ids, len(ids) + draw(st.integers(0, 1)), scored, pieces))
     causes = draw(st.permutations(list(StopCause)))
     return events + [Finished(index, causes[index]) for index in draw(st.permutations(range(CHOICES)))]
 
 
 @THOROUGH
-@given(events=said())
-def test_the_answer_is_its_stream_joined(events: Sequence[Event]) -> None:
+@given(events=random_events())
+def test_the_whole_answer_equals_the_joined_stream(events: Sequence[Event]) -> None:
     whole = [STARTED, *events, SUMMARY]
     folded = ResponseFold()
     for event in whole:
@@ -72,7 +72,7 @@ def test_the_answer_is_its_stream_joined(events: Sequence[Event]) -> None:
 
 
 def joined(messages: Sequence[generate_pb.GenerateStreamResponse]) -> generate_pb.GenerateResponse:
-    """The answer as a caller makes it of a stream."""
+    """Join a stream to a whole answer, as a caller does."""
     started, summary = messages[0].started, messages[-1].summary
     return generate_pb.GenerateResponse(
         request_id=started.request_id,
@@ -104,8 +104,8 @@ def _choice(messages: Sequence[generate_pb.GenerateStreamResponse], index: int) 
     )
 
 
-def test_a_log_probability_as_callers_read_it() -> None:
-    """Bytes that are no text are told as bytes, and the likeliest tokens have no likeliest ones."""
+def test_a_log_probability_is_encoded() -> None:
+    """Invalid UTF-8 is sent as bytes, and alternatives have no alternatives."""
     half = ScoredToken(7, "\ufffd", b"\xf0\x9f", -0.5, [ScoredToken(8, "a", b"a", -1.5)])
 
     message = stream_response(Delta(0, "", [7], 1, [half])).delta
@@ -121,7 +121,7 @@ def test_a_log_probability_as_callers_read_it() -> None:
     ]
 
 
-def test_a_call_that_was_cut_short_is_still_there() -> None:
+def test_a_call_that_was_cut_short_is_in_the_answer() -> None:
     pieces = [ToolCallDelta(0, "id", "f", ""), ToolCallDelta(0, None, None, '{"a')]
     folded = ResponseFold()
     for event in (Delta(0, "", (), 0, (), pieces), Finished(0, StopCause.MAX_TOKENS)):

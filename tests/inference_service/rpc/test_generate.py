@@ -26,14 +26,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Code = grpc.StatusCode
 LIMIT = 50_000
-"""Largest request of the service under test, in bytes."""
+"""The largest request that the service under test accepts, in bytes."""
 DEADLINE = 2.0
-"""Seconds of a call that is meant to run out of time; enough to get to the service on a busy machine."""
+"""The deadline of calls that must time out, in seconds; a busy machine reaches the service in time."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service() -> AsyncIterator[Running]:
-    """An idle service without delays. Faults are asked for in the prompts."""
+    """An idle service without delays. The prompts request faults."""
     async with running_service(
         alias={"llama": MODEL_ID}, max_message_bytes=LIMIT, context_length=1024, max_concurrency=4
     ) as running:
@@ -48,7 +48,7 @@ def chat(*turns: tuple[pb.Role.ValueType, str]) -> generate_pb.GenerateRequest:
 
 
 @pytest.mark.parametrize("text", ["hello world", " ".join(HARD_PIECES)])
-async def test_the_whole_answer_is_the_stream_joined(service: Running, text: str) -> None:
+async def test_the_whole_answer_equals_the_joined_stream_over_the_wire(service: Running, text: str) -> None:
     request = ask(text, sampling={"temperature": 1.0, "seed": 7})
 
     stream = await read_stream(service.generate_stub.GenerateStream(request))
@@ -74,7 +74,7 @@ async def test_the_ids_of_the_deltas_decode_to_the_text(service: Running, tokeni
     assert {delta.choice_index for delta in stream.deltas} == {0}
 
 
-async def test_seeds_make_it_repeatable(service: Running) -> None:
+async def test_a_seed_makes_an_answer_repeatable(service: Running) -> None:
     async def text(seed: int | None) -> str:
         sampling = {"temperature": 1.0, **({} if seed is None else {"seed": seed})}
         answer = await service.generate_stub.Generate(ask(sampling=sampling), timeout=TIMEOUT_SECONDS)
@@ -109,7 +109,7 @@ async def test_no_message_can_forge_a_turn(service: Running, tokenizer: Tokenize
     assert len(turns[0]) == 5
 
 
-async def test_token_ids_are_taken_as_they_are(service: Running, tokenizer: Tokenizer) -> None:
+async def test_token_ids_are_used_unchanged(service: Running, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode_text("hello world")
     by_ids = ask()
     by_ids.token_ids.ids.extend(ids)
@@ -145,7 +145,7 @@ async def test_an_alias_is_served_under_the_model_s_own_id(service: Running) -> 
     assert (await service.generate_stub.Generate(request, timeout=TIMEOUT_SECONDS)).model == MODEL_ID
 
 
-async def test_an_unknown_model_is_told_what_is_served(service: Running) -> None:
+async def test_the_error_for_an_unknown_model_names_the_served_ones(service: Running) -> None:
     request = ask()
     request.model = "gpt-oops"
 
@@ -158,7 +158,7 @@ async def test_an_unknown_model_is_told_what_is_served(service: Running) -> None
     assert status.info.metadata["served"] == f"{MODEL_ID}, llama"
 
 
-async def test_a_stop_sequence_ends_it_and_is_not_shown(service: Running) -> None:
+async def test_a_stop_sequence_ends_the_answer_and_is_not_part_of_it(service: Running) -> None:
     stream = await read_stream(
         service.generate_stub.GenerateStream(ask("one two three", stop=["two", "o thr"]))
     )
@@ -171,7 +171,9 @@ async def test_a_stop_sequence_ends_it_and_is_not_shown(service: Running) -> Non
     await eventually(lambda: is_free(service))
 
 
-async def test_a_stop_token_ends_it_and_is_not_shown(service: Running, tokenizer: Tokenizer) -> None:
+async def test_a_stop_token_ends_the_answer_and_is_not_part_of_it(
+    service: Running, tokenizer: Tokenizer
+) -> None:
     (two,) = tokenizer.encode_text(" two")
 
     stream = await read_stream(
@@ -184,7 +186,7 @@ async def test_a_stop_token_ends_it_and_is_not_shown(service: Running, tokenizer
     assert two not in stream.token_ids
 
 
-async def test_the_natural_end(service: Running, tokenizer: Tokenizer) -> None:
+async def test_the_end_of_sequence_finishes_with_stop(service: Running, tokenizer: Tokenizer) -> None:
     stream = await read_stream(service.generate_stub.GenerateStream(ask()))
 
     assert stream.finished.reason == pb.FINISH_REASON_STOP
@@ -193,7 +195,7 @@ async def test_the_natural_end(service: Running, tokenizer: Tokenizer) -> None:
     assert stream.summary.usage.completion_tokens == len(stream.token_ids) + 1
 
 
-async def test_ignoring_the_end_goes_on_to_the_limit(service: Running) -> None:
+async def test_with_ignore_eos_the_answer_continues_to_the_limit(service: Running) -> None:
     stream = await read_stream(
         service.generate_stub.GenerateStream(ask("hello", ignore_eos=True, max_tokens=200))
     )
@@ -206,7 +208,7 @@ async def test_ignoring_the_end_goes_on_to_the_limit(service: Running) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 5])
-async def test_the_limit(service: Running, limit: int) -> None:
+async def test_max_tokens_finishes_with_length(service: Running, limit: int) -> None:
     stream = await read_stream(service.generate_stub.GenerateStream(ask(max_tokens=limit)))
 
     assert stream.finished.cause == pb.STOP_CAUSE_MAX_TOKENS
@@ -233,7 +235,7 @@ def metadata(*pairs: tuple[str, str]) -> grpc.aio.Metadata:
 
 
 async def request_id_of(call: Any) -> str:
-    """The request id that a call's initial metadata carry, also where it fails."""
+    """The request id in a call's initial metadata, also of a failed call."""
     (request_id,) = [value for key, value in await call.initial_metadata() if key == "x-request-id"]
     return str(request_id)
 
@@ -266,7 +268,7 @@ async def test_errors_carry_the_request_id_too(service: Running) -> None:
         assert await request_id_of(call) == "mine"
 
 
-async def test_two_requests_at_once_may_have_one_id(service: Running) -> None:
+async def test_two_concurrent_requests_may_have_the_same_id(service: Running) -> None:
     calls = [
         service.generate_stub.Generate(ask(text), metadata=metadata(("x-request-id", "same")))
         for text in ("one", "two")
@@ -278,7 +280,7 @@ async def test_two_requests_at_once_may_have_one_id(service: Running) -> None:
     await eventually(lambda: is_free(service))
 
 
-async def test_all_that_is_wrong_is_told_at_once(service: Running) -> None:
+async def test_all_violations_of_a_call_are_reported_together(service: Running) -> None:
     request = ask("", sampling={"temperature": 9}, max_tokens=0, stop=["ok", ""])
 
     for call in (service.generate_stub.Generate(request), service.generate_stub.GenerateStream(request)):
@@ -292,7 +294,7 @@ async def test_all_that_is_wrong_is_told_at_once(service: Running) -> None:
         }
 
 
-async def test_a_prompt_that_does_not_fit_is_told_the_numbers(service: Running) -> None:
+async def test_the_error_for_a_prompt_that_does_not_fit_has_the_numbers(service: Running) -> None:
     status = await refusal(service.generate_stub.Generate(ask("hello " * 1100)))
 
     assert (status.code, status.reason) == (Code.INVALID_ARGUMENT, "CONTEXT_LENGTH_EXCEEDED")
@@ -317,17 +319,17 @@ async def test_a_limit_that_does_not_fit_is_refused_and_the_default_is_clipped(s
     assert 0 < free < 150
 
     status = await refusal(service.generate_stub.Generate(ask(prompt, max_tokens=free + 1)))
-    asked = await read_stream(service.generate_stub.GenerateStream(ask(prompt, max_tokens=free)))
+    limited = await read_stream(service.generate_stub.GenerateStream(ask(prompt, max_tokens=free)))
     default = await read_stream(service.generate_stub.GenerateStream(ask(prompt)))
 
     assert status.reason == "CONTEXT_LENGTH_EXCEEDED"
     assert status.info.metadata["max_tokens"] == str(free + 1)
-    for stream in (asked, default):
+    for stream in (limited, default):
         assert stream.summary.usage.completion_tokens == free
         assert stream.finished.cause == pb.STOP_CAUSE_MAX_TOKENS
 
 
-async def test_a_request_over_the_limit_is_told_the_numbers(service: Running) -> None:
+async def test_the_error_for_a_request_over_the_size_limit_has_the_numbers(service: Running) -> None:
     request = ask("x" * LIMIT)
 
     for call in (service.generate_stub.Generate(request), service.generate_stub.GenerateStream(request)):
@@ -356,7 +358,7 @@ async def test_a_request_far_over_the_limit_is_refused_by_the_transport(service:
     assert "larger than max" in (caught.value.details() or "")
 
 
-async def test_a_deadline_after_the_first_token_returns_what_was_made(service: Running) -> None:
+async def test_a_deadline_after_the_first_token_returns_the_output_so_far(service: Running) -> None:
     request = ask("@sim(stall_at=3)")
 
     stream, answer = await asyncio.gather(
@@ -377,7 +379,7 @@ async def _awaited(call: Awaitable[generate_pb.GenerateResponse]) -> generate_pb
     return await call
 
 
-async def test_a_deadline_before_the_first_token(service: Running) -> None:
+async def test_a_deadline_before_the_first_token_is_an_error(service: Running) -> None:
     for status in await asyncio.gather(
         refusal(service.generate_stub.Generate(ask("@sim(stall_at=0)"), timeout=DEADLINE)),
         refusal(service.generate_stub.GenerateStream(ask("@sim(stall_at=0)"), timeout=DEADLINE)),
@@ -386,7 +388,7 @@ async def test_a_deadline_before_the_first_token(service: Running) -> None:
     await eventually(lambda: is_free(service))
 
 
-async def test_a_deadline_during_the_prefill() -> None:
+async def test_a_deadline_during_the_prefill_is_an_error() -> None:
     async with running_service(simulated_prefill_tps=1) as slow:
         status = await refusal(slow.generate_stub.Generate(ask("many words to read here"), timeout=DEADLINE))
 
@@ -394,7 +396,7 @@ async def test_a_deadline_during_the_prefill() -> None:
         await eventually(lambda: is_free(slow))
 
 
-async def test_a_deadline_in_the_queue() -> None:
+async def test_a_deadline_in_the_queue_is_an_error() -> None:
     async with running_service(max_concurrency=1) as busy:
         running = busy.generate_stub.GenerateStream(ask("@sim(stall_at=1)"))
         await first(running)
@@ -418,7 +420,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
         running.cancel()
 
 
-async def test_a_failure_of_ours_says_nothing_but_the_id(service: Running) -> None:
+async def test_the_error_for_an_unexpected_failure_has_only_the_request_id(service: Running) -> None:
     for method in (service.generate_stub.Generate, service.generate_stub.GenerateStream):
         call: Any = method(ask("@sim(fail_at=2)"), metadata=metadata(("x-request-id", "fails")))
 
@@ -431,7 +433,7 @@ async def test_a_failure_of_ours_says_nothing_but_the_id(service: Running) -> No
     await eventually(lambda: is_free(service))
 
 
-async def test_a_failure_in_the_middle_comes_after_what_was_made(service: Running) -> None:
+async def test_a_failure_within_a_stream_comes_after_the_output_so_far(service: Running) -> None:
     stream = service.generate_stub.GenerateStream(ask("@sim(fail_at=2)"))
 
     events = await first(stream, 3)
@@ -450,7 +452,7 @@ async def test_a_stalled_request_is_freed_by_its_cancel(service: Running) -> Non
     await eventually(lambda: is_free(service))
 
 
-async def test_what_is_served(service: Running) -> None:
+async def test_the_served_models_are_listed(service: Running) -> None:
     listed = await service.model_stub.ListModels(model_pb.ListModelsRequest(), timeout=TIMEOUT_SECONDS)
 
     model, alias = listed.models
@@ -464,7 +466,7 @@ async def test_what_is_served(service: Running) -> None:
         assert (await service.model_stub.GetModel(request, timeout=TIMEOUT_SECONDS)).model == described
 
 
-async def test_a_model_that_is_not_served(service: Running) -> None:
+async def test_an_unknown_model_is_refused(service: Running) -> None:
     unknown = service.model_stub.GetModel(model_pb.GetModelRequest(model="x"))
     unnamed = service.model_stub.GetModel(model_pb.GetModelRequest())
 
@@ -473,7 +475,7 @@ async def test_a_model_that_is_not_served(service: Running) -> None:
     assert (status.reason, status.fields) == ("MISSING_REQUIRED_PARAMETER", ["model"])
 
 
-async def test_counting_tokens_is_what_generating_counts(service: Running) -> None:
+async def test_counted_tokens_equal_the_prompt_tokens_of_a_generation(service: Running) -> None:
     request = chat((pb.ROLE_USER, "count me 漢字"))
 
     count = await service.model_stub.CountTokens(
@@ -484,7 +486,7 @@ async def test_counting_tokens_is_what_generating_counts(service: Running) -> No
     assert count.token_count == len(count.token_ids) == stream.started.prompt_tokens
 
 
-async def test_an_unknown_method(service: Running) -> None:
+async def test_an_unknown_method_is_unimplemented(service: Running) -> None:
     channel: Any = service.channel
     for path in ("/lodestream.inference.v1.GenerateService/Nope", "/some.Other/Thing"):
         status = await refusal(channel.unary_unary(path)(b""))

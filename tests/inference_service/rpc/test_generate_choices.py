@@ -29,7 +29,7 @@ async def service() -> AsyncIterator[Running]:
 
 
 def hot(prompt: str = "hello world", **fields: object) -> generate_pb.GenerateRequest:
-    """A request for a text whose answer depends on its seed."""
+    """A text request whose answer depends on the seed."""
     given = {"sampling": HOT, **fields}
     return generate_pb.GenerateRequest(model=MODEL_ID, prompt=prompt, **given)  # type: ignore[arg-type]
 
@@ -68,7 +68,7 @@ async def test_choices_are_interleaved(service: Running) -> None:
     assert order != sorted(order)
 
 
-async def test_a_choice_that_fails_ends_the_request(service: Running) -> None:
+async def test_a_failed_choice_ends_the_request(service: Running) -> None:
     request = hot("@sim(fail_at=3)", output=pb.OutputOptions(n=8))
 
     for call in (service.generate_stub.Generate(request), service.generate_stub.GenerateStream(request)):
@@ -76,7 +76,7 @@ async def test_a_choice_that_fails_ends_the_request(service: Running) -> None:
         await eventually(lambda: is_free(service))
 
 
-async def test_whoever_leaves_while_choices_wait_gives_back_everything(service: Running) -> None:
+async def test_a_cancellation_while_choices_wait_frees_everything(service: Running) -> None:
     request = hot("@sim(stall_at=2)", output=pb.OutputOptions(n=8))
     stream = service.generate_stub.GenerateStream(request)
     await first(stream, 3)
@@ -87,7 +87,9 @@ async def test_whoever_leaves_while_choices_wait_gives_back_everything(service: 
     await eventually(lambda: is_free(service))
 
 
-async def test_prompts_of_a_batch_are_answered_as_each_alone(service: Running, tokenizer: Tokenizer) -> None:
+async def test_prompts_of_a_batch_get_the_same_answers_as_alone(
+    service: Running, tokenizer: Tokenizer
+) -> None:
     ids = tokenizer.encode_text("three four")
     output = pb.OutputOptions(n=2)
 
@@ -99,7 +101,7 @@ async def test_prompts_of_a_batch_are_answered_as_each_alone(service: Running, t
     assert together.usage.completion_tokens == sum(answer.usage.completion_tokens for answer in apart)
 
 
-async def test_a_prompt_of_a_batch_that_cannot_be_answered_is_named(service: Running) -> None:
+async def test_an_invalid_prompt_of_a_batch_is_named(service: Running) -> None:
     status = await refusal(service.generate_stub.Generate(batch("one", [49_152])))
     assert status.fields == ["batch.prompts[1].token_ids.ids[0]"]
 
@@ -109,7 +111,7 @@ async def test_a_prompt_of_a_batch_that_cannot_be_answered_is_named(service: Run
 
 @pytest.mark.parametrize("top", [0, 5, 20])
 async def test_every_token_has_its_log_probability(service: Running, tokenizer: Tokenizer, top: int) -> None:
-    """Also tokens that are parts of a character: their bytes joined are the text."""
+    """Tokens that are parts of a character have one, too: the joined bytes are the text."""
     options = pb.OutputOptions(n=2, logprobs=True, top_logprobs=top)
 
     answer = await both(service, hot(HARD, output=options))
@@ -127,11 +129,11 @@ async def test_every_token_has_its_log_probability(service: Running, tokenizer: 
             assert sum(map(math.exp, likelihoods)) <= 1.001
 
 
-async def test_log_probabilities_are_not_there_unasked(service: Running) -> None:
+async def test_there_are_no_log_probabilities_by_default(service: Running) -> None:
     assert not (await both(service, hot())).choices[0].logprobs
 
 
-async def test_a_forbidden_token_does_not_come(service: Running, tokenizer: Tokenizer) -> None:
+async def test_a_forbidden_token_does_not_occur(service: Running, tokenizer: Tokenizer) -> None:
     (world,) = tokenizer.encode_text(" world")
     free = await both(service, ask("hello world"))
     biased = await both(service, ask("hello world", sampling={"logit_bias": {world: -100.0}}))
@@ -176,7 +178,7 @@ async def test_a_stop_sequence_can_be_kept(service: Running) -> None:
 
 
 async def test_repeating_with_the_reported_seed_gives_the_same_texts(service: Running) -> None:
-    """A seed that the service drew, with every option in effect as it was reported."""
+    """A request with the reported seed and options repeats an answer whose seed the service drew."""
     request = hot(output=pb.OutputOptions(n=3), sampling=pb.SamplingOptions(temperature=1.0))
     drawn = await service.generate_stub.Generate(request, timeout=TIMEOUT_SECONDS)
 
@@ -204,7 +206,7 @@ async def test_the_report_holds_every_option_in_effect(service: Running) -> None
     assert not answer.report.ignored_parameters
 
 
-async def test_what_has_no_effect_is_reported(service: Running) -> None:
+async def test_parameters_without_effect_are_reported(service: Running) -> None:
     request = spoken("x", parallel_tool_calls=False)
     request.MergeFromString(b"\x98\x06\x01")
 
@@ -213,7 +215,7 @@ async def test_what_has_no_effect_is_reported(service: Running) -> None:
     assert list(answer.report.ignored_parameters) == ["field 99", "chat.parallel_tool_calls"]
 
 
-async def test_the_report_counts_who_runs(service: Running) -> None:
+async def test_the_report_has_the_batch_size(service: Running) -> None:
     holder = service.generate_stub.GenerateStream(ask("@sim(stall_at=1)"))
     await first(holder)
 
@@ -236,7 +238,7 @@ async def test_a_request_that_only_validates_generates_nothing(service: Running)
     assert answer.model == MODEL_ID
 
 
-async def test_what_would_be_refused_is_refused_when_it_only_validates(service: Running) -> None:
+async def test_validation_refuses_what_a_generation_would_refuse(service: Running) -> None:
     for request in (
         hot("hello " * 1100, validate_only=True),
         hot(validate_only=True, constraint=pb.Constraint(regex="(")),
@@ -246,7 +248,7 @@ async def test_what_would_be_refused_is_refused_when_it_only_validates(service: 
             assert (await refusal(call)).code.name == "INVALID_ARGUMENT"
 
 
-async def test_a_full_queue_refuses_nobody_who_only_validates() -> None:
+async def test_a_full_queue_does_not_refuse_validation() -> None:
     async with running_service(max_concurrency=1, queue_limit=0) as busy:
         busy.admission._record(2.0)
         holder = busy.generate_stub.GenerateStream(ask("@sim(stall_at=1)"))

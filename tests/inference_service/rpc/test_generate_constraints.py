@@ -33,7 +33,7 @@ TIME = '{"name": "time", "arguments": {}}'
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service() -> AsyncIterator[Running]:
-    """An idle service whose engine says what a prompt scripts."""
+    """An idle service whose engine answers with the prompt's script."""
     async with running_service(context_length=2048, max_concurrency=4) as running:
         yield running
 
@@ -53,10 +53,10 @@ KINDS: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize(("kind", "fits", "does_not"), KINDS.values(), ids=KINDS)
-async def test_an_answer_complies_whatever_the_model_would_say(
+async def test_every_answer_follows_its_constraint(
     service: Running, kind: dict[str, Any], fits: str, does_not: str
 ) -> None:
-    """What fits is said; instead of what does not, something else that does."""
+    """A script that follows the constraint is the answer; otherwise the answer is another text that does."""
     wished = await both(service, constrained(f"@say<<{fits}>>", **kind))
     denied = await both(service, constrained(f"@say<<{does_not}>>", **kind))
 
@@ -76,7 +76,7 @@ def _complies(kind: str, text: str) -> bool:
     return re.fullmatch({"regex": "(yes|no)!{2,3}", "grammar": "b*a"}[kind], text) is not None
 
 
-async def test_every_choice_complies(service: Running) -> None:
+async def test_every_choice_follows_the_constraint(service: Running) -> None:
     request = constrained("x", json_schema=SCHEMA)
     request.output.n = 3
 
@@ -106,7 +106,9 @@ NONE_AT_ALL: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("kind", "field"), NONE_AT_ALL.values(), ids=NONE_AT_ALL)
-async def test_what_is_no_constraint_is_named(service: Running, kind: dict[str, Any], field: str) -> None:
+async def test_an_invalid_constraint_is_named_by_its_field(
+    service: Running, kind: dict[str, Any], field: str
+) -> None:
     request = constrained("x", **kind)
 
     for call in (service.generate_stub.Generate(request), service.generate_stub.GenerateStream(request)):
@@ -116,7 +118,7 @@ async def test_what_is_no_constraint_is_named(service: Running, kind: dict[str, 
         assert len(status.message.encode()) <= 1000
 
 
-async def test_tools_that_must_be_called_are(service: Running) -> None:
+async def test_demanded_tools_are_called(service: Running) -> None:
     tools = (ECHO_TOOL, TIME_TOOL)
     scripted = await both(service, spoken(f"@say<<{CALL}\n{TIME}>>", *tools, tool_choice=REQUIRED))
     unwilling = await both(service, spoken("@say<<No.>>", *tools, tool_choice=REQUIRED))
@@ -134,25 +136,25 @@ async def test_tools_that_must_be_called_are(service: Running) -> None:
 
 
 async def test_a_named_tool_is_called_once(service: Running) -> None:
-    said = spoken(f"@say<<{TIME}\n{TIME}>>", ECHO_TOOL, TIME_TOOL, tool_choice=NAMED)
+    message = spoken(f"@say<<{TIME}\n{TIME}>>", ECHO_TOOL, TIME_TOOL, tool_choice=NAMED)
 
-    (choice,) = (await both(service, said)).choices
+    (choice,) = (await both(service, message)).choices
 
     assert [(call.name, call.arguments) for call in choice.tool_calls] == [("time", "{}")]
     assert choice.finished.reason == pb.FINISH_REASON_TOOL_CALLS
 
 
-async def test_calls_one_after_the_other_where_they_must_not_be_parallel(service: Running) -> None:
-    said = spoken(f"@say<<{TIME}\n{TIME} and more>>", TIME_TOOL, parallel_tool_calls=False)
+async def test_without_parallel_tool_calls_there_is_one_call(service: Running) -> None:
+    message = spoken(f"@say<<{TIME}\n{TIME} and more>>", TIME_TOOL, parallel_tool_calls=False)
 
-    (choice,) = (await both(service, said)).choices
+    (choice,) = (await both(service, message)).choices
 
     assert (choice.text, len(choice.tool_calls)) == ("", 1)
     assert choice.finished.cause == pb.STOP_CAUSE_TOOL_CALLS
     await eventually(lambda: is_free(service))
 
 
-async def test_the_model_may_call_speak_or_both(service: Running) -> None:
+async def test_with_tool_choice_auto_the_model_may_call_answer_or_do_both(service: Running) -> None:
     (spoke,) = (await both(service, spoken("@say<<Hello.>>", ECHO_TOOL))).choices
     (called,) = (await both(service, spoken(f"@say<<{CALL}>>", ECHO_TOOL))).choices
     (did_both,) = (await both(service, spoken(f"@say<<Well:\n{CALL}>>", ECHO_TOOL))).choices
@@ -166,7 +168,7 @@ async def test_the_model_may_call_speak_or_both(service: Running) -> None:
         assert choice.finished.cause == pb.STOP_CAUSE_END_OF_SEQUENCE
 
 
-async def test_a_choice_without_tools_calls_none(service: Running) -> None:
+async def test_without_tools_there_are_no_calls(service: Running) -> None:
     (choice,) = (await both(service, spoken(f"@say<<{CALL}>>", ECHO_TOOL, tool_choice=NO_TOOL))).choices
 
     assert (choice.text, len(choice.tool_calls)) == (CALL, 0)
@@ -174,7 +176,7 @@ async def test_a_choice_without_tools_calls_none(service: Running) -> None:
 
 
 async def test_a_call_begins_with_its_name(service: Running) -> None:
-    """And goes on with pieces that joined are JSON; its tokens are named with their log probabilities."""
+    """The joined further pieces are JSON; the tokens have ids and log probabilities."""
     request = spoken(f"@say<<{CALL}>>", ECHO_TOOL, output=pb.OutputOptions(logprobs=True))
 
     events = await collect(service.generate_stub.GenerateStream(request))
@@ -199,7 +201,7 @@ async def test_a_call_that_is_cut_short_ends_with_length(service: Running) -> No
         json.loads(choice.tool_calls[0].arguments)
 
 
-async def test_calls_have_the_same_ids_whenever_they_are_made_again(service: Running) -> None:
+async def test_a_repeated_request_has_the_same_call_ids(service: Running) -> None:
     request = spoken(f"@say<<{TIME}>>", TIME_TOOL, output=pb.OutputOptions(n=2))
 
     answer = await both(service, request)
@@ -208,7 +210,7 @@ async def test_calls_have_the_same_ids_whenever_they_are_made_again(service: Run
     assert len(set(ids)) == 2
 
 
-async def test_an_answer_is_calls_or_the_json_that_was_asked_for(service: Running) -> None:
+async def test_an_answer_is_tool_calls_or_the_demanded_json(service: Running) -> None:
     constraint = pb.Constraint(json_schema=SCHEMA)
     (called,) = (await both(service, spoken(f"@say<<{CALL}>>", ECHO_TOOL, constraint=constraint))).choices
     (spoke,) = (await both(service, spoken('@say<<{"a":"x"}>>', ECHO_TOOL, constraint=constraint))).choices
@@ -217,7 +219,7 @@ async def test_an_answer_is_calls_or_the_json_that_was_asked_for(service: Runnin
     assert (spoke.text, len(spoke.tool_calls)) == ('{"a":"x"}', 0)
 
 
-async def test_results_of_calls_are_read(service: Running) -> None:
+async def test_results_of_calls_are_part_of_the_prompt(service: Running) -> None:
     request = spoken("x", ECHO_TOOL)
     call = pb.ToolCall(id="1", name="echo", arguments='{"text": "a"}')
     request.chat.messages.append(pb.ChatMessage(role=pb.ROLE_ASSISTANT, tool_calls=[call]))
@@ -227,8 +229,8 @@ async def test_results_of_calls_are_read(service: Running) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '{"\\udc00": 1}', "[", '{"a": 1e999}'])
-async def test_schemas_that_have_no_text_get_nowhere(service: Running, text: str) -> None:
-    """Whoever asks. The arguments of a call may be any text: they are no JSON to the service."""
+async def test_schemas_that_cannot_be_serialized_are_refused(service: Running, text: str) -> None:
+    """The arguments of an earlier call may be any text, since the service does not parse them."""
     called = spoken("x")
     call = pb.ToolCall(id="1", name="f", arguments=text)
     called.chat.messages.append(pb.ChatMessage(role=pb.ROLE_ASSISTANT, tool_calls=[call]))
@@ -241,7 +243,7 @@ async def test_schemas_that_have_no_text_get_nowhere(service: Running, text: str
     assert (await refusal(service.model_stub.CountTokens(counted))).fields == [field]
 
 
-async def test_tools_count_as_prompt(service: Running) -> None:
+async def test_tools_count_as_prompt_tokens(service: Running) -> None:
     request = spoken("x", ECHO_TOOL)
 
     count = await service.model_stub.CountTokens(
@@ -251,10 +253,10 @@ async def test_tools_count_as_prompt(service: Running) -> None:
     assert count.token_count == (await both(service, request)).usage.prompt_tokens
 
 
-async def test_grammars_and_tools_are_worked_on_beside_the_loop(
+async def test_grammars_and_tools_are_processed_in_worker_threads(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However small the request is."""
+    """This holds also for small requests."""
     work, efforts = ServedModel.work, set[Effort]()
 
     async def watched(self: ServedModel, *arguments: Any, effort: Effort = Effort.BY_SIZE) -> Any:
@@ -266,12 +268,12 @@ async def test_grammars_and_tools_are_worked_on_beside_the_loop(
 
     await service.generate_stub.Generate(ask("x"), timeout=TIMEOUT_SECONDS)
     assert efforts == {Effort.BY_SIZE}
-    asked: list[tuple[Any, Any, Effort]] = [
+    cases: list[tuple[Any, Any, Effort]] = [
         (service.generate_stub.Generate, spoken("x", TIME_TOOL), Effort.LONG),
         (service.generate_stub.Generate, constrained("x", json_object=True), Effort.COMPILING),
         (service.model_stub.CountTokens, counted, Effort.LONG),
     ]
-    for method, request, effort in asked:
+    for method, request, effort in cases:
         efforts.clear()
         await method(request, timeout=TIMEOUT_SECONDS)
         assert effort in efforts
@@ -297,7 +299,7 @@ async def test_a_grammar_that_the_engine_cannot_follow_is_refused_before_the_str
         assert "too many ways" in status.message
 
 
-async def test_a_filtered_prompt_is_answered_at_once_with_every_choice_empty(
+async def test_a_blocked_prompt_is_answered_at_once_with_empty_choices(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     path = tmp_path_factory.mktemp("filter") / "filter.toml"

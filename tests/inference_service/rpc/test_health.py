@@ -1,4 +1,4 @@
-"""Health by grpc.health.v1: what is told, to whom, and when."""
+"""The health service grpc.health.v1: checks, watchers, and the states of the service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERVING, NOT_SERVING = Status.SERVING, Status.NOT_SERVING
 
 @asynccontextmanager
 async def monitored(stats: list[BackendStats]) -> AsyncIterator[tuple[HealthMonitor, grpc.aio.Channel]]:
-    """A monitor of an engine whose reading is `stats[-1]`, on a socket, told to be ready."""
+    """A monitor that is set to ready, on a socket, for an engine whose reading is `stats[-1]`."""
     monitor = HealthMonitor(["some.Service"], lambda: stats[-1], stall_seconds=1.0)
     server = grpc.aio.server()
     health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
@@ -46,13 +46,13 @@ async def check(channel: grpc.aio.Channel, service: str = "") -> int:
     return response.status
 
 
-async def test_every_service_is_checked() -> None:
+async def test_every_service_can_be_checked() -> None:
     async with running_service() as service:
         for name in ("", *SERVICES):
             assert await check(service.channel, name) == SERVING
 
 
-async def test_a_service_that_is_not_there() -> None:
+async def test_an_unknown_service_is_not_found() -> None:
     async with running_service() as service:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await check(service.channel, "nobody.Knows")
@@ -60,7 +60,7 @@ async def test_a_service_that_is_not_there() -> None:
         assert await Watcher(service.channel, "nobody.Knows").next() == Status.SERVICE_UNKNOWN
 
 
-async def test_a_watcher_is_told_the_state_and_each_change() -> None:
+async def test_a_watcher_gets_the_state_and_every_change() -> None:
     stats = [BackendStats(running=0)]
     async with monitored(stats) as (monitor, channel):
         watcher = Watcher(channel, "some.Service")
@@ -76,7 +76,7 @@ async def test_a_watcher_is_told_the_state_and_each_change() -> None:
 
 
 async def test_watchers_do_not_depend_on_each_other() -> None:
-    """The others are still told after one has left, and a new one is welcome."""
+    """Watchers still get changes after another one has left, and new ones can join."""
     stats = [BackendStats(running=0)]
     async with monitored(stats) as (monitor, channel):
         leaving, staying = Watcher(channel), Watcher(channel)
@@ -104,7 +104,7 @@ async def test_watchers_do_not_depend_on_each_other() -> None:
         (BackendStats(running=4, last_step_age=9, alive=False), State.DEAD),
     ],
 )
-def test_health_is_judged_by_progress(stats: BackendStats, state: State) -> None:
+def test_health_depends_on_the_engine_s_progress(stats: BackendStats, state: State) -> None:
     monitor = HealthMonitor([], lambda: stats, stall_seconds=1.0)
     monitor.enter(State.READY)
 
@@ -112,7 +112,7 @@ def test_health_is_judged_by_progress(stats: BackendStats, state: State) -> None
     assert monitor.died.is_set() == (state is State.DEAD)
 
 
-def test_before_it_is_ready_nobody_asks_the_engine() -> None:
+def test_the_engine_is_not_read_before_the_service_is_ready() -> None:
     def no_engine() -> BackendStats:
         raise AssertionError("there is no engine yet")
 
@@ -122,7 +122,7 @@ def test_before_it_is_ready_nobody_asks_the_engine() -> None:
     assert monitor.state is State.STARTING
 
 
-def test_draining_is_not_called_a_stall() -> None:
+def test_draining_is_not_reported_as_a_stall() -> None:
     monitor = HealthMonitor([], lambda: BackendStats(running=1, last_step_age=9), stall_seconds=1.0)
     monitor.enter(State.DRAINING)
 

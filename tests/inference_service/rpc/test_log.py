@@ -1,4 +1,4 @@
-"""One line for each request, with everything but the text."""
+"""The log has one line for each request, with everything except texts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EACH_TOKEN = grpc.aio.Metadata(("x-stream-interval", "0"))
 
 @asynccontextmanager
 async def logged(**settings: Any) -> AsyncIterator[tuple[Running, list[Line]]]:
-    """A service, and the lines of its requests, complete when it is free."""
+    """A service and the log lines of its requests, which are complete when it is free."""
     lines: list[Line] = []
     with capture_logs() as captured:
         async with running_service(**settings) as service:
@@ -67,7 +67,7 @@ async def test_a_request_is_one_line_with_counts_and_timings() -> None:
     assert 0 <= parts <= line["total_ms"] + 0.5
 
 
-async def test_a_line_names_the_key_and_never_holds_it(tmp_path: Path) -> None:
+async def test_a_log_line_names_the_key_without_its_secret(tmp_path: Path) -> None:
     keys = KeyFile(tmp_path / "keys.json")
     _, token = keys.create("alice")
     async with logged(keys_file=keys.path) as (service, lines):
@@ -91,7 +91,7 @@ async def test_the_caller_s_end_user_is_recorded() -> None:
     assert lines[0]["user"] == "end-user-7"
 
 
-async def test_every_outcome_has_its_word() -> None:
+async def test_every_outcome_has_a_name() -> None:
     async with logged(max_concurrency=1, queue_limit=0) as (service, lines):
         holder = service.generate_stub.GenerateStream(ask("@sim(stall_at=2)"), metadata=id_of("left"))
         await first(holder, 3)
@@ -122,7 +122,7 @@ async def test_every_outcome_has_its_word() -> None:
     assert len(lines) == len(outcomes)
 
 
-async def test_a_request_that_was_left_says_how_far_it_came() -> None:
+async def test_the_line_of_a_cancelled_request_has_its_progress() -> None:
     async with logged() as (service, lines):
         stream = service.generate_stub.GenerateStream(ask("@sim(stall_at=4)"), metadata=EACH_TOKEN)
         await first(stream, 5)
@@ -132,7 +132,7 @@ async def test_a_request_that_was_left_says_how_far_it_came() -> None:
     assert lines[0]["prompt_tokens"] > 4
 
 
-async def test_questions_about_models_are_logged_too() -> None:
+async def test_calls_about_models_are_logged() -> None:
     async with logged() as (service, lines):
         await service.model_stub.ListModels(model_pb.ListModelsRequest())
 
@@ -152,7 +152,7 @@ sys.exit(run(settings))
 
 @asynccontextmanager
 async def process(**settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The service in a process of its own, as the command line starts it."""
+    """The service in its own process, as the command line starts it."""
     config = service_config(**settings).model_dump_json()
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM, config),
@@ -167,8 +167,8 @@ async def process(**settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
         await started.wait()
 
 
-async def test_neither_prompt_nor_answer_is_ever_written() -> None:
-    """Everything that a real process writes at the default level, failures and tracebacks included."""
+async def test_prompts_and_answers_are_never_logged() -> None:
+    """The test reads everything that a real process writes at the default level, tracebacks included."""
     secret = "xyzzy-plugh"
     async with process(log_format="json", shutdown_grace=0) as server:
         assert server.stderr is not None
@@ -208,7 +208,7 @@ async def _ask_about(secret: str, stub: generate_grpc.GenerateServiceAsyncStub) 
 
 
 async def until(stream: asyncio.StreamReader, word: bytes) -> bytes:
-    """Read lines up to the one that holds `word`."""
+    """Read lines up to the first one with `word`."""
     read = b""
     while word not in read:
         line = await asyncio.wait_for(stream.readline(), 30)

@@ -1,4 +1,4 @@
-"""Streams of a service that gathers for as long as it may: what is held and what never is."""
+"""Paced streams of a service: which messages are gathered, and which never are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.calls import refusal
 from tests.support.service import MODEL_ID, Running, running_service
 
 LONG = 10.0
-"""Seconds for which the service gathers, the largest interval. No test waits for as long."""
+"""The largest interval, in seconds, for which the service gathers. No test waits that long."""
 Events = list[generate_pb.GenerateStreamResponse]
 
 
@@ -51,7 +51,7 @@ def deltas(events: Events, choice: int = 0) -> list[pb.Delta]:
     return [e.delta for e in events if e.HasField("delta") and e.delta.choice_index == choice]
 
 
-async def test_what_is_ready_in_the_meantime_travels_together_and_the_end_is_not_held(
+async def test_ready_deltas_are_sent_together_and_the_end_is_not_delayed(
     service: Running,
 ) -> None:
     found = deltas(await read(service, request()))
@@ -60,7 +60,7 @@ async def test_what_is_ready_in_the_meantime_travels_together_and_the_end_is_not
     assert len(found) == 2, "the first output, and all that was made by the end"
 
 
-async def test_the_first_output_is_not_held(service: Running) -> None:
+async def test_the_first_output_is_not_delayed(service: Running) -> None:
     call = service.generate_stub.GenerateStream(request(3_000))
     async with asyncio.timeout(LONG / 2):
         async for event in call:
@@ -71,7 +71,7 @@ async def test_the_first_output_is_not_held(service: Running) -> None:
     assert event.delta.token_count < 100
 
 
-async def test_no_choice_waits_for_another(service: Running) -> None:
+async def test_choices_do_not_wait_for_each_other(service: Running) -> None:
     events = await read(service, request(n=3))
 
     for choice in range(3):
@@ -79,27 +79,27 @@ async def test_no_choice_waits_for_another(service: Running) -> None:
 
 
 @pytest.mark.parametrize("interval", ["0", "0.0", "0.000"])
-async def test_a_caller_may_ask_for_the_finest_grain(interval: str) -> None:
+async def test_a_caller_may_turn_off_gathering(interval: str) -> None:
     async with running_service(stream_pacing="always", max_stream_interval=LONG) as service:
         found = deltas(await read(service, request(), interval))
 
     assert [delta.token_count for delta in found] == [1] * 60
 
 
-async def test_a_caller_may_ask_for_a_smaller_interval(service: Running) -> None:
+async def test_a_caller_may_set_a_smaller_interval(service: Running) -> None:
     found = deltas(await read(service, request(), "0.05"))
 
     assert sum(delta.token_count for delta in found) == 60
     assert 2 < len(found) < 60
 
 
-async def test_an_end_that_only_the_text_shows_is_not_held(service: Running) -> None:
+async def test_a_stop_sequence_is_not_delayed(service: Running) -> None:
     events = await read(service, request(3_000, stop="three"))
 
     assert events[-2].finished.cause == pb.STOP_CAUSE_STOP_SEQUENCE
 
 
-async def test_what_was_gathered_by_the_deadline_is_sent(service: Running) -> None:
+async def test_gathered_output_is_sent_at_the_deadline(service: Running) -> None:
     call = service.generate_stub.GenerateStream(request(3_000), timeout=1.0)
     async with asyncio.timeout(LONG / 2):
         events = [event async for event in call]
@@ -108,7 +108,7 @@ async def test_what_was_gathered_by_the_deadline_is_sent(service: Running) -> No
     assert len(deltas(events)) >= 2, "more than the first output"
 
 
-async def test_whole_answers_are_not_held(service: Running) -> None:
+async def test_whole_answers_are_not_delayed(service: Running) -> None:
     async with asyncio.timeout(LONG / 2):
         answer = await service.generate_stub.Generate(request())
 
@@ -122,8 +122,8 @@ async def test_a_bad_interval_is_refused_by_both_methods(service: Running, inter
         service.generate_stub.Generate(request(), metadata=metadata),
         service.generate_stub.GenerateStream(request(), metadata=metadata),
     ):
-        told = await refusal(call)
+        status = await refusal(call)
 
-        assert told.code is grpc.StatusCode.INVALID_ARGUMENT
-        assert told.fields == ["x-stream-interval"]
-        assert "must be a number of seconds in [0, 10]" in told.message
+        assert status.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert status.fields == ["x-stream-interval"]
+        assert "must be a number of seconds in [0, 10]" in status.message

@@ -1,4 +1,4 @@
-"""The counting of quotas, in memory and in a real Redis."""
+"""Quotas are counted in memory and in a real Redis."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def spent(quotas: Quotas, who: Caller) -> RateLimited:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0s"), (0.2, "1s"), (59.1, "1m0s"), (59, "59s"), (360, "6m0s"), (61, "1m1s")]
 )
-def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
+def test_durations_have_openai_s_format(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -75,7 +75,7 @@ async def test_the_debt_of_an_answer_is_paid_off() -> None:
     assert standing(await quotas.reserve_tokens(who, 5), "tokens") == ["60", "0", "1m0s"]
 
 
-async def test_a_limit_of_the_key_replaces_that_of_the_server() -> None:
+async def test_a_limit_of_the_key_overrides_that_of_the_server() -> None:
     quotas = Quotas(1, Counts(period=DAY))
     own, free = caller("own", requests_per_minute=3), caller("free", requests_per_minute=0)
     for _ in range(3):
@@ -94,7 +94,7 @@ async def test_tokens_of_answers_are_charged_without_a_limit() -> None:
     await quotas.close()
     with pytest.raises(RateLimited, match="100 tokens a minute"):
         await quotas.reserve_tokens(who, 11)
-    # What was refused is not charged.
+    # Refused requests are not charged.
     assert (await quotas.reserve_tokens(who, 10))["x-ratelimit-remaining-tokens"] == "0"
     quotas.charge_tokens(who, 500)
     await quotas.close()
@@ -103,12 +103,12 @@ async def test_tokens_of_answers_are_charged_without_a_limit() -> None:
 
 
 async def test_a_prompt_over_the_whole_quota_is_invalid() -> None:
-    """Another try would not help, so it is no spent quota."""
+    """A retry would not help, so the error is not that of a spent quota."""
     with pytest.raises(InvalidRequest, match=r"prompt of 101 tokens.* 100 tokens a minute"):
         await Quotas(0, Counts()).reserve_tokens(caller(tokens_per_minute=100), 101)
 
 
-async def test_generations_at_once_are_limited_and_given_back() -> None:
+async def test_concurrent_generations_are_limited_and_released() -> None:
     quotas, who = Quotas(0, Counts()), caller(max_concurrent=2)
     async with quotas.running(who), quotas.running(caller("bob", max_concurrent=1)):
         async with quotas.running(who):

@@ -1,4 +1,4 @@
-"""What is refused before a request is understood: a status with details, and one line of the log."""
+"""Requests that are refused before they are parsed: a status with details, and one log line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METHODS = [
     for service in file.services_by_name.values()
     for method in service.methods
 ]
-"""Every method of ours."""
+"""Every method of our services."""
 
 NO_MESSAGE = {
     "no message at all": b"\xff\xff\xff\xff",
@@ -37,7 +37,7 @@ NO_MESSAGE = {
     "a group without an end": b"\x0b",
 }
 NO_UTF8 = b"\x0a\x02\xc3\x28"
-"""Field 1, a string in every request that has one, with bytes that are no text."""
+"""Field 1, which is a string in every request that has it, with invalid UTF-8."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def keys(tmp_path: Path) -> KeyFile:
 
 @pytest.fixture
 def errors(caplog: pytest.LogCaptureFixture) -> Iterator[Sequence[logging.LogRecord]]:
-    """What libraries log as an error while the test runs: nothing."""
+    """Check that libraries log no error during the test."""
     with caplog.at_level(logging.WARNING):
         yield caplog.records
     assert [record.getMessage() for record in caplog.records] == []
@@ -55,7 +55,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> Iterator[Sequence[logging.LogRec
 
 @asynccontextmanager
 async def logged(**settings: Any) -> AsyncIterator[tuple[Running, list[Mapping[str, Any]]]]:
-    """A service, and every line that it writes at the default level."""
+    """A service and all its log lines at the default level."""
     lines: list[Mapping[str, Any]] = []
     with capture_logs() as captured:
         async with running_service(**settings) as service:
@@ -72,7 +72,7 @@ def bearing(token: str) -> grpc.aio.Metadata:
 async def send(
     service: Running, method: str, messages: Sequence[bytes], metadata: grpc.aio.Metadata | None = None
 ) -> ReceivedStatus:
-    """Send these bytes as messages, then half-close; the status of the refusal."""
+    """Send bytes as messages, then half-close. Return the status of the error."""
     bare: Any = service.channel.stream_stream(method)
     return await refusal(bare(iter(messages), metadata=metadata, timeout=TIMEOUT_SECONDS))
 
@@ -131,7 +131,7 @@ async def test_the_key_is_checked_before_the_message(
 async def test_every_refusal_is_one_line_with_the_id_of_its_key(
     keys: KeyFile, errors: Sequence[logging.LogRecord]
 ) -> None:
-    """Streamed and whole, for each reason to refuse a caller; no refusal is an error of ours."""
+    """This holds for streamed and whole answers and each reason; no refusal is logged as an error."""
     tokens, ids = _three_keys(keys)
     async with logged(keys_file=keys.path, requests_per_minute=1) as (service, lines):
         for token in (None, "pg_unknown", tokens["revoked"], tokens["reader"]):
@@ -171,7 +171,7 @@ async def test_refusals_of_foreign_services_are_lines_too(
 
 
 def _three_keys(keys: KeyFile) -> tuple[dict[str, str], dict[str, str]]:
-    """Tokens, and ids, by the names of the keys."""
+    """The tokens and the ids of the keys by their names."""
     tokens, ids = {}, {}
     for name, level in (
         ("reader", Level.READ_ONLY),

@@ -1,4 +1,4 @@
-"""The error table: every class has a row, and every row can be decoded."""
+"""The error table: every error class has a row, and every row can be decoded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SAMPLES: dict[type[ServiceError], tuple[ServiceError, Code, str]] = {
 }
 
 
-def told(error: ServiceError) -> ReceivedStatus:
+def decoded(error: ServiceError) -> ReceivedStatus:
     return _read(status.status_of(error))
 
 
@@ -69,10 +69,10 @@ def test_every_error_has_a_row_and_a_sample() -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES.values(), ids=lambda sample: sample[2])
-def test_each_row(sample: tuple[ServiceError, Code, str]) -> None:
+def test_each_error_has_its_status_and_details(sample: tuple[ServiceError, Code, str]) -> None:
     error, code, reason = sample
 
-    answer = told(error)
+    answer = decoded(error)
 
     assert (answer.code, answer.reason) == (code, reason)
     assert answer.message == str(error)
@@ -91,38 +91,38 @@ def test_each_row(sample: tuple[ServiceError, Code, str]) -> None:
         (errors.QueueFull, {}),
     ],
 )
-def test_numbers_are_told_to_machines_too(kind: type[ServiceError], metadata: dict[str, str]) -> None:
-    assert dict(told(SAMPLES[kind][0]).info.metadata) == metadata
+def test_numbers_are_in_the_metadata_of_the_error(kind: type[ServiceError], metadata: dict[str, str]) -> None:
+    assert dict(decoded(SAMPLES[kind][0]).info.metadata) == metadata
 
 
 @pytest.mark.parametrize(
     ("kind", "seconds"), [(errors.RateLimited, 1.5), (errors.QueueFull, 0.25), (errors.NotReady, 1.0)]
 )
-def test_what_passes_says_when_to_retry(kind: type[ServiceError], seconds: float) -> None:
-    assert told(SAMPLES[kind][0]).retry_seconds == seconds
+def test_temporary_errors_say_when_to_retry(kind: type[ServiceError], seconds: float) -> None:
+    assert decoded(SAMPLES[kind][0]).retry_seconds == seconds
 
 
 @pytest.mark.parametrize(
     "kind", [kind for kind in SAMPLES if kind not in {errors.RateLimited, errors.QueueFull, errors.NotReady}]
 )
-def test_what_does_not_pass_says_nothing_of_retrying(kind: type[ServiceError]) -> None:
-    assert told(SAMPLES[kind][0]).all_of(details_pb.RetryInfo) == []
+def test_permanent_errors_have_no_retry_info(kind: type[ServiceError]) -> None:
+    assert decoded(SAMPLES[kind][0]).all_of(details_pb.RetryInfo) == []
 
 
-def test_a_spent_quota_says_whose() -> None:
-    (failure,) = told(errors.RateLimited(100, 1)).all_of(details_pb.QuotaFailure)
+def test_the_error_for_a_spent_quota_names_the_key() -> None:
+    (failure,) = decoded(errors.RateLimited(100, 1)).all_of(details_pb.QuotaFailure)
 
     assert [violation.subject for violation in failure.violations] == ["api_key"]
 
 
-def test_each_violation_keeps_its_own_reason() -> None:
+def test_each_violation_has_its_own_reason() -> None:
     wrong = [
         Violation("sampling.top_p", "is 2; it must be in [0, 1]."),
         Violation("model", "is required.", "missing_required_parameter"),
         Violation("chat.messages", "has no template.", "unsupported_parameter"),
     ]
 
-    answer = told(errors.InvalidRequest(wrong))
+    answer = decoded(errors.InvalidRequest(wrong))
 
     (bad,) = answer.all_of(details_pb.BadRequest)
     assert [(v.field, v.description, v.reason) for v in bad.field_violations] == [
@@ -138,26 +138,26 @@ def test_each_violation_keeps_its_own_reason() -> None:
 
 
 def test_a_prompt_that_does_not_fit_names_its_field() -> None:
-    assert told(SAMPLES[errors.ContextLengthExceeded][0]).fields == ["chat.messages"]
+    assert decoded(SAMPLES[errors.ContextLengthExceeded][0]).fields == ["chat.messages"]
 
 
 @pytest.mark.parametrize("char", ["x", "漢"])
 def test_a_message_is_at_most_a_kilobyte(char: str) -> None:
-    answer = told(errors.Unauthenticated(char * 5000))
+    answer = decoded(errors.Unauthenticated(char * 5000))
 
     assert 990 <= len(answer.message.encode()) <= 1000
     assert set(answer.message) == {char}
 
 
 def test_a_status_always_fits_into_the_trailers() -> None:
-    """Peers refuse metadata over 8 KiB, whatever is served and however much is wrong."""
+    """Peers refuse metadata over 8 KiB, so long names and many violations are cut."""
     many_names = errors.ModelNotFound([f"模型-{number}" for number in range(1000)])
     messages = [pb.ChatMessage(role=pb.ROLE_UNSPECIFIED)] * 5000
     with pytest.raises(errors.InvalidRequest) as caught:
         parse_generate(generate_pb.GenerateRequest(chat=pb.ChatInput(messages=messages)))
 
     for error in (many_names, caught.value):
-        answer = told(error)
+        answer = decoded(error)
         assert 3 * len(answer.message.encode()) + answer.details.ByteSize() < 8000
 
 

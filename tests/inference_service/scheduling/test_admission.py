@@ -1,4 +1,4 @@
-"""Permits: how many, who is next, and that none is ever lost."""
+"""Permits: their number, their order, and that none is ever lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.texts import THOROUGH
 
 
 class Line:
-    """Callers of one admission, each a task that holds its permit until told to leave."""
+    """Callers of one admission, each a task that holds its permit until `leave`."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
@@ -52,7 +52,7 @@ class Line:
         await settle()
 
     async def leave_in_turn(self) -> list[str]:
-        """Let everybody leave in the order of admission; that order."""
+        """Let all callers leave in the order of admission. Return that order."""
         for position in range(len(self.tasks)):
             await self.leave(self.admitted[position])
         return self.admitted
@@ -60,7 +60,7 @@ class Line:
 
 @asynccontextmanager
 async def line(capacity: int = 1, queue_limit: int = 100) -> AsyncIterator[Line]:
-    """A line in which no permit is missing, and nobody waits, once everybody has left."""
+    """A line; when all callers have left, all permits must be free and nobody may wait."""
     queue = Line(Admission(capacity=capacity, queue_limit=queue_limit))
     try:
         yield queue
@@ -98,7 +98,7 @@ async def test_first_come_is_first_served_within_a_tenant() -> None:
         assert await queue.leave_in_turn() == list("abcde")
 
 
-async def test_a_flooder_delays_itself_and_not_the_others() -> None:
+async def test_a_flooding_tenant_delays_only_itself() -> None:
     async with line() as queue:
         for number in range(5):
             await queue.join(f"flood{number}", tenant="flooder")
@@ -159,7 +159,7 @@ async def test_a_full_queue_of_batch_requests_refuses_no_interactive_one() -> No
 
 
 @pytest.mark.parametrize("queue_limit", [0, 2])
-async def test_one_more_than_may_wait_is_refused_at_once(queue_limit: int) -> None:
+async def test_a_request_above_the_queue_limit_is_refused_at_once(queue_limit: int) -> None:
     async with line(queue_limit=queue_limit) as queue:
         for number in range(1 + queue_limit):
             await queue.join(str(number))
@@ -173,7 +173,7 @@ async def test_one_more_than_may_wait_is_refused_at_once(queue_limit: int) -> No
         assert queue.admission.waiting == queue_limit
 
 
-async def test_a_place_in_the_queue_is_free_again_after_a_cancel() -> None:
+async def test_a_cancelled_request_frees_its_place_in_the_queue() -> None:
     async with line(queue_limit=1) as queue:
         await queue.join("a")
         await queue.join("b")
@@ -184,7 +184,7 @@ async def test_a_place_in_the_queue_is_free_again_after_a_cancel() -> None:
         assert queue.admitted == ["a", "c"]
 
 
-async def test_a_deadline_while_waiting() -> None:
+async def test_a_deadline_ends_the_wait_in_the_queue() -> None:
     async with line() as queue:
         await queue.join("a")
 
@@ -194,7 +194,7 @@ async def test_a_deadline_while_waiting() -> None:
         assert queue.admission.waiting == 0
 
 
-async def test_a_deadline_that_has_passed_matters_only_where_one_must_wait() -> None:
+async def test_a_passed_deadline_matters_only_if_the_request_must_wait() -> None:
     late = Deadline.after(-1)
     async with line() as queue:
         await queue.join("a", deadline=late)
@@ -205,7 +205,7 @@ async def test_a_deadline_that_has_passed_matters_only_where_one_must_wait() -> 
                 pass
 
 
-async def test_after_close_nobody_new_is_admitted_and_who_waits_keeps_the_place() -> None:
+async def test_after_close_new_requests_are_refused_and_waiting_ones_keep_their_place() -> None:
     async with line() as queue:
         await queue.join("a")
         await queue.join("b")
@@ -218,7 +218,7 @@ async def test_after_close_nobody_new_is_admitted_and_who_waits_keeps_the_place(
         assert queue.admitted == ["a", "b"]
 
 
-async def test_a_permit_comes_back_when_its_holder_fails() -> None:
+async def test_a_permit_is_freed_when_its_holder_fails() -> None:
     admission = Admission(capacity=1, queue_limit=0)
 
     with pytest.raises(RuntimeError):
@@ -228,8 +228,8 @@ async def test_a_permit_comes_back_when_its_holder_fails() -> None:
 
 
 @pytest.mark.parametrize("steps_before_cancel", range(4))
-async def test_a_cancel_at_the_moment_of_the_grant_passes_the_permit_on(steps_before_cancel: int) -> None:
-    """Whether the cancel falls before, between or after the grant and the waiter's next step."""
+async def test_a_cancellation_during_the_grant_passes_the_permit_on(steps_before_cancel: int) -> None:
+    """The cancellation comes before, between or after the grant and the waiter's next step."""
     async with line() as queue:
         for name in "abc":
             await queue.join(name)
@@ -244,7 +244,7 @@ async def test_a_cancel_at_the_moment_of_the_grant_passes_the_permit_on(steps_be
 
 
 @pytest.mark.parametrize("steps_before_grant", range(4))
-async def test_a_grant_at_the_moment_of_a_cancel_goes_to_the_next(steps_before_grant: int) -> None:
+async def test_a_grant_during_a_cancellation_goes_to_the_next_request(steps_before_grant: int) -> None:
     async with line() as queue:
         for name in "abc":
             await queue.join(name)
@@ -257,8 +257,8 @@ async def test_a_grant_at_the_moment_of_a_cancel_goes_to_the_next(steps_before_g
         assert queue.admitted == ["a", "c"]
 
 
-async def test_places_are_taken_together_and_at_once() -> None:
-    """Before any of them is waited for: whoever comes meanwhile finds the queue as it is going to be."""
+async def test_all_places_of_a_request_are_taken_at_once() -> None:
+    """They are taken before any of them is waited for, so later requests see them in the queue."""
     admission = Admission(capacity=2, queue_limit=4)
 
     async with admission.reserve(None, 5):
@@ -273,7 +273,7 @@ async def test_places_are_taken_together_and_at_once() -> None:
 
 
 @pytest.mark.parametrize(("permits", "queue_limit"), [(8, 2), (2, 0)])
-async def test_a_request_that_the_queue_has_no_room_for_may_come_in_alone(
+async def test_a_request_larger_than_the_queue_is_admitted_when_it_is_alone(
     permits: int, queue_limit: int
 ) -> None:
     admission = Admission(capacity=1, queue_limit=queue_limit)
@@ -292,7 +292,7 @@ async def test_a_request_without_choices_takes_no_place() -> None:
         assert (admission.running, admission.waiting) == (1, 0)
 
 
-async def test_places_left_over_are_free_again_whether_granted_or_not() -> None:
+async def test_unused_places_are_freed_whether_granted_or_not() -> None:
     admission = Admission(capacity=1, queue_limit=9)
     async with admission.reserve(None, 3) as wait:
         async with wait():
@@ -319,7 +319,7 @@ async def _hold_one(admission: Admission) -> None:
 
 
 class Learned:
-    """An admission whose permits are held for a second, as far as it knows."""
+    """An admission that has learned that permits are held for `seconds`."""
 
     def __init__(self, capacity: int = 1, seconds: float = 1.0) -> None:
         self.admission = Admission(capacity=capacity, queue_limit=100)
@@ -329,7 +329,7 @@ class Learned:
         return await self.admission.estimate(tenant)
 
 
-async def test_the_estimate_is_how_long_permits_were_held_lately() -> None:
+async def test_the_estimate_is_the_recent_time_of_permits() -> None:
     admission = Admission(capacity=1, queue_limit=9)
     async with permit(admission, None):
         await asyncio.sleep(0.05)
@@ -348,7 +348,7 @@ async def test_the_estimate_grows_with_the_queue(capacity: int, permits: int, se
         assert await learned.estimate() == pytest.approx(seconds)
 
 
-async def test_a_quiet_tenant_waits_for_one_turn_of_each_other_only() -> None:
+async def test_a_new_tenant_waits_for_only_one_turn_of_each_other() -> None:
     learned = Learned()
     async with learned.admission.reserve("flooder", 50), learned.admission.reserve("another", 2):
         assert await learned.estimate("quiet") == pytest.approx(3)
@@ -409,7 +409,7 @@ actions = st.lists(
 def test_no_interleaving_loses_or_invents_a_permit(
     actions: list[tuple[str, int]], capacity: int, queue_limit: int
 ) -> None:
-    """Joins, deadlines, ends and cancels in any order, with any number of loop steps between them."""
+    """Joins, deadlines, ends and cancellations come in any order, with any number of loop steps between."""
     asyncio.run(_interleave(actions, capacity, queue_limit))
 
 
@@ -421,7 +421,7 @@ async def _interleave(actions: list[tuple[str, int]], capacity: int, queue_limit
         if action == "step":
             await asyncio.sleep(0)
         assert holders.holding <= admission.running <= capacity
-        # Each of the three tenants has a place of its own.
+        # Each of the three tenants has a reserved place.
         assert 0 <= admission.waiting <= (queue_limit + 3 if queue_limit else 0)
         assert admission.waiting == 0 or admission.running == capacity
     holders.end_all()

@@ -1,4 +1,7 @@
-"""Requests of several choices where the service is busy, drains, or is left; and their log lines."""
+"""Requests of several choices on a busy or draining service, and with disconnecting callers.
+
+Their log lines.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ STALLS = "@sim(stall_at=2)"
 
 
 def several(request: generate_pb.GenerateRequest, n: int = 4) -> generate_pb.GenerateRequest:
-    """The same request for so many choices."""
+    """A copy of the request for `n` choices."""
     request.output.n = n
     return request
 
@@ -43,7 +46,7 @@ def texts(events: list[generate_pb.GenerateStreamResponse], n: int) -> list[str]
     return ["".join(d.text for d in deltas if d.choice_index == index) for index in range(n)]
 
 
-async def test_choices_that_wait_may_finish_while_the_service_drains() -> None:
+async def test_waiting_choices_may_finish_while_the_service_drains() -> None:
     async with running_service(max_concurrency=1, simulated_decode_tps=100, shutdown_grace=30) as service:
         stream = service.generate_stub.GenerateStream(several(ask()))
         reading = asyncio.create_task(collect(stream))
@@ -58,7 +61,7 @@ async def test_choices_that_wait_may_finish_while_the_service_drains() -> None:
 
 
 @pytest.mark.parametrize("in_a_abort", [True, False])
-async def test_when_the_grace_is_over_all_choices_end(in_a_abort: bool) -> None:
+async def test_the_end_of_the_grace_period_ends_all_choices(in_a_abort: bool) -> None:
     async with running_service(max_concurrency=2, shutdown_grace=600 if in_a_abort else 0.2) as service:
         stream = service.generate_stub.GenerateStream(several(ask(STALLS)))
         await first(stream, 3)
@@ -73,7 +76,7 @@ async def test_when_the_grace_is_over_all_choices_end(in_a_abort: bool) -> None:
         assert is_free(service)
 
 
-async def test_a_caller_that_does_not_read_loses_all_choices() -> None:
+async def test_all_choices_of_a_stalled_reader_are_ended() -> None:
     async with (
         running_service(stall_timeout=0.5, max_concurrency=2) as service,
         connect(service.address, *SMALL_WINDOW) as channel,
@@ -86,7 +89,7 @@ async def test_a_caller_that_does_not_read_loses_all_choices() -> None:
         assert (await refusal(stream)).reason == "READER_STALLED"
 
 
-async def test_thirty_that_leave_at_random_moments() -> None:
+async def test_thirty_callers_disconnect_at_random_moments() -> None:
     async with running_service(
         max_concurrency=4, queue_limit=1000, simulated_prefill_tps=100, simulated_decode_tps=100
     ) as service:
@@ -112,7 +115,7 @@ async def _answers(service: Running, prompt: str) -> list[str]:
     return [choice.text for choice in (await both(service, several(ask(prompt)))).choices]
 
 
-async def test_a_request_of_several_choices_is_never_let_in_halfway() -> None:
+async def test_a_request_of_several_choices_is_admitted_whole_or_not_at_all() -> None:
     async with running_service(max_concurrency=1, queue_limit=3) as service:
         holder = service.generate_stub.GenerateStream(several(ask(STALLS), 3))
         await first(holder)
@@ -126,8 +129,8 @@ async def test_a_request_of_several_choices_is_never_let_in_halfway() -> None:
         await eventually(lambda: is_free(service))
 
 
-async def test_many_at_once_do_not_overfill_the_queue() -> None:
-    """However many come in one turn of the loop."""
+async def test_many_simultaneous_requests_do_not_exceed_the_queue_limit() -> None:
+    """The limit holds for any number of requests in one iteration of the loop."""
     async with running_service(max_concurrency=1, queue_limit=8) as service:
         calls = [service.generate_stub.Generate(several(ask(STALLS), 8), timeout=2) for _ in range(20)]
         most = 0
@@ -165,7 +168,7 @@ async def test_a_deadline_within_the_estimate_is_refused_without_waiting() -> No
         assert (await service.generate_stub.Generate(ask(), timeout=TIMEOUT_SECONDS)).choices
 
 
-async def test_a_deadline_ends_choices_that_never_had_their_turn() -> None:
+async def test_a_deadline_ends_choices_that_never_ran() -> None:
     async with running_service(max_concurrency=1) as service:
         answer = await service.generate_stub.Generate(several(ask(STALLS), 3), timeout=2)
 
@@ -176,7 +179,7 @@ async def test_a_deadline_ends_choices_that_never_had_their_turn() -> None:
         await eventually(lambda: is_free(service))
 
 
-async def test_a_line_counts_choices_and_names_rules(tmp_path: Path) -> None:
+async def test_the_log_line_counts_choices_and_names_filter_rules(tmp_path: Path) -> None:
     path = tmp_path / "filter.toml"
     rules = '[[rules]]\nname = "no birds"\naction = "block"\napplies_to = "output"\nphrases = ["heron"]\n'
     path.write_text(rules, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Deadlines: what they cut, and what they leave alone."""
+"""Deadlines: the work that they cancel, and the work that they do not affect."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def soon(seconds: float = 0.05) -> Deadline:
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(0.1, 0.02), (1.0, 0.1), (5.0, 0.25), (60.0, 1.8)])
-def test_a_part_of_the_time_is_kept_for_the_way_back(seconds: float, kept: float) -> None:
+def test_part_of_the_time_is_reserved_for_the_reply(seconds: float, kept: float) -> None:
     now = time.monotonic()
 
     assert Deadline.after(seconds).at - now == pytest.approx(seconds - kept, abs=0.05)
 
 
-async def test_work_that_is_done_in_time_is_left_alone() -> None:
+async def test_work_that_ends_in_time_is_not_affected() -> None:
     assert await soon(10).bound(asyncio.sleep(0, "done")) == "done"
 
 
-async def test_work_that_needs_no_waiting_is_done_even_when_the_deadline_has_passed() -> None:
+async def test_work_that_never_waits_is_done_even_after_the_deadline() -> None:
     async def ready() -> str:
         return "done"
 
@@ -49,8 +49,8 @@ async def test_work_is_cancelled_at_the_deadline() -> None:
     assert cancelled.is_set()
 
 
-async def test_the_caller_can_go_on_after_a_deadline() -> None:
-    """The cancellation that the deadline used does not come back later."""
+async def test_the_task_can_continue_after_a_deadline() -> None:
+    """The deadline's own cancellation has no later effect."""
     with pytest.raises(DeadlinePassed):
         await soon().bound(asyncio.Event().wait())
 
@@ -59,7 +59,7 @@ async def test_the_caller_can_go_on_after_a_deadline() -> None:
         await soon().bound(asyncio.Event().wait())
 
 
-async def test_a_cancel_from_outside_stays_a_cancel() -> None:
+async def test_an_outer_cancellation_stays_a_cancellation() -> None:
     task = asyncio.create_task(soon(10).bound(asyncio.Event().wait()))
     await asyncio.sleep(0.01)
 
@@ -69,7 +69,7 @@ async def test_a_cancel_from_outside_stays_a_cancel() -> None:
         await task
 
 
-async def test_a_timeout_of_the_work_s_own_is_not_the_deadline() -> None:
+async def test_a_timeout_inside_the_work_is_not_the_deadline() -> None:
     async def work() -> None:
         raise TimeoutError("a timeout inside the engine")
 
@@ -77,7 +77,7 @@ async def test_a_timeout_of_the_work_s_own_is_not_the_deadline() -> None:
         await soon(10).bound(work())
 
 
-async def test_a_generator_cut_by_a_deadline_has_cleaned_up_and_can_be_closed() -> None:
+async def test_a_generator_cancelled_by_a_deadline_is_cleaned_up_and_can_be_closed() -> None:
     released = []
 
     async def steps() -> AsyncGenerator[int, None]:
@@ -95,8 +95,8 @@ async def test_a_generator_cut_by_a_deadline_has_cleaned_up_and_can_be_closed() 
         assert released == [True]
 
 
-async def test_a_step_that_a_generator_returns_instead_of_ending_is_kept() -> None:
-    """An engine that answers the cancellation with its last tokens loses none of them."""
+async def test_a_step_that_a_generator_yields_on_cancellation_is_kept() -> None:
+    """The last tokens of an engine that yields them on cancellation are not lost."""
 
     async def steps() -> AsyncGenerator[str, None]:
         try:

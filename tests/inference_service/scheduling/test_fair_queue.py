@@ -1,4 +1,4 @@
-"""A queue that tenants share: turns, and places that are left for those who come later."""
+"""A queue that tenants share: turns, and reserved places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def filled(limit: int, *held: tuple[Tenant, int]) -> FairQueue[object]:
     return queue
 
 
-def test_nobody_takes_more_than_half_of_what_the_others_leave() -> None:
+def test_a_tenant_takes_at_most_half_of_the_free_places() -> None:
     queue = filled(100)
     while queue.has_space("first"):
         queue.push("first", object())
@@ -26,7 +26,7 @@ def test_nobody_takes_more_than_half_of_what_the_others_leave() -> None:
     assert queue.counts == {"first": 50, "second": 25}
 
 
-def test_who_has_nothing_waiting_always_has_a_place() -> None:
+def test_a_tenant_without_waiting_requests_always_has_a_place() -> None:
     queue = filled(10, ("flooder", 5), ("another", 5))
 
     assert not queue.has_space("flooder")
@@ -36,16 +36,16 @@ def test_who_has_nothing_waiting_always_has_a_place() -> None:
     assert not queue.has_space("quiet")
 
 
-def test_where_there_are_no_keys_the_whole_queue_is_everybodys() -> None:
+def test_without_keys_everybody_shares_the_whole_queue() -> None:
     assert filled(10, (None, 9)).has_space(None)
     assert not filled(10, (None, 10)).has_space(None)
 
 
-def test_where_nothing_may_wait_nothing_has_a_place() -> None:
+def test_a_queue_of_length_zero_has_no_places() -> None:
     assert not filled(0).has_space("quiet")
 
 
-def test_who_is_skipped_keeps_the_place() -> None:
+def test_a_skipped_tenant_keeps_its_place() -> None:
     queue = filled(100, ("a", 2), ("b", 1))
 
     assert [
@@ -54,8 +54,8 @@ def test_who_is_skipped_keeps_the_place() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5), st.booleans()), max_size=60))
-def test_weights_are_given_back(steps: list[tuple[str, int, bool]]) -> None:
-    """Whatever is pushed, popped and discarded: empty is empty."""
+def test_an_emptied_queue_has_no_weights(steps: list[tuple[str, int, bool]]) -> None:
+    """This holds for any sequence of push, pop and discard."""
     queue: FairQueue[object] = FairQueue(20)
     pushed: list[tuple[str, object]] = []
     for tenant, weight, is_push in steps:

@@ -1,4 +1,4 @@
-"""What the content filter sees of a prompt, and what becomes of it."""
+"""The parts of a prompt that the content filter checks, and the filtered prompt."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def chat(*contents: str, calls: tuple[ToolCall, ...] = (), tools: tuple[Tool, ..
     return ChatPrompt(tuple(turns), tools, ToolChoice())
 
 
-def test_without_a_policy_nothing_is_looked_at(tokenizer: Tokenizer) -> None:
+def test_without_a_policy_prompts_are_not_checked(tokenizer: Tokenizer) -> None:
     prompt = TextPrompt("bad word")
 
     assert filtered_prompt(None, prompt, tokenizer, "anybody") == (prompt, None)
@@ -62,25 +62,25 @@ def test_without_a_policy_nothing_is_looked_at(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     "prompt", [TextPrompt("elsewhere"), chat("a", "b"), BatchPrompt((TextPrompt("a"), TokenPrompt((1,))))]
 )
-def test_what_no_rule_is_about_stays_what_it_is(check: Any, prompt: Any) -> None:
+def test_a_prompt_without_matches_is_unchanged(check: Any, prompt: Any) -> None:
     found, rule = check(prompt)
 
     assert found is prompt
     assert rule is None
 
 
-def test_a_text(check: Any) -> None:
+def test_a_text_is_filtered(check: Any) -> None:
     assert check(TextPrompt("a bad word"))[1] == "bad"
     assert check(TextPrompt("my secret")) == (TextPrompt("my [gone]"), None)
 
 
-def test_every_turn_of_a_conversation(check: Any) -> None:
+def test_every_turn_of_a_conversation_is_filtered(check: Any) -> None:
     assert check(chat("a", "a bad word"))[1] == "bad"
     assert check(chat("bad", "word"))[1] is None
     assert check(chat("a", "secret b", "c")) == (chat("a", "[gone] b", "c"), None)
 
 
-def test_every_prompt_of_a_batch(check: Any, tokenizer: Tokenizer) -> None:
+def test_every_prompt_of_a_batch_is_filtered(check: Any, tokenizer: Tokenizer) -> None:
     ids = TokenPrompt(tuple(tokenizer.encode_text("harmless")))
 
     assert check(BatchPrompt((TextPrompt("a"), TextPrompt("bad word"))))[1] == "bad"
@@ -91,10 +91,10 @@ def test_every_prompt_of_a_batch(check: Any, tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(("text", "rule"), [("a bad word", "bad"), ("a secret", "secrets"), ("a", None)])
-def test_token_ids_are_judged_by_their_text(
+def test_token_ids_are_filtered_by_their_text(
     check: Any, tokenizer: Tokenizer, text: str, rule: str | None
 ) -> None:
-    """They cannot be redacted. Ids outside the vocabulary are refused later."""
+    """Token ids cannot be redacted, so a match blocks. Ids outside the vocabulary are refused later."""
     prompt = TokenPrompt((*tokenizer.encode_text(text), 2**32 - 1))
 
     assert check(prompt) == (prompt, rule)
@@ -111,7 +111,7 @@ def test_token_ids_are_judged_by_their_text(
         Tool("f", "", {"properties": {"a": {"enum": [1, {"b": ["a secret"]}]}}}),
     ],
 )
-def test_the_texts_of_tools(check: Any, tool: Tool) -> None:
+def test_the_texts_of_tools_are_filtered(check: Any, tool: Tool) -> None:
     assert check(chat("a", tools=(Tool("g"), tool)))[1] == "secrets"
     assert check(chat("a", tools=(Tool("g", "harmless", {"type": "object"}),)))[1] is None
 
@@ -131,6 +131,6 @@ def test_the_texts_of_tools(check: Any, tool: Tool) -> None:
         ('["\\u0062ad word"]', "bad"),
     ],
 )
-def test_the_texts_of_earlier_calls(check: Any, arguments: str, rule: str | None) -> None:
-    """As the model reads them, not as their JSON spells them."""
+def test_the_texts_of_earlier_calls_are_filtered(check: Any, arguments: str, rule: str | None) -> None:
+    """The filter reads the JSON strings unescaped, as the model does."""
     assert check(chat("a", calls=(ToolCall("1", "f", arguments),)))[1] == rule

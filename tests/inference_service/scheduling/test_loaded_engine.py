@@ -1,4 +1,4 @@
-"""How many slots of which length the embedded engine gets by default."""
+"""The default number and context length of the embedded engine's slots."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MIB = 1 << 20
         (460, {}, Shape(1, 4096)),
         (410, {}, Shape(1, 2048)),
         (10, {}, Shape(1, 1024)),
-        # What somebody set is never changed.
+        # Explicit settings are never changed.
         (10, {"max_concurrency": 3}, Shape(3, 1024)),
         (10, {"context_length": 8000}, Shape(1, 8000)),
         (10, {"max_concurrency": 3, "context_length": 8000}, Shape(3, 8000)),
         (10, {"backend": "simulated"}, Shape(4, 8192)),
     ],
 )
-def test_defaults_fit_into_the_memory_that_is_free(
+def test_default_slots_fit_into_the_free_memory(
     free_mib: int,
     settings: dict[str, Any],
     shape: Shape,
@@ -46,17 +46,17 @@ def test_defaults_fit_into_the_memory_that_is_free(
     assert shape_of(ServiceConfig(**settings), loaded_model) == shape
 
 
-def test_a_compiled_engine_says_itself_what_it_takes(loaded_model: LoadedModel) -> None:
+def test_the_limits_of_a_compiled_engine_are_its_own(loaded_model: LoadedModel) -> None:
     assert shape_of(ServiceConfig(engine=Path("/engine")), loaded_model) == Shape(None, 8192)
 
 
-def test_more_context_than_the_model_has_is_refused(loaded_model: LoadedModel) -> None:
+def test_a_context_beyond_the_model_is_refused(loaded_model: LoadedModel) -> None:
     with pytest.raises(OperatorError, match="made for 8192 tokens, 8193 are too many"):
         shape_of(ServiceConfig(context_length=8193), loaded_model)
 
 
-def test_a_tokens_memory_is_read_from_the_file(loaded_model: LoadedModel) -> None:
-    """30 layers, 3 heads of 64 numbers, keys and values, 2 bytes each."""
+def test_the_memory_of_a_token_is_computed_from_the_file(loaded_model: LoadedModel) -> None:
+    """The model has 30 layers with 3 heads of 64 numbers, for keys and values, at 2 bytes each."""
     assert loaded_model.kv_bytes_per_token == 30 * 3 * 64 * 2 * 2
 
 

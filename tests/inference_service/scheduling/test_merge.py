@@ -1,4 +1,4 @@
-"""Several streams as one: what comes out, and that ending it anywhere ends all of them."""
+"""Merged streams: their items, and that an end at any point closes all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from inference_service.scheduling.runner import merge
 
 
 class Source:
-    """A stream that knows how far it was asked, and whether it was closed."""
+    """A stream that counts how often it was requested for an item, and knows whether it was closed."""
 
     def __init__(
         self, items: Sequence[str], *, pauses: int = 1, error: Exception | None = None, endless: bool = False
@@ -21,17 +21,17 @@ class Source:
         self._pauses = pauses
         self._error = error
         self._endless = endless
-        self.asked = 0
+        self.requested = 0
         self.open = 0
 
     async def stream(self) -> AsyncGenerator[str, None]:
         self.open += 1
         try:
             for item in self._items:
-                self.asked += 1
+                self.requested += 1
                 await self._pause()
                 yield item
-            self.asked += 1
+            self.requested += 1
             await self._pause()
             if self._error is not None:
                 raise self._error
@@ -39,7 +39,7 @@ class Source:
                 await asyncio.Event().wait()
         finally:
             try:
-                # Freeing an engine may take a turn of the loop, too.
+                # Freeing an engine may take an iteration of the event loop, too.
                 await asyncio.sleep(0)
             finally:
                 self.open -= 1
@@ -53,38 +53,38 @@ def merged(*sources: Source) -> AsyncGenerator[str, None]:
     return merge([source.stream() for source in sources])
 
 
-async def said(*sources: Source) -> list[str]:
+async def collect(*sources: Source) -> list[str]:
     async with aclosing(merged(*sources)) as stream:
         return [item async for item in stream]
 
 
-async def test_everything_comes_and_each_stream_in_its_order() -> None:
+async def test_all_items_arrive_in_the_order_of_their_stream() -> None:
     sources = [Source("abc", pauses=1), Source("", pauses=0), Source("xyzuvw", pauses=3)]
 
-    items = await asyncio.wait_for(said(*sources), 10)
+    items = await asyncio.wait_for(collect(*sources), 10)
 
     assert [item for item in items if item in "abc"] == list("abc")
     assert [item for item in items if item not in "abc"] == list("xyzuvw")
     assert not any(source.open for source in sources)
 
 
-async def test_no_streams_say_nothing() -> None:
-    assert await said() == []
+async def test_without_streams_there_are_no_items() -> None:
+    assert await collect() == []
 
 
 async def test_streams_are_interleaved() -> None:
-    items = await said(Source("aaa"), Source("bbb"))
+    items = await collect(Source("aaa"), Source("bbb"))
 
     assert items == list("ababab")
 
 
-async def test_a_slow_stream_does_not_hold_up_another() -> None:
-    items = await said(Source("a", pauses=50), Source("bbbb"))
+async def test_a_slow_stream_does_not_delay_another() -> None:
+    items = await collect(Source("a", pauses=50), Source("bbbb"))
 
     assert items == list("bbbba")
 
 
-async def test_each_stream_is_asked_for_more_only_once_its_last_was_dealt_with() -> None:
+async def test_a_stream_is_asked_for_an_item_only_after_its_last_one_was_read() -> None:
     sources = [Source("abcdef", pauses=0), Source("uvwxyz", pauses=0)]
 
     async with aclosing(merged(*sources)) as stream:
@@ -92,27 +92,27 @@ async def test_each_stream_is_asked_for_more_only_once_its_last_was_dealt_with()
             for _ in range(20):
                 await asyncio.sleep(0)
             own = 0 if item in "abcdef" else 1
-            assert sources[own].asked == "abcdefuvwxyz".index(item) % 6 + 1
+            assert sources[own].requested == "abcdefuvwxyz".index(item) % 6 + 1
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), TimeoutError(), KeyError("key")])
-async def test_the_first_exception_ends_all(error: Exception) -> None:
+async def test_the_first_exception_closes_all_streams(error: Exception) -> None:
     sources = [Source("a", endless=True), Source("b", error=error), Source("", endless=True)]
 
     with pytest.raises(type(error)):
-        await asyncio.wait_for(said(*sources), 10)
+        await asyncio.wait_for(collect(*sources), 10)
     assert not any(source.open for source in sources)
 
 
-async def test_of_two_exceptions_at_once_one_comes() -> None:
+async def test_one_of_two_simultaneous_exceptions_is_raised() -> None:
     sources = [Source("", error=ValueError("one")), Source("", error=ValueError("two"))]
 
     with pytest.raises(ValueError, match="one"):
-        await said(*sources)
+        await collect(*sources)
     assert not any(source.open for source in sources)
 
 
-async def test_whoever_stops_reading_closes_all() -> None:
+async def test_closing_the_merged_stream_closes_all_streams() -> None:
     sources = [Source("abc"), Source("abc", pauses=9), Source("", endless=True)]
     before = asyncio.all_tasks()
 
@@ -124,7 +124,7 @@ async def test_whoever_stops_reading_closes_all() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_an_exception_while_a_stream_is_closed_holds_up_nothing() -> None:
+async def test_an_exception_during_a_close_does_not_stop_other_closes() -> None:
     async def stubborn() -> AsyncGenerator[str, None]:
         try:
             yield "a"
@@ -148,8 +148,8 @@ Cancel = Callable[["asyncio.Task[None]"], None]
 
 
 @pytest.mark.parametrize("cancels", [1, 2, 3])
-async def test_a_cancel_at_any_step_leaves_no_task_and_no_open_stream(cancels: int) -> None:
-    """Also several cancels, one a step, the later ones while the first is being dealt with."""
+async def test_a_cancellation_at_any_step_leaves_no_task_and_no_open_stream(cancels: int) -> None:
+    """This holds also for several cancellations in consecutive steps."""
     before = asyncio.all_tasks()
     done = False
     steps = 0

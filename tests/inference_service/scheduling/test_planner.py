@@ -1,4 +1,4 @@
-"""Parsed requests as work: prompts as tokens, choices with their seeds, ids and stages."""
+"""Planned requests: prompts as tokens, and choices with seeds, ids and stages."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_one_choice(plan: Plan, served: ServedModel) -> None:
     assert work.report.sampling == engine.sampling
 
 
-def test_the_first_choice_is_what_it_would_be_alone(plan: Plan) -> None:
+def test_the_first_choice_equals_that_of_a_request_for_one(plan: Plan) -> None:
     alone = plan(request(sampling=hot()))
     several = plan(request(sampling=hot(), output=pb.OutputOptions(n=8)))
 
@@ -78,8 +78,8 @@ def test_the_first_choice_is_what_it_would_be_alone(plan: Plan) -> None:
     assert len({choice.engine.request_id for choice in several.choices}) == 8
 
 
-def test_seeds_are_the_same_every_time_and_differ_from_seed_to_seed() -> None:
-    """The reference values of SplitMix64 whose state begins with 0 are in its authors' own program."""
+def test_seeds_of_choices_derive_from_the_request_s_seed() -> None:
+    """The expected values are from the reference program of SplitMix64 with state 0."""
     assert [choice_seed(0, k) for k in range(4)] == [
         0,
         0xE220A8397B1DCDAF,
@@ -90,13 +90,13 @@ def test_seeds_are_the_same_every_time_and_differ_from_seed_to_seed() -> None:
     assert choice_seed(1, 1) != choice_seed(0, 2)
 
 
-def test_a_drawn_seed_is_the_one_that_is_reported(plan: Plan) -> None:
+def test_a_drawn_seed_is_reported(plan: Plan) -> None:
     work = plan(request(output=pb.OutputOptions(n=2)))
 
     assert seeds(work) == [work.report.sampling.seed, choice_seed(work.report.sampling.seed, 1)]
 
 
-def test_choices_of_a_batch_are_those_of_each_prompt_alone(plan: Plan) -> None:
+def test_choices_of_a_batch_equal_those_of_single_prompts(plan: Plan) -> None:
     options = {"sampling": hot(), "output": pb.OutputOptions(n=2)}
     together = plan(batch("one two", "three", **options))
     apart = [plan(request(prompt=text, **options)) for text in ("one two", "three")]
@@ -129,7 +129,7 @@ def test_every_option_reaches_the_engine(plan: Plan) -> None:
     assert choice.engine.ignore_eos
 
 
-def test_echo_is_the_prompt_as_it_was_written(plan: Plan, served: ServedModel) -> None:
+def test_echo_has_the_original_prompt(plan: Plan, served: ServedModel) -> None:
     echo = pb.OutputOptions(echo=True)
     ids = served.tokenizer.encode_text(" one")
     by_ids = generate_pb.GenerateRequest(model="m", token_ids=pb.TokenIds(ids=ids), output=echo)
@@ -138,7 +138,7 @@ def test_echo_is_the_prompt_as_it_was_written(plan: Plan, served: ServedModel) -
     assert plan(by_ids).choices[0].opening == " one"
 
 
-def test_without_a_limit_each_prompt_has_the_room_that_it_leaves(plan: Plan) -> None:
+def test_the_default_limit_shrinks_to_the_free_context_of_each_prompt(plan: Plan) -> None:
     work = plan(batch("one", "one " * 300))
 
     limits = [choice.engine.max_tokens for choice in work.choices]
@@ -146,12 +146,12 @@ def test_without_a_limit_each_prompt_has_the_room_that_it_leaves(plan: Plan) -> 
     assert work.report.max_tokens == max(limits)
 
 
-def test_one_prompt_of_a_batch_that_does_not_fit_is_enough(plan: Plan) -> None:
+def test_one_prompt_that_does_not_fit_refuses_the_batch(plan: Plan) -> None:
     with pytest.raises(ContextLengthExceeded):
         plan(batch("one", "one " * 500))
 
 
-def test_what_is_only_validated_has_no_choices(plan: Plan) -> None:
+def test_a_validated_request_has_no_choices(plan: Plan) -> None:
     work = plan(request(prompt="one two", validate_only=True, output=pb.OutputOptions(n=4)))
 
     assert (list(work.choices), work.permits, work.prompt_tokens) == ([], 0, 2)
@@ -159,12 +159,12 @@ def test_what_is_only_validated_has_no_choices(plan: Plan) -> None:
         plan(request(validate_only=True, constraint=pb.Constraint(regex="(")))
 
 
-def test_a_model_that_is_not_served(plan: Plan) -> None:
+def test_an_unknown_model_is_refused(plan: Plan) -> None:
     with pytest.raises(ModelNotFound):
         plan(request(model="x"))
 
 
-def test_ids_outside_the_vocabulary(plan: Plan) -> None:
+def test_ids_outside_the_vocabulary_are_refused(plan: Plan) -> None:
     with pytest.raises(InvalidRequest) as caught:
         plan(request(sampling=pb.SamplingOptions(logit_bias={3: 1.0, 2**31: 1.0})))
 
@@ -179,7 +179,7 @@ def test_ids_outside_the_vocabulary(plan: Plan) -> None:
         ({"constraint": pb.Constraint(grammar="(")}, "constraint.grammar"),
     ],
 )
-def test_a_constraint_that_is_none_is_named(plan: Plan, fields: dict[str, Any], field: str) -> None:
+def test_an_invalid_constraint_is_named(plan: Plan, fields: dict[str, Any], field: str) -> None:
     for message in (request(**fields), _with(chat(), **fields)):
         assert refused(plan, message) == [(field, "invalid_value")]
 
@@ -210,13 +210,13 @@ def test_a_strict_tool_that_cannot_be_enforced_is_named_without_its_own_names(pl
 @pytest.mark.parametrize(
     "schema", ['{"type": "array"}', '{"not": {}}', '{"properties": {"a\\"]": {"not": 1}}}']
 )
-def test_whatever_is_wrong_with_a_strict_tool_the_field_is_its_parameters(plan: Plan, schema: str) -> None:
+def test_every_violation_of_a_strict_tool_names_its_parameters(plan: Plan, schema: str) -> None:
     message = chat(tools=[tool("f", schema, strict=True)], tool_choice=REQUIRED)
 
     assert refused(plan, message) == [("chat.tools[0].parameters", "invalid_value")]
 
 
-def test_a_loose_tool_is_loosened(plan: Plan) -> None:
+def test_unsupported_keywords_of_a_tool_that_is_not_strict_are_dropped(plan: Plan) -> None:
     (choice,) = plan(chat(tools=[tool("g", STRICT)], tool_choice=REQUIRED)).choices
 
     assert choice.engine.grammar is not None
@@ -234,7 +234,7 @@ def test_tools_go_with_json_alone(plan: Plan, kind: dict[str, str]) -> None:
     assert plan(message).choices[0].engine.grammar
 
 
-def test_tools_that_need_not_be_called_enforce_nothing(plan: Plan) -> None:
+def test_optional_tools_set_no_constraint(plan: Plan) -> None:
     assert plan(chat(tools=[tool()])).choices[0].engine.grammar is None
     constrained = plan(_with(chat(tools=[tool()]), constraint=pb.Constraint(json_object=True)))
     assert constrained.choices[0].engine.grammar is not None
@@ -257,14 +257,14 @@ def test_a_grammar_that_the_engine_cannot_follow_is_refused_by_name(
     assert refused(plan, message, check) == [(field, "invalid_value")]
 
 
-def test_the_engine_is_asked_about_the_very_grammar_that_it_gets(plan: Plan) -> None:
-    asked: list[Grammar] = []
+def test_the_engine_checks_the_grammar_that_it_gets(plan: Plan) -> None:
+    checked: list[Grammar] = []
 
-    work = plan(request(constraint=pb.Constraint(regex="ab")), asked.append)
+    work = plan(request(constraint=pb.Constraint(regex="ab")), checked.append)
 
-    assert asked == [work.choices[0].engine.grammar]
-    plan(request(), asked.append)
-    assert len(asked) == 1
+    assert checked == [work.choices[0].engine.grammar]
+    plan(request(), checked.append)
+    assert len(checked) == 1
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_the_engine_is_asked_about_the_very_grammar_that_it_gets(plan: Plan) -> 
         (batch("a", constraint=pb.Constraint(json_object=True)), Effort.COMPILING),
     ],
 )
-def test_what_is_planned_off_the_loop_whatever_its_size(
+def test_which_requests_are_always_planned_in_a_worker_thread(
     message: generate_pb.GenerateRequest, effort: Effort
 ) -> None:
     assert effort_of(parse_generate(message)) is effort

@@ -1,4 +1,4 @@
-"""One admitted request: its events, and that ending it anywhere gives back permit and engine."""
+"""One admitted request: its events, and that an end at any point frees permit and engine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Script = Iterable["EngineStep | Exception | float"]
 
 
 class Scripted(Backend):
-    """An engine that says what it is told to; an exception among the steps is raised, a number is a pause.
+    """An engine with scripted steps: an exception among them is raised, a number is a pause in seconds.
 
     With several scripts, each request follows the next one.
     """
@@ -74,7 +74,7 @@ class Scripted(Backend):
 
 
 class Counted:
-    """A script without end that knows how far it was followed."""
+    """An endless script that counts the steps that were read."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -113,7 +113,7 @@ def work(
 
 
 def free() -> AbstractAsyncContextManager[int]:
-    """A permit that is there at once."""
+    """A permit that is granted at once."""
     return nullcontext(1)
 
 
@@ -128,7 +128,7 @@ async def test_the_events_of_a_request() -> None:
     ]
     running = generation(Scripted(steps))
 
-    started, first, second, finished, summary = await said(running)
+    started, first, second, finished, summary = await collect(running)
 
     assert isinstance(started, Started)
     assert (started.request_id, started.model, started.prompt_tokens) == ("req-1", "m", 3)
@@ -139,40 +139,40 @@ async def test_the_events_of_a_request() -> None:
     assert summary.usage == Usage(3, 3, 2)
 
 
-async def test_tokens_cut_by_a_stop_are_counted_and_the_engine_is_freed() -> None:
+async def test_tokens_after_a_stop_are_counted_and_the_engine_is_freed() -> None:
     backend = Scripted([EngineStep([0, 1, 2, 3], 4, None), 60.0])
     running = generation(backend, stops=["bc"])
 
-    events = await said(running)
+    events = await collect(running)
 
     assert events[1:3] == [Delta(0, "a", [0], 1), Finished(0, StopCause.STOP_SEQUENCE, stop_sequence="bc")]
     assert running.usage == Usage(3, 4, None)
     assert backend.running == 0
 
 
-async def test_tokens_without_names_are_counted() -> None:
+async def test_tokens_without_ids_are_counted() -> None:
     backend = Scripted([EngineStep([5], 3, "漢"), EngineStep([], 0, None, EngineFinish.MAX_TOKENS)])
     running = generation(backend)
 
-    events = await said(running)
+    events = await collect(running)
 
     assert events[1] == Delta(0, "漢", [5], 3)
     assert running.usage == Usage(3, 3, None)
 
 
-async def test_progress_of_the_prefill_is_no_token() -> None:
+async def test_progress_of_the_prefill_counts_as_no_token() -> None:
     backend = Scripted([EngineStep([], 0, None), 60.0])
 
     with pytest.raises(DeadlinePassed):
-        await said(generation(backend, Deadline(time.monotonic() + 0.05)))
+        await collect(generation(backend, Deadline(time.monotonic() + 0.05)))
     assert backend.running == 0
 
 
-async def test_a_deadline_after_the_first_token_keeps_what_was_made() -> None:
+async def test_a_deadline_after_the_first_token_keeps_the_output_so_far() -> None:
     backend = Scripted([EngineStep([0, 1], 2, None), 60.0])
     running = generation(backend, Deadline(time.monotonic() + 0.1), stops=["bz"])
 
-    events = await said(running)
+    events = await collect(running)
 
     assert events[1:-1] == [Delta(0, "a", [0], 1), Delta(0, "b", [1], 1), Finished(0, StopCause.DEADLINE)]
     assert running.usage == Usage(3, 2, None)
@@ -180,17 +180,17 @@ async def test_a_deadline_after_the_first_token_keeps_what_was_made() -> None:
 
 
 @pytest.mark.parametrize("error", [EngineRequestError("one"), EngineDeadError("all"), RuntimeError("bug")])
-async def test_what_the_engine_raises_is_passed_on(error: Exception) -> None:
+async def test_an_engine_error_is_passed_on(error: Exception) -> None:
     backend = Scripted([EngineStep([0], 1, None), error])
 
     with pytest.raises(type(error)):
-        await said(generation(backend))
+        await collect(generation(backend))
     assert backend.running == 0
 
 
-async def test_an_engine_that_just_stops_has_failed() -> None:
+async def test_an_engine_that_stops_without_a_finish_is_an_error() -> None:
     with pytest.raises(EngineRequestError):
-        await said(generation(Scripted([EngineStep([0], 1, None)])))
+        await collect(generation(Scripted([EngineStep([0], 1, None)])))
 
 
 async def test_timings_add_up() -> None:
@@ -201,7 +201,7 @@ async def test_timings_add_up() -> None:
     await asyncio.sleep(0.01)
     progress.on_admitted(1)
 
-    *_, summary = await said(Generation(backend, free, work(), progress))
+    *_, summary = await collect(Generation(backend, free, work(), progress))
 
     assert isinstance(summary, Summary)
     timings = summary.timings
@@ -213,10 +213,10 @@ async def test_timings_add_up() -> None:
 
 @pytest.mark.parametrize("with_deadline", [True, False])
 @pytest.mark.parametrize(("choices", "capacity"), [(1, 1), (3, 1), (3, 2), (2, 4)])
-async def test_a_cancel_at_any_step_gives_back_permits_and_engine(
+async def test_a_cancellation_at_any_step_frees_permits_and_engine(
     tokenizer: Tokenizer, with_deadline: bool, choices: int, capacity: int
 ) -> None:
-    """At every single suspension between waiting for the permits and the last event."""
+    """The test cancels at every suspension from the wait for permits to the last event."""
     backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=capacity)
     admission = Admission(capacity=capacity, queue_limit=9)
     before = asyncio.all_tasks()
@@ -236,7 +236,7 @@ def _far(with_deadline: bool) -> Deadline | None:
 
 
 async def _cancel_after(steps: int, backend: Backend, admission: Admission, what: GenerationRequest) -> bool:
-    """Cancel a request after that many turns of the loop; True if it was over before."""
+    """Cancel a request after `steps` iterations of the loop. Return whether it had ended before."""
 
     async def serve() -> None:
         async for _ in served(backend, admission, what):
@@ -261,7 +261,7 @@ async def _turns(count: int) -> None:
 async def served(
     backend: Backend, admission: Admission, what: GenerationRequest
 ) -> AsyncGenerator[Event, None]:
-    """The events of a request that takes its permits like the others."""
+    """The events of a request that waits for its permits."""
     async with (
         admission.reserve("t", what.permits, what.deadline) as wait,
         aclosing(Generation(backend, wait, what, Progress()).batches()) as batches,
@@ -299,7 +299,7 @@ async def test_choices_are_interleaved_and_each_ends_by_itself() -> None:
         [0.01, step(4), 0.02, step(5, finish=EngineFinish.END_OF_SEQUENCE)],
     )
 
-    events = await said(generation(backend, choices=3))
+    events = await collect(generation(backend, choices=3))
 
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Summary)
@@ -316,56 +316,56 @@ async def test_choices_are_interleaved_and_each_ends_by_itself() -> None:
     assert events.index(of_choice(events, 1)[-1]) < events.index(of_choice(events, 0)[-1])
 
 
-async def test_the_prompt_and_what_of_it_was_cached_counts_once() -> None:
+async def test_prompt_tokens_and_cached_tokens_are_counted_once() -> None:
     steps = [EngineStep([0], 1, None, cached_tokens=2), step(1, finish=EngineFinish.MAX_TOKENS)]
 
-    *_, summary = await said(generation(Scripted(steps), choices=4))
+    *_, summary = await collect(generation(Scripted(steps), choices=4))
 
     assert isinstance(summary, Summary)
     assert summary.usage == Usage(3, 8, 2)
 
 
-async def test_what_was_cached_is_unknown_where_the_engine_does_not_tell() -> None:
-    *_, summary = await said(generation(Scripted([step(0), step(1, finish=EngineFinish.MAX_TOKENS)])))
+async def test_cached_tokens_are_unknown_if_the_engine_does_not_report_them() -> None:
+    *_, summary = await collect(generation(Scripted([step(0), step(1, finish=EngineFinish.MAX_TOKENS)])))
 
     assert isinstance(summary, Summary)
     assert summary.usage.cached_tokens is None
 
 
 @pytest.mark.parametrize("error", [EngineRequestError("one"), EngineDeadError("all"), RuntimeError("bug")])
-async def test_an_error_in_one_choice_ends_all(error: Exception) -> None:
+async def test_an_error_in_one_choice_ends_all_choices(error: Exception) -> None:
     backend = Scripted([step(0), 60.0], [0.02, error], [60.0])
     before = asyncio.all_tasks()
 
     with pytest.raises(type(error)):
-        await said(generation(backend, choices=3))
+        await collect(generation(backend, choices=3))
     assert backend.running == 0
     assert asyncio.all_tasks() == before
 
 
-async def test_a_deadline_after_the_first_token_of_any_choice_ends_all_with_what_was_made() -> None:
+async def test_a_deadline_after_the_first_token_of_any_choice_ends_all_with_their_output() -> None:
     backend = Scripted([step(0), step(1), 60.0], [60.0], [step(2), END])
     running = generation(backend, Deadline(time.monotonic() + 0.1), choices=3)
 
-    events = await said(running)
+    events = await collect(running)
 
     assert [text_of(events, index) for index in range(3)] == ["ab", "", "c"]
     assert ends_of(events) == {0: StopCause.DEADLINE, 1: StopCause.DEADLINE, 2: StopCause.MAX_TOKENS}
     assert backend.running == 0
 
 
-async def test_a_deadline_before_the_first_token_of_all_choices_is_an_error() -> None:
+async def test_a_deadline_before_any_token_is_an_error() -> None:
     backend = Scripted([60.0])
     before = asyncio.all_tasks()
 
     with pytest.raises(DeadlinePassed):
-        await said(generation(backend, Deadline(time.monotonic() + 0.05), choices=3))
+        await collect(generation(backend, Deadline(time.monotonic() + 0.05), choices=3))
     assert backend.running == 0
     assert asyncio.all_tasks() == before
 
 
-async def test_a_choice_whose_turn_never_came_ends_with_the_others() -> None:
-    """What comes before its text is still there."""
+async def test_a_choice_that_never_ran_ends_with_the_others() -> None:
+    """Its opening delta is still sent."""
     admission = Admission(capacity=1, queue_limit=9)
     request = work(Deadline(time.monotonic() + 0.1), choices=2, opening="p:")
 
@@ -389,7 +389,7 @@ async def test_more_choices_than_permits_take_turns(tokenizer: Tokenizer) -> Non
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-async def test_several_such_requests_at_once_do_not_wait_for_each_other(tokenizer: Tokenizer) -> None:
+async def test_requests_with_more_choices_than_permits_do_not_block_each_other(tokenizer: Tokenizer) -> None:
     backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=2)
     admission = Admission(capacity=2, queue_limit=99)
 
@@ -401,7 +401,7 @@ async def test_several_such_requests_at_once_do_not_wait_for_each_other(tokenize
 
 @pytest.mark.parametrize("choices", [1, 2])
 async def test_a_permit_is_free_before_its_last_event_is_read(choices: int) -> None:
-    """A caller that is slow to read the end of one choice keeps nobody from the engine."""
+    """A caller that reads the end of a choice slowly does not block the engine for others."""
     admission = Admission(capacity=choices, queue_limit=0)
     backend = Scripted([step(0), END], [step(0), 60.0])
 
@@ -414,8 +414,8 @@ async def test_a_permit_is_free_before_its_last_event_is_read(choices: int) -> N
     assert admission.running == 0
 
 
-async def test_a_slow_reader_holds_up_every_choice() -> None:
-    """Each waits with what it has, and asks its engine for no more."""
+async def test_a_slow_reader_pauses_every_choice() -> None:
+    """Each choice keeps its step and requests no further one from the engine."""
     scripts = [Counted(), Counted()]
     backend = Scripted(*scripts)
     stream = generation(backend, choices=2).batches()
@@ -428,8 +428,8 @@ async def test_a_slow_reader_holds_up_every_choice() -> None:
     assert backend.running == 0
 
 
-async def test_a_request_that_only_validates_starts_and_ends() -> None:
-    started, summary = await said(generation(Scripted([60.0]), choices=0))
+async def test_a_validated_request_has_only_a_start_and_a_summary() -> None:
+    started, summary = await collect(generation(Scripted([60.0]), choices=0))
 
     assert isinstance(started, Started)
     assert isinstance(summary, Summary)
@@ -440,7 +440,7 @@ async def test_a_blocked_prompt_is_answered_without_the_engine() -> None:
     request = replace(work(choices=2), blocked_by="rule")
     running = Generation(Scripted([60.0]), free, request, Progress())
 
-    _, *ends, summary = await said(running)
+    _, *ends, summary = await collect(running)
 
     assert request.permits == 0
     assert ends == [Finished(n, StopCause.CONTENT_FILTER, filter_rule="rule") for n in range(2)]
@@ -449,16 +449,16 @@ async def test_a_blocked_prompt_is_answered_without_the_engine() -> None:
     assert running.causes == [StopCause.CONTENT_FILTER]
 
 
-async def test_what_comes_before_the_text_is_said_first_and_once() -> None:
+async def test_the_opening_delta_is_sent_first_and_once() -> None:
     request = work(choices=2, opening="p:")
 
-    events = await said(Generation(Scripted([step(0), END]), free, request, Progress()))
+    events = await collect(Generation(Scripted([step(0), END]), free, request, Progress()))
 
     for index in range(2):
         assert of_choice(events, index)[:2] == [Delta(index, "p:", (), 0), Delta(index, "a", [0], 1)]
 
 
-async def test_the_report_says_how_many_ran() -> None:
+async def test_the_report_has_the_number_of_running_requests() -> None:
     admission = Admission(capacity=4, queue_limit=0)
     async with permit(admission, "other"):
         stream = served(Scripted([step(0), END]), admission, work())
@@ -468,7 +468,7 @@ async def test_the_report_says_how_many_ran() -> None:
     assert summary.report.batch_size == 2
 
 
-async def test_leaving_in_the_middle_leaves_no_task_behind(tokenizer: Tokenizer) -> None:
+async def test_closing_a_stream_leaves_no_task(tokenizer: Tokenizer) -> None:
     backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=1)
     before = asyncio.all_tasks()
 
@@ -482,8 +482,8 @@ async def test_leaving_in_the_middle_leaves_no_task_behind(tokenizer: Tokenizer)
         await asyncio.sleep(0)
 
 
-async def test_two_requests_of_one_id_are_two_requests(tokenizer: Tokenizer) -> None:
-    """Callers choose request ids, and may choose the same one twice."""
+async def test_two_requests_may_have_the_same_id(tokenizer: Tokenizer) -> None:
+    """Callers choose request ids and may repeat them."""
     backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=2, decode_tps=1)
     request = EngineRequest("same", [1, 2, 3], GREEDY, max_tokens=50, ignore_eos=False)
     tasks = [asyncio.create_task(anext(backend.generate(request))) for _ in range(2)]
@@ -498,7 +498,7 @@ async def test_two_requests_of_one_id_are_two_requests(tokenizer: Tokenizer) -> 
     assert backend.stats().running == 0
 
 
-async def test_an_engine_whose_tokens_nobody_takes_is_not_stalled(tokenizer: Tokenizer) -> None:
+async def test_an_engine_whose_steps_nobody_reads_is_not_stalled(tokenizer: Tokenizer) -> None:
     backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=1)
     request = EngineRequest("r", [1, 2, 3], GREEDY, max_tokens=50, ignore_eos=False)
 
@@ -511,7 +511,7 @@ async def test_an_engine_whose_tokens_nobody_takes_is_not_stalled(tokenizer: Tok
         assert backend.stats().last_step_age < 0.05
 
 
-async def test_an_engine_that_does_not_get_on_shows_for_how_long(tokenizer: Tokenizer) -> None:
+async def test_an_engine_without_progress_reports_the_time_since_its_last_step(tokenizer: Tokenizer) -> None:
     backend = SimulatedBackend(tokenizer, context_length=512, max_concurrency=1, faults="stall_at=0")
     request = EngineRequest("r", [1, 2, 3], GREEDY, max_tokens=50, ignore_eos=False)
     task = asyncio.create_task(anext(backend.generate(request)))

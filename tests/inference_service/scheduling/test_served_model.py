@@ -1,4 +1,4 @@
-"""What the loaded engine cannot honour is refused by name, before it is asked."""
+"""Parameters that the loaded engine does not support are refused by name before the engine runs."""
 
 from __future__ import annotations
 
@@ -53,27 +53,27 @@ def violations(model: ServedModel, sampling: Sampling) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", IN_USE)
-def test_refused_parameter_may_be_off_and_not_in_use(tokenizer: Tokenizer, name: str) -> None:
+def test_an_unsupported_parameter_may_be_off_but_not_in_use(tokenizer: Tokenizer, name: str) -> None:
     model = served(tokenizer, refused=frozenset({name}))
 
     check(model, Sampling(**OFF))
-    asked = Sampling(**{**OFF, name: IN_USE[name]})
-    assert violations(model, asked) == [(f"sampling.{name}", "unsupported_parameter")]
+    sampling = Sampling(**{**OFF, name: IN_USE[name]})
+    assert violations(model, sampling) == [(f"sampling.{name}", "unsupported_parameter")]
 
 
-def test_everything_refused_is_named_at_once(tokenizer: Tokenizer) -> None:
+def test_all_unsupported_parameters_are_named_together(tokenizer: Tokenizer) -> None:
     model = served(tokenizer, refused=frozenset(IN_USE))
 
-    said = violations(model, Sampling(**{**OFF, **IN_USE}))
+    found = violations(model, Sampling(**{**OFF, **IN_USE}))
 
-    assert said == [(f"sampling.{name}", "unsupported_parameter") for name in sorted(IN_USE)]
+    assert found == [(f"sampling.{name}", "unsupported_parameter") for name in sorted(IN_USE)]
 
 
-def test_engine_without_limits_of_its_own_takes_everything(tokenizer: Tokenizer) -> None:
+def test_an_engine_without_limits_accepts_everything(tokenizer: Tokenizer) -> None:
     check(served(tokenizer), Sampling(**{**OFF, **IN_USE, "top_k": 2**31 - 1}))
 
 
-def test_value_over_the_engine_s_own_ceiling_is_refused(tokenizer: Tokenizer) -> None:
+def test_a_value_above_the_engine_s_limit_is_refused(tokenizer: Tokenizer) -> None:
     model = served(tokenizer, ceilings={"top_k": 1024})
 
     check(model, Sampling(**{**OFF, "top_k": 1024}))

@@ -1,4 +1,4 @@
-"""Threads that tenants share: a flooder keeps nobody waiting, and holds no more than its share of memory."""
+"""Worker threads that tenants share: no tenant blocks others or exceeds its share of memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_results_and_errors_come_back() -> None:
+async def test_results_and_errors_are_returned() -> None:
     def fail() -> None:
         raise KeyError("k")
 
@@ -39,7 +39,7 @@ async def test_results_and_errors_come_back() -> None:
             await workers.run("a", 1, fail)
 
 
-async def test_a_flooder_leaves_a_thread_to_others() -> None:
+async def test_a_flooding_tenant_leaves_a_thread_to_others() -> None:
     release = threading.Event()
     async with pool(threads=2) as workers:
         flood = [
@@ -66,7 +66,7 @@ async def test_tenants_take_turns() -> None:
         names = ["a", "a", "a", "b", "b", "c"]
         tasks = [asyncio.create_task(workers.run(name, 1, order.append, name)) for name in names]
         await settle()
-        # One thread alone runs what waits, so that it also ends in the order in which it starts.
+        # Only one thread runs the waiting work, so that it ends in the order of its start.
         first.set()
         await asyncio.wait_for(asyncio.gather(*tasks), TIMEOUT_SECONDS)
         second.set()
@@ -75,7 +75,7 @@ async def test_tenants_take_turns() -> None:
     assert order == ["a", "b", "c", "a", "b", "a"]
 
 
-async def test_who_leaves_is_not_worked_for() -> None:
+async def test_cancelled_work_does_not_run() -> None:
     release = threading.Event()
     ran: list[int] = []
     async with pool(threads=1) as workers:
@@ -91,7 +91,7 @@ async def test_who_leaves_is_not_worked_for() -> None:
     assert ran == [2]
 
 
-async def test_what_waits_is_bounded_for_each_tenant() -> None:
+async def test_waiting_work_is_bounded_for_each_tenant() -> None:
     release = threading.Event()
     async with pool(threads=1, most_bytes=100_000) as workers:
         busy = [

@@ -1,4 +1,4 @@
-"""The content filter of a choice: the same at every cut, and nothing of a match ever seen."""
+"""The content filter of a choice: equal at every cut, and no part of a match is ever visible."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def run(parts: list[str], rules: list[Rule]) -> tuple[Delta, str | None, frozens
 
 @THOROUGH
 @given(data=st.data(), text=TEXTS)
-def test_what_leaves_does_not_depend_on_the_cuts(data: st.DataObject, text: str) -> None:
-    """Text, tokens and verdict are those of the whole text, tried stretch by stretch."""
+def test_filtered_output_does_not_depend_on_the_cuts(data: st.DataObject, text: str) -> None:
+    """Text, tokens and verdict equal those of a brute-force filter on the whole text."""
     rules = data.draw(rule_sets(text))
     parts = data.draw(cuts(text))
 
@@ -62,8 +62,8 @@ def test_every_cut_of_one_text(length: int) -> None:
 
 @THOROUGH
 @given(data=st.data(), text=TEXTS)
-def test_a_token_leaves_with_the_last_of_its_text(data: st.DataObject, text: str) -> None:
-    """At every moment the tokens that left are those whose text left or was hidden."""
+def test_a_token_is_released_with_the_end_of_its_text(data: st.DataObject, text: str) -> None:
+    """The released tokens are always exactly those whose text was released or hidden."""
     rules = data.draw(rule_sets(text, [REDACT]))
     parts = data.draw(cuts(text))
     screen = Filtered(start(*rules))
@@ -73,7 +73,7 @@ def test_a_token_leaves_with_the_last_of_its_text(data: st.DataObject, text: str
         fed += piece.text
         counted += screen.feed(piece).token_count
         if screen.filter.blocked is not None:
-            # What begins like JSON and turns out to be none ends the text where a match lies in it.
+            # Text that begins like JSON but is none ends at a match inside it.
             break
         ends = [len("".join(parts[: n + 1])) for n in range(len(parts))]
         decided = len(fed) - screen.filter.held
@@ -82,8 +82,8 @@ def test_a_token_leaves_with_the_last_of_its_text(data: st.DataObject, text: str
 
 @THOROUGH
 @given(data=st.data(), text=st.text(alphabet="ab漢😀", max_size=24))
-def test_no_more_is_held_back_than_may_become_a_match(data: st.DataObject, text: str) -> None:
-    """What is held begins with the beginning of a phrase, and then is no whole one."""
+def test_only_text_that_may_become_a_match_is_held_back(data: st.DataObject, text: str) -> None:
+    """The held-back text is the beginning of a phrase."""
     phrases = data.draw(st.lists(st.text(alphabet="ab漢😀", min_size=1, max_size=6), min_size=1, max_size=4))
     screen = Filtered(start(rule(phrases=tuple(phrases), action=REDACT)))
 
@@ -94,7 +94,7 @@ def test_no_more_is_held_back_than_may_become_a_match(data: st.DataObject, text:
         assert screen.filter.held == max(map(len, open_tails), default=0)
 
 
-def test_a_match_across_tokens_never_shows() -> None:
+def test_a_match_across_tokens_is_never_visible() -> None:
     screen = Filtered(start(rule("secret", phrases=("project heron",))))
 
     shown = [screen.feed(piece).text for piece in tokens(["A", " pro", "ject ", "her", "on", " flies"])]
@@ -105,7 +105,7 @@ def test_a_match_across_tokens_never_shows() -> None:
     assert not screen.flush()
 
 
-def test_what_only_looks_like_a_match_is_shown_in_the_end() -> None:
+def test_text_that_turns_out_to_be_no_match_is_released() -> None:
     screen = Filtered(start(rule(phrases=("project heron",), patterns=("[0-9]{4}",))))
 
     assert screen.feed(delta("the project her", [1], 1)) == delta("the ", [], 0)
@@ -139,8 +139,8 @@ def test_blocked_output_is_cut_before_the_match(text: str, shown: str) -> None:
         ("abadgex", "a*gex"),
     ],
 )
-def test_redacted_matches_give_way_to_the_replacement(text: str, shown: str) -> None:
-    """Overlapping and touching matches share the one of the match that begins first."""
+def test_matches_are_replaced_by_the_replacement(text: str, shown: str) -> None:
+    """Overlapping and adjacent matches share the replacement of the first one."""
     rules = [
         rule(phrases=("bad",), action=REDACT, replacement="*"),
         rule(
@@ -174,7 +174,7 @@ def test_blocks_and_redactions_that_overlap(block: str, redact: str, shown: str)
         assert (left.text, blocked) == (shown, "block")
 
 
-def test_tokens_of_hidden_text_are_counted_and_neither_named_nor_scored() -> None:
+def test_tokens_of_hidden_text_are_counted_without_ids_and_log_probabilities() -> None:
     left, _, redacted = run(["a ", "b", "ad", "!", " end"], [rule(phrases=("bad!",), action=REDACT)])
 
     assert left.text == "a [redacted] end"
@@ -184,14 +184,14 @@ def test_tokens_of_hidden_text_are_counted_and_neither_named_nor_scored() -> Non
     assert redacted == {"rule"}
 
 
-def test_a_token_that_is_hidden_in_part_is_not_named() -> None:
+def test_a_partly_hidden_token_has_no_id() -> None:
     left, _, _ = run(["ab", "ad", " x", " y"], [rule(phrases=("bad ",), action=REDACT, replacement="")])
 
     assert (left.text, left.token_ids, left.token_count) == ("ax y", [3], 4)
 
 
-def test_a_token_beside_hidden_text_is_named() -> None:
-    """Also where both were held back, and a token without text comes between."""
+def test_a_token_beside_hidden_text_has_its_id() -> None:
+    """This holds also if both were held back and a token without text is between them."""
     rules = [rule(phrases=("b", "abcd"), action=REDACT, replacement="*")]
 
     left, _, _ = run(["a", "", "b", "", "c", "x"], rules)
@@ -199,19 +199,19 @@ def test_a_token_beside_hidden_text_is_named() -> None:
     assert (left.text, left.token_ids, left.token_count) == ("a*cx", [0, 1, 3, 4, 5], 6)
 
 
-def test_a_token_without_text_inside_hidden_text_is_not_named() -> None:
+def test_a_token_without_text_inside_hidden_text_has_no_id() -> None:
     left, _, _ = run(["b", "", "b"], [rule(phrases=("bb",), action=REDACT)])
 
     assert (left.token_ids, left.token_count) == ([], 3)
 
 
-def test_tokens_of_a_blocked_match_do_not_leave() -> None:
+def test_tokens_of_a_blocked_match_are_not_sent() -> None:
     left, _, _ = run(["so ", "ba", "d"], [rule(phrases=("bad",))])
 
     assert (left.text, left.token_ids, left.token_count) == ("so ", [0], 1)
 
 
-def test_after_a_block_nothing_leaves() -> None:
+def test_after_a_block_nothing_is_sent() -> None:
     screen = Filtered(start(rule(phrases=("bad",))))
     screen.feed(delta("bad", [1], 1))
 
@@ -229,7 +229,7 @@ def test_after_a_block_nothing_leaves() -> None:
         ("café", "CAFE\u0301 café", "* *"),
         ("cafe\u0301", "Café!", "*!"),
         ("file", "a ﬁle, a ｆｉｌｅ", "a *, a *"),
-        ("ile", "a ﬁle", "a *"),  # half of a ligature takes the whole
+        ("ile", "a ﬁle", "a *"),  # a match in half of a ligature covers the whole
         ("heron", "he\u200bro\u00adn he\ufe0fron", "* *"),
         ("two words", "two\nwords two\u00a0words", "* *"),
         ("👍", "so 👍🏽!", "so *🏽!"),
@@ -237,8 +237,8 @@ def test_after_a_block_nothing_leaves() -> None:
         ("ΣΑΣ", "σας", "*"),
     ],
 )
-def test_spellings_of_a_phrase(phrase: str, text: str, shown: str) -> None:
-    """Characters that fold to more or fewer of them keep their places."""
+def test_all_spellings_of_a_phrase_match(phrase: str, text: str, shown: str) -> None:
+    """Offsets stay correct for characters whose case folding has another length."""
     for parts in ([text], list(text)):
         assert run(parts, [rule(phrases=(phrase,), action=REDACT, replacement="*")])[0].text == shown
 
@@ -257,20 +257,20 @@ def test_spellings_of_a_phrase(phrase: str, text: str, shown: str) -> None:
         ({"patterns": ("(a )?b1",), "whole_word": True}, "xa b1.", "xa *."),
     ],
 )
-def test_options_of_a_rule(options: dict[str, Any], text: str, shown: str) -> None:
+def test_the_options_of_a_rule_change_its_matches(options: dict[str, Any], text: str, shown: str) -> None:
     for parts in ([text], list(text), [text[:4], text[4:]]):
         assert run(parts, [rule(action=REDACT, replacement="*", **options)])[0].text == shown
 
 
-def test_text_that_is_no_utf8_is_no_trouble() -> None:
-    """A lone surrogate keeps its place and its own self."""
+def test_text_with_surrogates_is_filtered() -> None:
+    """A lone surrogate is unchanged and keeps its position."""
     rules = [rule(phrases=("bad",), patterns=("x.y",), action=REDACT, replacement="*")]
 
     assert run(["\ud800bad x\udfff", "y\udc00"], rules)[0].text == "\ud800* *\udc00"
 
 
-def test_a_long_text_in_one_piece_is_filtered_throughout() -> None:
-    """Also where a match lies across the blocks that it is looked at in."""
+def test_a_long_text_in_one_piece_is_filtered_completely() -> None:
+    """Matches across the internal blocks are found, too."""
     text = ("x" * 1021 + "bad") * 5 + "y" * 1000 + "bad"
 
     left, _, _ = run([text], [rule(phrases=("bad",), action=REDACT, replacement="*")])

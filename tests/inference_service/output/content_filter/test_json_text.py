@@ -1,4 +1,4 @@
-"""In JSON a rule is about what the strings say, however they are spelled; and hiding leaves it JSON."""
+"""In JSON rules match the unescaped strings, and redacted JSON stays valid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DIGITS = rule("digits", action=Action.REDACT, patterns=("[0-9]{4,8}",), replacem
 
 
 def filtered(parts: list[str] | str, *rules: Rule) -> tuple[str, str | None]:
-    """What leaves, and the rule that blocked."""
+    """Filter the parts. Return the output and the rule that blocked."""
     screen = start(*rules)
     filtered = Filtered(screen)
     left = "".join(filtered.feed(delta(part)).text for part in parts) + filtered.flush().text
@@ -29,7 +29,7 @@ def filtered(parts: list[str] | str, *rules: Rule) -> tuple[str, str | None]:
 
 
 def spelled(text: str) -> str:
-    """With every character as an escape."""
+    """The text with every character as an escape."""
     units = text.encode("utf-16-be")
     return "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
 
@@ -55,7 +55,7 @@ AROUND = [
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("around", AROUND)
-def test_escapes_hide_nothing_from_a_rule_that_blocks(hidden: str, around: str) -> None:
+def test_escaped_text_is_blocked(hidden: str, around: str) -> None:
     text = around % hidden
 
     for parts in ([text], list(text)):
@@ -66,7 +66,7 @@ def test_escapes_hide_nothing_from_a_rule_that_blocks(hidden: str, around: str) 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("around", AROUND[:4])
-def test_what_is_redacted_stays_json(hidden: str, around: str) -> None:
+def test_redacted_text_stays_json(hidden: str, around: str) -> None:
     text = around % hidden
 
     for parts in ([text], list(text)):
@@ -86,12 +86,12 @@ def test_what_is_redacted_stays_json(hidden: str, around: str) -> None:
         ("[12345", '["[number]"'),
     ],
 )
-def test_numbers_give_way_to_strings(text: str, left: str) -> None:
+def test_redacted_numbers_become_strings(text: str, left: str) -> None:
     for parts in ([text], list(text)):
         assert filtered(parts, DIGITS) == (left, None)
 
 
-def test_what_cannot_be_hidden_without_breaking_json_blocks() -> None:
+def test_a_match_that_cannot_be_redacted_within_json_blocks() -> None:
     across = rule("across", action=Action.REDACT, patterns=('"a": ?"x"',))
 
     for parts in (['{"b": 1, "a": "x"}'], list('{"b": 1, "a": "x"}')):
@@ -109,7 +109,7 @@ def test_what_cannot_be_hidden_without_breaking_json_blocks() -> None:
         r'He wrote "\u0070roject" and project heron.',
     ],
 )
-def test_words_are_redacted_as_they_stand(text: str) -> None:
+def test_text_outside_of_json_is_redacted(text: str) -> None:
     for parts in ([text], list(text)):
         left, blocked = filtered(parts, SECRET)
         assert (left, blocked) == (text.replace("project heron", SECRET.replacement), None)
@@ -143,21 +143,25 @@ def test_any_json_stays_json_at_every_cut(data: st.DataObject, value: Any, ascii
 
     assert (left, blocked) == filtered([text], *RULES)
     if isinstance(value, str | list | dict) and blocked is None:
-        told = json.loads(left)
-        assert not any("😀" in string or "ab" in string for string in strings(told, value))
+        filtered_value = json.loads(left)
+        assert not any("😀" in string or "ab" in string for string in strings(filtered_value, value))
 
 
-def strings(told: Any, value: Any) -> list[str]:
-    if isinstance(told, str):
-        return [told.replace('"#\\', "|")]
+def strings(filtered_value: Any, value: Any) -> list[str]:
+    if isinstance(filtered_value, str):
+        return [filtered_value.replace('"#\\', "|")]
     parts = (
-        [*told.keys(), *told.values()] if isinstance(told, dict) else told if isinstance(told, list) else []
+        [*filtered_value.keys(), *filtered_value.values()]
+        if isinstance(filtered_value, dict)
+        else filtered_value
+        if isinstance(filtered_value, list)
+        else []
     )
     return [string for part in parts for string in strings(part, value)]
 
 
 @pytest.mark.slow
-def test_long_strings_take_time_in_proportion() -> None:
+def test_long_strings_take_linear_time() -> None:
     text = '{"a": "' + "\\u0061" * 50_000 + '"}'
     assert filtered(list(text), rule("x", action=Action.REDACT, phrases=("aab",)))[0] == text
 
@@ -185,8 +189,10 @@ WORDS = (
 
 @THOROUGH
 @given(data=st.data(), text=st.lists(st.sampled_from(WORDS), max_size=14).map("".join))
-def test_cuts_change_nothing_where_a_match_begins_outside_of_json(data: st.DataObject, text: str) -> None:
-    """Also where what looks like JSON turns out to be none behind the match."""
+def test_the_result_does_not_depend_on_the_cuts_if_a_match_begins_outside_of_json(
+    data: st.DataObject, text: str
+) -> None:
+    """This holds also if text that looks like JSON turns out to be none after the match."""
     rules = [
         rule("across", action=Action.REDACT, patterns=("o {1,3}.{0,3}", "[a-z]{2,4}[^a-z]{1,4}"), order=0),
         rule("phrases", action=Action.REDACT, phrases=("ame", "2tru", "1", 'a"'), order=1),

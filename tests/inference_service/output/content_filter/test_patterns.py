@@ -1,4 +1,4 @@
-"""Patterns: what they may hold, and their unfinished matches."""
+"""Patterns: their supported syntax, and their partial matches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PATTERNS = st.recursive(_ATOMS, _grown, max_leaves=6).filter(_is_usable)
 
 @THOROUGH
 @given(pattern=PATTERNS)
-def test_a_pattern_means_what_it_means_to_python(pattern: str) -> None:
+def test_a_pattern_matches_the_same_as_in_python(pattern: str) -> None:
     whole = compile_re2(translate(pattern).whole, ignore_case=False)
 
     for text in _texts(WIDTH):
@@ -52,7 +52,7 @@ def test_a_pattern_means_what_it_means_to_python(pattern: str) -> None:
 
 @THOROUGH
 @given(pattern=PATTERNS)
-def test_the_unfinished_matches_are_the_beginnings_of_matches_and_nothing_else(pattern: str) -> None:
+def test_partial_matches_are_exactly_the_beginnings_of_matches(pattern: str) -> None:
     unfinished = compile_re2(translate(pattern).unfinished, ignore_case=False)
 
     matches = [text for text in _texts(WIDTH) if re.fullmatch(pattern, text)]
@@ -84,7 +84,7 @@ def test_the_unfinished_matches_are_the_beginnings_of_matches_and_nothing_else(p
         ("(?:(?:.{0,16}\\w){1,4}x\\d){1,3}", ""),
     ],
 )
-def test_what_a_pattern_must_not_have(pattern: str, complaint: str) -> None:
+def test_unsupported_syntax_is_refused(pattern: str, complaint: str) -> None:
     if not complaint:
         assert translate(pattern).whole
         return
@@ -92,6 +92,6 @@ def test_what_a_pattern_must_not_have(pattern: str, complaint: str) -> None:
         translate(pattern)
 
 
-def test_a_pattern_that_takes_too_much_memory_is_refused() -> None:
+def test_a_pattern_that_needs_too_much_memory_is_refused() -> None:
     with pytest.raises(PatternError, match="too large"):
         compile_re2("(?:[a-z]{1000}){1000}", ignore_case=False)

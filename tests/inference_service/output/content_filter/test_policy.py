@@ -1,4 +1,4 @@
-"""The policy out of a file: prompts, keys, and changes while the server runs."""
+"""The policy in a file: prompts, keys, and changes while the server runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def output(policy: ContentPolicy, text: str, key_name: str = "alice") -> str:
-    """What leaves of an output."""
+    """The filtered output."""
     screen = policy.output_filter(key_name)
     if screen is None:
         return text
@@ -36,10 +36,10 @@ def output(policy: ContentPolicy, text: str, key_name: str = "alice") -> str:
     return filtered.feed(delta(text)).text + filtered.flush().text
 
 
-def soon(question: Callable[[], bool]) -> bool:
-    """Whether the answer turns true within seconds."""
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether the condition holds within some seconds."""
     end = time.monotonic() + 10
-    while not (answer := question()) and time.monotonic() < end:
+    while not (answer := condition()) and time.monotonic() < end:
         time.sleep(0.02)
     return answer
 
@@ -57,13 +57,13 @@ def test_a_prompt_is_allowed_redacted_or_blocked(path: Path) -> None:
     assert (blocked.blocked.rule, blocked.texts) == ("heron", ())
 
 
-def test_texts_of_a_prompt_are_judged_each_by_itself(path: Path) -> None:
+def test_each_text_of_a_prompt_is_filtered_separately(path: Path) -> None:
     policy = FilePolicy(write(path, *HERON))
 
     assert policy.check_prompt(["her", "on"], "alice").blocked is None
 
 
-def test_a_rule_may_be_about_prompts_or_output_only(path: Path) -> None:
+def test_a_rule_may_apply_only_to_prompts_or_only_to_output(path: Path) -> None:
     policy = FilePolicy(write(path, *HERON, "applies_to = 'prompt'", *EGRET, "applies_to = 'output'"))
 
     assert policy.check_prompt(["an egret"], "alice").texts == ("an egret",)
@@ -71,7 +71,7 @@ def test_a_rule_may_be_about_prompts_or_output_only(path: Path) -> None:
     assert output(policy, "an egret, a heron") == "an [redacted], a heron"
 
 
-def test_a_rule_may_be_for_some_keys(path: Path) -> None:
+def test_a_rule_may_apply_to_some_keys(path: Path) -> None:
     policy = FilePolicy(write(path, *HERON, "keys = ['alice', 'bob']", *EGRET))
 
     assert output(policy, "egret heron", "alice") == "[redacted] "
@@ -80,7 +80,7 @@ def test_a_rule_may_be_for_some_keys(path: Path) -> None:
     assert policy.check_prompt(["heron"], "anonymous").blocked is None
 
 
-def test_who_has_no_rule_has_no_filter(path: Path) -> None:
+def test_a_caller_without_rules_has_no_filter(path: Path) -> None:
     policy = FilePolicy(write(path, *HERON, "keys = ['alice']"))
 
     assert policy.output_filter("bob") is None
@@ -100,7 +100,7 @@ def test_a_file_may_be_json(tmp_path: Path) -> None:
     assert output(FilePolicy(write(tmp_path / "filter.json", json.dumps(rules))), "a heron.") == "a ."
 
 
-def test_changes_are_followed_without_a_restart(path: Path) -> None:
+def test_changes_apply_without_a_restart(path: Path) -> None:
     policy = FilePolicy(write(path, *HERON))
     assert output(policy, "an egret") == "an egret"
 
@@ -113,7 +113,7 @@ def test_changes_are_followed_without_a_restart(path: Path) -> None:
     assert soon(lambda: policy.check_prompt(["heron"], "alice").blocked is None)
 
 
-def test_a_change_in_place_of_the_same_length_is_noticed(path: Path) -> None:
+def test_an_in_place_change_of_the_same_length_is_noticed(path: Path) -> None:
     policy = FilePolicy(write(path, *HERON))
 
     before = path.stat()
@@ -134,7 +134,7 @@ def test_a_running_answer_keeps_its_rules(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["broken", "gone", "unreadable"])
-def test_a_file_that_breaks_changes_nothing_and_is_one_error(path: Path, how: str) -> None:
+def test_a_broken_file_changes_nothing_and_is_one_error(path: Path, how: str) -> None:
     policy = FilePolicy(write(path, *HERON), check_interval=0)
 
     with capture_logs() as logs:
@@ -158,7 +158,7 @@ def test_a_file_that_breaks_changes_nothing_and_is_one_error(path: Path, how: st
     assert soon(lambda: output(policy, "a heron") == "a heron")
 
 
-def test_no_log_holds_any_text(path: Path) -> None:
+def test_logs_contain_no_text(path: Path) -> None:
     policy = FilePolicy(write(path, *HERON), check_interval=0)
 
     with capture_logs() as logs:
@@ -177,8 +177,8 @@ def test_a_server_does_not_start_without_its_rules(path: Path) -> None:
         FilePolicy(path)
 
 
-def test_where_nothing_is_filtered_nothing_is_imported() -> None:
-    """The package that the rest of the service knows brings none of the libraries along."""
+def test_without_a_filter_its_libraries_are_not_imported() -> None:
+    """The package that the rest of the service imports does not import the libraries."""
     code = (
         "import sys, inference_service.output.content_filter.rules, inference_service.output.pipeline;"
         "sys.exit(bool({'re2', 'ahocorasick_rs'} & set(sys.modules)))"

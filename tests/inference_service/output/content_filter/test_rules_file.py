@@ -1,4 +1,4 @@
-"""The file of rules: what it says, and what is wrong with it, in one line."""
+"""The file of rules: its content, and its errors in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lodestream_common.errors import OperatorError
 TOML = Path("filter.toml")
 
 
-def test_a_rule_in_full() -> None:
+def test_a_rule_with_all_members_is_read() -> None:
     [rule] = parse_rules(
         b"""
         [[rules]]
@@ -37,8 +37,8 @@ def test_a_rule_in_full() -> None:
     assert (rule.ignore_case, rule.whole_word) == (False, True)
 
 
-def test_what_a_rule_leaves_out() -> None:
-    """It is for everybody, prompts and output, in any case, and inside words too."""
+def test_the_defaults_of_a_rule() -> None:
+    """It applies to everybody, to prompts and output, ignores case, and matches inside words."""
     [rule] = parse_rules(b"[[rules]]\nname = 'a'\nphrases = ['b']\naction = 'redact'", TOML)
 
     assert (rule.replacement, rule.place, rule.keys) == ("[redacted]", Place.BOTH, None)
@@ -52,7 +52,7 @@ def test_the_example_of_the_documentation_is_valid() -> None:
 
 
 def one(**members: str) -> str:
-    """A document of one rule named `r`, with some members changed, or left out where empty."""
+    """A document of one rule named `r` with some members changed, or removed if empty."""
     rule = {"name": "'r'", "phrases": "['x']", "action": "'block'", **members}
     return "[[rules]]\n" + "\n".join(f"{name} = {value}" for name, value in rule.items() if value)
 
@@ -85,7 +85,7 @@ def one(**members: str) -> str:
         ("name = '\udcff'", "is not valid TOML: "),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_it(content: str, complaint: str) -> None:
+def test_an_error_is_one_line_that_names_its_place(content: str, complaint: str) -> None:
     with pytest.raises(OperatorError) as caught:
         parse_rules(content.encode("utf-8", "surrogateescape"), TOML)
 
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_one_line_that_names_it(content: str, complaint: str) -
 
 
 @pytest.mark.parametrize("content", [b"[1]", b"{", b"null", b"\xff", b"[" * 100_000])
-def test_bad_json_is_one_line_too(content: bytes) -> None:
+def test_invalid_json_is_an_error_of_one_line(content: bytes) -> None:
     with pytest.raises(OperatorError) as caught:
         parse_rules(content, Path("filter.json"))
 

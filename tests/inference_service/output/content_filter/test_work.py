@@ -1,4 +1,4 @@
-"""The work of the filter grows with the text and not with how awkward text and rules are."""
+"""The work of the filter is linear in the text, also for awkward texts and rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AWKWARD = {
 
 
 class Counting:
-    """A finder that counts the characters it is shown."""
+    """A finder that counts the characters that it reads."""
 
     def __init__(self, finder: Finder) -> None:
         self._finder = finder
@@ -38,7 +38,7 @@ class Counting:
 
 
 def watched(awkward: Rule, text: str, size: int) -> Counting:
-    """The finder, after it was shown a text in pieces of one size."""
+    """The finder after it read a text in pieces of one size."""
     [(finder, folding)] = finders([awkward])
     counting = Counting(finder)
     screen = Filtered(OutputFilter([Scanner(counting, folding)]))
@@ -50,7 +50,7 @@ def watched(awkward: Rule, text: str, size: int) -> Counting:
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_one_character_at_a_time_costs_at_most_the_width_of_a_match_each(name: str) -> None:
+def test_each_character_costs_at_most_the_width_of_a_match(name: str) -> None:
     length = 3000
 
     assert length <= watched(AWKWARD[name], "a" * length, 1).shown <= length * (WIDEST + 2)
@@ -70,12 +70,12 @@ def test_a_long_text_in_one_piece_is_read_little_more_than_once(name: str) -> No
     counting = watched(AWKWARD[name], "a" * length, length)
 
     assert counting.shown <= 1.5 * length
-    # Each of many matches is looked for in a stretch of bounded length.
+    # Each of many matches is searched in a stretch of bounded length.
     assert counting.widest <= 2000
 
 
-def test_plain_text_is_hardly_held_back() -> None:
-    """Where nothing looks like the beginning of a match, all leaves at once."""
+def test_text_without_partial_matches_is_released_at_once() -> None:
+    """Text in which nothing looks like the beginning of a match is released at once."""
     screen = Filtered(start(rule(phrases=("bad",), patterns=("[0-9]{4}-[0-9]{4}",), action=Action.REDACT)))
 
     for piece in ("Yes", ", ", "of", " course", "."):
