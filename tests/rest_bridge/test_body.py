@@ -110,7 +110,9 @@ async def test_a_body_may_come_in_pieces(wire: Wire) -> None:
         None,
     ],
 )
-async def test_json_is_accepted_with_any_content_type(http: httpx.AsyncClient, content_type: str | None) -> None:
+async def test_json_is_accepted_with_any_content_type(
+    http: httpx.AsyncClient, content_type: str | None
+) -> None:
     """OpenAI's servers accept it, too: `curl -d` declares JSON as a form."""
     headers = {} if content_type is None else {"content-type": content_type}
     reply = await http.post(CHAT, content=json.dumps(chat()), headers=headers)

@@ -110,7 +110,9 @@ async def test_a_disconnect_within_the_body_ends_the_request(
     assert service.seen == []
 
 
-async def test_a_disconnected_caller_is_logged_as_client_gone(bridge: RunningBridge, service: ScriptedService) -> None:
+async def test_a_disconnected_caller_is_logged_as_client_gone(
+    bridge: RunningBridge, service: ScriptedService
+) -> None:
     """It is logged neither as a success nor as an error."""
     service.stream = stall
     with structlog.testing.capture_logs() as logs:
@@ -123,7 +125,9 @@ async def test_a_disconnected_caller_is_logged_as_client_gone(bridge: RunningBri
     assert lines == [("request", 499, "client_gone")]
 
 
-async def test_many_simultaneous_disconnects_leave_no_task(bridge: RunningBridge, service: ScriptedService) -> None:
+async def test_many_simultaneous_disconnects_leave_no_task(
+    bridge: RunningBridge, service: ScriptedService
+) -> None:
     """The number of tasks is as before, and the next request is answered."""
     usual = service.stream
     async with connect(bridge.address) as wire:

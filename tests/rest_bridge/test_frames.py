@@ -88,7 +88,7 @@ def test_a_choice_without_output_has_a_first_chunk() -> None:
 
 
 def test_each_choice_has_its_own_beginning_and_end() -> None:
-    """The roles come first, once and in order, as OpenAI's SDK expects, however the choices are interleaved."""
+    """The roles of interleaved choices come first, once and in order, as OpenAI's SDK expects."""
     made = frames()
     events: list[Event] = [Delta(n, text, (1,), 1) for n, text in ((1, "a"), (0, "b"), (1, "c"), (0, "d"))]
     events += [Finished(n, FinishReason.STOP, StopCause.END_OF_SEQUENCE) for n in (0, 2, 1)]

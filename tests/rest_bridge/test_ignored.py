@@ -239,7 +239,10 @@ def test_members_of_other_response_formats_are_named() -> None:
     schema = {"name": "n", "schema": {}}
     response_format = {"type": "regex", "regex": "a", "ebnf": "b", "grammar": None, "json_schema": schema}
 
-    assert names(chat(response_format=response_format)) == ["response_format.json_schema", "response_format.ebnf"]
+    assert names(chat(response_format=response_format)) == [
+        "response_format.json_schema",
+        "response_format.ebnf",
+    ]
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -248,7 +251,9 @@ def test_the_description_of_a_schema_is_named(strict: bool) -> None:
     schema = {"name": "n", "description": "d", "schema": {}, "strict": True}
     response_format = {"type": "json_schema", "json_schema": schema}
 
-    assert names(chat(response_format=response_format), strict=strict) == ["response_format.json_schema.description"]
+    assert names(chat(response_format=response_format), strict=strict) == [
+        "response_format.json_schema.description"
+    ]
     schema["description"] = None
     assert names(chat(response_format=response_format), strict=strict) == []
 

@@ -33,7 +33,10 @@ def test_an_impossible_token_has_minus_9999() -> None:
 
     assert chat_logprobs()([never])["content"][0]["logprob"] == -9999.0
     logprobs = CompletionLogprobs()([never])
-    assert (logprobs["token_logprobs"], logprobs["top_logprobs"]) == ([-9999.0], [{"y": -9999.0, "x": -9999.0}])
+    assert (logprobs["token_logprobs"], logprobs["top_logprobs"]) == (
+        [-9999.0],
+        [{"y": -9999.0, "x": -9999.0}],
+    )
 
 
 def test_completions_name_partial_characters_by_their_bytes() -> None:

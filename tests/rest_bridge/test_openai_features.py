@@ -117,7 +117,9 @@ async def test_parsed_replies(client: openai.AsyncOpenAI, running: Running) -> N
     assert folded.choices[0].message.parsed == City(name="Bonn", people=330000)
 
 
-async def test_tool_calls_are_events_of_a_stream(client: openai.AsyncOpenAI, service: ScriptedService) -> None:
+async def test_tool_calls_are_events_of_a_stream(
+    client: openai.AsyncOpenAI, service: ScriptedService
+) -> None:
     """The helper emits events for arguments, and for each complete call."""
     deltas = [
         call_delta(id="call_1", name="weather"),

@@ -83,7 +83,11 @@ def test_the_number_of_alternatives_is_limited_as_in_the_service(document: dict[
     text = schemas["CompletionRequest"]["properties"]["logprobs"]
     parameter = options.TOP_LOGPROBS
 
-    assert (chat["minimum"], chat["maximum"], chat["default"]) == (parameter.low, parameter.high, parameter.default)
+    assert (chat["minimum"], chat["maximum"], chat["default"]) == (
+        parameter.low,
+        parameter.high,
+        parameter.default,
+    )
     assert (text["minimum"], text["maximum"]) == (parameter.low, parameter.high)
 
 
@@ -154,7 +158,7 @@ def test_the_description_is_valid_openapi(document: dict[str, Any]) -> None:
 
 
 def test_every_route_lists_its_errors(document: dict[str, Any]) -> None:
-    """Each may have internal errors, none answers with the framework's 422, and all use the same error body."""
+    """All list internal errors, none lists the framework's 422, and all use the same error body."""
     for item in document["paths"].values():
         for operation in item.values():
             refusals = {status: reply for status, reply in operation["responses"].items() if status != "200"}

@@ -39,9 +39,7 @@ async def chunks(wire: Wire) -> list[bytes]:
         return found
 
 
-async def test_gathered_events_are_one_write(
-    slow: RunningBridge, service: ScriptedService
-) -> None:
+async def test_gathered_events_are_one_write(slow: RunningBridge, service: ScriptedService) -> None:
     service.stream = script(*MANY)
     async with connect(slow.address) as wire:
         wire.post(COMPLETIONS_STREAM, completion())
@@ -72,7 +70,9 @@ async def test_pacing_does_not_change_the_bytes_of_a_stream(
     assert seen[0] == seen[1]
 
 
-async def test_the_first_output_of_every_choice_is_sent_at_once(slow: RunningBridge, service: ScriptedService) -> None:
+async def test_the_first_output_of_every_choice_is_sent_at_once(
+    slow: RunningBridge, service: ScriptedService
+) -> None:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         for event in (started(), delta("a"), delta("b", choice=1)):
             yield event
@@ -87,7 +87,9 @@ async def test_the_first_output_of_every_choice_is_sent_at_once(slow: RunningBri
             assert b'"content":"b"' in await wire.read_chunk()
 
 
-async def test_gathered_events_are_sent_after_the_interval(running: Running, service: ScriptedService) -> None:
+async def test_gathered_events_are_sent_after_the_interval(
+    running: Running, service: ScriptedService
+) -> None:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         for event in (started(), delta("a"), delta("b"), delta("c")):
             yield event
@@ -148,7 +150,9 @@ async def test_a_caller_may_turn_off_gathering(slow: RunningBridge, service: Scr
         found = await chunks(wire)
 
     assert len(found) == len(WORDS) + 2
-    assert float(service.seen[-1].metadata["x-stream-interval"]) == 0, "the bridge sends the interval to the service"
+    assert float(service.seen[-1].metadata["x-stream-interval"]) == 0, (
+        "the bridge sends the interval to the service"
+    )
 
 
 async def test_without_the_header_no_interval_is_sent_to_the_service(

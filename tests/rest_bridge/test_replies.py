@@ -78,7 +78,11 @@ def test_a_reply_has_the_metadata_of_the_request() -> None:
     metadata = rendered(CHAT_RESPONSE)["pg_metadata"]
 
     assert metadata["region"] == "here"
-    assert (metadata["queue_time_ms"], metadata["inference_time_ms"], metadata["model_load_time_ms"]) == (1, 50, 0)
+    assert (metadata["queue_time_ms"], metadata["inference_time_ms"], metadata["model_load_time_ms"]) == (
+        1,
+        50,
+        0,
+    )
     assert metadata["latency_ms"] == 52
     assert metadata["timings"] == {
         "queue_ms": 1.4,
@@ -125,10 +129,10 @@ def test_a_reply_has_the_metadata_of_the_request() -> None:
 def test_each_choice_has_its_finish_reason_and_stop(ending: Finished, reason: str) -> None:
     """The choice has the reason, and the metadata have the matched stop."""
     reply = rendered(CHAT_RESPONSE, replace(GENERATION, choices=(Choice(0, "", (), 0, ending),)))
-    (ending,) = reply["pg_metadata"]["choices"]
+    (choice,) = reply["pg_metadata"]["choices"]
 
     assert reply["choices"][0]["finish_reason"] == reason
-    assert ending == {
+    assert choice == {
         "index": 0,
         "cause": ending.cause.value,
         "stop_sequence": ending.stop_sequence,

@@ -272,9 +272,7 @@ async def test_an_invalid_deadline_is_refused(http: httpx.AsyncClient, given: st
 
 
 @pytest.mark.parametrize("given", ["0.001", "0.0012345678901234567", "3600", "3600.0"])
-async def test_every_documented_form_of_a_deadline_is_accepted(
-    http: httpx.AsyncClient, given: str
-) -> None:
+async def test_every_documented_form_of_a_deadline_is_accepted(http: httpx.AsyncClient, given: str) -> None:
     """It may have many decimals. Whether it is long enough does not matter here."""
     schemas = [
         parameter["schema"]

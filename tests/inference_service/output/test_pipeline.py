@@ -204,7 +204,7 @@ def test_steps_with_unknown_ids_count_their_tokens_and_use_the_engine_s_text(
     assert output.token_count == sum(1 if known[n] else 3 for n in whole_steps)
 
 
-def test_a_stop_token_among_unknown_ids_ends_it() -> None:
+def test_a_stop_token_among_unknown_ids_ends_the_choice() -> None:
     choice = ChoicePipeline(Slices([b""]), stop_token_ids=[7])
 
     output = run_steps(choice, [EngineStep([5, 7], 4, "漢字")])
@@ -213,7 +213,7 @@ def test_a_stop_token_among_unknown_ids_ends_it() -> None:
 
 
 @pytest.mark.parametrize("ids", [[], [5]])
-def test_an_end_whose_token_has_no_name(ids: list[int]) -> None:
+def test_an_end_whose_token_id_is_unknown(ids: list[int]) -> None:
     choice = ChoicePipeline(Slices([b""] * 6))
 
     output = run_steps(choice, [EngineStep(ids, 3, "ab", EOS)])
@@ -223,7 +223,7 @@ def test_an_end_whose_token_has_no_name(ids: list[int]) -> None:
     assert output.finished[0].stop_token_id == (ids[0] if ids else None)
 
 
-def test_progress_without_tokens_says_nothing() -> None:
+def test_progress_without_tokens_makes_no_event() -> None:
     choice = ChoicePipeline(Slices([b"a"]))
 
     assert list(choice.on_step(EngineStep([], 0, None))) == []
@@ -238,7 +238,7 @@ def test_a_stop_completed_by_the_last_token_wins_over_the_limit() -> None:
     assert output.finished == [Finished(0, StopCause.STOP_SEQUENCE, stop_sequence="END")]
 
 
-def test_a_cut_lets_go_of_what_was_held_back() -> None:
+def test_a_cut_releases_the_held_back_text() -> None:
     choice = ChoicePipeline(Slices([b"a", b"EN"]), stops=["END"])
     held = list(choice.on_step(EngineStep([0, 1], 2, None)))
 

@@ -122,9 +122,11 @@ def steps_of(parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish 
     ]
 
 
-def run(setting: Setting, parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish = MAX) -> Told:
+def run(
+    setting: Setting, parts: Sequence[bytes], marks: Sequence[int], finish: EngineFinish = MAX
+) -> ChoiceOutput:
     choice = setting.pipeline([*parts, b"never shown"])
-    return tell(choice, steps_of(parts, marks, finish))
+    return run_steps(choice, steps_of(parts, marks, finish))
 
 
 def one_by_one(setting: Setting, parts: Sequence[bytes], finish: EngineFinish = MAX) -> ChoiceOutput:

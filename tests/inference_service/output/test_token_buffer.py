@@ -12,7 +12,7 @@ from tests.support.texts import THOROUGH
 
 
 def release(buffer: TokenBuffer, upto: int) -> Delta:
-    """Settle the text before an offset, and let it leave."""
+    """Settle the text before an offset, and release it."""
     buffer.settle(upto)
     return buffer.release()
 
@@ -60,7 +60,7 @@ def test_tokens_without_ids_are_counted() -> None:
     assert (left.token_ids, left.token_count) == ([9], 3)
 
 
-def test_what_is_settled_in_several_parts_leaves_together() -> None:
+def test_text_that_was_settled_in_parts_is_released_together() -> None:
     one, two = ScoredToken(1, "a", b"a", -1.0), ScoredToken(2, "b", b"b", -2.0)
     buffer = TokenBuffer()
     buffer.add("a", [1], 2, [one])

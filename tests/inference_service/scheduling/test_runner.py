@@ -117,7 +117,7 @@ def free() -> AbstractAsyncContextManager[int]:
     return nullcontext(1)
 
 
-async def said(running: Generation) -> list[Event]:
+async def collect(running: Generation) -> list[Event]:
     return [event async for batch in running.batches() for event in batch]
 
 

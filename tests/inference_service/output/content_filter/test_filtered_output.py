@@ -20,7 +20,7 @@ TEXTS = st.one_of(
 
 
 def run(parts: list[str], rules: list[Rule]) -> tuple[Delta, str | None, frozenset[str]]:
-    """All that leaves, joined; the rule that blocked; the rules that hid something."""
+    """Filter the parts. Return the joined output, the rule that blocked, and the rules that redacted."""
     screen = start(*rules)
     filtered = Filtered(screen)
     left = joined([*map(filtered.feed, tokens(parts)), filtered.flush()])
