@@ -33,6 +33,7 @@ from inference_service.config import cache_home
 from inference_service.models.loader import ModelFile, model_id
 from lodestream_common.ready import READY_FILE
 from tests.engines.engine_dirs import write_model
+from tests.support.certificates import Certificates
 from tests.support.documents import ROOT, Block, blocks_of, pages
 from tests.support.go_modules import DEBIAN, write_proxy
 from tests.support.parts import free_port, part
@@ -54,6 +55,13 @@ NOT_RUN: set[tuple[str, str]] = set()
 
 def test_no_other_block_is_left_out() -> None:
     assert {(block.page, block.not_run) for block in BLOCKS if block.not_run} == NOT_RUN
+
+
+def test_no_code_stands_outside_a_fence() -> None:
+    """An indented line after an empty one is a block, too."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        outside = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        assert not re.search(r"^\n    \S", outside, re.MULTILINE), page
 
 
 def test_every_file_is_used() -> None:
@@ -139,8 +147,12 @@ class Places:
 
     def put_into(self, text: str) -> str:
         """A block with these addresses in the place of the usual ones."""
-        text = text.replace("127.0.0.1:8000", self.http).replace("127.0.0.1:50051", self.grpc)
-        return text.replace("127.0.0.1:9464", self.metrics) if self.metrics else text
+        others = {"127.0.0.1:8000": self.http, "127.0.0.1:50051": self.grpc, "127.0.0.1:9464": self.metrics}
+        for usual in re.findall(r"0\.0\.0\.0:\d+", text):
+            others[usual] = "127.0.0.1:0"
+        for usual, other in others.items():
+            text = text.replace(usual, other or usual)
+        return text
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +164,9 @@ def places(
     metrics = f"127.0.0.1:{free_port()}"
     environment = _variables(programs, model_file, home) | {"LODESTREAM_METRICS_ADDRESS": metrics}
     with serving("lodestream up", home / "out", environment) as found:
+        # From the first request on, the metrics have every name.
+        body = {"model": "llama-3.1-8b", "prompt": "Hello", "max_tokens": 2}
+        httpx.post(f"http://{found.http}/v1/completions", json=body, timeout=60).raise_for_status()
         yield Places(found.http, found.grpc, metrics, environment["XDG_STATE_HOME"])
 
 
@@ -272,6 +287,10 @@ class Page:
         for entry in ROOT.iterdir():
             if not entry.name.startswith("."):
                 (home / entry.name).symlink_to(entry)
+        certificates = Certificates(home)
+        assert certificates.ca.is_file()
+        for name in ("service", "bridge"):
+            certificates.issue(name)
         if NODE_MODULES.is_dir():
             (home / "node_modules").symlink_to(NODE_MODULES)
 
