@@ -66,5 +66,5 @@ async def _serve(settings: FrontSettings, socket_of_engine: socket.socket) -> in
         await engine.remote.close()
         return error.exit_status
     except EngineDeadError as error:
-        _log.error("ended", reason=str(error))
+        _log.error("engine_process_ended", reason=str(error))
         return 1

@@ -107,6 +107,8 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._outbox: list[_Message] = []
         self._received = bytearray()
+        self.heard = self._loop.time()
+        """When the other end sent something last, on the loop's clock, in seconds."""
 
     @property
     def is_behind(self) -> bool:
@@ -122,8 +124,15 @@ class Link(asyncio.Protocol):
     def flush(self) -> None:
         """Send what was collected now."""
         batch, self._outbox = self._outbox, []
-        if batch and not self._transport.is_closing():
+        if not batch or self._transport.is_closing():
+            return
+        try:
             data = pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)
+        except Exception:
+            # A lost message would leave its receiver waiting: rather end both sides.
+            _log.exception("link_failed")
+            self._transport.abort()
+        else:
             self._transport.write(_HEAD.pack(len(data)) + data)
 
     def close(self) -> None:
@@ -141,6 +150,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the messages of each batch that is complete."""
+        self.heard = self._loop.time()
         received = self._received
         received += data
         place = 0
@@ -232,6 +242,11 @@ class Remote:
     def is_lost(self) -> bool:
         """Whether the other side is gone."""
         return self._lost.is_set()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the other side sent something."""
+        return asyncio.get_running_loop().time() - self._link.heard
 
     async def connect(self, ours: socket.socket) -> None:
         """Begin to talk over one end of a socket pair."""
@@ -415,7 +430,7 @@ _Packed = tuple[type[Exception], tuple[Any, ...], dict[str, Any]]
 def _packed(error: Exception) -> _Packed:
     """What an error is made of. One that the other side cannot know is logged here, and replaced."""
     if not isinstance(error, ServiceError | BackendError | DeadlinePassed):
-        _log.exception("front.failed", exc_info=error)
+        _log.exception("front_request_failed", exc_info=error)
         error = EngineRequestError("the engine's process failed; its log says how")
     return type(error), error.args, error.__dict__
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -45,7 +44,6 @@ class RemoteEngine:
     def __init__(self) -> None:
         self.remote = Remote(self.on_state)
         self._state = EngineState(BackendStats(running=0), 0, 0, 0.0)
-        self._heard = time.monotonic()
         self._model: tuple[EngineFacts, loader.LoadedModel] | None = None
 
     @property
@@ -55,7 +53,7 @@ class RemoteEngine:
 
     def on_state(self, state: EngineState) -> None:
         """Take a report."""
-        self._state, self._heard = state, time.monotonic()
+        self._state = state
 
     def interval(self) -> float:
         """The stream interval that the engine's process needs, in seconds."""
@@ -66,7 +64,7 @@ class RemoteEngine:
         stats = self._state.stats
         if self.remote.is_lost:
             return replace(stats, alive=False)
-        silence = time.monotonic() - self._heard
+        silence = self.remote.silence
         return (
             replace(stats, last_step_age=stats.last_step_age + silence)
             if silence > _SILENCE_SECONDS

@@ -65,7 +65,10 @@ class FrontedService:
 
 @asynccontextmanager
 async def fronted_service(home: Path, **settings: Any) -> AsyncIterator[FrontedService]:
-    """Serve with two fronts over the simulated engine until the context ends."""
+    """Serve with two fronts over the simulated engine until the context ends.
+
+    Settings replace those of here; None leaves one out.
+    """
     metrics = f"127.0.0.1:{free_port()}"
     given = {
         "backend": "simulated",
@@ -77,6 +80,7 @@ async def fronted_service(home: Path, **settings: Any) -> AsyncIterator[FrontedS
         "receipts_url": home / "receipts.db",
         **settings,
     }
+    given = {name: value for name, value in given.items() if value is not None}
     async with server_process("serve", home, **given) as server:
         yield FrontedService(server, metrics)
 

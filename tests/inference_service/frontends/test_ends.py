@@ -139,30 +139,3 @@ async def test_what_fronts_cannot_share_is_refused_before_they_start(tmp_path: P
     async with listening:
         with pytest.raises(OperatorError, match="grpc_address"):
             Supervisor(service_config(frontends=2, grpc_address=f"127.0.0.1:{port}"), tmp_path)
-
-
-async def test_the_embedded_engine_answers_through_every_front(tmp_path: Path) -> None:
-    settings = {"backend": "llama_cpp", "max_concurrency": 2, "context_length": 512}
-    async with fronted_service(tmp_path, **settings) as service, front_channels(service) as fronts:
-        answers = [
-            await asyncio.gather(
-                front.generate_stub.Generate(ask("The sky is", max_tokens=8)),
-                front.generate_stub.Generate(constrained()),
-            )
-            for front in fronts
-        ]
-        stream = await started(fronts[0], "Once upon a time", ignore_eos=True, max_tokens=400)
-        stream.cancel()
-        await service.until("lodestream_requests_running", 0)
-
-    texts = [[answer.choices[0].text for answer in pair] for pair in answers]
-    assert texts[0] == texts[1]
-    assert texts[0][0]
-    assert texts[0][1] in ("yes", "no")
-
-
-def constrained() -> Any:
-    """A request whose answer is one of two words."""
-    request = ask("Is the sky blue?")
-    request.constraint.regex = "yes|no"
-    return request
