@@ -50,9 +50,10 @@ class Field:
 
 
 def documented() -> list[Field]:
-    """The rows of both tables; those of every line but `exception` and `trace_id` are part of any line."""
+    """The rows of the tables of fields: those of request lines, and those of every line."""
     fields = []
-    for row in DOCUMENT.read_text().splitlines():
+    before, _, after = DOCUMENT.read_text().partition("\n## Events\n")
+    for row in (before + after.partition("\n## ")[2]).splitlines():
         if not row.startswith("| `"):
             continue
         cells = [cell.strip() for cell in row.strip("|").split("|")]
