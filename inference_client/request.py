@@ -34,32 +34,25 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message as ProtoMessage
 
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "seed",
+_SAMPLING = tuple(
+    field.name for field in generation_pb2.SamplingOptions.DESCRIPTOR.fields if field.name != "logit_bias"
 )
 _STOPPING = ("max_tokens", "ignore_eos", "include_stop")
 _ENDINGS = ("add_generation_prompt", "continue_final_message")
 _OUTPUT = ("n", "logprobs", "top_logprobs", "echo")
-_ROLES = {
+ROLES = {
     "system": generation_pb2.ROLE_SYSTEM,
     "user": generation_pb2.ROLE_USER,
     "assistant": generation_pb2.ROLE_ASSISTANT,
     "tool": generation_pb2.ROLE_TOOL,
 }
 _CALL_KEYS = ("id", "name", "arguments")
-_MODES = {
+TOOL_CHOICE_MODES = {
     "auto": generation_pb2.TOOL_CHOICE_MODE_AUTO,
     "none": generation_pb2.TOOL_CHOICE_MODE_NONE,
     "required": generation_pb2.TOOL_CHOICE_MODE_REQUIRED,
 }
-_WHITESPACES = {
+WHITESPACES = {
     "compact": generation_pb2.WHITESPACE_COMPACT,
     "flexible": generation_pb2.WHITESPACE_FLEXIBLE,
 }
@@ -190,9 +183,9 @@ def _as_message(message: Message | Mapping[str, Any], name: str) -> Message:
 
 
 def _write_message(turn: generation_pb2.ChatMessage, message: Message, name: str) -> None:
-    if message.role not in _ROLES:
-        raise ValueError(f"{name}.role must be one of {', '.join(_ROLES)}.")
-    turn.role = _ROLES[message.role]
+    if message.role not in ROLES:
+        raise ValueError(f"{name}.role must be one of {', '.join(ROLES)}.")
+    turn.role = ROLES[message.role]
     _set_field(turn, "content", message.content, f"{name}.content")
     for number, call in enumerate(message.tool_calls or ()):
         _write_call(turn.tool_calls.add(), call, f"{name}.tool_calls[{number}]")
@@ -222,9 +215,9 @@ def _write_tools(
         chat.tool_choice.mode = generation_pb2.TOOL_CHOICE_MODE_NAMED
         _set_field(chat.tool_choice, "name", tool_choice.name, "tool_choice.name")
     elif tool_choice is not None:
-        if tool_choice not in _MODES:
-            raise ValueError(f"tool_choice must be a ToolChoice, or one of {', '.join(_MODES)}.")
-        chat.tool_choice.mode = _MODES[tool_choice]
+        if tool_choice not in TOOL_CHOICE_MODES:
+            raise ValueError(f"tool_choice must be a ToolChoice, or one of {', '.join(TOOL_CHOICE_MODES)}.")
+        chat.tool_choice.mode = TOOL_CHOICE_MODES[tool_choice]
     _set_field(chat, "parallel_tool_calls", parallel_tool_calls)
 
 
@@ -257,9 +250,9 @@ def _write_constraint(message: generation_pb2.Constraint, constraint: Constraint
 def _write_whitespace(message: generation_pb2.Constraint, whitespace: str | None) -> None:
     if whitespace is None:
         return
-    if whitespace not in _WHITESPACES:
-        raise ValueError(f"constraint.whitespace must be one of {', '.join(_WHITESPACES)}.")
-    message.whitespace = _WHITESPACES[whitespace]
+    if whitespace not in WHITESPACES:
+        raise ValueError(f"constraint.whitespace must be one of {', '.join(WHITESPACES)}.")
+    message.whitespace = WHITESPACES[whitespace]
 
 
 def _schema_text(schema: JsonSchemaSource, name: str) -> str:

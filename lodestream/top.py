@@ -30,7 +30,7 @@ _TIMEOUT = 3.0
 _PIPE_WIDTH = 160
 """Columns of a page that no terminal shows."""
 
-Labels = frozenset[tuple[str, str]]
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Scrape:
 
     at: float
     """Of `time.monotonic`."""
-    samples: dict[tuple[str, Labels], float] = field(default_factory=dict)
+    samples: Samples = field(default_factory=dict)
     error: str = ""
     """Why there are none."""
 
@@ -114,12 +114,16 @@ def scrape(address: str, context: ssl.SSLContext) -> Scrape:
             text = reply.read().decode()
     except (OSError, ValueError, urllib.error.URLError) as error:
         return Scrape(now, error=str(getattr(error, "reason", error)))
-    samples = {
+    return Scrape(now, read_samples(text))
+
+
+def read_samples(text: str) -> Samples:
+    """Read every sample of a scrape, by name and labels."""
+    return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    return Scrape(now, samples)
 
 
 class Page:

@@ -10,6 +10,8 @@ from typing import Any
 from lodestream.inference.v1 import generation_pb2 as pb
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
+from inference_client.request import ROLES, TOOL_CHOICE_MODES, WHITESPACES
+from lodestream_common.parameters import PARAMETERS
 from rest_bridge.errors import ApiError, invalid, unsupported
 from rest_bridge.openai.inputs import RequestModel
 from rest_bridge.openai.requests import (
@@ -22,29 +24,12 @@ from rest_bridge.openai.requests import (
     Tool,
 )
 
-_ROLES = {
-    "system": pb.ROLE_SYSTEM,
-    "developer": pb.ROLE_SYSTEM,
-    "user": pb.ROLE_USER,
-    "assistant": pb.ROLE_ASSISTANT,
-    "tool": pb.ROLE_TOOL,
-}
-_MODES = {
-    "auto": pb.TOOL_CHOICE_MODE_AUTO,
-    "none": pb.TOOL_CHOICE_MODE_NONE,
-    "required": pb.TOOL_CHOICE_MODE_REQUIRED,
-}
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "seed",
+_ROLES = {**ROLES, "developer": pb.ROLE_SYSTEM}
+_SAMPLING = tuple(
+    parameter.name
+    for parameter in PARAMETERS.values()
+    if parameter.field.startswith("sampling.") and parameter.name != "logit_bias"
 )
-_WHITESPACE = {"compact": pb.WHITESPACE_COMPACT, "flexible": pb.WHITESPACE_FLEXIBLE}
 
 
 def chat_request(body: ChatCompletionRequest) -> GenerateRequest:
@@ -132,7 +117,7 @@ def _choose(target: pb.ToolChoice, choice: str | NamedTool) -> None:
         target.mode = pb.TOOL_CHOICE_MODE_NAMED
         target.name = choice.function.name
     else:
-        target.mode = _MODES[choice]
+        target.mode = TOOL_CHOICE_MODES[choice]
 
 
 def _fill_prompt(message: GenerateRequest, prompts: list[str | list[int]]) -> None:
@@ -169,7 +154,7 @@ def _common(body: GenerationRequest) -> GenerateRequest:
     if constraint is not None:
         _write_constraint(message.constraint, constraint)
         if body.whitespace is not None:
-            message.constraint.whitespace = _WHITESPACE[body.whitespace]
+            message.constraint.whitespace = WHITESPACES[body.whitespace]
     _set_field(message, "user", body.user, schema)
     _set_field(message, "validate_only", body.validate_only, schema)
     return message

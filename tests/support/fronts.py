@@ -15,10 +15,11 @@ from lodestream.inference.v1 import generate_service_pb2_grpc as generate_grpc
 from lodestream.inference.v1 import usage_service_pb2_grpc as usage_grpc
 
 from inference_service.config import cache_home
+from lodestream.top import Samples
 from tests.support.parts import free_port
 from tests.support.processes import ServerProcess, server_process
 from tests.support.service import MODEL_ID, connect
-from tests.transports.metered import MeteredServers, Samples, total
+from tests.transports.metered import MeteredServers, total
 
 PATIENCE = 60.0
 """Seconds that processes may take."""

@@ -9,17 +9,9 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
 
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "seed",
-    "logit_bias",
-)
+from lodestream_common.parameters import PARAMETERS
+
+_SAMPLING = [name for name, parameter in PARAMETERS.items() if parameter.field.startswith("sampling.")]
 _STOPPING = {
     "max_tokens": "max_tokens",
     "max_completion_tokens": "max_tokens",

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from inference_service.config import cache_home
+from lodestream.top import Samples, read_samples
 from tests.support.parts import free_port
 from tests.support.processes import server_process
 
 CACHE = cache_home()
 """The ordinary cache, whatever home a test has."""
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,7 @@ class MeteredServers:
         """Every sample of one server, by name and labels."""
         reply = await self.scrape(address)
         assert reply.status_code == 200, reply.text
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(reply.text)
-            for sample in family.samples
-        }
+        return read_samples(reply.text)
 
     async def until(self, name: str, is_there: Callable[[float], bool], **labels: str) -> Samples:
         """Wait until the sum of the service's samples of a name fulfils a condition. Return all samples."""
