@@ -58,6 +58,7 @@ class ReadyWait:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._deadline = deadline_after(timeout)
+        self._seen: Health | InferenceError | None = None
 
     def next_timeout(self) -> float:
         """Seconds that the next request may take."""
@@ -75,8 +76,13 @@ class ReadyWait:
             raise state
         if state is Health.SERVING:
             return True
+        # The last request is often cut short by the end of the wait, which says nothing about the service.
+        if self._seen is None or not isinstance(state, DeadlineError):
+            self._seen = state
         if self._remaining() <= READY_POLL:
-            raise DeadlineError(f"The service was not ready within {self._timeout:g} s; last seen: {state}")
+            raise DeadlineError(
+                f"The service was not ready within {self._timeout:g} s; last seen: {self._seen}"
+            )
         return False
 
     def _remaining(self) -> float:

@@ -105,7 +105,7 @@ async def test_unread_streams_take_little_memory(service: ScriptedService, tmp_p
 
 async def test_a_slow_reader_is_not_disconnected(service: ScriptedService) -> None:
     """A caller that reads a little several times within each stall timeout is served to the end."""
-    async with serve(service) as running, running_bridge(running.target, stall_timeout=STALL) as bridge:
+    async with serve(service) as running, running_bridge(running.target, stall_timeout=3 * STALL) as bridge:
         callers = [ask(bridge.address, stream=stream, window=32768) for stream in (True, False)]
         loop = asyncio.get_running_loop()
         await eventually(lambda: bridge.requests == len(callers))

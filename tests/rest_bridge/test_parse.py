@@ -182,8 +182,8 @@ def test_input_is_never_repeated(body: bytes | dict[str, Any]) -> None:
 )
 def test_a_large_bad_body_is_refused_quickly_and_briefly(body: dict[str, Any]) -> None:
     """Both the work and the message for a body with many errors are bounded."""
-    began = time.monotonic()
+    began = time.thread_time()
     error = refused(body)
 
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
     assert len(json.dumps(error_body(error))) < 1200

@@ -256,7 +256,7 @@ async def test_a_slow_reader_delays_nobody_else(bridge: RunningBridge, service: 
         while True:
             yield delta("x" * 10_000)
 
-    async with connect(bridge.address) as wire, http_client(bridge.url, timeout=10) as http:
+    async with connect(bridge.address) as wire, http_client(bridge.url) as http:
         usual, service.stream = service.stream, flood
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
         wire.post(CHAT, chat(stream=True))

@@ -167,8 +167,15 @@ async def test_a_failure_interrupts_the_gathering(tokenizer: Tokenizer) -> None:
     await backend.start()
 
     async with aclosing(backend.generate(request(tokenizer.encode_text("Hello"), 50))) as steps:
-        read = [await next_step(steps), await asyncio.wait_for(steps.asend(1000.0), 10)]
+        read = [await next_step(steps)]
+
+        async def gather() -> None:
+            # On a busy machine the first step may have all five tokens.
+            while True:
+                read.append(await asyncio.wait_for(steps.asend(1000.0), 30))
+
         with pytest.raises(EngineRequestError):
-            await asyncio.wait_for(steps.asend(1000.0), 10)
+            await gather()
 
     assert len(ids_of(read)) == 5
+    assert len(read) <= 2

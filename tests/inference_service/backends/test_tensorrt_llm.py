@@ -124,12 +124,12 @@ class TestOutput:
         engine_request = request(tokenizer.encode_text("Once upon a time"), 200)
         async with aclosing(backend.generate(engine_request)) as steps:
             first = await next_step(steps)
-            await asyncio.sleep(1.0)
+            await released(backend)
             second = await next_step(steps)
 
-        assert first.token_count == 1
+        assert first.token_count >= 1
         assert second.token_count > 10
-        assert second.token_count == len(second.token_ids)
+        assert second.token_count == len(second.token_ids) == 200 - first.token_count
 
     async def test_cached_tokens_are_unknown(self, make_backend: MakeBackend, tokenizer: Tokenizer) -> None:
         """The library reports 0 for every prompt, also for a reused one."""

@@ -143,10 +143,10 @@ def test_hostile_schemas_are_processed_in_time() -> None:
         {"type": "string", "pattern": "^(" + "|".join(["[a-z]{0,9}x"] * 500) + ")$"},
         {"oneOf": [{"type": "object", "properties": {"k": {"const": i}, **wide}} for i in range(9)]},
     ]
-    begun = time.monotonic()
+    began = time.thread_time()
     for schema in hostile:
         assert len(error_of(ConstraintKind.JSON_SCHEMA, json.dumps(schema))) < 1_000
-    assert time.monotonic() - begun < 30
+    assert time.thread_time() - began < 30
 
 
 _WORDS = [f"{number * 7919 % 100_003:05d}" for number in range(15_000)]

@@ -287,18 +287,24 @@ async def test_reflection_needs_a_key_of_any_level(keys: KeyFile) -> None:
 
 async def test_each_key_is_a_tenant(keys: KeyFile) -> None:
     """A key that floods the queue delays only itself: another key's request is next but one."""
-    _, flooder = keys.create("flooder")
-    _, quiet = keys.create("quiet")
+    tokens = {name: keys.create(name)[1] for name in ("flooder", "quiet")}
+    ended: list[str] = []
+
+    async def asked(name: str) -> None:
+        metadata = bearing(tokens[name])
+        await read_stream(service.generate_stub.GenerateStream(ask(), metadata=metadata))
+        ended.append(name)
+
     async with keyed_service(keys, max_concurrency=1, simulated_decode_tps=200) as service:
-        flood = [
-            asyncio.create_task(
-                read_stream(service.generate_stub.GenerateStream(ask(), metadata=bearing(flooder)))
-            )
-            for _ in range(10)
-        ]
-        await eventually(lambda: service.loaded.admission.waiting == 9)
+        admission = service.loaded.admission
+        # Occupies the engine until all others wait.
+        first = service.generate_stub.GenerateStream(endless(), metadata=bearing(tokens["flooder"]))
+        await first.read()
+        flood = [asyncio.create_task(asked("flooder")) for _ in range(9)]
+        await eventually(lambda: admission.waiting == 9)
+        quiet = asyncio.create_task(asked("quiet"))
+        await eventually(lambda: admission.waiting == 10)
+        first.cancel()
+        await asyncio.gather(*flood, quiet)
 
-        await read_stream(service.generate_stub.GenerateStream(ask(), metadata=bearing(quiet)))
-
-        assert sum(task.done() for task in flood) <= 3
-        await asyncio.gather(*flood)
+    assert ended.index("quiet") <= 2
