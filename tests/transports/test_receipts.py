@@ -14,7 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
-from inference_client import AsyncClient, InferenceError, NotFoundError, UnavailableError
+from inference_client import (
+    AsyncClient,
+    Client,
+    InferenceError,
+    NotFoundError,
+    UnavailableError,
+    UsageReceipt,
+)
 from lodestream_common.keys import KeyFile, Level
 from lodestream_common.receipts import By, Receipt, SqliteStore, store_of
 from tests.support.parts import free_port, running_postgres
@@ -194,6 +201,10 @@ async def test_a_key_can_read_only_receipts_of_its_own_requests(tmp_path: Path) 
             with pytest.raises(NotFoundError) as error:
                 await client.get_usage("never")
 
+        blocking, of_never = await asyncio.to_thread(read_blocking, servers.service, mine)
+
+    assert blocking == typed
+    assert of_never.code == "receipt_not_found"
     assert (reply.status_code, refused.status_code) == (200, 404)
     receipt = answered.json()
     for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
@@ -213,6 +224,15 @@ async def test_a_key_can_read_only_receipts_of_its_own_requests(tmp_path: Path) 
         receipt["timings"]["total_ms"],
     )
     assert error.value.code == "receipt_not_found"
+
+
+def read_blocking(service: str, key: str) -> tuple[UsageReceipt, NotFoundError]:
+    """The receipt of an answered request, and the error of one that never was, by the blocking client."""
+    with Client(service, api_key=key) as client:
+        receipt = client.get_usage("answered", timeout=20)
+        with pytest.raises(NotFoundError) as error:
+            client.get_usage("never", timeout=20)
+    return receipt, error.value
 
 
 async def post(servers: MeteredServers, body: object, key: str, request_id: str) -> httpx.Response:
