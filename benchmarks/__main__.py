@@ -11,7 +11,7 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["scenarios", "cancellation", "constraints", "soak"],
+        choices=["scenarios", "cancellation", "constraints", "overhead", "soak"],
         default="scenarios",
         help="what to measure [scenarios]",
     )
@@ -22,6 +22,7 @@ def main() -> None:
         "--html", type=Path, default=Path("bench.html"), help="report of the scenarios [bench.html]"
     )
     parser.add_argument("--callers", type=int, default=100, help="that leave, on each transport [100]")
+    parser.add_argument("--rounds", type=int, default=40, help="of the overhead [40]")
     parser.add_argument("--minutes", type=float, default=20, help="of the soak [20]")
     parser.add_argument("--collection", type=Path, help="of schemas: lines of JSON, gzipped")
     options = parser.parse_args()
@@ -38,6 +39,10 @@ def main() -> None:
             from benchmarks import constraints
 
             constraints.measure(options.collection)
+        case "overhead":
+            from benchmarks import overhead
+
+            overhead.measure(options.rounds)
         case "soak":
             from benchmarks import soak
 

@@ -33,16 +33,14 @@ class Pair:
 
 @contextmanager
 def pair(**settings: str) -> Iterator[Pair]:
-    """Start both servers; the arguments are settings of the service."""
+    """Start both servers; the arguments are settings of either or of both."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         common = {"keys_file": str(home / "keys.json"), "log_level": "warning", "max_connections": "10000"}
-        service = stack.enter_context(
-            server("serve", home, {"grpc_address": "127.0.0.1:0", **common, **settings})
-        )
-        bridge = stack.enter_context(
-            server("bridge", home, {"http_address": "127.0.0.1:0", "grpc_address": service.address, **common})
-        )
+        given = {"grpc_address": "127.0.0.1:0", "http_address": "127.0.0.1:0", **common, **settings}
+        service = stack.enter_context(server("serve", home, given))
+        given["grpc_address"] = service.address
+        bridge = stack.enter_context(server("bridge", home, given))
         yield Pair(service, bridge)
 
 

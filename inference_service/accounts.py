@@ -55,7 +55,7 @@ class Accounts(AccountsControl):
         config: the settings.
         read: how the service is now; None while it starts.
         calls_directory: where other processes count the RPCs, in files of the metrics library; None: they are
-            counted here.
+            counted here, where somebody can read them.
 
     Raises:
         OperatorError: `limits_url` is malformed.
@@ -68,10 +68,10 @@ class Accounts(AccountsControl):
         self._config = config
         self._metrics = EngineMetrics(read, with_gateway_names=config.metrics_gateway_names)
         self._calls: CallMetrics | None = None
-        if calls_directory is None:
-            self._calls = CallMetrics(self._metrics.registry, with_keys=config.metrics_keys)
-        else:
+        if calls_directory is not None:
             MultiProcessCollector(self._metrics.registry, str(calls_directory))  # type: ignore[no-untyped-call]
+        elif config.metrics_address is not None:
+            self._calls = CallMetrics(self._metrics.registry, with_keys=config.metrics_keys)
         self._quotas = Quotas(config.requests_per_minute, Counts(config.limits_url))
         self._quotas.counts.on_failure = self._metrics.limits_unavailable.inc
         self._metrics_server: MetricsServer | None = None

@@ -5,8 +5,9 @@ The two come from one process, or the first from several and the second from the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -92,74 +93,73 @@ class CallMetrics:
     def __init__(self, registry: CollectorRegistry, *, with_keys: bool = False) -> None:
         self._with_keys = with_keys
         by_key = ("model", "key") if with_keys else ("model",)
-        self._requests = Counter(
-            "lodestream_requests",
-            "RPCs that ended, by outcome: ok, cancelled, or the reason of the error.",
-            ("method", "outcome", *by_key),
-            registry=registry,
+        # The metrics library takes longer to find the metric of some labels than to count.
+        self._requests = cache(
+            Counter(
+                "lodestream_requests",
+                "RPCs that ended, by outcome: ok, cancelled, or the reason of the error.",
+                ("method", "outcome", *by_key),
+                registry=registry,
+            ).labels
         )
-        self._finished = Counter(
-            "lodestream_choices_finished",
-            "Choices that ended, by cause.",
-            ("model", "cause"),
-            registry=registry,
+        self._finished = cache(
+            Counter(
+                "lodestream_choices_finished",
+                "Choices that ended, by cause.",
+                ("model", "cause"),
+                registry=registry,
+            ).labels
         )
         self._tokens = {
-            name: Counter(f"lodestream_{name}", text, by_key, registry=registry) for name, text in _TOKENS
+            name: cache(Counter(f"lodestream_{name}", text, by_key, registry=registry).labels)
+            for name, text in _TOKENS
         }
         self._seconds = {
-            name: Histogram(
-                f"lodestream_{name}_seconds", text, ("model",), buckets=buckets, registry=registry
+            name: cache(
+                Histogram(
+                    f"lodestream_{name}_seconds", text, ("model",), buckets=buckets, registry=registry
+                ).labels
             )
             for name, text, buckets in _SECONDS
         }
         self._lengths = {
-            name: Histogram(
-                f"lodestream_request_{name}", text, ("model",), buckets=TOKEN_COUNTS, registry=registry
+            name: cache(
+                Histogram(
+                    f"lodestream_request_{name}", text, ("model",), buckets=TOKEN_COUNTS, registry=registry
+                ).labels
             )
             for name, text in _LENGTHS
         }
-        self._histograms: dict[str, Mapping[str, Histogram]] = {}
-        """Of each model that had a request."""
 
     def observe(self, call: RpcCall, outcome: str) -> None:
         """Count an RPC that ended."""
         facts: dict[str, Any] = call.facts
         model = str(facts.get("model", NO_MODEL))
         labels = [model, call.caller.key_name if call.caller else ""] if self._with_keys else [model]
-        self._requests.labels(call.method, outcome, *labels).inc()
+        self._requests(call.method, outcome, *labels).inc()
         if "queue_ms" not in facts:
             return
-        of_model = self._of(model)
-        of_model["request_duration"].observe(call.elapsed_seconds)
-        of_model["queue"].observe(facts["queue_ms"] / 1e3)
-        for name, counter in self._tokens.items():
-            counter.labels(*labels).inc(facts.get(name) or 0)
+        self._seconds["request_duration"](model).observe(call.elapsed_seconds)
+        self._seconds["queue"](model).observe(facts["queue_ms"] / 1e3)
+        for name, of_labels in self._tokens.items():
+            of_labels(*labels).inc(facts.get(name) or 0)
         for cause in (facts["finish"] or "").split(","):
             if cause:
-                self._finished.labels(model, cause).inc()
-        of_model["prompt_tokens"].observe(facts["prompt_tokens"])
+                self._finished(model, cause).inc()
+        self._lengths["prompt_tokens"](model).observe(facts["prompt_tokens"])
         completion = facts["completion_tokens"]
-        of_model["completion_tokens"].observe(completion)
+        self._lengths["completion_tokens"](model).observe(completion)
         if completion:
-            _observe_tokens(of_model, facts, completion)
+            self._observe_tokens(model, facts, completion)
 
-    def _of(self, model: str) -> Mapping[str, Histogram]:
-        """The histograms of a model: looking each up by its label takes longer than counting in it."""
-        if model not in self._histograms:
-            families = {**self._seconds, **self._lengths}
-            self._histograms[model] = {name: family.labels(model) for name, family in families.items()}
-        return self._histograms[model]
-
-
-def _observe_tokens(of_model: Mapping[str, Histogram], facts: dict[str, Any], completion: int) -> None:
-    of_model["prefill"].observe(facts["prefill_ms"] / 1e3)
-    of_model["decode"].observe(facts["decode_ms"] / 1e3)
-    of_model["time_to_first_token"].observe(facts["ttft_ms"] / 1e3)
-    # Choices decode side by side, so the mean is that of one of them.
-    more = completion / max(1, facts["choices"]) - 1
-    if more > 0:
-        of_model["inter_token_latency"].observe(facts["decode_ms"] / 1e3 / more)
+    def _observe_tokens(self, model: str, facts: dict[str, Any], completion: int) -> None:
+        self._seconds["prefill"](model).observe(facts["prefill_ms"] / 1e3)
+        self._seconds["decode"](model).observe(facts["decode_ms"] / 1e3)
+        self._seconds["time_to_first_token"](model).observe(facts["ttft_ms"] / 1e3)
+        # Choices decode side by side, so the mean is that of one of them.
+        more = completion / max(1, facts["choices"]) - 1
+        if more > 0:
+            self._seconds["inter_token_latency"](model).observe(facts["decode_ms"] / 1e3 / more)
 
 
 class _Gauges:

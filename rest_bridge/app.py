@@ -55,7 +55,7 @@ def create_app(
 
     """
     keyring = Keyring(config.keys_file)
-    counts = BridgeMetrics()
+    counts = BridgeMetrics() if config.metrics else None
     app = DescribedApp(
         title="Lodestream",
         version=version("lodestream"),
@@ -83,8 +83,10 @@ def create_app(
     proxies = TrustedProxies(config.trusted_proxies)
     if proxies or config.root_path:
         app.add_middleware(ProxyMiddleware, proxies=proxies, root_path=config.root_path)
-    for route in (generation, models, usage, health, metrics):
+    for route in (generation, models, usage, health):
         app.include_router(route.router)
+    if config.metrics:
+        app.include_router(metrics.router)
     if config.playground:
         app.include_router(playground.router)
     add_docs(app)
@@ -92,7 +94,7 @@ def create_app(
 
 
 def _lifespan(
-    config: BridgeConfig, keyring: Keyring, failed_keys: FailedKeys, counts: BridgeMetrics
+    config: BridgeConfig, keyring: Keyring, failed_keys: FailedKeys, counts: BridgeMetrics | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Make the context that holds the app's state while the app runs."""
     service = parse_address(config.grpc_address, "grpc_address")

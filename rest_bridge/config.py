@@ -111,6 +111,9 @@ class BridgeConfig(CommonConfig):
         description="Prefix under which a proxy publishes the bridge, as /llm. The proxy may remove it from "
         "the path of a request, or leave it there.",
     )
+    metrics: bool = Field(
+        default=True, description="Count requests, and serve the counts at /metrics for Prometheus."
+    )
     playground: bool = Field(
         default=True,
         description="Serve a page at / where a developer tries the API in a browser.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -27,25 +28,32 @@ class BridgeMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "lodestream_bridge_requests",
-            "HTTP requests that ended, by outcome: ok, client_gone, or the code of the error.",
-            ("route", "method", "status", "outcome"),
-            registry=self.registry,
+        # The metrics library takes longer to find the metric of some labels than to count.
+        self._requests = cache(
+            Counter(
+                "lodestream_bridge_requests",
+                "HTTP requests that ended, by outcome: ok, client_gone, or the code of the error.",
+                ("route", "method", "status", "outcome"),
+                registry=self.registry,
+            ).labels
         )
-        self._duration = Histogram(
-            "lodestream_bridge_request_duration_seconds",
-            "From a request's head to the end of its reply.",
-            ("route",),
-            buckets=LATENCY_SECONDS,
-            registry=self.registry,
+        self._duration = cache(
+            Histogram(
+                "lodestream_bridge_request_duration_seconds",
+                "From a request's head to the end of its reply.",
+                ("route",),
+                buckets=LATENCY_SECONDS,
+                registry=self.registry,
+            ).labels
         )
-        self._first_byte = Histogram(
-            "lodestream_bridge_time_to_first_byte_seconds",
-            "From a request's head to the first byte of its reply's body.",
-            ("route",),
-            buckets=LATENCY_SECONDS,
-            registry=self.registry,
+        self._first_byte = cache(
+            Histogram(
+                "lodestream_bridge_time_to_first_byte_seconds",
+                "From a request's head to the first byte of its reply's body.",
+                ("route",),
+                buckets=LATENCY_SECONDS,
+                registry=self.registry,
+            ).labels
         )
         self.active = Gauge(
             "lodestream_bridge_requests_active",
@@ -91,10 +99,10 @@ class BridgeMetrics:
         """
         route = route or UNKNOWN_ROUTE
         method = method if method in _METHODS else "other"
-        self._requests.labels(route, method, str(status or ""), outcome).inc()
-        self._duration.labels(route).observe(seconds)
+        self._requests(route, method, str(status or ""), outcome).inc()
+        self._duration(route).observe(seconds)
         if first_byte_seconds is not None:
-            self._first_byte.labels(route).observe(first_byte_seconds)
+            self._first_byte(route).observe(first_byte_seconds)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

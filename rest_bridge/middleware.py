@@ -161,7 +161,7 @@ class RequestContextMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        metrics: BridgeMetrics,
+        metrics: BridgeMetrics | None,
         keyring: Keyring,
         log_sample: LogSample,
         tracer: Tracer | None = None,
@@ -185,7 +185,8 @@ class RequestContextMiddleware:
         if self._tracer is not None:
             context.span = tracing.start_span(self._tracer, scope, context.request_id)
         send_with_id = _with_request_id(send, context)
-        self._metrics.active.inc()
+        if self._metrics is not None:
+            self._metrics.active.inc()
         connection: Connection | None = scope.get("state", {}).get("connection")
         try:
             await self._run_app(context, scope, receive, send_with_id)
@@ -222,6 +223,8 @@ class RequestContextMiddleware:
         context.log(sample)
 
     def _count(self, context: RequestContext) -> None:
+        if self._metrics is None:
+            return
         self._metrics.active.dec()
         self._metrics.observe(
             route=context.route,

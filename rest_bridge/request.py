@@ -67,7 +67,7 @@ class Bridge:
     keyring: Keyring
     failed_keys: FailedKeys
     pacer: Pacer
-    metrics: BridgeMetrics
+    metrics: BridgeMetrics | None
     engine: EngineName = field(default_factory=EngineName)
 
 

@@ -297,7 +297,9 @@ class RemoteAccounts(AccountsControl):
         self._remote = remote
         self._keeps_receipts = keeps_receipts
         self._quotas = RemoteQuotas(remote, config.requests_per_minute)
-        self._calls = CallMetrics(CollectorRegistry(), with_keys=config.metrics_keys)
+        self._calls: CallMetrics | None = None
+        if config.metrics_address is not None:
+            self._calls = CallMetrics(CollectorRegistry(), with_keys=config.metrics_keys)
 
     @property
     def quotas(self) -> RemoteQuotas:
@@ -314,7 +316,8 @@ class RemoteAccounts(AccountsControl):
 
     def observe(self, call: RpcCall, outcome: str) -> None:
         """Count an RPC that ended here."""
-        self._calls.observe(call, outcome)
+        if self._calls is not None:
+            self._calls.observe(call, outcome)
         if self._keeps_receipts and call.method in METHODS:
             self._remote.note("add_receipt", receipt_of(call, outcome))
 

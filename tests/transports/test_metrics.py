@@ -12,6 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from inference_client import AsyncClient, InferenceError
 from lodestream_common.keys import KeyFile, Level
+from tests.rest_bridge.running import running_bridge
+from tests.support.service import running_service
 from tests.transports.metered import MeteredServers, metered_servers, total
 
 # The suffixes that Prometheus adds to the name of a family.
@@ -126,6 +128,18 @@ async def test_metrics_by_key_and_for_the_inference_gateway_are_optional(tmp_pat
     names = {name for name, _ in samples}
     assert {"vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:num_requests_running"} <= names
     assert total(samples, "lodestream_requests_total", key="anonymous") == 1
+
+
+async def test_metrics_are_counted_only_where_they_can_be_read(tmp_path: Path) -> None:
+    """Requests are answered without them, too, and their route is then as any unknown one."""
+    async with running_service() as service, running_bridge(service.address, metrics=False) as bridge:
+        async with httpx.AsyncClient(base_url=f"http://{bridge.address}", timeout=20) as http:
+            body = {"model": MODEL, "prompt": "Hello", "max_tokens": 2}
+            assert (await http.post("/v1/completions", json=body)).status_code == 200
+            missing, unknown = await http.get("/metrics"), await http.get("/nothing")
+            assert (missing.status_code, unknown.status_code) == (404, 404)
+            assert "/metrics" not in (await http.get("/openapi.json")).json()["paths"]
+        assert service.server.metrics_address is None
 
 
 async def test_with_keys_the_metrics_of_the_bridge_need_one(tmp_path: Path) -> None:
