@@ -1,6 +1,6 @@
 """Token buckets of quotas, in memory or in a Redis that replicas share.
 
-A bucket has room for a whole quota and refills evenly. What is kept of it is how much is spent, and when
+A bucket holds a whole quota and refills evenly. What is kept of it is how much is spent, and when
 that was true: two numbers, however large the quota is. When the tokens of an answer are known, more can be
 spent than the quota; this debt is refilled first.
 """
@@ -28,7 +28,7 @@ _REDIS_SECONDS = 0.5
 _OUTAGE_SECONDS = 1.0
 """How long Redis is not tried again after a failure."""
 _TOLERANCE = 1e-6
-"""Of one unit; rounding must not refuse who waited as long as told."""
+"""Of one unit, so that rounding does not refuse a caller that waited for the whole retry time."""
 
 
 class Take(Enum):

@@ -106,5 +106,5 @@ async def test_heavy_requests_of_one_key_do_not_delay_another(
             beside = await _latency(light, small)
     _log.info("alone %.0f ms, beside the heavy ones %.0f ms", alone * 1e3, beside * 1e3)
 
-    # A second leaves room for a machine that is busy with other work.
+    # The bound of one second allows for other work on the machine.
     assert beside < 1.0

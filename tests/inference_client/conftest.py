@@ -11,7 +11,7 @@ from tests.support.scripted import Running, ScriptedService, serve
 
 
 class Caller:
-    """Calls `AsyncClient` and `Client` in the same way."""
+    """Calls `AsyncClient` and `Client` through the same methods."""
 
     def __init__(self, client: AsyncClient | Client) -> None:
         self.client = client
@@ -22,7 +22,7 @@ class Caller:
         return await asyncio.to_thread(getattr(self.client, method), *args, **kwargs)
 
     async def events(self, **kwargs: Any) -> list[Event]:
-        """Every event of `stream`, up to the end or the error."""
+        """Read every event of `stream` up to the end or the error."""
         if isinstance(self.client, AsyncClient):
             async with self.client.stream(**kwargs) as stream:
                 return [event async for event in stream]

@@ -29,7 +29,7 @@ async def _endless(request: Any, context: Any) -> AsyncIterator[Event]:
 
 
 async def _prefill(request: Any, context: Any) -> AsyncIterator[Event]:
-    """Never gets to its first event."""
+    """A stream that never sends an event."""
     await asyncio.sleep(60)
     yield started()
 
@@ -40,7 +40,7 @@ async def _sleep(request: Any, context: Any) -> Response:
 
 
 def _tasks() -> set[asyncio.Task[Any] | None]:
-    """Every task but those of the server's own loop."""
+    """Every task except those of the server's loop."""
     return {
         task
         for task in asyncio.all_tasks()
@@ -50,7 +50,7 @@ def _tasks() -> set[asyncio.Task[Any] | None]:
 
 @pytest.fixture(autouse=True)
 async def no_task_is_left_over(running: Running) -> AsyncIterator[None]:
-    """Whatever was cancelled ends on both sides, and leaves no task behind."""
+    """Check that cancelled calls end on both sides and leave no task."""
     yield
     await eventually(lambda: running.service.running == 0)
     gc.collect()
@@ -98,7 +98,7 @@ async def test_breaking_out_and_closing_cancels(client: AsyncClient, service: Sc
     assert [event async for event in stream] == []
 
 
-async def test_dropping_the_stream_cancels(client: AsyncClient, service: ScriptedService) -> None:
+async def test_a_garbage_collected_stream_is_cancelled(client: AsyncClient, service: ScriptedService) -> None:
     service.stream = _endless
     stream = client.stream(model="m", prompt="p")
     await anext(stream)
@@ -111,7 +111,7 @@ async def test_dropping_the_stream_cancels(client: AsyncClient, service: Scripte
 async def test_cancelling_the_task_cancels_the_call(
     client: AsyncClient, service: ScriptedService, script: Any
 ) -> None:
-    """CancelledError passes through as it is."""
+    """CancelledError is passed on unchanged."""
     service.stream = script
     task = asyncio.create_task(_read_some(client, 10_000))
     await eventually(lambda: service.running == 1)
@@ -143,8 +143,10 @@ async def test_a_timeout_around_a_stream_cancels(client: AsyncClient, service: S
     await eventually(lambda: service.cancelled == 1)
 
 
-async def test_the_client_works_after_cancellations(client: AsyncClient, service: ScriptedService) -> None:
-    """A hundred streams left at different moments, the very first included."""
+async def test_the_client_still_works_after_cancellations(
+    client: AsyncClient, service: ScriptedService
+) -> None:
+    """A hundred streams are cancelled at different moments, also before their first event."""
     service.stream = _endless
     tasks = [asyncio.create_task(_read_some(client, 10_000)) for _ in range(100)]
     for number, task in enumerate(tasks):
@@ -160,7 +162,7 @@ async def test_the_client_works_after_cancellations(client: AsyncClient, service
 async def test_closing_from_another_task_is_not_a_cancellation(
     client: AsyncClient, service: ScriptedService
 ) -> None:
-    """The reader was not cancelled, so it must not look as if it was."""
+    """The reader was not cancelled, so it must not get a CancelledError."""
     service.stream = _prefill
     stream = client.stream(model="m", prompt="p", request_id="r1")
     reader = asyncio.create_task(anext(stream))
@@ -209,7 +211,7 @@ async def test_leaving_the_sync_block_cancels(running: Running) -> None:
         await eventually(lambda: running.service.cancelled == 1)
 
 
-async def test_dropping_a_sync_stream_cancels(running: Running) -> None:
+async def test_a_garbage_collected_sync_stream_is_cancelled(running: Running) -> None:
     running.service.stream = _endless
 
     def use(client: Client) -> None:
@@ -260,5 +262,5 @@ async def test_no_thread_is_left_over(running: Running) -> None:
     thread = threading.Thread(target=use)
     thread.start()
     await asyncio.to_thread(thread.join, 30)
-    # The pool of `to_thread` keeps the one it has just used.
+    # The pool of `to_thread` keeps the thread that it has just used.
     await eventually(lambda: threading.active_count() <= before + 1)

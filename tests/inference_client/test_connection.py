@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def server_process() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A service with an endless stream, in a process of its own, and its target."""
+    """A service with an endless stream in its own process, and its target."""
     command = [sys.executable, "-m", "tests.support.scripted"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -34,7 +34,7 @@ def server_process() -> Iterator[tuple[subprocess.Popen[str], str]]:
 async def test_a_killed_server_ends_its_streams(
     server_process: tuple[subprocess.Popen[str], str],
 ) -> None:
-    """The connection's reset is enough; no keepalive has to run out first."""
+    """They end with the reset of the connection, without waiting for a keepalive."""
     process, target = server_process
     killed: list[float] = []
 
@@ -75,15 +75,15 @@ async def test_a_killed_server_ends_a_sync_stream(
         await asyncio.wait_for(asyncio.to_thread(read), 30)
 
 
-async def test_a_server_that_returns_is_found_again(make_caller: CallerFactory) -> None:
-    """On the same port, by a client that has already been refused there many times."""
+async def test_the_client_reconnects_to_a_restarted_server(make_caller: CallerFactory) -> None:
+    """The port is the same, and the client has been refused there many times."""
     service = ScriptedService()
     async with serve(service) as first:
         target = first.target
         caller = make_caller(target, retries=0)
         await caller.call("generate", model="m", prompt="p")
     began = time.monotonic()
-    while time.monotonic() - began < 3:  # long enough for the pauses between attempts to grow
+    while time.monotonic() - began < 3:  # This is long enough for the pauses between attempts to grow.
         with pytest.raises(UnavailableError):
             await caller.call("generate", model="m", prompt="p")
         await asyncio.sleep(0.1)
@@ -101,8 +101,8 @@ async def test_a_server_that_returns_is_found_again(make_caller: CallerFactory) 
     assert time.monotonic() - returned < 5
 
 
-async def test_retries_bridge_a_short_absence(make_caller: CallerFactory) -> None:
-    """A restart that takes a moment is not seen by callers."""
+async def test_retries_cover_a_restart_of_the_service(make_caller: CallerFactory) -> None:
+    """A short restart causes no error."""
     service = ScriptedService()
     async with serve(service) as first:
         target = first.target
@@ -168,7 +168,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]
     return (folder / "key.pem").read_bytes(), (folder / "cert.pem").read_bytes()
 
 
-async def test_tls_wants_the_servers_name(
+async def test_tls_checks_the_name_of_the_server(
     make_caller: CallerFactory, certificate: tuple[bytes, bytes]
 ) -> None:
     key, chain = certificate
@@ -197,7 +197,7 @@ async def test_tls_wants_the_servers_name(
         ("dns:///inference.internal:50051", True),
     ],
 )
-def test_loopback_goes_around_the_environments_proxy(target: str, proxied: bool) -> None:
+def test_loopback_does_not_use_the_proxy_of_the_environment(target: str, proxied: bool) -> None:
     assert (("grpc.enable_http_proxy", 0) not in channel_options(target, 1, None)) is proxied
 
 
@@ -209,8 +209,8 @@ async def test_a_unix_socket_is_a_target(make_caller: CallerFactory, tmp_path: P
         ).text == "Hello"
 
 
-async def test_pings_are_rarer_than_the_service_permits() -> None:
-    """One number here, one there: a client above the service's floor never earns `too_many_pings`."""
+async def test_client_pings_are_rarer_than_the_service_s_limit() -> None:
+    """A client above the service's minimum interval never gets `too_many_pings`."""
     from inference_client.channel import KEEPALIVE_TIME_MS
     from inference_service.server import MIN_CLIENT_PING_INTERVAL_MS
 
@@ -226,18 +226,18 @@ async def _silent(request: Any, context: Any) -> AsyncIterator[Any]:
         yield event
 
 
-async def test_pings_during_a_long_silence_are_welcome(
+async def test_pings_during_a_long_silence_are_accepted(
     make_caller: CallerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pair of keepalive settings at a hundredth of its scale: many pings, no data, no GOAWAY."""
+    """With both keepalive settings at a hundredth there are many pings without data, and no GOAWAY."""
     from inference_client import channel
     from inference_service import server as service_channel
 
     service = ScriptedService()
     service.stream = _silent
-    floor = service_channel.MIN_CLIENT_PING_INTERVAL_MS // 100
+    min_interval = service_channel.MIN_CLIENT_PING_INTERVAL_MS // 100
     scaled = [
-        (name, floor if name == "grpc.http2.min_ping_interval_without_data_ms" else value)
+        (name, min_interval if name == "grpc.http2.min_ping_interval_without_data_ms" else value)
         for name, value in service_channel.channel_options(1 << 20, 10.0, 100)
     ]
     monkeypatch.setattr(channel, "KEEPALIVE_TIME_MS", channel.KEEPALIVE_TIME_MS // 100)

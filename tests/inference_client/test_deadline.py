@@ -47,8 +47,8 @@ async def test_a_call_ends_at_its_deadline(caller: Caller, service: ScriptedServ
     assert len(service.seen) == 2
 
 
-async def test_the_timeout_is_sent_as_it_is(make_caller: CallerFactory, running: Running) -> None:
-    """The client's own timeout holds where the call brings none."""
+async def test_the_timeout_is_sent_unchanged(make_caller: CallerFactory, running: Running) -> None:
+    """The client's timeout applies to calls without their own."""
     caller = make_caller(running.target, timeout=50)
     await caller.call("generate", model="m", prompt="p", timeout=20)
     await caller.call("generate", model="m", prompt="p")
@@ -61,11 +61,11 @@ async def test_the_timeout_is_sent_as_it_is(make_caller: CallerFactory, running:
 
 
 @pytest.mark.parametrize("timeout", [0.5, 1, 1.234, 9.995, 20, 50.05, 60, 120, 123.4, 300, 3600, 80_000])
-async def test_both_sides_mean_the_same_moment(
+async def test_client_and_service_have_the_same_deadline(
     client: AsyncClient, service: ScriptedService, timeout: float
 ) -> None:
-    """Else the service's answer, made a little before its deadline, would come after the client's."""
-    await client.list_models()  # a connection that stands already adds no delay
+    """Otherwise an answer right before the service's deadline would arrive after the client's."""
+    await client.list_models()  # An open connection adds no delay.
     await client.generate(model="m", prompt="p", timeout=timeout)
 
     theirs = service.seen[1].time_remaining
@@ -81,8 +81,8 @@ async def test_without_a_timeout_there_is_no_deadline(caller: Caller, service: S
     assert remaining is None or remaining > 3600
 
 
-async def test_the_services_early_ending_wins(caller: Caller, service: ScriptedService) -> None:
-    """A service that ends a little before the deadline gets its whole answer through."""
+async def test_an_answer_right_before_the_deadline_arrives(caller: Caller, service: ScriptedService) -> None:
+    """A service that ends its stream a little before the deadline can send the whole answer."""
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
         yield started()
@@ -99,7 +99,7 @@ async def test_the_services_early_ending_wins(caller: Caller, service: ScriptedS
 
 
 async def test_a_longer_timeout_is_not_sent_again(caller: Caller, service: ScriptedService) -> None:
-    """The gRPC core likes to repeat a header of another call where it is within 3 %."""
+    """The gRPC core reuses the timeout header of another call if it differs by less than 3 %."""
     for timeout in (60, 59, 58.5):
         await caller.call("generate", model="m", prompt="p", timeout=timeout)
 

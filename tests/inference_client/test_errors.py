@@ -1,4 +1,4 @@
-"""Every row of the error table, produced by a real status on both clients, and by both kinds of calls."""
+"""Every row of the error table, from a real status, on both clients and for both kinds of calls."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ REASONS: list[tuple[str, StatusCode, type[InferenceError]]] = [
     ("NOT_READY", StatusCode.UNAVAILABLE, UnavailableError),
     ("DEADLINE_EXCEEDED", StatusCode.DEADLINE_EXCEEDED, DeadlineError),
     ("INTERNAL_ERROR", StatusCode.INTERNAL, InternalError),
-    # A reason that is newer than the client is known by its status code.
+    # A reason that is newer than the client is classified by its status code.
     ("CONTENT_REFUSED", StatusCode.INVALID_ARGUMENT, InvalidRequestError),
 ]
 
@@ -69,7 +69,7 @@ STATUSES: list[tuple[StatusCode, type[InferenceError], str]] = [
 ]
 
 
-def test_no_row_of_the_table_is_forgotten_here() -> None:
+def test_every_row_of_the_table_is_tested() -> None:
     assert {reason for reason, _, _ in REASONS} >= set(_BY_REASON)
     assert {status for status, _, _ in STATUSES} >= set(_BY_STATUS)
 
@@ -87,7 +87,7 @@ def refusing(service: ScriptedService, code: StatusCode, message: str, *details:
 
 
 async def fail(caller: Caller, **kwargs: Any) -> tuple[InferenceError, InferenceError]:
-    """What `generate` and `stream` raise; no error of gRPC may be among it."""
+    """The exceptions of `generate` and `stream`, which must not be gRPC's own."""
     with pytest.raises(InferenceError) as unary:
         await caller.call("generate", model="m", prompt="p", **kwargs)
     with pytest.raises(InferenceError) as streamed:
@@ -96,7 +96,7 @@ async def fail(caller: Caller, **kwargs: Any) -> tuple[InferenceError, Inference
 
 
 @pytest.mark.parametrize(("reason", "status", "kind"), REASONS)
-async def test_the_reason_decides(
+async def test_the_reason_decides_the_exception(
     make_caller: CallerFactory, running: Running, reason: str, status: StatusCode, kind: type[InferenceError]
 ) -> None:
     refusing(running.service, status, "What went wrong.", error_info(reason))
@@ -107,10 +107,10 @@ async def test_the_reason_decides(
 
 
 @pytest.mark.parametrize(("status", "kind", "code"), STATUSES)
-async def test_without_a_reason_the_status_decides(
+async def test_without_a_reason_the_status_code_decides(
     make_caller: CallerFactory, running: Running, status: StatusCode, kind: type[InferenceError], code: str
 ) -> None:
-    """Such a status is not the service's own; its text stays in the cause."""
+    """Such a status is not from the service; its text is only in the cause."""
     refusing(running.service, status, "ipv4:10.0.0.1:50051 secret")
 
     for error in await fail(make_caller(running.target, retries=0)):
@@ -119,7 +119,7 @@ async def test_without_a_reason_the_status_decides(
         assert isinstance(error.__cause__, grpc.RpcError)
 
 
-async def test_another_domains_reason_is_not_ours(caller: Caller, service: ScriptedService) -> None:
+async def test_the_reason_of_another_domain_is_ignored(caller: Caller, service: ScriptedService) -> None:
     foreign = error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="example.com")
     refusing(service, StatusCode.PERMISSION_DENIED, "no", foreign)
 
@@ -165,7 +165,7 @@ async def test_the_numbers_of_a_prompt_that_does_not_fit_are_reported(
         assert (error.prompt_tokens, error.max_tokens, error.context_length) == (90, 20, 100)
 
 
-async def test_a_number_that_is_none_is_none(caller: Caller, service: ScriptedService) -> None:
+async def test_an_invalid_number_in_the_metadata_is_none(caller: Caller, service: ScriptedService) -> None:
     refusing(
         service, StatusCode.INVALID_ARGUMENT, "x", error_info("CONTEXT_LENGTH_EXCEEDED", max_tokens="many")
     )
@@ -175,8 +175,8 @@ async def test_a_number_that_is_none_is_none(caller: Caller, service: ScriptedSe
         assert (error.prompt_tokens, error.max_tokens) == (None, None)
 
 
-async def test_refusals_for_load_say_when_to_return(caller: Caller, service: ScriptedService) -> None:
-    """They are not retried: a retry makes the load worse."""
+async def test_errors_of_load_have_the_retry_time(caller: Caller, service: ScriptedService) -> None:
+    """They are not retried, since a retry would add load."""
     for reason in ("RATE_LIMIT_EXCEEDED", "QUEUE_FULL"):
         service.seen.clear()
         details = (error_info(reason, limit="100"), retry_info(1.5))
@@ -189,15 +189,15 @@ async def test_refusals_for_load_say_when_to_return(caller: Caller, service: Scr
         assert len(service.seen) == 2
 
 
-async def test_an_unknown_model_names_what_is_served(caller: Caller) -> None:
+async def test_the_error_for_an_unknown_model_has_the_served_models(caller: Caller) -> None:
     with pytest.raises(NotFoundError) as caught:
         await caller.call("get_model", "nobody")
 
     assert caught.value.served == ("m", "other")
 
 
-async def test_the_id_of_the_reply_wins(caller: Caller, service: ScriptedService) -> None:
-    """The service replaces an id it does not like, and says so in the metadata."""
+async def test_the_request_id_of_the_reply_is_used(caller: Caller, service: ScriptedService) -> None:
+    """The service replaces invalid ids, and sends the id in the metadata."""
 
     async def answer(request: Any, context: Any) -> Response:
         await context.send_initial_metadata((("x-request-id", "theirs"),))
@@ -222,7 +222,7 @@ async def test_an_exception_of_the_server_does_not_leak(caller: Caller, service:
     assert "secret" not in str(caught.value)
 
 
-async def test_details_that_are_garbage_are_ignored(caller: Caller, service: ScriptedService) -> None:
+async def test_invalid_details_are_ignored(caller: Caller, service: ScriptedService) -> None:
     async def answer(request: Any, context: Any) -> Response:
         garbage = (("grpc-status-details-bin", b"\xff\xff\xff"),)
         await context.abort(StatusCode.NOT_FOUND, "x", garbage)
@@ -234,7 +234,7 @@ async def test_details_that_are_garbage_are_ignored(caller: Caller, service: Scr
 
 
 @pytest.mark.parametrize("key", ["pg_é", "pg_\n"])
-async def test_a_key_that_no_header_can_carry_is_no_key(
+async def test_a_key_that_is_no_valid_header_is_refused(
     make_caller: CallerFactory, running: Running, key: str
 ) -> None:
     for error in await fail(make_caller(running.target, api_key=key)):
@@ -274,7 +274,7 @@ async def test_the_servers_limit_is_reported_in_the_same_way(
             assert (error.limit, error.size > 2000) == (1000, True)
 
 
-async def test_an_answer_over_the_servers_limit_is_not_the_requests_fault(
+async def test_an_answer_over_the_servers_limit_is_an_internal_error(
     make_caller: CallerFactory, service: ScriptedService
 ) -> None:
     from tests.support.scripted import answering, serve, whole_answer
@@ -296,8 +296,8 @@ async def test_an_answer_may_be_larger_than_a_request(make_caller: CallerFactory
     assert len(answer.text) == 5_000_000
 
 
-async def test_many_violations_fit(caller: Caller, service: ScriptedService) -> None:
-    """A refusal that names hundreds of fields is larger than gRPC's own limit on metadata."""
+async def test_many_violations_fit_into_the_metadata(caller: Caller, service: ScriptedService) -> None:
+    """An error that names hundreds of fields exceeds gRPC's default limit of metadata."""
     violation = error_details_pb2.BadRequest.FieldViolation(field="messages[0].role", description="x" * 100)
     bad_request = error_details_pb2.BadRequest(field_violations=[violation] * 250)
     refusing(service, StatusCode.INVALID_ARGUMENT, "x", error_info("INVALID_VALUE"), bad_request)
@@ -308,14 +308,14 @@ async def test_many_violations_fit(caller: Caller, service: ScriptedService) -> 
 
 
 def test_errors_survive_pickling() -> None:
-    """A worker process may hand them on."""
+    """Worker processes may pass them on."""
     error = QueueFullError("Full.", request_id="r1", retry_after=2.0)
     copy = pickle.loads(pickle.dumps(error))
 
     assert (type(copy), str(copy), vars(copy)) == (QueueFullError, "Full.", vars(error))
 
 
-async def test_nobody_listens(make_caller: CallerFactory) -> None:
+async def test_an_address_without_a_server_is_unavailable(make_caller: CallerFactory) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
 

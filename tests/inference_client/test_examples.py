@@ -31,7 +31,7 @@ async def _run(name: str, *arguments: str, **variables: str) -> tuple[int | None
 
 @pytest.mark.parametrize("name", ["grpc_async.py", "grpc_sync.py"])
 async def test_an_example_runs(running: Running, name: str) -> None:
-    """Against the address on its command line, with the key of its environment."""
+    """It uses the address on its command line and the key of its environment."""
     code, out, err = await _run(name, running.target, LODESTREAM_API_KEY="pg_x")
 
     assert (code, "Hello" in out, "Traceback" in err) == (0, True, False), err
@@ -39,7 +39,7 @@ async def test_an_example_runs(running: Running, name: str) -> None:
 
 
 async def test_the_example_of_tools_answers_the_call(running: Running) -> None:
-    """The call that is asked for by name is answered, and the text that follows is shown."""
+    """It answers the demanded call and prints the following text."""
 
     async def answer(request: Request, context: Any) -> Response:
         if len(request.chat.messages) > 1:
@@ -73,7 +73,7 @@ async def test_the_example_of_a_schema_shows_the_document(running: Running) -> N
 
 
 @pytest.mark.parametrize("name", ["grpc_tools.py", "grpc_schema.py"])
-async def test_an_example_shows_no_half_answer(running: Running, name: str) -> None:
+async def test_an_example_prints_no_partial_answer(running: Running, name: str) -> None:
     response = whole_answer('{"city":')
     response.choices[0].finished.reason = FINISH_REASON_LENGTH
     running.service.answer = answering(response)
@@ -83,10 +83,10 @@ async def test_an_example_shows_no_half_answer(running: Running, name: str) -> N
     assert "length." in err
 
 
-async def test_the_environment_says_where_and_with_which_key(
+async def test_the_environment_sets_the_address_and_the_key(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`from_environment`, of both clients: an argument counts more than a variable."""
+    """In `from_environment` of both clients an argument overrides a variable."""
     monkeypatch.setenv("LODESTREAM_TARGET", running.target)
     monkeypatch.setenv("LODESTREAM_API_KEY", "pg_mine")
     async with AsyncClient.from_environment(timeout=30) as client:
@@ -99,7 +99,7 @@ async def test_the_environment_says_where_and_with_which_key(
 
 
 @pytest.mark.parametrize("name", EVERY)
-async def test_an_example_without_a_service_says_so(name: str) -> None:
+async def test_an_example_without_a_service_prints_an_error(name: str) -> None:
     code, _, err = await _run(name, LODESTREAM_TARGET="127.0.0.1:1")
 
     assert code == 1

@@ -29,7 +29,7 @@ def test_every_error_is_exported() -> None:
     assert defined <= set(inference_client.__all__)
 
 
-def test_the_twins_have_the_same_methods() -> None:
+def test_both_clients_have_the_same_methods() -> None:
     def methods(kind: type) -> dict[str, list[str]]:
         return {
             name: list(inspect.signature(method).parameters)

@@ -46,7 +46,7 @@ async def test_a_collected_stream_is_the_same_answer(client: AsyncClient) -> Non
 async def test_a_ready_message_brings_its_own_key_id_and_metadata(
     caller: Caller, service: ScriptedService
 ) -> None:
-    """The key of one call overrides the client's; the message goes out as it is."""
+    """The key of a call overrides the client's; the message is sent unchanged."""
     request = build_request(model="m", prompt="p", temperature=0)
     await caller.call(
         "generate_request",
@@ -88,7 +88,7 @@ async def test_a_malformed_request_id_is_refused(client: AsyncClient, request_id
 
 
 @pytest.mark.parametrize("item", [("Upper", "x"), ("k", "é"), ("k", "a\nb"), ("k", b"x"), ("k-bin", "x")])
-async def test_metadata_that_no_header_can_carry_is_refused(client: AsyncClient, item: Any) -> None:
+async def test_metadata_that_are_no_valid_headers_are_refused(client: AsyncClient, item: Any) -> None:
     with pytest.raises(ValueError, match="metadata"):
         await client.generate_request(build_request(model="m", prompt="p"), metadata=[item])
 
@@ -110,7 +110,7 @@ async def test_reasons_of_a_newer_service_are_unknown(caller: Caller, service: S
 
 
 @pytest.mark.parametrize("broken", [Response(), Response(choices=[{}])])  # type: ignore[list-item]
-async def test_half_an_answer_is_a_protocol_error(
+async def test_an_incomplete_answer_is_a_protocol_error(
     caller: Caller, service: ScriptedService, broken: Response
 ) -> None:
     async def answer(request: Any, context: Any) -> Response:
@@ -124,7 +124,7 @@ async def test_half_an_answer_is_a_protocol_error(
 
 
 async def test_an_async_client_may_be_made_before_the_loop_runs(running: Any) -> None:
-    """It connects on the loop of its first call, so a module may hold one."""
+    """It connects in the event loop of its first call, so it can be a global of a module."""
     import asyncio
 
     def elsewhere() -> str:
@@ -141,6 +141,6 @@ async def test_an_async_client_may_be_made_before_the_loop_runs(running: Any) ->
 
 @pytest.mark.parametrize("kind", [AsyncClient, Client])
 @pytest.mark.parametrize("target", ["", "http://127.0.0.1:50051"])
-def test_a_target_that_is_none_is_refused(kind: Any, target: str) -> None:
+def test_an_invalid_target_is_refused(kind: Any, target: str) -> None:
     with pytest.raises(ValueError, match="target must be host:port"):
         kind(target)

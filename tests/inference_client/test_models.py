@@ -37,7 +37,7 @@ async def test_tokens_are_counted(caller: Caller, service: ScriptedService) -> N
     assert service.seen[0].request.chat.messages[0].content == "hi"
 
 
-async def test_a_count_wants_one_input(caller: Caller) -> None:
+async def test_a_count_needs_one_input(caller: Caller) -> None:
     with pytest.raises(TypeError, match="exactly one"):
         await caller.call("count_tokens", "m")
 
@@ -46,7 +46,7 @@ async def test_a_count_wants_one_input(caller: Caller) -> None:
     ("name", "state"),
     [("SERVING", Health.SERVING), ("NOT_SERVING", Health.NOT_SERVING), ("UNKNOWN", Health.UNKNOWN)],
 )
-async def test_health_is_what_the_service_says(
+async def test_health_is_the_status_of_the_service(
     caller: Caller, running: Running, name: str, state: Health
 ) -> None:
     await running.set_health(name)
@@ -54,12 +54,12 @@ async def test_health_is_what_the_service_says(
     assert await caller.call("health") is state
 
 
-async def test_a_service_that_nobody_knows_is_unknown(caller: Caller) -> None:
+async def test_the_health_of_an_unknown_service_is_unknown(caller: Caller) -> None:
     assert await caller.call("health", "nobody") is Health.SERVICE_UNKNOWN
 
 
-async def test_health_is_asked_once(make_caller: CallerFactory) -> None:
-    """A probe has to be quick, and must see the first failure."""
+async def test_a_health_check_is_not_retried(make_caller: CallerFactory) -> None:
+    """A probe must be quick and report the first failure."""
     began = time.monotonic()
     with pytest.raises(UnavailableError):
         await make_caller("127.0.0.1:1", retries=50).call("health")
@@ -67,7 +67,7 @@ async def test_health_is_asked_once(make_caller: CallerFactory) -> None:
     assert time.monotonic() - began < 10
 
 
-async def test_wait_ready_returns_when_the_service_is(caller: Caller, running: Running) -> None:
+async def test_wait_ready_returns_when_the_service_is_ready(caller: Caller, running: Running) -> None:
     await running.set_health("NOT_SERVING")
     waiting = asyncio.create_task(caller.call("wait_ready", 20))
     await asyncio.sleep(0.5)
@@ -77,7 +77,7 @@ async def test_wait_ready_returns_when_the_service_is(caller: Caller, running: R
     await asyncio.wait_for(waiting, 10)
 
 
-async def test_wait_ready_gives_up(make_caller: CallerFactory, running: Running) -> None:
+async def test_wait_ready_times_out(make_caller: CallerFactory, running: Running) -> None:
     await running.set_health("NOT_SERVING")
     caller, alone = make_caller(running.target), make_caller("127.0.0.1:1")
     # Connected, and refused: what follows takes a moment even on a busy machine.

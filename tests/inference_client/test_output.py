@@ -53,8 +53,8 @@ def _deltas(events: list[Event]) -> list[Delta]:
     return [event for event in events if isinstance(event, Delta)]
 
 
-async def test_logprobs_are_of_each_token(caller: Caller, service: ScriptedService) -> None:
-    """Also where several leave in one delta."""
+async def test_every_token_has_log_probabilities(caller: Caller, service: ScriptedService) -> None:
+    """This holds also for several tokens in one delta."""
     both = [logprob("a", top=["a", "ü"]), logprob("ü")]
     service.stream = script(
         started(), delta("aü", ids=(97, 252), logprobs=both), delta("b"), finished(), summary()
@@ -69,9 +69,7 @@ async def test_logprobs_are_of_each_token(caller: Caller, service: ScriptedServi
     assert (second.logprobs, second.tool_calls) == ((), ())
 
 
-async def test_pieces_of_tool_calls_arrive_as_they_were_sent(
-    caller: Caller, service: ScriptedService
-) -> None:
+async def test_pieces_of_tool_calls_arrive_unchanged(caller: Caller, service: ScriptedService) -> None:
     service.stream = script(
         started(),
         call_delta(id="c1", name="f"),
@@ -94,7 +92,7 @@ async def test_the_content_filter_names_its_rule(caller: Caller, service: Script
     assert end == Finished(0, FinishReason.CONTENT_FILTER, StopCause.CONTENT_FILTER, filter_rule="r1")
 
 
-async def test_the_report_explains_every_option(caller: Caller, service: ScriptedService) -> None:
+async def test_the_report_has_every_option(caller: Caller, service: ScriptedService) -> None:
     service.stream = script(*HELLO[:-1], summary(REPORT))
     response = whole_answer()
     response.report.CopyFrom(REPORT)
@@ -106,20 +104,18 @@ async def test_the_report_explains_every_option(caller: Caller, service: Scripte
     assert (await caller.call("generate", model="m", prompt="p")).report == EXPLAINED
 
 
-def test_the_report_knows_every_option_of_the_protocol() -> None:
+def test_the_report_has_every_option_of_the_protocol() -> None:
     options = set(generation_pb2.SamplingOptions.DESCRIPTOR.fields_by_name)
 
     assert options == set(EffectiveSampling.__dataclass_fields__)
 
 
-async def test_a_service_without_reports_sends_one_of_zeroes(caller: Caller) -> None:
+async def test_without_a_report_from_the_service_all_values_are_zero(caller: Caller) -> None:
     assert (await caller.call("generate", model="m", prompt="p")).report == Report()
 
 
-async def test_a_stream_folds_into_what_the_whole_answer_says(
-    caller: Caller, service: ScriptedService
-) -> None:
-    """Two choices: a text with log probabilities, and two calls of which one was cut short."""
+async def test_a_collected_stream_equals_the_whole_answer(caller: Caller, service: ScriptedService) -> None:
+    """There are two choices: a text with log probabilities, and two calls of which one was cut short."""
     calls = [
         generation_pb2.ToolCall(id="c1", name="f", arguments='{"a":1}'),
         generation_pb2.ToolCall(id="c2", name="g", arguments='{"b'),
@@ -171,7 +167,9 @@ async def test_a_stream_folds_into_what_the_whole_answer_says(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.text(max_size=4), max_size=4), max_size=3), st.randoms())
-def test_arguments_are_joined_however_they_are_cut_and_mixed(calls: list[list[str]], order: Any) -> None:
+def test_pieces_of_arguments_are_joined_for_any_cut_and_interleaving(
+    calls: list[list[str]], order: Any
+) -> None:
     queues = [
         [
             ToolCallDelta(index, str(index), "f", ""),

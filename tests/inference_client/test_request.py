@@ -48,7 +48,7 @@ SCHEMA_TEXT = '{"type":"object","properties":{"größe":{"type":"number"}}}'
 ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "u"}]}
 
 
-async def test_what_is_not_given_is_not_on_the_wire(client: AsyncClient, service: ScriptedService) -> None:
+async def test_unset_parameters_are_not_sent(client: AsyncClient, service: ScriptedService) -> None:
     await client.generate(model="m", prompt="p")
 
     request = service.seen[0].request
@@ -56,11 +56,11 @@ async def test_what_is_not_given_is_not_on_the_wire(client: AsyncClient, service
 
 
 @pytest.mark.parametrize("name", ZEROES)
-async def test_zero_is_on_the_wire(client: AsyncClient, service: ScriptedService, name: str) -> None:
-    """A knob set to zero arrives as set, and nothing else does."""
+async def test_zero_is_sent(client: AsyncClient, service: ScriptedService, name: str) -> None:
+    """A parameter that is set to zero is sent, and no other one is."""
     service.answer = answering(validated())
-    knob: Any = {name: ZEROES[name]}
-    await client.validate(model="m", prompt="p", **knob)
+    parameter: Any = {name: ZEROES[name]}
+    await client.validate(model="m", prompt="p", **parameter)
 
     group = _group(service.seen[0].request, name)
     assert group.HasField(name)
@@ -75,11 +75,11 @@ def _group(request: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ZEROES)
-def test_a_knob_that_is_none_is_not_given(name: str) -> None:
+def test_a_parameter_of_none_is_unset(name: str) -> None:
     assert build_request(model="m", prompt="p", **{name: None}) == build_request(model="m", prompt="p")
 
 
-def test_every_knob_reaches_its_field() -> None:
+def test_each_parameter_sets_its_field() -> None:
     request = build_request(
         model="m",
         prompt="p",
@@ -112,7 +112,7 @@ def test_every_knob_reaches_its_field() -> None:
     assert request.user == "u"
 
 
-def test_messages_may_be_messages_or_mappings() -> None:
+def test_messages_may_be_objects_or_mappings() -> None:
     request = build_request(
         model="m",
         messages=[
@@ -125,8 +125,8 @@ def test_messages_may_be_messages_or_mappings() -> None:
     assert [(turn.role, turn.content) for turn in request.chat.messages] == [(1, "s"), (2, "u"), (3, "")]
 
 
-def test_calls_and_results_are_turns() -> None:
-    """In both forms: an assistant's turn may be its calls alone."""
+def test_calls_and_results_are_messages() -> None:
+    """Both forms work, and an assistant's message may have only calls."""
     call = {"id": "c1", "name": "f", "arguments": "{}"}
     typed = build_request(
         model="m",
@@ -172,13 +172,13 @@ def test_several_prompts_are_a_batch() -> None:
         ({"prompt": []}, "batch"),
     ],
 )
-def test_an_empty_input_is_given_all_the_same(given: Any, input_name: str) -> None:
-    """It is the service that refuses it, with the parameter's name."""
+def test_an_empty_input_is_sent(given: Any, input_name: str) -> None:
+    """The service refuses it with the parameter's name."""
     assert build_request(model="m", **given).WhichOneof("input") == input_name
 
 
 def test_tools_reach_the_conversation() -> None:
-    """Schemas as JSON text, whatever way they were given."""
+    """Schemas are sent as JSON text, in whatever form they were given."""
     request = build_request(
         **ASKED,
         tools=[Tool("f", "Does f.", SCHEMA, strict=True), Tool("g", parameters=SCHEMA_TEXT), Tool("h")],
@@ -218,8 +218,8 @@ def test_a_tool_choice_may_be_a_mode(choice: Any, mode: int) -> None:
         (Grammar('root ::= "a"'), "grammar", 'root ::= "a"'),
     ],
 )
-def test_each_constraint_is_a_kind(constraint: Any, kind: str, value: Any) -> None:
-    """Text goes as it is: it is the service that knows what it means."""
+def test_each_kind_of_constraint_sets_its_field(constraint: Any, kind: str, value: Any) -> None:
+    """Text is sent unchanged, since the service interprets it."""
     message = build_request(model="m", prompt="p", constraint=constraint).constraint
 
     assert message.WhichOneof("kind") == kind
@@ -227,8 +227,8 @@ def test_each_constraint_is_a_kind(constraint: Any, kind: str, value: Any) -> No
 
 
 @pytest.mark.parametrize("kind", [JsonObject, partial(JsonSchema, SCHEMA)])
-def test_json_has_its_white_space(kind: Any) -> None:
-    """Unset stays unset."""
+def test_the_white_space_of_json_can_be_set(kind: Any) -> None:
+    """By default it is unset."""
     given = [kind(), kind(whitespace="compact"), kind(whitespace="flexible")]
     sent = [build_request(model="m", prompt="p", constraint=one).constraint for one in given]
 
@@ -247,7 +247,7 @@ def test_a_request_to_validate_is_a_copy() -> None:
     assert (choice_count(request), choice_count(validation)) == (1, 0)
 
 
-def test_a_lone_stop_is_one_text() -> None:
+def test_a_single_stop_sequence_may_be_a_string() -> None:
     assert list(build_request(model="m", prompt="p", stop="END").stopping.stop) == ["END"]
 
 
@@ -259,7 +259,7 @@ def test_a_lone_stop_is_one_text() -> None:
         ({"messages": [], "prompt": ""}, "messages and prompt"),
     ],
 )
-def test_exactly_one_input_is_wanted(given: Any, named: str) -> None:
+def test_exactly_one_input_is_required(given: Any, named: str) -> None:
     with pytest.raises(TypeError, match=f"exactly one of messages, prompt and token_ids; got {named}"):
         build_request(model="m", **given)
 
@@ -313,7 +313,7 @@ def test_exactly_one_input_is_wanted(given: Any, named: str) -> None:
         ({"token_ids": [1.5]}, TypeError, "token_ids"),
     ],
 )
-def test_what_fits_no_field_is_named(given: Any, error: Any, named: str) -> None:
+def test_a_value_that_fits_no_field_is_named(given: Any, error: Any, named: str) -> None:
     with pytest.raises(error, match=named):
         build_request(model="m", **given)
 
@@ -328,8 +328,8 @@ def test_a_model_is_required() -> None:
         build_request(prompt="p")  # type: ignore[call-arg]
 
 
-def test_a_count_takes_what_is_about_the_prompt() -> None:
-    """The same conversation and tools as in a request, and nothing else of it."""
+def test_a_count_accepts_the_parameters_of_the_prompt() -> None:
+    """It accepts the conversation and tools of a request, but nothing else."""
     conversation: dict[str, Any] = {
         "messages": ASKED["messages"],
         "tools": [Tool("f")],

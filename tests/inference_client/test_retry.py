@@ -33,7 +33,7 @@ UNAVAILABLE = StatusCode.UNAVAILABLE
 
 
 def failing(service: ScriptedService, times: int, *details: Any, code: StatusCode = UNAVAILABLE) -> None:
-    """Refuse the first calls, then answer."""
+    """Make the service refuse the first calls."""
 
     async def answer(request: Any, context: Any) -> Response:
         if len(service.seen) <= times:
@@ -49,8 +49,8 @@ def failing(service: ScriptedService, times: int, *details: Any, code: StatusCod
     service.answer, service.stream = answer, stream
 
 
-async def test_unavailable_is_tried_again(caller: Caller, service: ScriptedService) -> None:
-    """Every attempt carries the same request id."""
+async def test_unavailable_is_retried(caller: Caller, service: ScriptedService) -> None:
+    """Every attempt has the same request id."""
     failing(service, 2)
     generation = await caller.call("generate", model="m", prompt="p", request_id="r1")
 
@@ -58,8 +58,8 @@ async def test_unavailable_is_tried_again(caller: Caller, service: ScriptedServi
     assert [seen.metadata["x-request-id"] for seen in service.seen] == ["r1"] * 3
 
 
-async def test_what_the_other_side_cancelled_is_tried_again(caller: Caller, service: ScriptedService) -> None:
-    """Nobody here cancelled it: gRPC's core drops calls where too many wait."""
+async def test_a_call_cancelled_by_the_service_is_retried(caller: Caller, service: ScriptedService) -> None:
+    """gRPC's core drops calls as CANCELLED if too many wait."""
     failing(service, 2, code=StatusCode.CANCELLED)
 
     assert (await caller.call("generate", model="m", prompt="p")).text == "Hello"
@@ -67,7 +67,9 @@ async def test_what_the_other_side_cancelled_is_tried_again(caller: Caller, serv
     assert len(await caller.events(model="m", prompt="p")) == len(HELLO)
 
 
-async def test_retry_timeout_outlasts_the_retries(make_caller: CallerFactory, running: Running) -> None:
+async def test_the_retry_timeout_allows_more_attempts_than_retries(
+    make_caller: CallerFactory, running: Running
+) -> None:
     failing(running.service, 8)
     caller = make_caller(running.target, retries=0, retry_timeout=60.0)
 
@@ -76,10 +78,10 @@ async def test_retry_timeout_outlasts_the_retries(make_caller: CallerFactory, ru
     assert len(await caller.events(model="m", prompt="p")) == len(HELLO)
 
 
-async def test_within_the_retry_timeout_a_stream_without_output_begins_again(
+async def test_within_the_retry_timeout_a_stream_without_output_is_retried(
     make_caller: CallerFactory, running: Running
 ) -> None:
-    """Its caller sees one beginning, whichever attempt the output is of."""
+    """The caller gets one `started` event for all attempts."""
     service = running.service
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
@@ -96,7 +98,7 @@ async def test_within_the_retry_timeout_a_stream_without_output_begins_again(
     assert len(events) == len(HELLO)
 
 
-async def test_retry_timeout_ends(make_caller: CallerFactory, running: Running) -> None:
+async def test_the_retry_timeout_ends_the_retries(make_caller: CallerFactory, running: Running) -> None:
     failing(running.service, 10_000)
     caller = make_caller(running.target, retries=0, retry_timeout=0.5)
     began = time.monotonic()
@@ -108,7 +110,7 @@ async def test_retry_timeout_ends(make_caller: CallerFactory, running: Running) 
     assert len(running.service.seen) > 2
 
 
-async def test_a_stream_that_did_not_begin_is_tried_again(caller: Caller, service: ScriptedService) -> None:
+async def test_a_stream_without_events_is_retried(caller: Caller, service: ScriptedService) -> None:
     failing(service, 2)
     events = await caller.events(model="m", prompt="p")
 
@@ -116,8 +118,8 @@ async def test_a_stream_that_did_not_begin_is_tried_again(caller: Caller, servic
     assert len({seen.metadata["x-request-id"] for seen in service.seen}) == 1
 
 
-async def test_every_question_is_tried_again(caller: Caller, service: ScriptedService) -> None:
-    """Not just generations: here the service is not even there at first."""
+async def test_every_method_is_retried(caller: Caller, service: ScriptedService) -> None:
+    """This holds not only for generations; here the service starts later."""
     failing(service, 1)
     assert (await caller.call("generate", model="m", prompt="p")).text == "Hello"
     assert (await caller.call("list_models"))[0].id == "m"
@@ -132,8 +134,8 @@ async def test_retries_are_counted(make_caller: CallerFactory, running: Running,
     assert len(running.service.seen) == retries + 1
 
 
-async def test_a_stream_that_began_is_not_tried_again(caller: Caller, service: ScriptedService) -> None:
-    """The first event counts: from there on a second attempt could answer twice."""
+async def test_a_stream_with_events_is_not_retried(caller: Caller, service: ScriptedService) -> None:
+    """After the first event a second attempt could repeat output."""
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
         yield started()
@@ -146,7 +148,7 @@ async def test_a_stream_that_began_is_not_tried_again(caller: Caller, service: S
     assert len(service.seen) == 1
 
 
-async def test_nothing_after_a_delta_is_tried_again(caller: Caller, service: ScriptedService) -> None:
+async def test_a_stream_with_output_is_not_retried(caller: Caller, service: ScriptedService) -> None:
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
         yield started()
         yield delta("a")
@@ -169,7 +171,7 @@ async def test_nothing_after_a_delta_is_tried_again(caller: Caller, service: Scr
         StatusCode.UNKNOWN,
     ],
 )
-async def test_nothing_else_is_tried_again(
+async def test_other_errors_are_not_retried(
     caller: Caller, service: ScriptedService, code: StatusCode
 ) -> None:
     failing(service, 99, retry_info(0.01), code=code)
@@ -181,7 +183,7 @@ async def test_nothing_else_is_tried_again(
     assert len(service.seen) == 2
 
 
-async def test_the_services_own_pause_is_kept(caller: Caller, service: ScriptedService) -> None:
+async def test_the_service_s_retry_time_is_respected(caller: Caller, service: ScriptedService) -> None:
     failing(service, 2, error_info("NOT_READY"), retry_info(0.4))
     await caller.call("generate", model="m", prompt="p")
 
@@ -190,9 +192,7 @@ async def test_the_services_own_pause_is_kept(caller: Caller, service: ScriptedS
     assert third - second >= 0.4
 
 
-async def test_a_pause_that_is_too_long_is_left_to_the_caller(
-    caller: Caller, service: ScriptedService
-) -> None:
+async def test_with_a_long_retry_time_the_error_is_raised(caller: Caller, service: ScriptedService) -> None:
     failing(service, 1, error_info("NOT_READY"), retry_info(60))
     began = time.monotonic()
     with pytest.raises(UnavailableError) as caught:
@@ -202,8 +202,10 @@ async def test_a_pause_that_is_too_long_is_left_to_the_caller(
     assert time.monotonic() - began < 10
 
 
-async def test_a_pause_beyond_the_deadline_is_not_begun(caller: Caller, service: ScriptedService) -> None:
-    """What is raised is why there is no answer, not that time ran out."""
+async def test_with_a_retry_time_beyond_the_deadline_the_error_is_raised(
+    caller: Caller, service: ScriptedService
+) -> None:
+    """The exception has the reason of the service, not a timeout."""
     failing(service, 99, error_info("NOT_READY"), retry_info(3))
     began = time.monotonic()
     with pytest.raises(UnavailableError):
@@ -213,8 +215,8 @@ async def test_a_pause_beyond_the_deadline_is_not_begun(caller: Caller, service:
     assert len(service.seen) == 1
 
 
-async def test_the_deadline_is_one_for_all_attempts(caller: Caller, service: ScriptedService) -> None:
-    """Each attempt gets the time that is left."""
+async def test_all_attempts_share_one_deadline(caller: Caller, service: ScriptedService) -> None:
+    """Each attempt gets the remaining time."""
     failing(service, 2, error_info("NOT_READY"), retry_info(0.5))
     await caller.call("generate", model="m", prompt="p", timeout=20)
 
@@ -225,14 +227,16 @@ async def test_the_deadline_is_one_for_all_attempts(caller: Caller, service: Scr
 
 
 @pytest.mark.parametrize("streams", [False, True])
-async def test_closing_the_client_ends_the_pause(
+async def test_closing_the_client_ends_a_pause_between_attempts(
     make_caller: CallerFactory, running: Running, monkeypatch: pytest.MonkeyPatch, streams: bool
 ) -> None:
     monkeypatch.setattr(call_module, "_LONGEST_PAUSE", 120.0)
     failing(running.service, 99, error_info("NOT_READY"), retry_info(60))
     caller = make_caller(running.target)
-    asked = {"model": "m", "prompt": "p"}
-    call = asyncio.create_task(caller.events(**asked) if streams else caller.call("generate", **asked))
+    arguments = {"model": "m", "prompt": "p"}
+    call = asyncio.create_task(
+        caller.events(**arguments) if streams else caller.call("generate", **arguments)
+    )
     await eventually(lambda: bool(running.service.seen))
     await asyncio.sleep(0.1)
     await caller.close()
@@ -243,33 +247,33 @@ async def test_closing_the_client_ends_the_pause(
 
 
 class TestPolicy:
-    """The pauses themselves."""
+    """The lengths of the pauses."""
 
     ERROR = UnavailableError("x")
 
-    def test_a_pause_doubles_and_is_spread(self) -> None:
+    def test_pauses_double_with_jitter(self) -> None:
         pauses = [RetryPolicy(9).pause(failed, self.ERROR, math.inf) for failed in (1, 2, 3, 4)]
 
         for pause, least in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=True):
             assert pause is not None
             assert least <= pause <= least * 1.25
 
-    def test_the_services_pause_is_a_lower_bound(self) -> None:
+    def test_the_service_s_retry_time_is_a_lower_bound(self) -> None:
         error = UnavailableError("x", retry_after=1.0)
 
         pauses = {RetryPolicy(9).pause(1, error, math.inf) for _ in range(50)}
         assert all(pause is not None and 1.0 <= pause <= 1.25 for pause in pauses)
         assert len(pauses) > 1
 
-    def test_no_more_than_the_retries(self) -> None:
+    def test_there_are_at_most_as_many_attempts_as_retries_allow(self) -> None:
         assert RetryPolicy(2).pause(2, self.ERROR, math.inf) is not None
         assert RetryPolicy(2).pause(3, self.ERROR, math.inf) is None
 
-    def test_never_past_the_deadline(self) -> None:
+    def test_no_pause_exceeds_the_deadline(self) -> None:
         assert RetryPolicy(2).pause(1, self.ERROR, 0.05) is None
 
     @pytest.mark.parametrize("error", [QueueFullError("x", retry_after=0.1), DeadlineError("x")])
-    def test_only_what_is_unavailable(self, error: InferenceError) -> None:
+    def test_only_unavailable_is_retried(self, error: InferenceError) -> None:
         assert RetryPolicy(2).pause(1, error, math.inf) is None
 
     def test_a_negative_number_is_refused(self) -> None:

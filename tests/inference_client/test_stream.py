@@ -38,7 +38,7 @@ from tests.support.scripted import (
 )
 
 
-async def test_events_arrive_as_they_were_sent(caller: Caller, service: ScriptedService) -> None:
+async def test_events_arrive_unchanged_and_in_order(caller: Caller, service: ScriptedService) -> None:
     end = finished(reason=1, cause=2, stop_sequence="END", stop_token_id=9)
     service.stream = script(started(), delta("a", ids=[1, 2]), delta("", ids=[]), end, summary())
 
@@ -51,7 +51,7 @@ async def test_events_arrive_as_they_were_sent(caller: Caller, service: Scripted
     ]
 
 
-async def test_text_is_that_of_the_first_choice(client: AsyncClient, service: ScriptedService) -> None:
+async def test_text_iterates_over_the_first_choice(client: AsyncClient, service: ScriptedService) -> None:
     service.stream = script(
         started(), delta("a"), delta("X", 1), delta(""), delta("b"), finished(1), finished(0), summary()
     )
@@ -76,7 +76,7 @@ async def test_choices_are_collected_by_index(client: AsyncClient, service: Scri
     assert generation.choices[1].finish_reason is FinishReason.LENGTH
 
 
-async def test_the_sync_stream_has_text_and_collect_too(running: Running) -> None:
+async def test_the_sync_stream_has_text_and_collect(running: Running) -> None:
     def use() -> tuple[list[str], str]:
         with Client(running.target) as client:
             with client.stream(model="m", prompt="p") as stream:
@@ -94,14 +94,14 @@ async def test_collect_needs_the_whole_stream(client: AsyncClient) -> None:
             await stream.collect()
 
 
-async def test_the_stream_goes_by_the_services_request_id(client: AsyncClient) -> None:
+async def test_the_stream_has_the_service_s_request_id(client: AsyncClient) -> None:
     async with client.stream(model="m", prompt="p", request_id="mine") as stream:
         assert stream.request_id == "mine"
         await anext(stream)
         assert stream.request_id == "server-id"
 
 
-async def test_nothing_is_sent_before_the_first_event_is_asked_for(
+async def test_nothing_is_sent_before_the_first_event_is_read(
     client: AsyncClient, service: ScriptedService
 ) -> None:
     async with client.stream(model="m", prompt="p"):
@@ -120,7 +120,9 @@ async def test_kinds_of_events_of_a_newer_service_are_skipped(
     assert len(await caller.events(model="m", prompt="p")) == len(HELLO)
 
 
-async def test_a_broken_grammar_cancels_the_call(client: AsyncClient, service: ScriptedService) -> None:
+async def test_an_invalid_order_of_events_cancels_the_call(
+    client: AsyncClient, service: ScriptedService
+) -> None:
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
         yield started()
         yield started()
@@ -135,7 +137,9 @@ async def test_a_broken_grammar_cancels_the_call(client: AsyncClient, service: S
     assert [event async for event in stream_object] == []
 
 
-async def test_an_error_after_the_beginning_ends_the_stream(caller: Caller, service: ScriptedService) -> None:
+async def test_an_error_after_the_first_event_ends_the_stream(
+    caller: Caller, service: ScriptedService
+) -> None:
     import grpc
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Event]:
@@ -150,10 +154,10 @@ async def test_an_error_after_the_beginning_ends_the_stream(caller: Caller, serv
     assert caught.value.request_id == "server-id"
 
 
-async def test_leaving_at_the_summary_is_not_a_cancellation(
+async def test_closing_after_the_summary_is_no_cancellation(
     client: AsyncClient, service: ScriptedService
 ) -> None:
-    """The status is read before the summary is handed out."""
+    """The status is read before the summary is returned."""
     for _ in range(20):
         async with client.stream(model="m", prompt="p") as stream:
             async for event in stream:
@@ -164,7 +168,7 @@ async def test_leaving_at_the_summary_is_not_a_cancellation(
     assert service.cancelled == 0
 
 
-async def test_a_connection_that_breaks_after_the_summary_takes_nothing_away(
+async def test_a_connection_lost_after_the_summary_is_no_error(
     caller: Caller, service: ScriptedService
 ) -> None:
     import grpc
@@ -180,7 +184,7 @@ async def test_a_connection_that_breaks_after_the_summary_takes_nothing_away(
 
 
 async def _echo(request: Any, context: Any) -> AsyncIterator[Event]:
-    """Answers with the words of the prompt, with pauses between them."""
+    """Stream the words of the prompt, with pauses between them."""
     yield started()
     for word in request.prompt.split():
         yield delta(word + " ")

@@ -21,8 +21,10 @@ from tests.support.scripted import (
 TWO: dict[str, Any] = {"model": "m", "prompt": "p", "n": 2}
 
 
-async def _complaint(caller: Caller, service: ScriptedService, events: list[Event], **options: Any) -> str:
-    """What is said against a stream; its error carries the id of the request."""
+async def _error_message(
+    caller: Caller, service: ScriptedService, events: list[Event], **options: Any
+) -> str:
+    """The message of the error about a stream. The error must have the request id."""
     service.stream = script(*events)
     with pytest.raises(ProtocolError) as caught:
         await caller.events(request_id="r1", **{"model": "m", "prompt": "p"} | options)
@@ -32,7 +34,7 @@ async def _complaint(caller: Caller, service: ScriptedService, events: list[Even
 
 
 @pytest.mark.parametrize(
-    ("events", "complaint"),
+    ("events", "message"),
     [
         ([], "without its summary"),
         ([started()], "without its summary"),
@@ -50,14 +52,14 @@ async def _complaint(caller: Caller, service: ScriptedService, events: list[Even
         ([started(), finished(reason=0)], "without a reason"),
     ],
 )
-async def test_a_stream_that_breaks_its_grammar_is_refused(
-    caller: Caller, service: ScriptedService, events: list[Event], complaint: str
+async def test_a_stream_with_an_invalid_order_of_events_is_refused(
+    caller: Caller, service: ScriptedService, events: list[Event], message: str
 ) -> None:
-    assert complaint in await _complaint(caller, service, events)
+    assert message in await _error_message(caller, service, events)
 
 
 @pytest.mark.parametrize(
-    ("events", "complaint"),
+    ("events", "message"),
     [
         ([started(), delta("a"), delta("b", 1), finished(1), summary()], "before every choice had ended"),
         ([started(), delta("a"), finished(), summary()], "before every choice had ended"),
@@ -66,28 +68,28 @@ async def test_a_stream_that_breaks_its_grammar_is_refused(
         ([started(), delta("a", 2)], "Choice 2 was not requested: the request wants 2"),
     ],
 )
-async def test_every_choice_of_several_keeps_the_grammar(
-    caller: Caller, service: ScriptedService, events: list[Event], complaint: str
+async def test_the_order_of_events_is_checked_for_every_choice(
+    caller: Caller, service: ScriptedService, events: list[Event], message: str
 ) -> None:
-    assert complaint in await _complaint(caller, service, events, **TWO)
+    assert message in await _error_message(caller, service, events, **TWO)
 
 
 async def test_each_prompt_has_its_choices(caller: Caller, service: ScriptedService) -> None:
-    """Two of each of two prompts: choices 0 to 3."""
+    """Two prompts with two choices each have the choices 0 to 3."""
     events = [started(), *(finished(choice) for choice in (2, 0, 3)), summary()]
-    assert "every choice" in await _complaint(caller, service, events, prompt=["p", "q"], n=2)
+    assert "every choice" in await _error_message(caller, service, events, prompt=["p", "q"], n=2)
 
     service.stream = script(*events[:-1], finished(1), summary())
     assert len(await caller.events(model="m", prompt=["p", "q"], n=2)) == 6
 
 
-async def test_many_choices_cost_nothing_before_they_come(caller: Caller, service: ScriptedService) -> None:
-    """It is the service that refuses them."""
-    assert "every choice" in await _complaint(caller, service, list(HELLO), n=2**31 - 1)
+async def test_a_large_n_takes_no_memory_in_advance(caller: Caller, service: ScriptedService) -> None:
+    """The service refuses too many choices."""
+    assert "every choice" in await _error_message(caller, service, list(HELLO), n=2**31 - 1)
 
 
 @pytest.mark.parametrize(
-    ("pieces", "complaint"),
+    ("pieces", "message"),
     [
         ([call_delta(arguments="{")], "call 0 of choice 0 began without its id"),
         ([call_delta(id="c")], "call 0 of choice 0 began without its id or its name"),
@@ -99,9 +101,9 @@ async def test_many_choices_cost_nothing_before_they_come(caller: Caller, servic
     ],
 )
 async def test_tool_calls_begin_with_their_id_and_name(
-    caller: Caller, service: ScriptedService, pieces: list[Event], complaint: str
+    caller: Caller, service: ScriptedService, pieces: list[Event], message: str
 ) -> None:
-    assert complaint in await _complaint(caller, service, [started(), *pieces], **TWO)
+    assert message in await _error_message(caller, service, [started(), *pieces], **TWO)
 
 
 async def test_calls_and_choices_may_be_interleaved(caller: Caller, service: ScriptedService) -> None:

@@ -52,9 +52,7 @@ async def test_an_invalid_request_is_the_same_error(caller: Caller, service: Scr
         await caller.call("validate", model="m", prompt="p")
 
 
-async def test_a_ready_message_is_validated_and_left_as_it_is(
-    caller: Caller, service: ScriptedService
-) -> None:
+async def test_a_ready_message_is_validated_and_not_changed(caller: Caller, service: ScriptedService) -> None:
     service.answer = answering(validated())
     request = build_request(model="m", prompt="p")
     await caller.call("validate_request", request, api_key="pg_mine", request_id="mine")
@@ -65,8 +63,8 @@ async def test_a_ready_message_is_validated_and_left_as_it_is(
     assert service.seen[0].metadata["x-request-id"] == "mine"
 
 
-async def test_a_service_that_generates_all_the_same_is_found_out(caller: Caller) -> None:
-    """As one does that is older than the field."""
+async def test_a_service_that_ignores_validate_only_is_detected(caller: Caller) -> None:
+    """A service that is older than the field ignores it."""
     with pytest.raises(ProtocolError, match="too old to validate only"):
         await caller.call("validate", model="m", prompt="p")
 
@@ -91,7 +89,7 @@ async def test_a_whole_answer_that_validates_has_no_choices(caller: Caller, serv
     assert (generation.choices, generation.usage.prompt_tokens) == ((), 3)
 
 
-async def test_a_stream_that_only_validates_may_not_generate(
+async def test_a_validation_stream_with_output_is_refused(
     client: AsyncClient, service: ScriptedService
 ) -> None:
     service.stream = script(started(), delta("a"))

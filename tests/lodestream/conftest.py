@@ -21,7 +21,7 @@ Lodestream = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, and no settings from the outside."""
+    """An empty home directory without any settings from outside."""
     for name in os.environ:
         if name.startswith(("LODESTREAM_", "XDG_")):
             monkeypatch.delenv(name)

@@ -60,7 +60,7 @@ async def test_piped_messages_are_answered_in_one_conversation(tmp_path: Path) -
     assert third != first
 
 
-async def test_a_failed_question_is_told_and_the_chat_goes_on(tmp_path: Path) -> None:
+async def test_a_failed_question_is_reported_and_the_chat_continues(tmp_path: Path) -> None:
     async with service(tmp_path, context_length=64) as server:
         options = ("--target", server.address, "--max-tokens", "5")
         status, out, err = await chat("word " * 200 + "\nHello\n", *options)

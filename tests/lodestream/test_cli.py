@@ -36,7 +36,7 @@ def _help(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["help"]])
 def test_the_overview_names_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """With no command, or asked for help, lodestream lists what there is and exits with 0."""
+    """Without a command or with --help, lodestream lists its commands and exits with 0."""
     assert main(arguments) == 0
     text = capsys.readouterr().out
 
@@ -101,12 +101,12 @@ def test_a_wrong_call_is_one_line(
 ) -> None:
     """Exit status 2, one line on stderr that names what is wrong."""
     assert main(arguments) == 2
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
 
-    assert said.out == ""
-    assert said.err.startswith("lodestream: ")
-    assert said.err.count("\n") == 1
-    assert named in said.err
+    assert printed.out == ""
+    assert printed.err.startswith("lodestream: ")
+    assert printed.err.count("\n") == 1
+    assert named in printed.err
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -158,7 +158,7 @@ def test_a_missing_package_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["up", "--help"], ["version"]])
-def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
+def test_a_closed_output_pipe_is_no_error(arguments: list[str]) -> None:
     """`lodestream --help | head -0` ends without a traceback, however little was written."""
     reading, writing = os.pipe()
     os.close(reading)

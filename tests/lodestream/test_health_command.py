@@ -67,14 +67,16 @@ def test_the_state_of_the_service_is_the_exit_status(
     servicer.set("", health_pb2.HealthCheckResponse.ServingStatus.Value(state))
 
     assert main(["health", "--address", grpc_address]) == status
-    said = capsys.readouterr()
-    assert (said.out, said.err) == (("SERVING\n", "") if status == 0 else ("", f"{grpc_address}: {state}\n"))
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (
+        ("SERVING\n", "") if status == 0 else ("", f"{grpc_address}: {state}\n")
+    )
 
 
 def test_the_address_is_the_setting_by_default(
     servicer: Servicer, grpc_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without --address the service's own setting is asked, a wildcard over loopback."""
+    """Without --address the service's own setting is probed, a wildcard over loopback."""
     monkeypatch.setenv("LODESTREAM_GRPC_ADDRESS", "0.0.0.0:" + grpc_address.rsplit(":", 1)[1])
 
     assert main(["health"]) == 0

@@ -1,4 +1,4 @@
-"""What the page of parameters says is what there is. Whether it is true: tests/transports."""
+"""The page of parameters is complete and current. tests/transports checks its content."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ async def test_the_page_is_fresh(engines: Engines) -> None:
 
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS], ids=lambda endpoint: endpoint.path)
 async def test_every_parameter_is_on_the_page(endpoint: Endpoint) -> None:
-    """All that the bridge declares, and nothing that it does not."""
+    """The page has exactly the parameters that the bridge declares."""
     assert {sample.path for sample in samples_of(endpoint)} == set(declared_in(endpoint.schema))
 
 
 async def test_every_field_of_the_protocol_is_on_the_page(engines: Engines) -> None:
-    """Nothing can be asked for over gRPC that is not there."""
+    """The page has every field of the protocol."""
     named = {
         field
         for endpoint in (CHAT, COMPLETIONS)

@@ -1,4 +1,4 @@
-"""What the README says is what there is."""
+"""The README's table of settings is current."""
 
 from __future__ import annotations
 

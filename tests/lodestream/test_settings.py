@@ -227,11 +227,11 @@ def test_what_is_unknown_or_malformed_is_one_line_that_names_it(
 
     status = main(["serve", *config, *wrong.flags])
 
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert status == 2
-    assert said.out == ""
-    assert re.fullmatch(r"lodestream: [^\n]{1,300}\n", said.err)
-    assert all(name in said.err for name in wrong.named), said.err
+    assert printed.out == ""
+    assert re.fullmatch(r"lodestream: [^\n]{1,300}\n", printed.err)
+    assert all(name in printed.err for name in wrong.named), printed.err
 
 
 @pytest.mark.parametrize("command", ["up", "bridge", "keys list", "model list", "health"])

@@ -269,7 +269,7 @@ def test_when_a_server_dies_the_other_is_ended(start: Start, victim: str, name: 
     assert all_gone(children.values())
 
 
-def test_servers_do_not_outlive_a_killed_parent(start: Start) -> None:
+def test_killing_up_ends_both_servers(start: Start) -> None:
     """kill -9 of `up` ends both servers."""
     up = start(*FREE_PORTS).until_ready()
     children = up.children().values()
@@ -289,12 +289,12 @@ def test_a_taken_port_is_one_line(start: Start, setting: str) -> None:
 
         assert up.process.wait(TIMEOUT_SECONDS) == 1
 
-    said = up.err.read_text()
-    assert said.startswith(
+    errors = up.err.read_text()
+    assert errors.startswith(
         f"lodestream: {setting}: cannot listen on {address}: another program listens there"
     )
-    assert f"{flag} 127.0.0.1:0" in said
-    assert said.count("\n") == 1
+    assert f"{flag} 127.0.0.1:0" in errors
+    assert errors.count("\n") == 1
 
 
 def test_a_taken_port_of_a_service_is_one_line(tmp_path: Path) -> None:

@@ -63,12 +63,12 @@ def test_a_revoked_key_stays_on_the_list(path: Path, by: str) -> None:
     """A key is revoked by name or id, keeps its entry, and cannot be revoked twice."""
     file = KeyFile(path)
     key, _ = file.create("alice")
-    wanted = getattr(key, by)
+    identity = getattr(key, by)
 
-    assert not file.revoke(wanted).is_active
+    assert not file.revoke(identity).is_active
     assert [(k.id, k.is_active) for k in file.list()] == [(key.id, False)]
     with pytest.raises(OperatorError, match="no active key"):
-        file.revoke(wanted)
+        file.revoke(identity)
 
 
 def test_a_name_is_taken_only_as_long_as_its_key_is_active(path: Path) -> None:

@@ -18,11 +18,11 @@ def file(tmp_path: Path) -> KeyFile:
     return KeyFile(tmp_path / "keys.json")
 
 
-def _soon(question: Callable[[], bool]) -> bool:
-    """Whether the answer turns true within seconds; the promise is one, a busy machine gets more."""
+def _soon(condition: Callable[[], bool]) -> bool:
+    """Whether the condition holds within some seconds; the servers promise one second."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
-        if question():
+        if condition():
             return True
         time.sleep(0.02)
     return False
@@ -33,8 +33,8 @@ def _settle() -> None:
     time.sleep(0.6)
 
 
-def test_without_a_key_the_door_is_open(file: KeyFile) -> None:
-    """No file, no guard, and no token is a key."""
+def test_without_a_key_file_no_key_is_required(file: KeyFile) -> None:
+    """Without a file no key is required, and no token is a key."""
     ring = Keyring(file.path)
 
     assert not ring.requires_key
@@ -72,8 +72,8 @@ def test_a_new_key_is_noticed_without_a_restart(file: KeyFile) -> None:
     assert ring.verify(token) is not None
 
 
-def test_a_revoked_key_stops_working_and_the_door_stays_shut(file: KeyFile) -> None:
-    """Revoking the last key ends it, and opens nothing, now or after a restart."""
+def test_after_the_last_key_is_revoked_keys_are_still_required(file: KeyFile) -> None:
+    """The revoked key is invalid, and keys are required, now and after a restart."""
     _, token = file.create("alice")
     ring = Keyring(file.path)
     assert ring.verify(token) is not None
@@ -118,8 +118,8 @@ def test_a_restored_file_counts_again(file: KeyFile) -> None:
     assert _soon(lambda: ring.verify(token) is not None)
 
 
-def test_an_emptied_file_shuts_everybody_out(file: KeyFile) -> None:
-    """A file that is replaced by one without keys ends all keys, and does not open a guarded server."""
+def test_an_emptied_file_ends_all_keys(file: KeyFile) -> None:
+    """A file that is replaced by one without keys ends all keys, and keys are still required."""
     _, token = file.create("alice")
     ring = Keyring(file.path)
 

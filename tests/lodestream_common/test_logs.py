@@ -31,7 +31,7 @@ def _run(script: str, level: str, style: Literal["auto", "console", "json"], out
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     configure(level, style, server="service")
     names = {"logging": logging, "warnings": warnings, "structlog": structlog, "configure": configure}
-    exec(script, {**names, "log": structlog.get_logger("room"), "KEY": KEY})
+    exec(script, {**names, "log": structlog.get_logger("test"), "KEY": KEY})
     logging.shutdown()
 
 

@@ -66,9 +66,9 @@ for (const server of servers) {
     });
 
     test("a demanded call is streamed, and made", async () => {
-      const asked = [];
+      const places = [];
       const execute = async (place) => {
-        asked.push(place);
+        places.push(place);
         return "rain";
       };
       const stream = streamText(
@@ -79,9 +79,9 @@ for (const server of servers) {
       const results = parts.filter((part) => part.type === "tool-result");
 
       assert.ok(calls.length > 0);
-      assert.deepEqual(calls.map((made) => made.input), asked);
-      assert.deepEqual(results.map((result) => result.output), asked.map(() => "rain"));
-      asked.forEach((place) => Place.strict().parse(place));
+      assert.deepEqual(calls.map((made) => made.input), places);
+      assert.deepEqual(results.map((result) => result.output), places.map(() => "rain"));
+      places.forEach((place) => Place.strict().parse(place));
       assert.ok(parts.some((part) => part.type === "tool-input-delta"));
       assert.equal(await stream.finishReason, "tool-calls");
     });
@@ -138,7 +138,7 @@ for (const server of servers) {
   });
 }
 
-describe("the AI SDK on an engine that says what it is told", () => {
+describe("the AI SDK on an engine with scripted answers", () => {
   const provider = connect(scripted);
   const options = { model: provider(MODEL), maxOutputTokens: 200, maxRetries: 0 };
 

@@ -77,12 +77,12 @@ for (const server of servers) {
     });
 
     test("runTools calls the function that was named", async () => {
-      const asked = [];
+      const places = [];
       const tool = zodFunction({
         name: "weather",
         parameters: Place,
         function: (place) => {
-          asked.push(place);
+          places.push(place);
           return "rain";
         },
       });
@@ -92,8 +92,8 @@ for (const server of servers) {
       );
 
       assert.equal(await runner.finalFunctionToolCallResult(), "rain");
-      assert.equal(asked.length, 1);
-      Place.strict().parse(asked[0]);
+      assert.equal(places.length, 1);
+      Place.strict().parse(places[0]);
     });
 
     test("replies are parsed into the schema that was sent", async () => {
@@ -158,7 +158,7 @@ for (const server of servers) {
   });
 }
 
-describe("openai on an engine that says what it is told", () => {
+describe("openai on an engine with scripted answers", () => {
   const client = connect(scripted);
   const call = (place) => JSON.stringify({ name: "weather", arguments: place });
 
@@ -200,7 +200,7 @@ describe("openai on an engine that says what it is told", () => {
       const roles = runner.messages.map((message) => message.role);
       assert.deepEqual(roles, ["user", "assistant", "tool", "assistant"]);
       const usage = await runner.totalUsage();
-      // A stream has counts only where they are asked for.
+      // A stream has usage only on request.
       assert.equal(usage.completion_tokens > 0, !stream);
     }
   });

@@ -1,4 +1,4 @@
-// Where the servers are that run.sh started, and what is asked of each of them.
+// The addresses of the servers that run.sh started, and the requests for each of them.
 import { z } from "zod";
 
 export const MODEL = "smollm2-135m-instruct";
@@ -8,7 +8,7 @@ export const servers = [
   { name: "llama_cpp", url: address("LODESTREAM_LLAMA_CPP_URL") },
 ];
 
-// The simulated engine says what it is told to, so here the whole answer is known beforehand.
+// The simulated engine's answers are scripted, so the whole answer is known in advance.
 export const scripted = servers[0];
 
 export const City = z.object({

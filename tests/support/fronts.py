@@ -21,7 +21,7 @@ from tests.support.processes import ServerProcess, server_process
 from tests.support.service import MODEL_ID, connect
 from tests.transports.metered import MeteredServers, total
 
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 """Seconds that processes may take."""
 
 
@@ -92,7 +92,7 @@ async def front_channels(service: FrontedService) -> AsyncIterator[Sequence[Fron
     found: dict[int, FrontChannel] = {}
     fronts = service.fronts()
     async with AsyncExitStack() as stack:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while len(found) < len(fronts):
                 before = {front.pid: _connections(front) for front in fronts}
                 channel = await stack.enter_async_context(connect(service.server.address))

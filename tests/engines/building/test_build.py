@@ -202,14 +202,14 @@ class TestFormats:
         assert builder.ran == ["convert", "build"]
         assert builder.manifest.quantization.quant_algo == algo
 
-    def test_log_probabilities_are_told_coarse_where_the_llm_api_quantises(
+    def test_a_build_by_the_llm_api_warns_of_coarse_log_probabilities(
         self, built: tuple[str, Builder]
     ) -> None:
-        """trtllm-build is told the type of the logits; the other route cannot be."""
+        """trtllm-build has an option for the type of the logits; the other route has none."""
         route, builder = built
-        said = [f.field for f in verify(builder.output) if f.severity == "warning"]
+        warned = [f.field for f in verify(builder.output) if f.severity == "warning"]
 
-        assert ("pretrained_config.logits_dtype" in said) == (route == "llm-api")
+        assert ("pretrained_config.logits_dtype" in warned) == (route == "llm-api")
 
 
 def verify_golden(engine: Path) -> Done_:
@@ -436,12 +436,12 @@ class TestRefusals:
 
     def test_no_advice_about_the_model_leads_back(self, builder: Builder) -> None:
         """Whatever is given that is no directory, the way out is the same, and the help says so first."""
-        said = {builder.run("--model", model).stderr.partition("; ")[2] for model in ("nowhere", "a/B-8B")}
+        advice = {builder.run("--model", model).stderr.partition("; ")[2] for model in ("nowhere", "a/B-8B")}
         bare = in_this_process(["engine", "build", "--gpu", "l4"], environment())
-        said.add(bare.stderr.partition("; ")[2])
+        advice.add(bare.stderr.partition("; ")[2])
 
-        assert len(said) == 1
-        assert "fetch them first" in said.pop()
+        assert len(advice) == 1
+        assert "fetch them first" in advice.pop()
 
 
 class TestFailures:
@@ -471,7 +471,7 @@ class TestFailures:
         assert why in found.why
         assert advice in found.advice
 
-    def test_an_unknown_one_is_told_in_its_own_last_words(self) -> None:
+    def test_an_unknown_failure_is_reported_with_its_last_lines(self) -> None:
         assert diagnose(FAULTS["unknown"] + "\n\n", 1).why == "AssertionError: nobody has seen this before"
 
     def test_a_killed_program_most_likely_had_too_little_memory(self) -> None:
@@ -520,9 +520,9 @@ class TestDryRun:
         [("--gpu", "l4"), ("--gpu", "a10"), ("--gpu", "b200"), ("--gpu", "h100", "--tp", "2")],
     )
     def test_every_flag_is_one_that_the_tools_have(self, builder: Builder, flags: tuple[str, ...]) -> None:
-        told = json.loads(builder.run(*flags, "--dry-run", "--json").stdout)
+        document = json.loads(builder.run(*flags, "--dry-run", "--json").stdout)
 
-        stages = {stage["stage"]: stage["argv"] for stage in told["stages"] if stage["stage"] in TABLES}
+        stages = {stage["stage"]: stage["argv"] for stage in document["stages"] if stage["stage"] in TABLES}
         assert "build" in stages
         for stage, argv in stages.items():
             words = [word for word in argv if word.startswith("--")]
@@ -536,7 +536,7 @@ class TestDryRun:
         assert not builder.work.exists()
         assert not builder.output.exists()
 
-    def test_it_tells_every_stage(self, builder: Builder) -> None:
+    def test_it_lists_every_stage(self, builder: Builder) -> None:
         text = builder.run("--dry-run").stdout
 
         heads = [line.split(":")[0] for line in text.splitlines() if line.startswith("[")]

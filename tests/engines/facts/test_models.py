@@ -29,7 +29,7 @@ def test_the_published_checkpoint_is_the_built_in_model(tmp_path: Path) -> None:
 
 
 def test_a_converted_checkpoint_is_the_same_model(tmp_path: Path) -> None:
-    """TensorRT-LLM's own format, told by `architecture` and `dtype`."""
+    """The checkpoint is in TensorRT-LLM's own format, with `architecture` and `dtype`."""
     model = load_model(write(tmp_path, CONVERTED))
 
     assert (model.source, model.tp_size, model.parameters) == ("tensorrt-llm", 1, 8_030_261_248)
@@ -142,12 +142,12 @@ def test_converted_checkpoints_are_refused_by_key(tmp_path: Path, config: dict[s
     assert refused.value.field == f"config.json: {field}"
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "not valid JSON"), ("[]", "no JSON object")])
-def test_a_damaged_configuration_is_named(tmp_path: Path, text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "no JSON object")])
+def test_a_damaged_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
     """The file and what is wrong with it."""
     (tmp_path / "config.json").write_text(text)
 
-    with pytest.raises(PlanRefused, match=f"config.json .*{said}"):
+    with pytest.raises(PlanRefused, match=f"config.json .*{message}"):
         load_model(tmp_path)
 
 

@@ -80,7 +80,7 @@ def test_what_suits_the_gpu(
     ],
 )
 def test_the_recommended_format(gpu: str, form: str) -> None:
-    """FP8 where the GPU has it, as nobody has measured NVFP4's answers; below SM 89 whatever leaves room."""
+    """FP8 if the GPU supports it, since NVFP4's answers are not measured; below SM 89 a format that fits."""
     assert plan(EIGHT_B, gpu).recommended == form
 
 
@@ -120,7 +120,7 @@ def test_more_memory_for_the_cache_means_more_requests() -> None:
     assert nine_tenths.kv_pool == pytest.approx(half.kv_pool * 1.8)
 
 
-def test_lengths_that_are_asked_for_are_the_ones_told() -> None:
+def test_the_plan_reports_the_requested_lengths() -> None:
     """One shape, and decoding in the middle of its answers."""
     made = plan(EIGHT_B, "l4", lengths=[(1500, 300)])
 
@@ -149,7 +149,7 @@ def test_a_quantised_checkpoint_decides(tmp_path: Path) -> None:
 def test_nvfp4_is_said_to_be_unmeasured() -> None:
     """A user of 1.2.1 got no right answer out of it."""
     assert "none of 50 right" in warnings(plan(EIGHT_B, "b200", "nvfp4"))[0]
-    assert not any("NVFP4" in said for said in warnings(plan(EIGHT_B, "b200")))
+    assert not any("NVFP4" in warning for warning in warnings(plan(EIGHT_B, "b200")))
 
 
 def test_a_model_too_large_for_fp8_on_a_gpu_without_int4_is_recommended_nvfp4() -> None:
@@ -317,8 +317,8 @@ def test_one_request_of_full_length_fits() -> None:
     refused = refusal(EIGHT_B, "l4", quantization="bf16", max_seq_len=131_072)
 
     assert (refused.field, refused.found) == ("max_seq_len", 131_072)
-    room = int(refused.reason.split("holds ")[1].split()[0])
-    assert plan(EIGHT_B, "l4", "bf16", max_seq_len=room - 256).memory.tokens < 131_072
+    longest = int(refused.reason.split("holds ")[1].split()[0])
+    assert plan(EIGHT_B, "l4", "bf16", max_seq_len=longest - 256).memory.tokens < 131_072
 
 
 def test_requests_are_no_longer_than_the_model() -> None:

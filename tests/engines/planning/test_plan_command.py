@@ -85,7 +85,7 @@ def test_a_checkpoint_and_an_output_are_put_into_the_commands(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("--gpu h10", "--gpu h10: unknown GPU; did you mean h100?"),
         ("--gpu a10 --quantization fp8", "--quantization fp8: not possible on A10 (SM 86): FP8 needs SM 89"),
@@ -109,7 +109,7 @@ def test_a_checkpoint_and_an_output_are_put_into_the_commands(
         ("", "--gpu"),
     ],
 )
-def test_a_refusal_is_one_line(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_one_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The flag, the value, the reason; exit status 2 and nothing on stdout, with --json too."""
     for more in ([], ["--json"]):
         assert main(["engine", "plan", *arguments.split(), *more]) == 2
@@ -117,7 +117,7 @@ def test_a_refusal_is_one_line(arguments: str, said: str, capsys: pytest.Capture
         assert output.out == ""
         assert output.err.startswith("lodestream: ")
         assert output.err.count("\n") == 1
-        assert said in output.err
+        assert message in output.err
 
 
 def test_a_key_of_a_checkpoint_is_named_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -242,7 +242,7 @@ def test_the_build_is_the_suggested_one(
 
 
 def test_without_paged_context_nothing_relies_on_it() -> None:
-    """The builder is told, and the program's own load does without KV reuse."""
+    """The builder gets the option, and the program loads the engine without KV reuse."""
     made = plan(EIGHT_B, "h100", paged_context=False)
     flags = flags_of(route(made, "trtllm-build").commands[-1])
 

@@ -48,19 +48,19 @@ def test_the_bar_is_to_scale() -> None:
 
 def test_the_legend_names_the_parts_with_their_sizes() -> None:
     """In the bar's order, each with its mark."""
-    said = memory_bar(plan(EIGHT_B, "l4").memory, Canvas(100))
+    bar = memory_bar(plan(EIGHT_B, "l4").memory, Canvas(100))
 
-    assert said.splitlines()[1:] == [
+    assert bar.splitlines()[1:] == [
         "█ weights 8.5 GiB  ▓ workspace ~3.9 GiB  ▒ KV cache 8.7 GiB  ░ free 1.0 GiB"
     ]
 
 
 def test_other_encodings_get_plain_characters() -> None:
     """Nothing beyond ASCII, and still four different marks."""
-    said = memory_bar(plan(EIGHT_B, "l4").memory, Canvas(60, has_unicode=False))
+    bar = memory_bar(plan(EIGHT_B, "l4").memory, Canvas(60, has_unicode=False))
 
-    assert said.isascii()
-    assert re.fullmatch(r"#+=+:+\.+", said.splitlines()[0])
+    assert bar.isascii()
+    assert re.fullmatch(r"#+=+:+\.+", bar.splitlines()[0])
 
 
 def test_colours_change_nothing_else() -> None:
@@ -125,8 +125,8 @@ def test_commands_can_be_pasted() -> None:
     assert wrap(command) == "trtllm-build \\\n      --output_dir 'my engine' \\\n      --dry_run"
 
 
-def test_two_gpus_are_told_apart_from_one() -> None:
-    """Figures are of one GPU, and say so."""
+def test_figures_for_two_gpus_are_per_gpu() -> None:
+    """Figures are for one GPU, and the report says so."""
     text = report(plan(EIGHT_B, "h100", tp=2), Canvas())
 
     assert text.startswith("llama-3.1-8b on 2 x H100 SXM (SM 90, 80 GB, 3,350 GB/s)\n")
@@ -134,7 +134,7 @@ def test_two_gpus_are_told_apart_from_one() -> None:
     assert re.search(r"^Warning: for throughput, .*\.$", text, re.MULTILINE)
 
 
-def test_what_to_expect_is_told_beside_the_ceiling() -> None:
+def test_the_expected_speed_is_beside_the_upper_bound() -> None:
     """And the GPUs that a target takes, where one is given."""
     plain = report(plan(EIGHT_B, "h100"), Canvas())
     aimed = report(plan(EIGHT_B, "h100", target_tokens_per_second=50_000), Canvas())

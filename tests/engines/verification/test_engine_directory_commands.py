@@ -51,11 +51,11 @@ class TestVerify:
         assert main(["engine", "verify", str(engine)]) == 1
         verified = [line for line in capsys.readouterr().out.splitlines() if "is missing" in line]
         assert main(["engine", "inspect", str(engine)]) == 1
-        said = capsys.readouterr().err.splitlines()
+        lines = capsys.readouterr().err.splitlines()
 
-        assert said[0] == f"lodestream: {engine}: config.json is not that of an engine"
-        assert "  - version: is missing; it must be the TensorRT-LLM version, a string" in said
-        assert len(said) - 1 == len(verified) > 5
+        assert lines[0] == f"lodestream: {engine}: config.json is not that of an engine"
+        assert "  - version: is missing; it must be the TensorRT-LLM version, a string" in lines
+        assert len(lines) - 1 == len(verified) > 5
 
     def test_a_plain_one_ends_with_0(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["engine", "verify", str(write_plain(tmp_path / "engine"))]) == 0
@@ -77,7 +77,7 @@ class TestVerify:
 
 
 class TestInspect:
-    def test_it_tells_what_the_engine_is(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_it_describes_the_engine(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["engine", "inspect", str(write_engine(tmp_path / "engine"))]) == 0
 
         rows = {line.strip() for line in capsys.readouterr().out.splitlines()}
@@ -96,9 +96,9 @@ class TestInspect:
     def test_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["engine", "inspect", str(write_engine(tmp_path / "engine")), "--json"]) == 0
 
-        told = json.loads(capsys.readouterr().out)
-        assert told["config"]["limits"]["max_seq_len"] == 2048
-        assert told["manifest"]["model_id"] == "tiny"
+        document = json.loads(capsys.readouterr().out)
+        assert document["config"]["limits"]["max_seq_len"] == 2048
+        assert document["manifest"]["model_id"] == "tiny"
 
     def test_what_is_no_engine_is_an_error_in_one_line(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -465,7 +465,7 @@ def test_without_a_machine_nothing_of_it_is_asked(engines: dict[int, Path]) -> N
     assert verify(engines[1]) == []
 
 
-def test_on_a_machine_without_gpu_what_it_would_tell_is_unchecked(engines: dict[int, Path]) -> None:
+def test_without_a_gpu_checks_of_the_gpu_are_unchecked(engines: dict[int, Path]) -> None:
     findings = verify(engines[1], runtime=Runtime())
 
     assert [(f.field, f.severity) for f in findings] == [

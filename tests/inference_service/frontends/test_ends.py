@@ -15,7 +15,13 @@ from inference_service.frontends.supervisor import Supervisor
 from lodestream_common.errors import OperatorError, SettingError
 from lodestream_common.receipts import SqliteStore
 from tests.support.calls import ask, collect, eventually, first, refusal
-from tests.support.fronts import PATIENCE, FrontChannel, FrontedService, front_channels, fronted_service
+from tests.support.fronts import (
+    TIMEOUT_SECONDS,
+    FrontChannel,
+    FrontedService,
+    front_channels,
+    fronted_service,
+)
 from tests.support.health import Watcher
 from tests.support.parts import free_port
 from tests.support.processes import server_process
@@ -56,7 +62,7 @@ async def test_a_killed_front_costs_its_own_calls_only_and_a_drained_service_non
             with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
                 await collect(lost)
             await service.until("lodestream_requests_running", 1)
-            await eventually(lambda: is_replaced(service, one), PATIENCE)
+            await eventually(lambda: is_replaced(service, one), TIMEOUT_SECONDS)
             kept.cancel()
         async with front_channels(service) as fronts:
             running = [await started(front, "hello", ignore_eos=True, max_tokens=LONG) for front in fronts]
@@ -68,7 +74,7 @@ async def test_a_killed_front_costs_its_own_calls_only_and_a_drained_service_non
             for stream in running:
                 assert (await collect(stream))[-1].summary.usage.completion_tokens == LONG
         children = service.fronts()
-        assert await service.server.wait(PATIENCE) == 0
+        assert await service.server.wait(TIMEOUT_SECONDS) == 0
         assert not any(child.is_running() for child in children)
 
     store = SqliteStore(tmp_path / "receipts.db", can_create=False)
@@ -103,7 +109,7 @@ async def test_every_front_sees_a_stalled_engine_and_a_killed_one(tmp_path: Path
         for stream in streams:
             ended = await refusal(stream)
             assert (ended.code, ended.reason) == UNAVAILABLE
-        await eventually(lambda: not any(child.is_running() for child in children), PATIENCE)
+        await eventually(lambda: not any(child.is_running() for child in children), TIMEOUT_SECONDS)
 
 
 async def test_an_engine_that_dies_ends_all_processes_with_status_1(tmp_path: Path) -> None:
@@ -117,7 +123,7 @@ async def test_an_engine_that_dies_ends_all_processes_with_status_1(tmp_path: Pa
             ended = await refusal(call)
             assert (ended.code, ended.reason) == UNAVAILABLE
         children = service.fronts()
-        assert await service.server.wait(PATIENCE) == 1
+        assert await service.server.wait(TIMEOUT_SECONDS) == 1
         assert not any(child.is_running() for child in children)
 
 

@@ -16,7 +16,7 @@ from tests.support.service import MODEL_ID, Running, running_service
 
 Messages = list[generate_pb.GenerateStreamResponse]
 JOINED = (("x-joined-events", "1"),)
-PATIENCE = 10.0
+TIMEOUT_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def read(
     service: Running, message: generate_pb.GenerateRequest, metadata: tuple[tuple[str, str], ...] = JOINED
 ) -> Messages:
     call = service.generate_stub.GenerateStream(message, metadata=metadata)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         return [message async for message in call]
 
 
@@ -81,7 +81,7 @@ def text(events: Messages, choice: int) -> str:
 async def test_the_start_waits_only_a_moment_for_the_first_output() -> None:
     async with running_service(simulated_prefill_tps=1) as service:
         call = service.generate_stub.GenerateStream(request(), metadata=JOINED)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             first = await anext(aiter(call))
         call.cancel()
 
@@ -91,7 +91,7 @@ async def test_the_start_waits_only_a_moment_for_the_first_output() -> None:
 async def test_a_failure_at_the_first_token_comes_after_the_start(service: Running) -> None:
     call = service.generate_stub.GenerateStream(request(prompt="@sim(fail_at=0)"), metadata=JOINED)
     messages = aiter(call)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         first = await anext(messages)
         with pytest.raises(grpc.aio.AioRpcError):
             await anext(messages)
@@ -101,7 +101,7 @@ async def test_a_failure_at_the_first_token_comes_after_the_start(service: Runni
 
 async def test_what_is_ready_when_the_caller_leaves_is_dropped(service: Running) -> None:
     call = service.generate_stub.GenerateStream(request(prompt="@sim(stall_at=0)"), metadata=JOINED)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         await call.initial_metadata()
         call.cancel()
         while service.loaded.backend.stats().running:  # noqa: ASYNC110  the engine has no event for it
