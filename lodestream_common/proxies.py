@@ -49,15 +49,15 @@ class TrustedProxies:
         """The address of the caller.
 
         Each proxy appends the address of its own peer. So from the right, the first address that is not that
-        of a trusted proxy is the caller; what is left of it, anybody may have written.
+        of a trusted proxy is the caller; a caller may have forged the entries left of it.
 
         Args:
             peer: the address at the other end of the connection.
             forwarded: the addresses that proxies appended, with or without a port, the last one last.
 
         Returns:
-            The peer, if it is not trusted; else the caller. Where an entry is no address, the last proxy that
-            can be told.
+            The peer, if it is not trusted; else the caller. If an entry is no address, the last known
+            proxy.
 
         """
         if not self or not self.trusts(peer):
