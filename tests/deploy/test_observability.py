@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
+import time
+from html import escape
 from pathlib import Path
 
 import pytest
 
 from lodestream.bench.command import measure
-from tests.support.dashboard import queries
+from tests.support.dashboard import page_of, queries, read_panels
 from tests.support.parts import part, running_prometheus
 from tests.transports.metered import metered_servers
 
@@ -48,7 +50,10 @@ async def test_each_query_of_the_dashboard_has_data(tmp_path: Path) -> None:
             await asyncio.to_thread(measure, [*load, "--output-tokens", "8", "--ignore-eos"])
             await prometheus.until("rate(lodestream_completion_tokens_total[10s]) > 0")
 
+            panels = await read_panels(prometheus, time.time() - 4)
+            assert {panel.title for panel in panels if not panel.series} == _EMPTY
             for title, expression in queries():
+                assert escape(title) in page_of(panels)
                 found = await prometheus.query(expression)
                 assert bool(found) is (title not in _EMPTY), f"{title}: {expression}"
             assert await prometheus.query("lodestream:errors:ratio_rate5m")

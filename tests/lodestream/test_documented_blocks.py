@@ -31,6 +31,7 @@ import pytest
 
 from inference_service.config import cache_home
 from inference_service.models.loader import ModelFile, model_id
+from lodestream.cli import COMMANDS, main
 from lodestream_common.ready import READY_FILE
 from tests.engines.engine_dirs import write_model
 from tests.support.certificates import Certificates
@@ -76,6 +77,21 @@ def test_every_link_leads_to_a_file() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_flag_and_path_in_the_text_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        with contextlib.suppress(SystemExit):
+            main([*command.name.split(), "--help"])
+    flags = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    tree = "|".join(entry.name for entry in ROOT.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        inline = re.findall(r"`([^`\n]+)`", text)
+        named = {flag for code in inline for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", code)}
+        assert named <= flags, f"{page.name}: {named - flags}"
+        paths = [code for code in inline if re.fullmatch(rf"(?:{tree})/[\w./-]*", code)]
+        assert all((ROOT / path).exists() for path in paths), f"{page.name}: {paths}"
 
 
 def kind_of(block: Block) -> str:
