@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from inference_client import AsyncClient, InferenceError
-from lodestream_common.keys import KeyFile, Level
+from lodestream_common.keys import KeyFile, KeyLimits, Level
 from tests.support.messages import grpc_request
 from tests.support.processes import server_process
 from tests.support.service import MODEL_ID, connect
@@ -101,6 +101,7 @@ async def logging_pair(home: Path) -> AsyncIterator[Pair]:
         "alice": file.create("alice")[1],
         "reader": file.create("reader", Level.READ_ONLY)[1],
         "gone": file.create("gone")[1],
+        "spent": file.create("spent", limits=KeyLimits(requests_per_minute=1))[1],
     }
     file.revoke("gone")
     rules, logs = home / "rules.toml", home / "lines"
@@ -170,50 +171,62 @@ async def test_a_success_is_a_line_with_key_model_client_and_route(pair: Pair) -
     assert lines["service"]["method"] == "GenerateStream"
 
 
-async def send(pair: Pair, name: str) -> None:
-    """One request of each kind of refusal over REST."""
-    alice, http = pair.bearer("alice", name), pair.http
-    match name:
-        case "no-key":
-            await http.post(PLAIN, json=body(), headers={"x-request-id": name})
-        case "revoked-key":
-            await http.post(PLAIN, json=body(), headers=pair.bearer("gone", name))
-        case "low-level":
-            await http.post(PLAIN, json=body(), headers=pair.bearer("reader", name))
-        case "no-route":
-            await http.get("/v1/nothing", headers=alice)
-        case "wrong-method":
-            await http.delete(PLAIN, headers=alice)
-        case "no-model":
-            await http.post(PLAIN, json=body(model="other-model"), headers=alice)
-        case "too-large":
-            await http.post(PLAIN, json=body(prompt="a" * 20_000), headers=alice)
-        case "wrong-value":
-            await http.post(PLAIN, json=body(temperature=99), headers=alice)
-        case "unsafe-model":
-            await http.post(PLAIN, json=body(model="a secret\n"), headers=alice)
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that the bridge refuses, and what its line says."""
+
+    key: str | None
+    request: Mapping[str, Any]
+    """Arguments of httpx; a POST of a completion where they say no other."""
+    route: str | None
+    model: str | None
+    status: int
+    outcome: str
 
 
-REFUSALS: dict[str, tuple[str | None, str | None, str | None, int, str]] = {
-    "no-key": (None, PLAIN, None, 401, "invalid_api_key"),
-    "revoked-key": ("gone", PLAIN, None, 401, "invalid_api_key"),
-    "low-level": ("reader", PLAIN, None, 403, "insufficient_scope"),
-    "no-route": ("alice", None, None, 404, "route_not_found"),
-    "wrong-method": ("alice", PLAIN, None, 405, "method_not_allowed"),
-    "no-model": ("alice", PLAIN, "other-model", 404, "model_not_found"),
-    "too-large": ("alice", PLAIN, None, 413, "request_too_large"),
-    "wrong-value": ("alice", PLAIN, MODEL_ID, 400, "invalid_value"),
-    "unsafe-model": ("alice", PLAIN, None, 404, "model_not_found"),
+def post(**changes: Any) -> dict[str, Any]:
+    return {"json": body(**changes)}
+
+
+REFUSALS = {
+    "no-key": Refused(None, post(), PLAIN, None, 401, "invalid_api_key"),
+    "revoked-key": Refused("gone", post(), PLAIN, None, 401, "invalid_api_key"),
+    "low-level": Refused("reader", post(), PLAIN, None, 403, "insufficient_scope"),
+    "no-route": Refused("alice", {"url": "/v1/nothing"}, None, None, 404, "route_not_found"),
+    "wrong-method": Refused("alice", {"method": "DELETE"}, PLAIN, None, 405, "method_not_allowed"),
+    "no-model": Refused("alice", post(model="other"), PLAIN, "other", 404, "model_not_found"),
+    "unsafe-model": Refused("alice", post(model="a secret\n"), PLAIN, None, 404, "model_not_found"),
+    "too-large": Refused("alice", post(prompt="a" * 20_000), PLAIN, None, 413, "request_too_large"),
+    "wrong-coding": Refused(
+        "alice",
+        {"content": b"x", "headers": {"content-encoding": "br"}},
+        PLAIN,
+        None,
+        415,
+        "unsupported_content_encoding",
+    ),
+    "wrong-value": Refused("alice", post(temperature=99), PLAIN, MODEL_ID, 400, "invalid_value"),
+    "spent-quota": Refused("spent", post(), PLAIN, MODEL_ID, 429, "rate_limit_exceeded"),
 }
+
+
+async def send(pair: Pair, key: str | None, request_id: str, request: Mapping[str, Any]) -> None:
+    arguments: dict[str, Any] = {"method": "POST", "url": PLAIN, **request}
+    headers = pair.bearer(key, request_id) if key else {"x-request-id": request_id}
+    arguments["headers"] = {**headers, **request.get("headers", {})}
+    await pair.http.request(**arguments)
 
 
 @pytest.mark.parametrize("name", REFUSALS)
 async def test_a_refusal_is_a_line_too_and_never_a_traceback(pair: Pair, name: str) -> None:
-    await send(pair, name)
+    case = REFUSALS[name]
+    if case.key == "spent":
+        await send(pair, case.key, "within-the-quota", case.request)
+    await send(pair, case.key, name, case.request)
     line = (await settled(pair, name, "bridge"))["bridge"]
 
-    found = tuple(line[field] for field in ("key", "route", "model", "status", "outcome"))
-    assert found == REFUSALS[name]
+    found = Refused(line["key"], case.request, line["route"], line["model"], line["status"], line["outcome"])
+    assert found == case
     assert (line["client"], line["level"]) == ("127.0.0.1", "info")
     written = pair.logs.read_text()
     assert "Traceback" not in written
