@@ -2,6 +2,7 @@
 
 from inference_client.async_client import AsyncClient
 from inference_client.async_stream import AsyncStream
+from inference_client.call import CallOptions
 from inference_client.channel import DEFAULT_MAX_MESSAGE_BYTES, TlsConfig
 from inference_client.errors import (
     AuthenticationError,
@@ -67,6 +68,7 @@ __all__ = [
     "AsyncClient",
     "AsyncStream",
     "AuthenticationError",
+    "CallOptions",
     "CancelledByServerError",
     "Choice",
     "Client",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message as ProtoMessage
@@ -19,9 +19,23 @@ from lodestream.inference.v1 import (
     model_service_pb2,
     usage_service_pb2,
 )
+from lodestream.inference.v1.generate_service_pb2 import (
+    GenerateRequest,
+    GenerateResponse,
+    GenerateStreamResponse,
+)
+from lodestream.inference.v1.model_service_pb2 import (
+    CountTokensRequest,
+    CountTokensResponse,
+    GetModelRequest,
+    GetModelResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+)
+from lodestream.inference.v1.usage_service_pb2 import GetUsageRequest, GetUsageResponse
 
-from inference_client.async_stream import AsyncStream, is_being_cancelled, wait_until
-from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolicy
+from inference_client.async_stream import AsyncStream, is_being_cancelled, only_message, wait_until
+from inference_client.call import CallDefaults, CallOptions, ClientCall, Metadata, RetryPolicy
 from inference_client.channel import (
     DEFAULT_MAX_MESSAGE_BYTES,
     RETIRED_POLL,
@@ -43,7 +57,7 @@ from inference_client.decode import (
     decode_usage,
     decode_validation,
 )
-from inference_client.errors import ClosedError, InferenceError, NotFoundError, ProtocolError
+from inference_client.errors import ClosedError, InferenceError, NotFoundError
 from inference_client.events import Generation
 from inference_client.health import READY_POLL, Health, ReadyWait, decode_health, health_request
 from inference_client.models import Model, TokenCount, UsageReceipt, Validation
@@ -68,7 +82,7 @@ class AsyncClient:
 
     It connects with the first call, and belongs to the event loop of that call. Use it as a context manager,
     or `close` it. Methods raise the errors of `inference_client.errors`, and `ValueError` or `TypeError` for
-    arguments that do not fit a request message.
+    arguments that do not fit.
 
     Args:
         target: `host:port`, `dns:///name:port` (every address of the name is used) or `unix:/path`.
@@ -188,51 +202,27 @@ class AsyncClient:
         """
         return await self.validate_request(build_request(**options), timeout=timeout, request_id=request_id)
 
-    async def generate_request(
-        self,
-        request: generate_service_pb2.GenerateRequest,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> Generation:
+    async def generate_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> Generation:
         """Like `generate`, for a request message; `api_key` replaces the key of the client."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        call = self._defaults.call(**options)
         decode = partial(decode_generation, choices=choice_count(request))
         generation = await self._call(lambda stubs: stubs.generate, request, call, decode)
         return replace(generation, rate_limits=call.rate_limits)
 
-    def stream_request(
-        self,
-        request: generate_service_pb2.GenerateRequest,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> AsyncStream:
+    def stream_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> AsyncStream:
         """Like `stream`, for a request message; `api_key` replaces the key of the client.
 
         The timeout starts here. The call begins with the first read, which also raises the first error.
         """
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        call = self._defaults.call(**options)
         return self._stream(request, call)
 
-    async def collect_request(
-        self,
-        request: generate_service_pb2.GenerateRequest,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> Generation:
+    async def collect_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> Generation:
         """Like `generate_request`, but the answer arrives as a stream, so that no message is large.
 
         A stream that fails as UNAVAILABLE is tried again from the beginning, even after its first output.
         """
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        call = self._defaults.call(**options)
         while True:
             try:
                 return await self._stream(request, call).collect()
@@ -242,7 +232,7 @@ class AsyncClient:
                 pause = call.pause_after(error.__cause__)
             await wait_until(self._closed, pause)
 
-    def _stream(self, request: generate_service_pb2.GenerateRequest, call: ClientCall) -> AsyncStream:
+    def _stream(self, request: GenerateRequest, call: ClientCall) -> AsyncStream:
         def open_rpc() -> aio.UnaryStreamCall[Any, Any]:
             call.check_size(request)
             return self._start(lambda stubs: stubs.generate_stream, request, call, call.stream_metadata())
@@ -250,72 +240,37 @@ class AsyncClient:
         checker = StreamProtocolChecker(choice_count(request))
         return AsyncStream(open_rpc, call, checker, self._closed)
 
-    async def validate_request(
-        self,
-        request: generate_service_pb2.GenerateRequest,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> Validation:
+    async def validate_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> Validation:
         """Like `validate`, for a request message; `api_key` replaces the key of the client."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        call = self._defaults.call(**options)
         return await self._call(
             lambda stubs: stubs.generate, build_validation(request), call, decode_validation
         )
 
-    async def list_models(
-        self,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> tuple[Model, ...]:
+    async def list_models(self, **options: Unpack[CallOptions]) -> tuple[Model, ...]:
         """List the served models, under each of their names."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        request = model_service_pb2.ListModelsRequest()
-        return await self._call(lambda stubs: stubs.list_models, request, call, decode_models)
+        call = self._defaults.call(**options)
+        return await self._call(lambda stubs: stubs.list_models, ListModelsRequest(), call, decode_models)
 
-    async def get_model(
-        self,
-        model: str,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> Model:
+    async def get_model(self, model: str, **options: Unpack[CallOptions]) -> Model:
         """Get one model by id or alias; `NotFoundError` has the names of the served models."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        request = model_service_pb2.GetModelRequest(model=model)
+        call = self._defaults.call(**options)
+        request = GetModelRequest(model=model)
         return await self._call(lambda stubs: stubs.get_model, request, call, decode_model)
 
-    async def get_usage(
-        self,
-        of_request: str,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> UsageReceipt:
+    async def get_usage(self, of_request: str, **options: Unpack[CallOptions]) -> UsageReceipt:
         """Get the receipt of a past request of the same key.
 
         Args:
             of_request: the id of that request; where the key used it more than once, the newest counts.
-            timeout: seconds that the call may take.
-            request_id: of this call.
-            api_key: replaces the key of the client.
-            metadata: further gRPC metadata.
+            options: see `CallOptions`.
 
         Raises:
             NotFoundError: the key made no such request, or its receipt was not kept.
 
         """
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        request = usage_service_pb2.GetUsageRequest(request_id=of_request)
+        call = self._defaults.call(**options)
+        request = GetUsageRequest(request_id=of_request)
         return await self._call(lambda stubs: stubs.get_usage, request, call, decode_usage)
 
     async def count_tokens(
@@ -376,7 +331,7 @@ class AsyncClient:
         while True:
             try:
                 rpc = self._start(method, request, call, call.metadata())
-                message = await _only_message(rpc)
+                message = await only_message(rpc)
                 call.rate_limits = rate_limits_of(await rpc.initial_metadata())
                 return call.decoded(decode, message)
             except grpc.RpcError as error:
@@ -405,30 +360,6 @@ class AsyncClient:
         return rpc
 
 
-async def _only_message(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
-    """Read the only answer of a call; cancelling the waiting task cancels the call.
-
-    grpc.aio leaks more than a kilobyte for each cancelled task that waits in its core (grpc#43360). So a
-    second task waits there, which nobody cancels. It ends soon after its call is cancelled.
-    """
-    reading = asyncio.ensure_future(_read_all(rpc))
-    try:
-        return await asyncio.shield(reading)
-    except asyncio.CancelledError:
-        rpc.cancel()
-        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
-        raise
-
-
-async def _read_all(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
-    message = await rpc.read()
-    if message is aio.EOF:
-        raise ProtocolError("The service ended the call with status OK, and without an answer.")
-    # The status comes after the message, and can still be an error.
-    await rpc.read()
-    return cast("ResponseT", message)
-
-
 async def _close_idle(stubs: _Stubs) -> None:
     while stubs.open_calls:  # noqa: ASYNC110  the end of a call sets no event
         await asyncio.sleep(RETIRED_POLL)
@@ -447,24 +378,16 @@ class _Stubs:
         models = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
         usage = usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"]
         health = health_pb2.DESCRIPTOR.services_by_name["Health"]
-        self.generate: Method[generate_service_pb2.GenerateRequest, generate_service_pb2.GenerateResponse] = (
-            self._method(generate, "Generate")
+        self.generate: Method[GenerateRequest, GenerateResponse] = self._method(generate, "Generate")
+        self.generate_stream: Method[GenerateRequest, GenerateStreamResponse] = self._method(
+            generate, "GenerateStream"
         )
-        self.generate_stream: Method[
-            generate_service_pb2.GenerateRequest, generate_service_pb2.GenerateStreamResponse
-        ] = self._method(generate, "GenerateStream")
-        self.list_models: Method[
-            model_service_pb2.ListModelsRequest, model_service_pb2.ListModelsResponse
-        ] = self._method(models, "ListModels")
-        self.get_model: Method[model_service_pb2.GetModelRequest, model_service_pb2.GetModelResponse] = (
-            self._method(models, "GetModel")
+        self.list_models: Method[ListModelsRequest, ListModelsResponse] = self._method(models, "ListModels")
+        self.get_model: Method[GetModelRequest, GetModelResponse] = self._method(models, "GetModel")
+        self.count_tokens: Method[CountTokensRequest, CountTokensResponse] = self._method(
+            models, "CountTokens"
         )
-        self.count_tokens: Method[
-            model_service_pb2.CountTokensRequest, model_service_pb2.CountTokensResponse
-        ] = self._method(models, "CountTokens")
-        self.get_usage: Method[usage_service_pb2.GetUsageRequest, usage_service_pb2.GetUsageResponse] = (
-            self._method(usage, "GetUsage")
-        )
+        self.get_usage: Method[GetUsageRequest, GetUsageResponse] = self._method(usage, "GetUsage")
         self.check_health: Method[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse] = (
             self._method(health, "Check")
         )

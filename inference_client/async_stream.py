@@ -8,15 +8,16 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message as ProtoMessage
 from grpc import aio
 from lodestream.inference.v1 import generate_service_pb2
 
 from inference_client.call import ClientCall
 from inference_client.decode import StreamProtocolChecker, cut_short, decode_event
-from inference_client.errors import ClosedError, InferenceError
+from inference_client.errors import ClosedError, InferenceError, ProtocolError
 from inference_client.events import Delta, Event, Generation, GenerationFold, Started, Summary
 from inference_client.status import error_from_rpc, rate_limits_of
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     Rpc = aio.UnaryStreamCall[
         generate_service_pb2.GenerateRequest, generate_service_pb2.GenerateStreamResponse
     ]
+
+ResponseT = TypeVar("ResponseT", bound=ProtoMessage)
 
 
 class AsyncStream:
@@ -221,6 +224,30 @@ class AsyncStream:
             raise ClosedError(
                 "The stream was closed while it was read.", request_id=self.request_id
             ) from None
+
+
+async def only_message(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
+    """Read the only answer of a call; cancelling the waiting task cancels the call.
+
+    grpc.aio leaks more than a kilobyte for each cancelled task that waits in its core (grpc#43360). So a
+    second task waits there, which nobody cancels. It ends soon after its call is cancelled.
+    """
+    reading = asyncio.ensure_future(_read_all(rpc))
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        rpc.cancel()
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
+
+
+async def _read_all(rpc: aio.UnaryStreamCall[Any, ResponseT]) -> ResponseT:
+    message = await rpc.read()
+    if message is aio.EOF:
+        raise ProtocolError("The service ended the call with status OK, and without an answer.")
+    # The status comes after the message, and can still be an error.
+    await rpc.read()
+    return cast("ResponseT", message)
 
 
 async def wait_until(event: asyncio.Event, seconds: float) -> None:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import grpc
 from google.protobuf.message import Message as ProtoMessage
@@ -37,6 +37,19 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
 _METADATA_TEXT = re.compile(r"[\x20-\x7e]*")
 _JOINED_EVENTS = ("x-joined-events", "1")
+
+
+class CallOptions(TypedDict, total=False):
+    """The keywords of one call, whatever it asks for."""
+
+    timeout: float | None
+    """Seconds that it may take, retries included; replaces the client's."""
+    request_id: str | None
+    """1 to 128 characters of [A-Za-z0-9._:-], which the logs of the service name; None: a random one."""
+    api_key: str | None
+    """Replaces the key of the client."""
+    metadata: Metadata
+    """Further gRPC metadata."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,15 @@ import grpc
 from google.protobuf.message import Message as ProtoMessage
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lodestream.inference.v1 import (
-    generate_service_pb2,
     generate_service_pb2_grpc,
-    model_service_pb2,
     model_service_pb2_grpc,
-    usage_service_pb2,
     usage_service_pb2_grpc,
 )
+from lodestream.inference.v1.generate_service_pb2 import GenerateRequest
+from lodestream.inference.v1.model_service_pb2 import GetModelRequest, ListModelsRequest
+from lodestream.inference.v1.usage_service_pb2 import GetUsageRequest
 
-from inference_client.call import CallDefaults, ClientCall, Metadata, RetryPolicy
+from inference_client.call import CallDefaults, CallOptions, ClientCall, Metadata, RetryPolicy
 from inference_client.channel import (
     DEFAULT_MAX_MESSAGE_BYTES,
     RETIRED_POLL,
@@ -182,51 +182,27 @@ class Client:
         """
         return self.validate_request(build_request(**options), timeout=timeout, request_id=request_id)
 
-    def generate_request(
-        self,
-        request: generate_service_pb2.GenerateRequest,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> Generation:
+    def generate_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> Generation:
         """Like `generate`, for a request message; `api_key` replaces the key of the client."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        call = self._defaults.call(**options)
         decode = partial(decode_generation, choices=choice_count(request))
         generation = self._call(lambda stubs: stubs.generate.Generate, request, call, decode)
         return replace(generation, rate_limits=call.rate_limits)
 
-    def stream_request(
-        self,
-        request: generate_service_pb2.GenerateRequest,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> Stream:
+    def stream_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> Stream:
         """Like `stream`, for a request message; `api_key` replaces the key of the client.
 
         The timeout starts here. The call begins with the first read, which also raises the first error.
         """
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        call = self._defaults.call(**options)
         return self._open_stream(request, call)
 
-    def collect_request(
-        self,
-        request: generate_service_pb2.GenerateRequest,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> Generation:
+    def collect_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> Generation:
         """Like `generate_request`, but the answer arrives as a stream, so that no message is large.
 
         A stream that fails as UNAVAILABLE is tried again from the beginning, even after its first output.
         """
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        call = self._defaults.call(**options)
         while True:
             try:
                 return self._open_stream(request, call).collect()
@@ -236,79 +212,44 @@ class Client:
                 pause = call.pause_after(error.__cause__)
             self._closed.wait(pause)
 
-    def _open_stream(self, request: generate_service_pb2.GenerateRequest, call: ClientCall) -> Stream:
+    def _open_stream(self, request: GenerateRequest, call: ClientCall) -> Stream:
         def open_rpc() -> Rpc:
             call.check_size(request)
             return self._stream(request, call)
 
         return Stream(open_rpc, call, StreamProtocolChecker(choice_count(request)), self._closed)
 
-    def validate_request(
-        self,
-        request: generate_service_pb2.GenerateRequest,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> Validation:
+    def validate_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> Validation:
         """Like `validate`, for a request message; `api_key` replaces the key of the client."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
+        call = self._defaults.call(**options)
         return self._call(
             lambda stubs: stubs.generate.Generate, build_validation(request), call, decode_validation
         )
 
-    def list_models(
-        self,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> tuple[Model, ...]:
+    def list_models(self, **options: Unpack[CallOptions]) -> tuple[Model, ...]:
         """List the served models, under each of their names."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        request = model_service_pb2.ListModelsRequest()
-        return self._call(lambda stubs: stubs.models.ListModels, request, call, decode_models)
+        call = self._defaults.call(**options)
+        return self._call(lambda stubs: stubs.models.ListModels, ListModelsRequest(), call, decode_models)
 
-    def get_model(
-        self,
-        model: str,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> Model:
+    def get_model(self, model: str, **options: Unpack[CallOptions]) -> Model:
         """Get one model by id or alias; `NotFoundError` has the names of the served models."""
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        request = model_service_pb2.GetModelRequest(model=model)
+        call = self._defaults.call(**options)
+        request = GetModelRequest(model=model)
         return self._call(lambda stubs: stubs.models.GetModel, request, call, decode_model)
 
-    def get_usage(
-        self,
-        of_request: str,
-        *,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        api_key: str | None = None,
-        metadata: Metadata = (),
-    ) -> UsageReceipt:
+    def get_usage(self, of_request: str, **options: Unpack[CallOptions]) -> UsageReceipt:
         """Get the receipt of a past request of the same key.
 
         Args:
             of_request: the id of that request; where the key used it more than once, the newest counts.
-            timeout: seconds that the call may take.
-            request_id: of this call.
-            api_key: replaces the key of the client.
-            metadata: further gRPC metadata.
+            options: see `CallOptions`.
 
         Raises:
             NotFoundError: the key made no such request, or its receipt was not kept.
 
         """
-        call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
-        request = usage_service_pb2.GetUsageRequest(request_id=of_request)
+        call = self._defaults.call(**options)
+        request = GetUsageRequest(request_id=of_request)
         return self._call(lambda stubs: stubs.usage.GetUsage, request, call, decode_usage)
 
     def count_tokens(
@@ -392,7 +333,7 @@ class Client:
         call.rate_limits = rate_limits_of(rpc.initial_metadata())
         return message
 
-    def _stream(self, request: generate_service_pb2.GenerateRequest, call: ClientCall) -> Rpc:
+    def _stream(self, request: GenerateRequest, call: ClientCall) -> Rpc:
         timeout, metadata = call.timeout(), call.metadata()
         self._check_open()
         stubs = self._pool.begin()
