@@ -22,7 +22,7 @@ def main() -> None:
         "--html", type=Path, default=Path("bench.html"), help="report of the scenarios [bench.html]"
     )
     parser.add_argument("--callers", type=int, default=100, help="that leave, on each transport [100]")
-    parser.add_argument("--rounds", type=int, default=40, help="of the overhead [40]")
+    parser.add_argument("--rounds", type=int, default=10, help="of the overhead [10]")
     parser.add_argument("--minutes", type=float, default=20, help="of the soak [20]")
     parser.add_argument("--collection", type=Path, help="of schemas: lines of JSON, gzipped")
     options = parser.parse_args()

@@ -81,8 +81,8 @@ async def until_refused(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.R
 
 
 async def test_every_reply_has_the_remaining_requests(tmp_path: Path) -> None:
-    async with limited(tmp_path, KeyLimits(requests_per_minute=7)) as (_, alice):
-        spending = Spending(7, "requests")
+    async with limited(tmp_path, KeyLimits(requests_per_minute=10)) as (_, alice):
+        spending = Spending(10, "requests")
         replies: list[Mapping[str, str]] = [
             await by_grpc(alice),
             await by_grpc(alice, streamed=True),
@@ -91,18 +91,21 @@ async def test_every_reply_has_the_remaining_requests(tmp_path: Path) -> None:
             (await post(alice, validate_only=True)).headers,
             (await post(alice, temperature=3)).headers,
             await by_grpc(alice, streamed=True, temperature=3),
+            (await post(alice, model="nobody")).headers,
+            (await post(alice, model="nobody", stream=True)).headers,
+            await by_grpc(alice, model="nobody"),
         ]
-        assert all(spending.leaves(6 - i, reply) for i, reply in enumerate(replies))
+        assert all(spending.leaves(9 - i, reply) for i, reply in enumerate(replies))
         assert not any("tokens" in name for reply in replies for name in reply if "ratelimit" in name)
         for stream in (False, True):
             refused = await until_refused(partial(post, alice, stream=stream))
             assert refused.json()["error"]["code"] == "rate_limit_exceeded"
-            assert "7 requests a minute" in refused.json()["error"]["message"]
-            assert 0 < int(refused.headers["retry-after"]) <= 9, "the seventh of a minute"
-            assert quotas(refused.headers, "requests") == ("7", "0")
+            assert "10 requests a minute" in refused.json()["error"]["message"]
+            assert 0 < int(refused.headers["retry-after"]) <= 6, "the tenth of a minute"
+            assert quotas(refused.headers, "requests") == ("10", "0")
             assert refused.headers["x-ratelimit-reset-requests"] in {
                 "1m0s",
-                *(f"{n}s" for n in range(52, 60)),
+                *(f"{n}s" for n in range(54, 60)),
             }
         assert spending.leaves(0, await by_grpc(alice))
 
