@@ -14,7 +14,7 @@ from inference_service.backends.types import BackendStats, EngineRequest
 from inference_service.config import ServiceConfig
 from inference_service.constraints.grammar import Grammar
 from inference_service.frontends import link
-from inference_service.frontends.link import Responder
+from inference_service.frontends.calling import Responder
 from inference_service.metrics import Reading
 from inference_service.rpc.auth import Caller
 from inference_service.rpc.health import HealthMonitor, State, admit_by_state
@@ -78,13 +78,17 @@ class Host:
             )
         finally:
             loader.close()
+        self.serve(started)
+        return started.facts
+
+    def serve(self, started: StartedEngine) -> None:
+        """Offer a started engine to the fronts, and watch it."""
         self._started.set_result(started)
         self.health.enter(State.READY)
         self._tasks = [
             asyncio.create_task(self.health.watch(), name="health"),
             asyncio.create_task(self._report(), name="report"),
         ]
-        return started.facts
 
     @property
     def engine(self) -> StartedEngine:
@@ -243,9 +247,14 @@ class Front:
                 del self._permits[number]
 
     async def hold(self, number: int) -> AsyncGenerator[int, None]:
-        """Wait for a permit of a reservation, and hold it until the generator is closed."""
-        async with self._permits[number]() as running:
-            yield running
+        """Wait for a permit of a reservation, and hold it until the generator is closed.
+
+        It ends at once where the reservation was refused.
+        """
+        permit = self._permits.get(number)
+        if permit is not None:
+            async with permit() as running:
+                yield running
 
     async def reserve_tokens(self, caller: Caller, tokens: int, only_check: bool) -> Mapping[str, str]:
         """See `Quotas`."""

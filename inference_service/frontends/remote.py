@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -18,8 +19,9 @@ from inference_service.backends.types import BackendDescription, BackendStats, E
 from inference_service.config import ServiceConfig
 from inference_service.constraints.grammar import Grammar
 from inference_service.errors import NotReady
+from inference_service.frontends.calling import Ended, Remote, RemoteValues
 from inference_service.frontends.host import EngineState
-from inference_service.frontends.link import Ended, Remote, dumped
+from inference_service.frontends.link import dumped
 from inference_service.metrics import CallMetrics
 from inference_service.models import loader
 from inference_service.models.loader import ModelFile
@@ -61,9 +63,9 @@ class RemoteEngine:
 
     def stats(self) -> BackendStats:
         """How the engine is. A process that is gone is dead, and one that is silent makes no progress."""
-        stats = self._state.stats
         if self.remote.is_lost:
-            return replace(stats, alive=False)
+            return BackendStats(running=0, alive=False)
+        stats = self._state.stats
         silence = self.remote.silence
         return (
             replace(stats, last_step_age=stats.last_step_age + silence)
@@ -135,7 +137,7 @@ class RemoteBackend(Backend):
         plain = replace(
             request, prompt_ids=list(request.prompt_ids), logit_bias=dict(request.logit_bias), grammar=None
         )
-        async with self._remote.open("generate", plain, number) as values:
+        with self._remote.open("generate", plain, number) as values:
             try:
                 pause = yield await values.first()
                 while True:
@@ -220,19 +222,28 @@ class RemoteAdmission(AdmissionControl):
         priority: Priority = Priority.INTERACTIVE,
     ) -> AsyncIterator[Permit]:
         """See `Admission`."""
-        number = next(self._numbers)
         if not permits:
-            yield partial(self._hold, number)
+            yield partial(self._hold, deque())
             return
         self.check_open()
-        async with self._remote.open("reserve", number, tenant, permits, deadline, priority) as reservation:
-            await reservation.first()
-            yield partial(self._hold, number)
+        number = next(self._numbers)
+        with self._remote.open("reserve", number, tenant, permits, deadline, priority) as reservation:
+            # Started with the reservation, they cost no further turn of the engine's process.
+            holds = deque([self._remote.start("hold", number) for _ in range(permits)])
+            try:
+                await reservation.first()
+                yield partial(self._hold, holds)
+            finally:
+                for hold in holds:
+                    self._remote.stop(hold)
 
     @asynccontextmanager
-    async def _hold(self, number: int) -> AsyncIterator[int]:
-        async with self._remote.open("hold", number) as permit:
-            yield await permit.first()
+    async def _hold(self, holds: deque[RemoteValues]) -> AsyncIterator[int]:
+        hold = holds.popleft()
+        try:
+            yield await hold.first()
+        finally:
+            self._remote.stop(hold)
 
 
 class RemoteQuotas(QuotaControl):
@@ -275,7 +286,7 @@ class RemoteQuotas(QuotaControl):
         if not caller.limits.max_concurrent:
             yield
             return
-        async with self._remote.open("running", caller) as counted:
+        with self._remote.open("running", caller) as counted:
             await counted.first()
             yield
 

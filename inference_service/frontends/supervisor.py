@@ -71,7 +71,7 @@ async def _serve(config: ServiceConfig, directory: Path) -> int:
         return int(died)
     finally:
         await supervisor.stop()
-        _log.info("ended")
+        _log.info("stopped")
 
 
 @dataclass(slots=True)
