@@ -394,7 +394,7 @@ def _needs(page: str, tmp_path: Path) -> dict[str, str]:
     for program in ("curl", "grpcurl"):
         if re.search(rf"\b{program} -", shell):
             part(program)
-    if re.search(r"^node ", shell, re.MULTILINE) and not (NODE_MODULES / "@grpc").is_dir():
+    if re.search(r"\bnode \w+\.mjs", shell) and not (NODE_MODULES / "@grpc").is_dir():
         pytest.skip("the npm packages are not installed; run: make node")
     if "go run" not in shell:
         return {}
