@@ -1,4 +1,4 @@
-"""What all tests share: the small model, fetched once into the ordinary cache."""
+"""Fixtures of all tests: the small model, downloaded once into the usual cache."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _FIXTURES = frozenset({"model_file", "default_model_file", "llama31_files"})
 
 
 _SLOW = frozenset({"attacks", "benchmarks", "building"})
-"""Directories whose tests all have the marker `slow`."""
+"""The directories whose tests all have the marker `slow`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a model file, or a server that loads one, and what is slow by its directory."""
+    """Mark tests that need a model file or a server with one, and tests in slow directories."""
     for item in items:
         if isinstance(item, pytest.Function) and _needs_a_model(item):
             item.add_marker("model")
@@ -61,7 +61,7 @@ def _needs_a_model(item: pytest.Function) -> bool:
 
 
 def _starts_servers(space: Mapping[str, Any]) -> bool:
-    """Whether a module has a function of one of the helpers that start servers."""
+    """Whether a module uses a function of a helper that starts servers."""
     return any(isinstance(value, FunctionType) and value.__module__ in _SERVERS for value in space.values())
 
 
@@ -73,7 +73,7 @@ def model_file() -> ModelFile:
 
 @pytest.fixture(scope="session")
 def default_model_file() -> ModelFile:
-    """The verified file of the model that is served by default, 491 MB; only few tests need it."""
+    """The verified file of the default model, 491 MB, which few tests need."""
     try:
         return resolve(catalog.DEFAULT_ID, cache_home(), show_progress=True)
     except ModelError as error:
@@ -102,6 +102,6 @@ def llama31_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def double() -> Iterator[Any]:
-    """The double of TensorRT-LLM, as whoever imports `tensorrt_llm` gets it."""
+    """The double of TensorRT-LLM as the module `tensorrt_llm`."""
     with double_on_path() as package:
         yield package

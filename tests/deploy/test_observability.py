@@ -1,4 +1,4 @@
-"""`deploy/observability/`: rules and dashboard, held against real Prometheus programs and both servers."""
+"""`deploy/observability/`: rules and dashboard, tested with real Prometheus programs and both servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoint directories as they are published, without weights."""
+"""Writes checkpoint directories as they are published, without weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CONVERTED = {
 
 
 def write(directory: Path, config: dict[str, Any], **files: dict[str, Any]) -> Path:
-    """Write config.json, and other JSON files by their stems; give the directory back."""
+    """Write config.json, and other JSON files by their stems. Return the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     for stem, document in {"config": config, **files}.items():
         (directory / f"{stem}.json").write_text(json.dumps(document))

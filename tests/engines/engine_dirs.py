@@ -1,4 +1,4 @@
-"""Small engines and checkpoints on disk, as builds leave them; their tokenizer has 264 tokens."""
+"""Writes small engines and checkpoints as builds do; their tokenizer has 264 tokens."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ MODEL: dict[str, Any] = {
     "torch_dtype": "bfloat16",
     "tie_word_embeddings": False,
 }
-"""The config.json of a checkpoint, a millionth of the real one's size."""
+"""The config.json of a checkpoint with a millionth of a real model's size."""
 
 L4 = InstalledGpu("NVIDIA L4", 89, 22 * GIB, 22 * GIB)
 H100 = InstalledGpu("NVIDIA H100 80GB HBM3", 90, 79 * GIB, 79 * GIB)
 
 
 def machine(*gpus: InstalledGpu, **versions: str) -> Runtime:
-    """The machine that the engines below were built on, or one that differs from it."""
+    """The machine of the builds below, or one with other values."""
     return Runtime(
         **{
             "tensorrt_llm": "1.2.1",
@@ -65,7 +65,7 @@ def machine(*gpus: InstalledGpu, **versions: str) -> Runtime:
 
 
 def write_tokenizer(directory: Path) -> Path:
-    """Write what Hugging Face checkpoints have beside the weights."""
+    """Write the tokenizer files of a Hugging Face checkpoint."""
     alphabet = sorted(ByteLevel.alphabet())
     added = [
         {"id": 256 + index, "content": text, "special": True, "normalized": False}
@@ -97,7 +97,7 @@ def write_model(directory: Path) -> Path:
 
 
 def write_plain(directory: Path, *, tp_size: int = 1, kv_cache: str | None = "FP8") -> Path:
-    """Write what `trtllm-build` alone leaves: config.json and plans."""
+    """Write the output of `trtllm-build` alone: config.json and plans."""
     build = BuildConfig(max_batch_size=16, max_num_tokens=1024, max_seq_len=2048)
     quant = QuantConfig(
         quant_algo=QuantAlgo.FP8, kv_cache_quant_algo=QuantAlgo(kv_cache) if kv_cache else None

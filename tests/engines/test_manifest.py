@@ -1,4 +1,4 @@
-"""Manifests: the schema, reading back what was written, and what is noted of a checkpoint."""
+"""Manifests: the schema, writing and reading, and the record of a checkpoint."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    """With every part that a manifest can have."""
+    """A manifest with all optional parts."""
     directory = write_plain(tmp_path / "engine")
     copy_tokenizer(write_model(tmp_path / "model"), directory)
     return make_manifest(
@@ -47,7 +47,7 @@ def manifest(tmp_path: Path) -> Manifest:
     )
 
 
-def test_what_is_written_is_read_back(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_written_manifest_is_read_back(manifest: Manifest, tmp_path: Path) -> None:
     write_manifest(tmp_path, manifest)
 
     assert read_manifest(tmp_path) == manifest
@@ -67,7 +67,7 @@ def test_a_directory_without_manifest_has_none(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) is None
 
 
-def test_nothing_that_the_schema_forbids_is_written(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_manifest_that_violates_the_schema_is_not_written(manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="model_id"):
         write_manifest(tmp_path, manifest.model_copy(update={"model_id": ""}))
 
@@ -75,7 +75,7 @@ def test_nothing_that_the_schema_forbids_is_written(manifest: Manifest, tmp_path
 
 
 def test_every_name_of_the_document_is_in_the_schema(manifest: Manifest) -> None:
-    """And the other way round: nothing in the schema is never written."""
+    """Every name in the schema is also written."""
 
     def names(value: Any, part: Any) -> None:
         part = schema()["$defs"][part["$ref"].removeprefix("#/$defs/")] if "$ref" in part else part
@@ -110,7 +110,9 @@ def test_every_name_of_the_document_is_in_the_schema(manifest: Manifest) -> None
         (("build", "stages", "quantize"), -1),
     ],
 )
-def test_the_schema_forbids(manifest: Manifest, tmp_path: Path, path: tuple[str, ...], value: object) -> None:
+def test_the_schema_refuses_invalid_documents(
+    manifest: Manifest, tmp_path: Path, path: tuple[str, ...], value: object
+) -> None:
     document = json.loads(to_json(manifest))
     jsonschema.validate(document, schema())
     changed = deepcopy(document)
@@ -142,7 +144,7 @@ def test_a_missing_name_is_found(manifest: Manifest, tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_the_first_release_is_still_read_and_verified() -> None:
-    """The directory was written before manifests became models, and is never written anew."""
+    """The directory is from the first release and is never changed."""
     manifest = read_manifest(OLD_ENGINE)
 
     assert manifest is not None
@@ -152,7 +154,7 @@ def test_a_manifest_of_the_first_release_is_still_read_and_verified() -> None:
     assert to_json(manifest) == (OLD_ENGINE / "manifest.json").read_text()
 
 
-def test_the_tokenizer_is_noted(manifest: Manifest) -> None:
+def test_the_manifest_has_the_tokenizer(manifest: Manifest) -> None:
     assert manifest.tokenizer is not None
     assert manifest.tokenizer.vocabulary_size == VOCABULARY
     assert manifest.tokenizer.stop_ids == tuple(STOP_IDS)
@@ -205,14 +207,14 @@ class TestSource:
 
         assert source_of(tmp_path / "tiny") == Source(checkpoint="tiny", revision=COMMIT)
 
-    def test_otherwise_the_revision_is_the_one_that_is_given(self, tmp_path: Path) -> None:
+    def test_without_a_known_revision_the_given_one_is_recorded(self, tmp_path: Path) -> None:
         (tmp_path / "tiny").mkdir()
 
         assert source_of(tmp_path / "tiny") == Source(checkpoint="tiny", revision=None)
         assert source_of(tmp_path / "tiny", "abc") == Source(checkpoint="tiny", revision="abc")
 
 
-def test_without_a_gpu_none_is_noted(tmp_path: Path) -> None:
+def test_without_a_gpu_the_manifest_has_none(tmp_path: Path) -> None:
     directory = write_plain(tmp_path / "engine")
 
     assert (

@@ -1,4 +1,4 @@
-"""What is added beside an image's packages: what they lack, and nothing that they must not see."""
+"""The packages that are added to an image: exactly those that it lacks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Pretends that distributions are installed: name, version, what each requires."""
+    """Simulates installed distributions by name, version and requirements."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(name: str, version: str, *requires: str) -> None:
@@ -62,9 +62,7 @@ def test_a_lock_file_is_split_by_name_with_all_markers_and_hashes(beside: Any) -
     assert locked["beta-gamma"] == "Beta_Gamma==2.0 \\\n    --hash=sha256:bb\n"
 
 
-def test_what_is_missing_and_what_is_too_old_is_lacking_and_nothing_else(
-    beside: Any, install: Install
-) -> None:
+def test_missing_and_too_old_packages_are_lacking_and_no_others(beside: Any, install: Install) -> None:
     install("probe-server", "1", "probe-new>=2", "probe-old>=2", "probe-gone", "probe-odd ; extra == 'odd'")
     install("probe-new", "3")
     install("probe-old", "1")
@@ -74,7 +72,7 @@ def test_what_is_missing_and_what_is_too_old_is_lacking_and_nothing_else(
     ]
 
 
-def test_extras_and_what_is_needed_further_down_count(beside: Any, install: Install) -> None:
+def test_extras_and_indirect_requirements_count(beside: Any, install: Install) -> None:
     install("probe-server", "1", "probe-middle ; extra == 'odd'")
     install("probe-middle", "1", "probe-deep<2")
     install("probe-deep", "2")
@@ -82,14 +80,14 @@ def test_extras_and_what_is_needed_further_down_count(beside: Any, install: Inst
     assert unmet(beside, "probe-server[odd]") == ["probe-middle needs probe-deep<2, which is 2 here"]
 
 
-def test_an_images_own_faults_do_not_count_against_what_was_added(beside: Any, install: Install) -> None:
+def test_unmet_requirements_of_the_image_itself_do_not_count(beside: Any, install: Install) -> None:
     install("probe-engine", "1", "probe-own>=9", "probe-hub<1", "probe malformed ==")
     install("probe-own", "1")
     install("probe-hub", "2")
     assert unmet(beside, "probe-engine", {"probe-hub"}) == ["probe-engine needs probe-hub<1, which is 2 here"]
 
 
-def test_builds_of_the_images_maker_are_in_range(beside: Any, install: Install) -> None:
+def test_local_versions_of_the_image_s_vendor_are_in_range(beside: Any, install: Install) -> None:
     install("probe-server", "1", "probe-torch>=2.9,<=2.10.0a0")
     install("probe-torch", "2.10.0a0+nv25.12")
     assert unmet(beside, "probe-server") == []

@@ -1,4 +1,4 @@
-"""The lock files of the images: complete, tested as they are, and without what belongs to the others."""
+"""The lock files of the images are complete, have the tested versions, and no packages of other images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def names(lock: str) -> set[str]:
 
 
 def closure(root: str) -> set[str]:
-    """The names of all that `root` needs here; of the development environment, where all of it is."""
+    """The names of all requirements of `root` in the development environment."""
     waiting, seen = [Requirement(root)], set[tuple[str, frozenset[str]]]()
     while waiting:
         requirement = waiting.pop()
@@ -39,7 +39,7 @@ def closure(root: str) -> set[str]:
 
 
 def needs(name: str, extras: frozenset[str]) -> list[Requirement]:
-    """What a distribution needs directly, with these extras; nothing if it is not installed here."""
+    """The direct requirements of a distribution with these extras; empty if it is not installed."""
     try:
         texts = own_needs(extras) if name == "lodestream" else distribution(name).requires or []
     except PackageNotFoundError:
@@ -55,7 +55,7 @@ def own_needs(extras: frozenset[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("lock", ["serve", "bridge", "embedded", "service", "build"])
-def test_images_get_the_versions_that_are_tested(lock: str) -> None:
+def test_images_have_the_tested_versions(lock: str) -> None:
     assert pins(lock)
     assert pins(lock) <= pins("dev")
 
@@ -70,11 +70,11 @@ def test_images_get_the_versions_that_are_tested(lock: str) -> None:
         ("build", "hatchling"),
     ],
 )
-def test_a_lock_file_has_all_that_its_extra_needs(lock: str, root: str) -> None:
+def test_a_lock_file_has_all_requirements_of_its_extra(lock: str, root: str) -> None:
     assert closure(root) - names(lock) == set()
 
 
-def test_no_image_carries_the_others_packages() -> None:
+def test_no_image_has_packages_of_the_others() -> None:
     assert names("bridge") & {*ENGINES, "psycopg", "redis"} == set()
     assert names("embedded") & {"fastapi", "uvicorn"} == set()
     assert names("service") & {"fastapi", "uvicorn", "xllamacpp"} == set()

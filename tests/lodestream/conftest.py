@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a home of their own, and the command."""
+"""Fixtures of the command line's tests: an empty home, and the command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def lodestream() -> Lodestream:
-    """Run `lodestream ...` to its end, within this process, with extra environment variables."""
+    """Returns a function that runs `lodestream ...` to its end in this process."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         out, errors = io.StringIO(), io.StringIO()
@@ -46,7 +46,7 @@ def lodestream() -> Lodestream:
 
 @pytest.fixture
 def lodestream_process() -> Lodestream:
-    """Run `lodestream ...` to its end, as a process."""
+    """Returns a function that runs `lodestream ...` to its end as a process."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)

@@ -70,7 +70,7 @@ async def test_a_failed_question_is_reported_and_the_chat_continues(tmp_path: Pa
     assert err.startswith("lodestream: ")
 
 
-async def test_a_service_that_is_not_there_is_one_line() -> None:
+async def test_a_missing_service_is_an_error_of_one_line() -> None:
     status, out, err = await chat("Hello\n", "--target", "127.0.0.1:1")
 
     assert (status, out) == (1, "")

@@ -96,7 +96,7 @@ def test_every_other_command_has_help(command: str, capsys: pytest.CaptureFixtur
         (["health", "--address", "nonsense"], "--address"),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_a_wrong_call_is_an_error_of_one_line(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit status 2, one line on stderr that names what is wrong."""
@@ -110,7 +110,7 @@ def test_a_wrong_call_is_one_line(
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """The overview costs no import beyond the standard library's."""
+    """The overview imports only the standard library."""
     script = (
         "import sys; from lodestream.cli import main; main(['--help']); "
         "print(sorted({'pydantic', 'grpc', 'structlog', 'asyncio'} & set(sys.modules)), file=sys.stderr)"
@@ -143,8 +143,8 @@ def test_help_of_a_server_loads_no_server() -> None:
     assert done.stderr.splitlines() == ["serve 0 []", "bridge 0 []", "up 0 []"]
 
 
-def test_a_missing_package_is_one_line() -> None:
-    """Where the client alone is installed, the servers say what to install."""
+def test_a_missing_package_is_an_error_of_one_line() -> None:
+    """With only the client installed, the server commands say what to install."""
     script = (
         "import sys; sys.modules['structlog'] = None; "
         "from lodestream.cli import main; sys.exit(main(['serve']))"

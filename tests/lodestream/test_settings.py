@@ -123,7 +123,7 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tilde_is_the_home_in_every_source(home: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no shell expands ~, lodestream does."""
+    """lodestream expands ~ where no shell does."""
     monkeypatch.setenv("LODESTREAM_KEYS_FILE", "~/k.json")
     file.write_text('cache_dir = "~/c"\n')
 
@@ -169,7 +169,7 @@ def test_a_lone_look_alike_is_no_injected_variable() -> None:
 
 
 class Wrong(NamedTuple):
-    """What is set wrongly, and what the error has to name."""
+    """An invalid setting, and the names that the error must have."""
 
     flags: list[str]
     variables: Mapping[str, str]
@@ -246,7 +246,7 @@ def test_every_command_refuses_unknown_variables(
 
 
 def test_flags_carry_a_whole_configuration() -> None:
-    """What as_flags writes is read back as the same settings: that is how children get theirs."""
+    """The flags of `as_flags` are parsed as the same settings, by which child processes get theirs."""
     config = ServiceConfig(
         model="-weird name=1",
         alias={"a": "x", "b": "y=z"},

@@ -99,7 +99,7 @@ def _paste(line: str, **variables: str) -> dict[str, Any]:
 
 
 def test_with_keys_the_line_takes_one_from_the_shell(start: Start, tmp_path: Path) -> None:
-    """Where keys exist, the curl line works with $KEY set, and both transports are shut without one."""
+    """With keys the curl line works with $KEY, and both transports refuse callers without a key."""
     _, token = KeyFile(tmp_path / "keys.json").create("alice")
     up = start(*FREE_PORTS, "--keys-file", str(tmp_path / "keys.json")).until_ready()
 
@@ -179,7 +179,7 @@ def test_ctrl_c_lets_running_requests_finish(start: Start) -> None:
 
 
 def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
-    """Whoever does not want to wait for the grace presses again; nothing is left behind."""
+    """It ends the grace period, and no process is left."""
     up = start(*FREE_PORTS, "--simulated-decode-tps=1", "--shutdown-grace=600").until_ready()
     children = up.children().values()
 
@@ -198,7 +198,7 @@ def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
 def test_a_signal_ends_the_fetch_of_a_background_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """A shell starts background jobs with SIGINT ignored: up hears it all the same, and stops pip."""
+    """A shell starts background jobs with SIGINT ignored, but `up` handles it and stops pip."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -216,10 +216,10 @@ def test_a_signal_ends_the_fetch_of_a_background_job(
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {".lock"}
 
 
-def test_where_the_default_cannot_be_had_the_small_model_serves(
+def test_the_small_model_is_served_if_the_default_is_unavailable(
     tmp_path: Path, model_file: ModelFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the banner says so."""
+    """The banner says so."""
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / model_file.path.name).symlink_to(model_file.path)
@@ -241,7 +241,7 @@ def test_where_the_default_cannot_be_had_the_small_model_serves(
 
 
 def test_sigterm_while_loading_ends_it_cleanly(start: Start) -> None:
-    """A signal before anything is ready leaves nothing behind."""
+    """A signal before the servers are ready leaves no process."""
     up = start(*FREE_PORTS)
     assert soon(lambda: up.process.poll() is not None or _has_children(up))
     children = up.children().values()
@@ -280,7 +280,7 @@ def test_killing_up_ends_both_servers(start: Start) -> None:
 
 
 @pytest.mark.parametrize("setting", ["grpc_address", "http_address"])
-def test_a_taken_port_is_one_line(start: Start, setting: str) -> None:
+def test_a_taken_port_is_an_error_of_one_line(start: Start, setting: str) -> None:
     """Before anything is fetched or started: which setting and address, why, and what to do; status 1."""
     flag = "--" + setting.replace("_", "-")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -297,7 +297,7 @@ def test_a_taken_port_is_one_line(start: Start, setting: str) -> None:
     assert errors.count("\n") == 1
 
 
-def test_a_taken_port_of_a_service_is_one_line(tmp_path: Path) -> None:
+def test_a_taken_port_of_a_service_is_an_error_of_one_line(tmp_path: Path) -> None:
     """No line of the gRPC core's own, and none in between the error and the end; what precedes it is JSON."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -322,7 +322,7 @@ def test_an_open_server_beyond_loopback_is_refused_first(start: Start) -> None:
     assert re.fullmatch(r"lodestream: http_address: [^\n]*lodestream keys create[^\n]*\n", up.err.read_text())
 
 
-def test_a_missing_model_is_one_line(start: Start) -> None:
+def test_a_missing_model_is_an_error_of_one_line(start: Start) -> None:
     """Nothing is started where there is nothing to serve."""
     up = start("--model=/nowhere.gguf")
 

@@ -70,7 +70,7 @@ def test_loopback_hosts_are_known(host: str) -> None:
     "host", ["0.0.0.0", "::", "192.0.2.1", "10.0.0.1", "::ffff:192.0.2.1", "2001:db8::1"]
 )
 def test_other_hosts_are_not_loopback(host: str) -> None:
-    """What other machines may reach is not loopback, every-interface addresses above all."""
+    """Addresses that other machines can reach are not loopback, wildcards included."""
     assert not is_loopback(host)
 
 
@@ -119,8 +119,8 @@ def test_a_taken_port_is_noticed_beforehand(host: str) -> None:
         check_free(Address(host, port), "grpc_address")
 
 
-def test_a_taken_socket_file_is_noticed_and_a_left_one_is_not(tmp_path: Path) -> None:
-    """A file that a dead server left takes nobody's place."""
+def test_a_socket_file_counts_as_taken_only_if_a_server_uses_it(tmp_path: Path) -> None:
+    """A file of a dead server does not block the address."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))

@@ -1,4 +1,4 @@
-"""What errors advise to install can be installed."""
+"""The install commands in error messages work."""
 
 from __future__ import annotations
 

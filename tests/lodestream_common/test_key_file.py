@@ -43,8 +43,8 @@ def test_file_and_directory_are_the_owners_alone(path: Path) -> None:
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_keys_are_listed_as_they_were_made(path: Path) -> None:
-    """What is read back is what was created, oldest first, with its level."""
+def test_keys_are_listed_in_order_of_creation(path: Path) -> None:
+    """The list has the created keys with their levels, oldest first."""
     file = KeyFile(path)
     made = [file.create(name, level)[0] for name, level in zip("abc", Level, strict=True)]
 
@@ -264,7 +264,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_a_symbolic_link_is_written_through(path: Path, tmp_path: Path) -> None:
-    """Where the file is a link, its target is replaced and the link stays."""
+    """If the file is a link, its target is replaced and the link stays."""
     link = tmp_path / "link.json"
     link.symlink_to(path)
 

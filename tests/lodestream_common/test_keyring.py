@@ -86,10 +86,10 @@ def test_after_the_last_key_is_revoked_keys_are_still_required(file: KeyFile) ->
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("{")])
-def test_damage_at_run_time_changes_nothing_and_is_logged_once(
+def test_a_file_damaged_at_run_time_has_no_effect_and_is_logged_once(
     file: KeyFile, damage: Callable[[Path], None]
 ) -> None:
-    """Where the file vanishes or breaks, the keys known so far count, and one error says so."""
+    """If the file vanishes or breaks, the known keys stay valid, and one error is logged."""
     _, token = file.create("alice")
     ring = Keyring(file.path)
 

@@ -1,4 +1,4 @@
-"""What native libraries write to stderr, and what a crash leaves there, as another process sees it."""
+"""The output of native libraries and of crashes on stderr, read by another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The caller behind trusted proxies, out of headers that anybody may have written."""
+"""The caller's address behind trusted proxies, from headers that callers may forge."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _SELECTED = (
 )
 _NEEDS = ("pytest", "pytest-asyncio", "inline-snapshot", "rich", "trio", "aiohttp", "httpx-aiohttp", "httpx2")
 _MODELS = ("gpt-6-astra", "gpt-5.4", "gpt-4o", "gpt-3.5-turbo-instruct")
-"""What their tests of several releases ask for."""
+"""The packages that the tests of several releases need."""
 _MINUTES = 10
 
 

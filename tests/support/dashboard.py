@@ -158,7 +158,7 @@ async def _background(servers: MeteredServers) -> AsyncIterator[None]:
 
 
 async def _read_top(*servers: MeteredServers) -> Page:
-    """What `lodestream top` shows in the second load."""
+    """The page of `lodestream top` during the second load."""
     page = Page([one.metrics for one in servers], ssl.create_default_context())
     await asyncio.sleep(_LOADS[0][1] + 8)
     await asyncio.to_thread(page.read)

@@ -41,7 +41,7 @@ class FrontedService:
 
     server: ServerProcess
     metrics: str
-    """Where the metrics are, as `host:port`."""
+    """The address of the metrics, as `host:port`."""
 
     def fronts(self) -> list[psutil.Process]:
         """The processes that answer gRPC."""

@@ -22,7 +22,7 @@ TIME_TOOL = pb.Tool(name="time")
 
 
 class Generating(Protocol):
-    """What answers generation requests."""
+    """A service that answers generation requests."""
 
     @property
     def generate_stub(self) -> Any: ...

@@ -58,7 +58,7 @@ def quotas(headers: Mapping[str, str], unit: str) -> tuple[str | None, str | Non
 
 
 class Spending:
-    """What should be left of a quota, and may be left more by what refilled since the beginning."""
+    """The remaining quota, which may be higher by the refill since the start of the test."""
 
     def __init__(self, limit: int, unit: str) -> None:
         self.began = time.monotonic()

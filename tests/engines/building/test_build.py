@@ -1,4 +1,4 @@
-"""`lodestream engine build` over the double: stages, resuming, failures, what comes out."""
+"""`lodestream engine build` with the double: stages, resuming, failures, and results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Done_ = subprocess.CompletedProcess[str]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The double's programs and modules before everything else."""
+    """The environment in which the double's programs and modules come first."""
     programs = os.pathsep.join([str(DOUBLE / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     hidden = {"CUDA_VISIBLE_DEVICES", "CUDA_VERSION", "CUDA_HOME"}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
@@ -60,7 +60,7 @@ def in_this_process(arguments: Sequence[str], outside: dict[str, str]) -> Done_:
 
 
 class Builder:
-    """Runs builds of one checkpoint, and knows which stages ran."""
+    """Runs builds of one checkpoint, and records which stages ran."""
 
     def __init__(self, root: Path) -> None:
         self.model = write_model(root / "model")
@@ -69,7 +69,7 @@ class Builder:
         self.log = root / "stages.log"
 
     def run(self, *flags: str, gpu: str = "l4", fault: str = "", **variables: str) -> Done_:
-        """Build in this process, or in one of its own where that is going to be killed."""
+        """Build in this process, or in a new one if the build will be killed."""
         self.log.write_text("")
         arguments = ["engine", "build", "--gpu", gpu, *self.flags, *flags]
         outside = environment(DOUBLE_LOG=str(self.log), DOUBLE_FAULT=fault, **variables)
@@ -103,19 +103,19 @@ def succeeded(done: Done_) -> None:
 
 @pytest.fixture(scope="module", params=["trtllm-build", "llm-api"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Builder]:
-    """A finished build by each route. Not to be changed."""
+    """A finished build by each route, which tests must not change."""
     builder = Builder(tmp_path_factory.mktemp(request.param))
     succeeded(builder.run("--route", request.param, "--model-id", "acme/tiny", "--revision", "abc"))
     return request.param, builder
 
 
 class TestResult:
-    def test_the_manifest_is_as_its_schema_says(self, built: tuple[str, Builder]) -> None:
+    def test_the_manifest_follows_its_schema(self, built: tuple[str, Builder]) -> None:
         document = json.loads((built[1].output / "manifest.json").read_text())
 
         jsonschema.validate(document, schema())
 
-    def test_it_notes_everything_about_the_build(self, built: tuple[str, Builder]) -> None:
+    def test_the_manifest_records_the_build(self, built: tuple[str, Builder]) -> None:
         route, builder = built
         manifest = builder.manifest
 
@@ -131,20 +131,22 @@ class TestResult:
         assert list(manifest.tokenizer.stop_ids) == STOP_IDS
         assert manifest.build.seconds > 0
 
-    def test_its_limits_are_those_of_the_finished_config(self, built: tuple[str, Builder]) -> None:
+    def test_the_limits_of_the_manifest_are_those_of_the_built_config(
+        self, built: tuple[str, Builder]
+    ) -> None:
         config = json.loads((built[1].output / "config.json").read_text())["build_config"]
         limits = built[1].manifest.limits
 
         assert (limits.max_batch_size, limits.max_num_tokens, limits.max_seq_len) == (32, 4096, 2048)
         assert limits.max_input_len == config["max_input_len"]
 
-    def test_it_knows_every_file(self, built: tuple[str, Builder]) -> None:
+    def test_the_manifest_lists_every_file(self, built: tuple[str, Builder]) -> None:
         there = {path.name for path in built[1].output.iterdir()} - {"manifest.json"}
 
         assert set(built[1].manifest.files) == there
         assert {"rank0.engine", "tokenizer.json", "generation_config.json", "chat_template.jinja"} <= there
 
-    def test_golden_answers_go_on_from_their_prompts(self, built: tuple[str, Builder]) -> None:
+    def test_golden_answers_continue_their_prompts(self, built: tuple[str, Builder]) -> None:
         golden = built[1].manifest.golden
 
         assert len(golden) == 4
@@ -153,10 +155,10 @@ class TestResult:
             # The double answers with a digest and then the prompt.
             assert sample.prompt_ids[0] in sample.ids
 
-    def test_it_verifies(self, built: tuple[str, Builder]) -> None:
+    def test_a_built_engine_passes_verification(self, built: tuple[str, Builder]) -> None:
         assert not has_errors(verify(built[1].output, runtime=machine(L4)))
 
-    def test_it_answers_again_as_it_did(self, built: tuple[str, Builder]) -> None:
+    def test_a_built_engine_repeats_its_golden_answers(self, built: tuple[str, Builder]) -> None:
         done = verify_golden(built[1].output)
 
         assert (done.returncode, "golden" in done.stdout) == (0, False)
@@ -170,7 +172,7 @@ class TestResult:
 
 
 class TestFormats:
-    """What TensorRT-LLM 1.2.1 makes of formats: the build says so, or does it the way that works."""
+    """Formats that TensorRT-LLM 1.2.1 builds wrongly are refused, or built in the way that works."""
 
     def test_an_int8_kv_cache_is_calibrated_by_the_conversion(self, builder: Builder) -> None:
         flags = ("--quantization", "int8-wo", "--kv-cache", "int8", "--no-paged-context")
@@ -193,7 +195,7 @@ class TestFormats:
     def test_quantised_checkpoints_of_the_hub_are_converted(
         self, builder: Builder, method: str, algo: str
     ) -> None:
-        """An AWQ checkpoint comes out as GPTQ, and that is as it should be."""
+        """The result of an AWQ checkpoint is GPTQ, as expected."""
         quantised = {"quantization_config": {"quant_method": method}}
         edit(builder.model / "config.json", lambda config: config.update(quantised))
 
@@ -237,7 +239,7 @@ class TestGolden:
         assert done.returncode == 0
         assert "warning: golden[0].ids: found " in done.stdout
 
-    def test_an_engine_that_does_not_load_says_why(self, engine: Path) -> None:
+    def test_the_reason_is_reported_if_an_engine_does_not_load(self, engine: Path) -> None:
         (engine / "rank0.engine").write_text('{"refuse_to_load": "CUDA out of memory"}')
         facts = facts_of(engine / "rank0.engine")
         edit(engine / "manifest.json", lambda m: m["files"].update({"rank0.engine": facts.model_dump()}))
@@ -249,7 +251,7 @@ class TestGolden:
 
 
 class TestResume:
-    def test_stages_that_are_done_are_not_done_again(self, builder: Builder) -> None:
+    def test_finished_stages_are_not_repeated(self, builder: Builder) -> None:
         failed = builder.run(fault="build:oom")
         assert (failed.returncode, builder.ran) == (1, ["quantize", "build"])
         assert not builder.output.exists()
@@ -277,8 +279,8 @@ class TestResume:
         assert builder.ran == then
         assert not has_errors(verify(builder.output))
 
-    def test_killed_right_after_the_engine_was_put_in_place(self, builder: Builder) -> None:
-        """The last thing that happens is one rename; there is nothing to note after it."""
+    def test_a_build_killed_after_the_final_rename_is_complete(self, builder: Builder) -> None:
+        """The build ends with a rename, after which nothing is recorded."""
         succeeded(builder.run())
 
         again = builder.run()
@@ -287,7 +289,7 @@ class TestResume:
         assert builder.ran == []
         assert "is built already" in again.stderr
 
-    def test_another_limit_compiles_again_but_does_not_quantise_again(self, builder: Builder) -> None:
+    def test_another_limit_repeats_the_compilation_but_not_the_quantisation(self, builder: Builder) -> None:
         builder.run(fault="build:oom")
 
         succeeded(builder.run("--max-batch-size", "16"))
@@ -295,7 +297,7 @@ class TestResume:
         assert builder.ran == ["build"]
         assert builder.manifest.limits.max_batch_size == 16
 
-    def test_another_format_begins_anew(self, builder: Builder) -> None:
+    def test_another_format_starts_a_new_build(self, builder: Builder) -> None:
         builder.run(fault="build:oom")
 
         succeeded(builder.run("--quantization", "int4-awq"))
@@ -303,7 +305,7 @@ class TestResume:
         assert builder.ran == ["quantize", "build"]
         assert builder.manifest.quantization.quant_algo == "W4A16_AWQ"
 
-    def test_a_changed_checkpoint_begins_anew(self, builder: Builder) -> None:
+    def test_a_changed_checkpoint_starts_a_new_build(self, builder: Builder) -> None:
         builder.run(fault="build:oom")
         edit(builder.model / "config.json", lambda config: config.update(rope_theta=10000.0))
 
@@ -311,7 +313,7 @@ class TestResume:
 
         assert builder.ran == ["quantize", "build"]
 
-    def test_a_lost_checkpoint_is_made_again(self, builder: Builder) -> None:
+    def test_a_lost_checkpoint_is_converted_again(self, builder: Builder) -> None:
         builder.run(fault="build:oom")
         (builder.work / "checkpoint/config.json").unlink()
 
@@ -327,7 +329,7 @@ class TestResume:
 
         assert "--input_timing_cache" in builder.run("--dry-run").stdout
 
-    def test_a_damaged_state_begins_anew(self, builder: Builder) -> None:
+    def test_a_damaged_state_starts_a_new_build(self, builder: Builder) -> None:
         builder.run(fault="build:oom")
         (builder.work / "state.json").write_text('{"version": 1, "stages": {"quantize"')
 
@@ -337,7 +339,7 @@ class TestResume:
 
 
 def retry(run: Callable[[], Done_]) -> Done_:
-    """Run again for as long as a program of the killed build has not ended."""
+    """Repeat the run while a program of the killed build still runs."""
     give_up = time.monotonic() + 30
     while True:
         done = run()
@@ -347,7 +349,7 @@ def retry(run: Callable[[], Done_]) -> Done_:
 
 
 class TestRefusals:
-    def test_an_output_that_is_there_is_left_alone(self, builder: Builder) -> None:
+    def test_an_existing_output_is_not_changed(self, builder: Builder) -> None:
         builder.output.mkdir()
         (builder.output / "precious").write_text("x")
 
@@ -357,7 +359,7 @@ class TestRefusals:
         assert f"{builder.output} is there already" in done.stderr
         assert (builder.output / "precious").read_text() == "x"
 
-    def test_a_finished_engine_of_another_plan_is_left_alone(self, builder: Builder) -> None:
+    def test_a_finished_engine_of_another_plan_is_not_changed(self, builder: Builder) -> None:
         succeeded(builder.run())
         before = (builder.output / "manifest.json").read_bytes()
 
@@ -366,7 +368,7 @@ class TestRefusals:
         assert (done.returncode, builder.ran) == (1, [])
         assert (builder.output / "manifest.json").read_bytes() == before
 
-    def test_a_foreign_engine_in_its_place_is_not_taken_for_it(self, builder: Builder) -> None:
+    def test_another_engine_in_the_output_is_not_mistaken_for_the_build(self, builder: Builder) -> None:
         succeeded(builder.run())
         edit(builder.output / "manifest.json", lambda manifest: manifest.update(model_id="foreign"))
 
@@ -375,7 +377,7 @@ class TestRefusals:
         assert done.returncode == 1
         assert f"{builder.output} is there already" in done.stderr
 
-    def test_a_work_directory_of_somebody_else_is_left_alone(self, builder: Builder) -> None:
+    def test_a_foreign_work_directory_is_not_changed(self, builder: Builder) -> None:
         builder.work.mkdir()
         (builder.work / "precious").write_text("x")
 
@@ -395,16 +397,16 @@ class TestRefusals:
             ),
         ],
     )
-    def test_another_gpu(self, builder: Builder, gpus: str, reason: str) -> None:
+    def test_another_gpu_is_refused(self, builder: Builder, gpus: str, reason: str) -> None:
         done = builder.run(DOUBLE_GPUS=gpus)
 
         assert (done.returncode, builder.ran) == (1, [])
         assert reason in done.stderr
 
-    def test_too_few_gpus(self, builder: Builder) -> None:
+    def test_too_few_gpus_are_refused(self, builder: Builder) -> None:
         assert "--tp 2: this machine has 1 GPUs" in builder.run("--tp", "2").stderr
 
-    def test_a_checkpoint_without_tokenizer(self, builder: Builder) -> None:
+    def test_a_checkpoint_without_tokenizer_is_refused(self, builder: Builder) -> None:
         (builder.model / "tokenizer.json").unlink()
 
         done = builder.run()
@@ -412,7 +414,7 @@ class TestRefusals:
         assert done.returncode == 1
         assert "give --tokenizer DIR" in done.stderr
 
-    def test_a_closed_route(self, builder: Builder) -> None:
+    def test_a_route_that_the_plan_excludes_is_refused(self, builder: Builder) -> None:
         write_json(builder.model / "hf_quant_config.json", modelopt("FP8", "FP8"))
 
         assert "the route trtllm-build is closed" in builder.run("--route", "trtllm-build").stderr
@@ -428,14 +430,14 @@ class TestRefusals:
         assert (done.returncode, builder.ran) == (1, [])
         assert "is in use by process" in done.stderr
 
-    def test_a_model_by_name_has_nothing_to_build_from(self, builder: Builder) -> None:
+    def test_a_model_name_without_a_checkpoint_is_refused(self, builder: Builder) -> None:
         done = builder.run("--model", "llama-3.1-8b")
 
         assert done.returncode == 2
         assert "hf download" in done.stderr
 
-    def test_no_advice_about_the_model_leads_back(self, builder: Builder) -> None:
-        """Whatever is given that is no directory, the way out is the same, and the help says so first."""
+    def test_the_advice_for_a_missing_checkpoint_is_always_the_same(self, builder: Builder) -> None:
+        """Every value that is no directory gets the same advice, which is also in the help."""
         advice = {builder.run("--model", model).stderr.partition("; ")[2] for model in ("nowhere", "a/B-8B")}
         bare = in_this_process(["engine", "build", "--gpu", "l4"], environment())
         advice.add(bare.stderr.partition("; ")[2])
@@ -474,14 +476,14 @@ class TestFailures:
     def test_an_unknown_failure_is_reported_with_its_last_lines(self) -> None:
         assert diagnose(FAULTS["unknown"] + "\n\n", 1).why == "AssertionError: nobody has seen this before"
 
-    def test_a_killed_program_most_likely_had_too_little_memory(self) -> None:
+    def test_a_killed_program_is_reported_as_out_of_memory(self) -> None:
         assert "ran out of memory" in diagnose("", -signal.SIGKILL).why
 
     @pytest.mark.parametrize(
         ("fault", "why"),
         [("quantize:rope-scaling", "rope_scaling"), ("build:trt-oom", "the GPU ran out of memory")],
     )
-    def test_the_command_says_which_stage_why_and_what_to_try(
+    def test_the_error_has_the_stage_the_reason_and_advice(
         self, builder: Builder, fault: str, why: str
     ) -> None:
         done = builder.run(fault=fault)
@@ -501,8 +503,8 @@ class TestFailures:
 
         assert "stage build failed: trtllm-build cannot be started" in done.stderr
 
-    def test_a_silent_change_of_the_format_is_caught(self, builder: Builder) -> None:
-        """The manifest notes what came out, and the plan is compared with it."""
+    def test_a_silent_change_of_the_format_is_an_error(self, builder: Builder) -> None:
+        """The built config is compared with the plan."""
         builder.run(fault="build:oom")
         config = builder.work / "checkpoint/config.json"
         edit(config, lambda document: document["quantization"].update(kv_cache_quant_algo=None))
@@ -519,7 +521,7 @@ class TestDryRun:
         "flags",
         [("--gpu", "l4"), ("--gpu", "a10"), ("--gpu", "b200"), ("--gpu", "h100", "--tp", "2")],
     )
-    def test_every_flag_is_one_that_the_tools_have(self, builder: Builder, flags: tuple[str, ...]) -> None:
+    def test_the_tools_have_every_flag(self, builder: Builder, flags: tuple[str, ...]) -> None:
         document = json.loads(builder.run(*flags, "--dry-run", "--json").stdout)
 
         stages = {stage["stage"]: stage["argv"] for stage in document["stages"] if stage["stage"] in TABLES}
@@ -529,14 +531,14 @@ class TestDryRun:
             assert words
             assert set(words) <= TABLES[stage].keys()
 
-    def test_it_runs_and_writes_nothing(self, builder: Builder) -> None:
+    def test_a_dry_run_writes_nothing(self, builder: Builder) -> None:
         done = builder.run("--dry-run")
 
         assert (done.returncode, builder.ran) == (0, [])
         assert not builder.work.exists()
         assert not builder.output.exists()
 
-    def test_it_lists_every_stage(self, builder: Builder) -> None:
+    def test_a_dry_run_lists_every_stage(self, builder: Builder) -> None:
         text = builder.run("--dry-run").stdout
 
         heads = [line.split(":")[0] for line in text.splitlines() if line.startswith("[")]
@@ -549,14 +551,14 @@ class TestDryRun:
             "[6/6] verify",
         ]
 
-    def test_it_prints_the_program_of_the_other_route(self, builder: Builder) -> None:
+    def test_a_dry_run_prints_the_program_of_the_llm_api_route(self, builder: Builder) -> None:
         text = builder.run("--dry-run", "--route", "llm-api").stdout
 
         compile(text[text.index('"""Builds') :], "build_engine.py", "exec")
         assert f"{builder.work / 'build_engine.py'}" in text
 
 
-def test_a_quantised_checkpoint_goes_by_the_llm_api(builder: Builder) -> None:
+def test_a_quantised_checkpoint_is_built_by_the_llm_api(builder: Builder) -> None:
     write_json(builder.model / "hf_quant_config.json", modelopt("FP8", "FP8"))
 
     succeeded(builder.run())
@@ -575,8 +577,8 @@ def test_two_gpus_make_two_ranks(builder: Builder) -> None:
     assert builder.manifest.mapping.world_size == 2
 
 
-def test_sigterm_ends_the_program_too(builder: Builder, tmp_path: Path) -> None:
-    """And the next run goes on."""
+def test_sigterm_ends_the_running_tool(builder: Builder, tmp_path: Path) -> None:
+    """The next run resumes the build."""
     slow = tmp_path / "bin"
     slow.mkdir()
     (slow / "trtllm-build").write_text("#!/bin/sh\necho $$ > pid\nexec sleep 60\n")
@@ -608,7 +610,7 @@ def wait_for(path: Path) -> str:
     raise AssertionError(f"{path} did not appear")
 
 
-def test_on_a_terminal_one_line_lives() -> None:
+def test_on_a_terminal_progress_is_one_changing_line() -> None:
     screen = Screen()
     progress = Progress(screen, 3)
     progress.begin(2, "build", None)
@@ -622,7 +624,7 @@ def test_on_a_terminal_one_line_lives() -> None:
     assert end == "[2/3] build: done in 2:05\n"
 
 
-def test_elsewhere_a_line_a_minute_says_that_it_is_alive() -> None:
+def test_without_a_terminal_progress_is_a_line_a_minute() -> None:
     stream = io.StringIO()
     progress = Progress(stream, 3)
     progress.begin(1, "quantize", Path("q.log"))
@@ -643,7 +645,7 @@ class Screen(io.StringIO):
         return True
 
 
-def test_a_state_keeps_what_is_done(tmp_path: Path) -> None:
+def test_the_state_records_finished_stages(tmp_path: Path) -> None:
     state = State(tmp_path / "state.json")
     state.finish("build", Done(fingerprint="abc", seconds=1.5))
 
@@ -661,7 +663,7 @@ def test_a_state_keeps_what_is_done(tmp_path: Path) -> None:
         (("--kv_cache_type", "page"), "argument --kv_cache_type: invalid choice: 'page'"),
     ],
 )
-def test_the_stand_in_takes_no_flag_that_the_real_one_lacks(flags: tuple[str, ...], reason: str) -> None:
+def test_the_double_accepts_no_flag_that_the_real_tool_lacks(flags: tuple[str, ...], reason: str) -> None:
     done = subprocess.run(
         [DOUBLE / "bin/trtllm-build", *flags],
         env=environment(),

@@ -1,4 +1,4 @@
-"""Which architecture takes which format: the whole table, cell by cell."""
+"""Which GPU architecture supports which format: every cell of the table."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KV = {
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(("column", "sm"), list(enumerate(COLUMNS)))
-def test_weights(name: str, column: int, sm: int) -> None:
+def test_formats_of_weights_by_architecture(name: str, column: int, sm: int) -> None:
     """As the facts have it; whatever is not plainly possible has a reason."""
     verdict = weight_verdict(FORMATS[name], sm)
 
@@ -49,7 +49,7 @@ def test_weights(name: str, column: int, sm: int) -> None:
 
 @pytest.mark.parametrize("name", KV_BYTES)
 @pytest.mark.parametrize(("column", "sm"), list(enumerate(COLUMNS)))
-def test_kv_caches(name: str, column: int, sm: int) -> None:
+def test_formats_of_kv_caches_by_architecture(name: str, column: int, sm: int) -> None:
     """As the facts have it; whatever is not plainly possible has a reason."""
     verdict = kv_verdict(name, sm)
 
@@ -59,8 +59,8 @@ def test_kv_caches(name: str, column: int, sm: int) -> None:
 
 @pytest.mark.parametrize("sm", COLUMNS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_paged_context_survives_16_bits_and_fp8_throughout(name: str, sm: int) -> None:
-    """16 bits always; INT8 never; FP8 with FP8 attention: on SM 89, with FP8, W4A8 or NVFP4 weights."""
+def test_which_kv_caches_allow_paged_context(name: str, sm: int) -> None:
+    """16 bits always, INT8 never, FP8 with FP8 attention: on SM 89, with FP8, W4A8 or NVFP4 weights."""
     form = FORMATS[name]
 
     assert paged_context_obstacle(form, "bf16", sm) is None
@@ -79,19 +79,19 @@ def test_formats_are_found_in_any_spelling(written: str, name: str) -> None:
 
 
 def test_unknown_formats_are_refused_with_the_nearest() -> None:
-    """Each names its field and what there is."""
+    """The error names the field and the known formats."""
     with pytest.raises(PlanRefused, match=r"^quantization int4-awk: .*did you mean int4-awq\?"):
         find_format("int4-awk")
     with pytest.raises(PlanRefused, match=r"^kv_cache fp88: .*did you mean fp8.*known: bf16, fp8, int8"):
         find_kv_cache("fp88")
 
 
-def test_an_nvfp4_kv_cache_is_the_other_backends() -> None:
-    """No build tool of the compiled path takes it."""
+def test_an_nvfp4_kv_cache_is_refused() -> None:
+    """No build tool of compiled engines supports it."""
     with pytest.raises(PlanRefused, match=r"^kv_cache NVFP4: .*PyTorch"):
         find_kv_cache("NVFP4")
 
 
 def test_16_bits_of_the_kv_cache_have_one_name() -> None:
-    """The KV cache is in the model's own 16 bits, whichever these are."""
+    """The KV cache has the model's own 16-bit type."""
     assert find_kv_cache("fp16") == find_kv_cache("BF16") == "bf16"

@@ -1,4 +1,4 @@
-"""The GPU table: found by the names people use, plausible as a whole."""
+"""The GPU table: names are recognised in common spellings, and all values are plausible."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from engines.facts.gpus import GIB, GPUS, find_gpu
         ("GH200", "gh200"),
     ],
 )
-def test_a_gpu_is_found_as_people_write_it(written: str, name: str) -> None:
+def test_a_gpu_is_found_in_common_spellings(written: str, name: str) -> None:
     """Case, spaces, dashes and the maker's name do not matter."""
     assert find_gpu(written).name == name
 
 
 @pytest.mark.parametrize(("written", "near"), [("h10", "h100"), ("l40x", "l40"), ("rtx-4080", "rtx4090")])
 def test_an_unknown_gpu_is_refused_with_the_nearest(written: str, near: str) -> None:
-    """One line: the nearest name, and all of them."""
+    """The error is one line with the nearest name and all names."""
     with pytest.raises(PlanRefused) as refused:
         find_gpu(written)
 
@@ -43,7 +43,7 @@ def test_an_unknown_gpu_is_refused_with_the_nearest(written: str, near: str) -> 
 
 
 def test_names_are_unique() -> None:
-    """No name and no title means two GPUs."""
+    """No two GPUs share a name or a title."""
     spellings = [spelling.lower() for gpu in GPUS for spelling in {gpu.name, gpu.title.lower()}]
 
     assert len(spellings) == len(set(spellings))
@@ -51,7 +51,7 @@ def test_names_are_unique() -> None:
 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
 def test_a_row_is_plausible(gpu: object) -> None:
-    """CUDA reports a little less than is printed on the box; units come with their architecture."""
+    """CUDA reports a little less memory than advertised; compute units depend on the architecture."""
     from engines.facts.gpus import Gpu
 
     assert isinstance(gpu, Gpu)
@@ -59,7 +59,7 @@ def test_a_row_is_plausible(gpu: object) -> None:
     assert (gpu.peaks.fp8 is not None) == (gpu.sm >= 89)
     assert (gpu.peaks.fp4 is not None) == (gpu.sm >= 100)
     assert gpu.source.startswith("NVIDIA ")
-    # A byte read is worth some hundred operations on every GPU: a slip by ten in either column shows.
+    # The ratio of operations to bytes is some hundred on every GPU, so an error by a factor of ten is found.
     assert 50 < gpu.peaks.bf16 / gpu.bandwidth < 500
 
 
@@ -77,7 +77,7 @@ def test_a_row_is_plausible(gpu: object) -> None:
 def test_the_data_sheets_are_dense(
     name: str, sm: int, gigabytes_per_second: float, bf16: float, fp8: float | None
 ) -> None:
-    """The figures that data sheets print are sparse; these are half of them."""
+    """Data sheets print sparse figures; the dense ones are half of them."""
     gpu = find_gpu(name)
 
     assert gpu.sm == sm
@@ -87,5 +87,5 @@ def test_the_data_sheets_are_dense(
 
 
 def test_missing_units_fall_back_to_16_bits() -> None:
-    """An A10 multiplies FP8 weights, if at all, in 16 bits."""
+    """An A10 has no FP8 units and multiplies in 16 bits."""
     assert find_gpu("a10").peaks.of("fp8") == find_gpu("a10").peaks.bf16

@@ -1,4 +1,4 @@
-"""What is found of the machine: GPUs, driver, versions."""
+"""Detection of the machine: GPUs, driver, versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TWO_GPUS = "NVIDIA L4, 8.9, 23034, 22500, 580.95.05\nNVIDIA RTX A6000, 8.6, 4914
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever machine this is, it has none."""
+    """Simulate a machine without a GPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for name in ("CUDA_VERSION", "CUDA_HOME", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)
@@ -45,7 +45,7 @@ def test_hidden_gpus_do_not_count(nvidia_smi: None, hidden: str) -> None:
 
 
 @pytest.mark.parametrize("output", ["No devices were found", "NVIDIA L4, [N/A], 1, 1, 1", ""])
-def test_output_that_nobody_understands_is_no_gpu(
+def test_unknown_output_of_nvidia_smi_means_no_gpu(
     nvidia_smi: None, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     monkeypatch.setenv("DOUBLE_GPUS", output or "\n")
@@ -54,7 +54,7 @@ def test_output_that_nobody_understands_is_no_gpu(
 
 
 def test_the_version_is_that_of_the_installed_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Other tests may have put the double on the path, and imported it.
+    # Other tests may have imported the double.
     path = [place for place in sys.path if place != str(DOUBLE)]
     monkeypatch.delitem(sys.modules, "tensorrt_llm", raising=False)
 

@@ -1,4 +1,4 @@
-"""Checkpoint directories: read as published, refused by file and key."""
+"""Checkpoint directories: published ones are read, errors name file and key."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8"}
 
 
 def test_the_built_in_model_needs_no_directory() -> None:
-    """By its name, in any case."""
+    """Its name is accepted in any case."""
     assert load_model("llama-3.1-8b") is load_model("Llama-3.1-8B") is LLAMA_3_1_8B
 
 
-def test_the_published_checkpoint_is_the_built_in_model(tmp_path: Path) -> None:
-    """Every size agrees."""
+def test_the_published_checkpoint_equals_the_built_in_model(tmp_path: Path) -> None:
+    """All sizes are equal."""
     model = load_model(write(tmp_path / "Llama", LLAMA))
 
     assert model == replace(LLAMA_3_1_8B, name="Llama", source="huggingface", path=str(tmp_path / "Llama"))
     assert model.parameters == 8_030_261_248
 
 
-def test_a_converted_checkpoint_is_the_same_model(tmp_path: Path) -> None:
+def test_a_converted_checkpoint_equals_its_model(tmp_path: Path) -> None:
     """The checkpoint is in TensorRT-LLM's own format, with `architecture` and `dtype`."""
     model = load_model(write(tmp_path, CONVERTED))
 
@@ -37,8 +37,8 @@ def test_a_converted_checkpoint_is_the_same_model(tmp_path: Path) -> None:
     assert (model.quantization.format, model.quantization.kv_cache) == ("fp8", "fp8")
 
 
-def test_what_old_configurations_leave_out_has_its_usual_value(tmp_path: Path) -> None:
-    """As many KV heads as heads; heads share the hidden size; 16 bits are bfloat16."""
+def test_missing_values_of_old_configurations_have_defaults(tmp_path: Path) -> None:
+    """KV heads equal heads, the head size is hidden size / heads, and the type is bfloat16."""
     left_out = ("num_key_value_heads", "torch_dtype", "tie_word_embeddings", "attention_bias", "mlp_bias")
     model = load_model(write(tmp_path, {k: v for k, v in LLAMA.items() if k not in left_out}))
 
@@ -46,7 +46,7 @@ def test_what_old_configurations_leave_out_has_its_usual_value(tmp_path: Path) -
 
 
 def test_ties_and_biases_count(tmp_path: Path) -> None:
-    """A tied matrix is one; biases are as many as outputs."""
+    """A tied matrix counts once; there is a bias for each output."""
     tied = load_model(write(tmp_path / "a", {**LLAMA, "tie_word_embeddings": True}))
     biased = load_model(write(tmp_path / "b", {**LLAMA, "attention_bias": True, "mlp_bias": True}))
 
@@ -66,8 +66,10 @@ def test_ties_and_biases_count(tmp_path: Path) -> None:
         ("FP8_PER_CHANNEL_PER_TOKEN", None, "fp8-rowwise"),
     ],
 )
-def test_modelopt_says_what_is_quantised(tmp_path: Path, algo: str, kv_cache: str | None, form: str) -> None:
-    """In hf_quant_config.json, or in config.json itself."""
+def test_the_quantization_of_modelopt_is_read(
+    tmp_path: Path, algo: str, kv_cache: str | None, form: str
+) -> None:
+    """It is in hf_quant_config.json or in config.json."""
     found = modelopt(algo, kv_cache)
     beside = load_model(write(tmp_path / "a", LLAMA, hf_quant_config=found))
     inside = {**LLAMA, "quantization_config": {"quant_method": "modelopt", **found["quantization"]}}
@@ -88,8 +90,8 @@ def test_modelopt_says_what_is_quantised(tmp_path: Path, algo: str, kv_cache: st
         ({"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["model.layers.0.mlp"]}, "fp8-rowwise"),
     ],
 )
-def test_hugging_face_says_what_is_quantised(tmp_path: Path, config: dict[str, Any], form: str) -> None:
-    """The three methods that TensorRT-LLM recognises."""
+def test_the_quantization_of_hugging_face_is_read(tmp_path: Path, config: dict[str, Any], form: str) -> None:
+    """TensorRT-LLM supports three methods."""
     model = load_model(write(tmp_path, {**LLAMA, "quantization_config": config}))
 
     assert model.quantization is not None
@@ -135,7 +137,7 @@ def test_hugging_face_checkpoints_are_refused_by_key(
     ],
 )
 def test_converted_checkpoints_are_refused_by_key(tmp_path: Path, config: dict[str, Any], field: str) -> None:
-    """Splits other than tensor parallelism, and formats without a plan."""
+    """Parallelism other than tensor parallelism and unsupported formats are refused."""
     with pytest.raises(PlanRefused) as refused:
         load_model(write(tmp_path, {**CONVERTED, **config}))
 
@@ -144,7 +146,7 @@ def test_converted_checkpoints_are_refused_by_key(tmp_path: Path, config: dict[s
 
 @pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "no JSON object")])
 def test_a_damaged_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
-    """The file and what is wrong with it."""
+    """The error has the file and the reason."""
     (tmp_path / "config.json").write_text(text)
 
     with pytest.raises(PlanRefused, match=f"config.json .*{message}"):
@@ -152,7 +154,7 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, text: str, message: st
 
 
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    """Neither a missing directory nor an empty one is a model."""
+    """A missing directory and an empty one are refused."""
     with pytest.raises(PlanRefused, match=r"no checkpoint: it has no config\.json"):
         load_model(tmp_path)
     with pytest.raises(PlanRefused, match=r"no such directory; llama-3\.1-8b needs none"):

@@ -1,4 +1,4 @@
-"""The JSON of a plan: a shape that scripts may rely on, and the way back."""
+"""The JSON document of a plan: its stable structure, and reading it back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SHAPE: dict[str, Any] = {
 
 
 def shape(value: Any) -> Any:
-    """What a document looks like without its values: names of an object, the shape of a list's first item."""
+    """The structure of a document without values: names of objects, and the shape of a list's first item."""
     if isinstance(value, dict):
         return " ".join(sorted(value))
     if isinstance(value, list):
@@ -60,15 +60,15 @@ def some_plans(directory: Path) -> list[Plan]:
     ]
 
 
-def test_the_shape_is_a_promise() -> None:
-    """Exactly these names; whoever changes one has to change the version."""
+def test_the_structure_of_the_document_is_stable() -> None:
+    """A change of a name needs a new version."""
     document = json.loads(to_json(plan(EIGHT_B, "h200")))
 
     assert {name: shape(value) for name, value in document.items()} == SHAPE
 
 
-def test_a_plan_survives_the_way_to_json_and_back(tmp_path: Path) -> None:
-    """The same plan, and the same text again; nothing is read from the checkpoint on the way."""
+def test_a_plan_is_unchanged_after_json(tmp_path: Path) -> None:
+    """The plan and its text are equal, and the checkpoint is not read."""
     for made in some_plans(tmp_path):
         text = to_json(made)
         for file in tmp_path.rglob("*.json"):
@@ -82,7 +82,7 @@ def test_a_plan_survives_the_way_to_json_and_back(tmp_path: Path) -> None:
 
 
 def test_figures_are_exact() -> None:
-    """Bytes, not gigabytes."""
+    """They are in bytes, not gigabytes."""
     document = to_document(plan(EIGHT_B, "h200"))
 
     assert document["model"]["parameters"] == 8_030_261_248
@@ -93,7 +93,7 @@ def test_figures_are_exact() -> None:
 
 
 def test_commands_are_lists_of_words() -> None:
-    """Ready for a subprocess; the program is text."""
+    """They can be passed to a subprocess; the program is text."""
     first, second = to_document(plan(EIGHT_B, "h200"))["routes"]
 
     assert [c["stage"] for c in first["commands"]] == ["quantize", "build"]
@@ -103,7 +103,7 @@ def test_commands_are_lists_of_words() -> None:
 
 @pytest.mark.parametrize("change", [{"schema": "other"}, {"version": 2}])
 def test_another_document_is_refused(change: dict[str, Any]) -> None:
-    """By schema and by version."""
+    """Schema and version are checked."""
     document = {**to_document(plan(EIGHT_B, "h200")), **change}
 
     with pytest.raises(ValueError, match=r"no lodestream\.engine-plan of version 1"):
@@ -112,8 +112,8 @@ def test_another_document_is_refused(change: dict[str, Any]) -> None:
         from_json("[]")
 
 
-def test_a_plan_that_would_not_be_made_is_refused() -> None:
-    """A document that somebody edited is checked like any request."""
+def test_an_invalid_plan_in_a_document_is_refused() -> None:
+    """An edited document is checked like the options of a command."""
     document = to_document(plan(EIGHT_B, "h200"))
     document["request"]["tp"] = 3
 

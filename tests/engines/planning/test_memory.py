@@ -1,4 +1,4 @@
-"""Weights and KV cache to the digit; the pool and what fits into it."""
+"""Exact sizes of weights and KV cache, the pool, and the requests that fit."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def test_kv_cache_to_the_digit(
 
 @pytest.mark.parametrize("tp", [2, 4, 8])
 def test_gpus_share_matrices_and_kv_heads(tp: int) -> None:
-    """What is split is split evenly; embedding and norms are whole on each."""
+    """Matrices are split evenly; embedding and norms are complete on each GPU."""
     whole = 2 * (525_336_576 + 65 * 4096)
 
     assert memory.weight_bytes(LLAMA_3_1_8B, FORMATS["bf16"], tp) == (16_060_522_496 - whole) // tp + whole
     assert memory.kv_bytes_per_token(LLAMA_3_1_8B, "fp8", tp) == 64 * KIB // tp
 
 
-def test_modules_that_stay_in_16_bits_count_as_such() -> None:
-    """A checkpoint that leaves out a layer and all down projections is larger by just these."""
+def test_modules_that_stay_in_16_bits_count_with_16_bits() -> None:
+    """A checkpoint that leaves a layer and all down projections in 16 bits is larger by exactly these."""
     own = CheckpointQuantization("modelopt FP8", "fp8", "fp8", ("lm_head", "model.layers.0", "*.down_proj"))
     partly = replace(LLAMA_3_1_8B, quantization=own)
     down = 4096 * 14_336
@@ -76,7 +76,7 @@ def test_modules_that_stay_in_16_bits_count_as_such() -> None:
 
 
 def test_layer_1_is_not_layer_10() -> None:
-    """A name means the module and what is in it, not everything that begins alike."""
+    """A name matches the module and its children, not every name with this prefix."""
     own = CheckpointQuantization("modelopt FP8", "fp8", "fp8", ("model.layers.1",))
 
     assert replace(LLAMA_3_1_8B, quantization=own).excluded_parameters == 218_103_808
@@ -84,8 +84,8 @@ def test_layer_1_is_not_layer_10() -> None:
 
 @pytest.mark.parametrize("gpu", ["a100-40", "l40s", "h200", "b300"])
 @pytest.mark.parametrize("fraction", [0.5, 0.9, 1.0])
-def test_the_parts_add_up(gpu: str, fraction: float) -> None:
-    """Weights, workspace, pool and rest are the GPU's memory; the pool is its fraction of what is free."""
+def test_the_parts_add_up_to_the_memory(gpu: str, fraction: float) -> None:
+    """Weights, workspace, pool and rest are the GPU's memory; the pool is its fraction of the free memory."""
     made = memory.divide(
         LLAMA_3_1_8B, FORMATS["bf16"], "bf16", find_gpu(gpu), limits=LIMITS, tp=1, fraction=fraction
     )
@@ -118,8 +118,8 @@ def test_requests_take_whole_blocks_of_their_full_length(tokens: int, requests: 
     assert pool.requests(tokens) == requests
 
 
-def test_a_pool_below_nothing_holds_nothing() -> None:
-    """Where weights alone are too large, there are no blocks rather than fewer than none."""
+def test_without_free_memory_the_pool_is_empty() -> None:
+    """If the weights alone are too large, the number of blocks is 0, not negative."""
     made = memory.divide(
         LLAMA_3_1_8B,
         FORMATS["bf16"],

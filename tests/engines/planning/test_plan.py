@@ -1,4 +1,4 @@
-"""Plans: what is chosen where nobody says, and every refusal by itself."""
+"""Plans: the defaults, and every error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def seventy_b(**changes: Any) -> ModelConfig:
 
 
 def refusal(model: str | Path | ModelConfig, gpu: str, **arguments: Any) -> PlanRefused:
-    """Plan what is to be refused; every refusal is one line."""
+    """Make a plan that must be refused with one line. Return the reason."""
     with pytest.raises(PlanRefused) as refused:
         plan(model, gpu, **arguments)
     assert "\n" not in str(refused.value)
@@ -49,7 +49,7 @@ def refusal(model: str | Path | ModelConfig, gpu: str, **arguments: Any) -> Plan
         ("b200", "fp8 fp8", 9_081_200_640, 65_536, (2_447_808, 512)),
     ],
 )
-def test_what_suits_the_gpu(
+def test_the_plan_for_each_gpu(
     gpu: str, formats: str, weights: int, kv_bytes: int, pool: tuple[int, int]
 ) -> None:
     """Formats, weights, KV cache, tokens of the pool, and how many requests of 1000 + 1000 fit."""
@@ -85,14 +85,14 @@ def test_the_recommended_format(gpu: str, form: str) -> None:
 
 
 def test_a_model_too_large_for_fp8_is_recommended_int4() -> None:
-    """70B in FP8 would fill an H100; on two it fits."""
+    """70B in FP8 would fill one H100, but fits on two."""
     assert plan(seventy_b(), "h100", max_batch_size=64).form.name == "int4-awq"
     assert plan(seventy_b(), "h100", tp=2).form.name == "fp8"
 
 
 @pytest.mark.parametrize("gpu", [gpu.name for gpu in GPUS])
-def test_the_default_plan_stands_on_every_gpu(gpu: str) -> None:
-    """Nobody has to know a flag to get a plan."""
+def test_the_default_plan_is_possible_on_every_gpu(gpu: str) -> None:
+    """A plan needs no flags except the GPU."""
     made = plan(EIGHT_B, gpu)
 
     assert made.memory.requests(made.limits.max_seq_len) >= 1
@@ -121,7 +121,7 @@ def test_more_memory_for_the_cache_means_more_requests() -> None:
 
 
 def test_the_plan_reports_the_requested_lengths() -> None:
-    """One shape, and decoding in the middle of its answers."""
+    """There is one shape, with decoding at half of the answer."""
     made = plan(EIGHT_B, "l4", lengths=[(1500, 300)])
 
     assert [(c.prompt_tokens, c.output_tokens) for c in made.capacity] == [(1500, 300)]
@@ -129,15 +129,15 @@ def test_the_plan_reports_the_requested_lengths() -> None:
     assert {d.context for d in made.decode} == {1650}
 
 
-def test_16_bit_models_of_the_other_kind_stay_so(tmp_path: Path) -> None:
+def test_a_float16_model_stays_float16(tmp_path: Path) -> None:
     """A float16 checkpoint becomes a float16 engine."""
     made = plan(write(tmp_path, {**LLAMA, "torch_dtype": "float16"}), "a100-80")
 
     assert (made.form.name, made.dtype) == ("fp16", "float16")
 
 
-def test_a_quantised_checkpoint_decides(tmp_path: Path) -> None:
-    """Its formats are the plan's, on a GPU that would be better used otherwise too."""
+def test_the_plan_has_the_formats_of_a_quantised_checkpoint(tmp_path: Path) -> None:
+    """This holds even on a GPU for which another format is recommended."""
     directory = write(tmp_path, LLAMA, hf_quant_config=modelopt("NVFP4", "FP8"))
     made = plan(directory, "b200")
 
@@ -146,8 +146,8 @@ def test_a_quantised_checkpoint_decides(tmp_path: Path) -> None:
     assert plan(directory, "b200", "nvfp4", "fp8") == made
 
 
-def test_nvfp4_is_said_to_be_unmeasured() -> None:
-    """A user of 1.2.1 got no right answer out of it."""
+def test_nvfp4_has_a_warning_that_it_is_unmeasured() -> None:
+    """A user of 1.2.1 reported wrong answers."""
     assert "none of 50 right" in warnings(plan(EIGHT_B, "b200", "nvfp4"))[0]
     assert not any("NVFP4" in warning for warning in warnings(plan(EIGHT_B, "b200")))
 
@@ -159,7 +159,7 @@ def test_a_model_too_large_for_fp8_on_a_gpu_without_int4_is_recommended_nvfp4() 
     assert plan(large, "b200", max_batch_size=16).recommended == "nvfp4"
 
 
-# Refusals, one by one.
+# Every error.
 
 
 @pytest.mark.parametrize("gpu", ["a100-80", "a10", "a40"])
@@ -213,7 +213,7 @@ def test_an_int8_kv_cache_excludes_paged_context() -> None:
 
 @pytest.mark.parametrize(("gpu", "form"), [("a10", "int4-awq"), ("a10", "int8-sq"), ("l4", "fp8")])
 def test_an_int8_kv_cache_that_quantizing_loses_is_refused(gpu: str, form: str) -> None:
-    """quantize.py asks for it in a way that modelopt 0.37 does not read; convert_checkpoint can do it."""
+    """modelopt 0.37 ignores the option of quantize.py; convert_checkpoint can do it."""
     refused = refusal(EIGHT_B, gpu, quantization=form, kv_cache="int8", paged_context=False)
 
     assert (refused.field, refused.found) == ("kv_cache", "int8")
@@ -222,7 +222,7 @@ def test_an_int8_kv_cache_that_quantizing_loses_is_refused(gpu: str, form: str) 
 
 
 def test_a_checkpoint_that_no_tool_reads_is_refused(tmp_path: Path) -> None:
-    """modelopt's settings inside config.json are not loaded by 1.2.1; those in its own file are."""
+    """1.2.1 does not load modelopt's settings from config.json, only from their own file."""
     inside = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}
     refused = refusal(write(tmp_path / "a", {**LLAMA, **inside}), "h100")
 
@@ -287,17 +287,17 @@ def test_a_quantised_checkpoint_is_not_quantised_again(tmp_path: Path) -> None:
     assert "made for bf16" in refusal(directory, "h100", kv_cache="fp8").reason
 
 
-def test_a_quantised_checkpoint_on_the_wrong_gpu(tmp_path: Path) -> None:
+def test_a_quantised_checkpoint_on_an_unsupported_gpu_is_refused(tmp_path: Path) -> None:
     directory = write(tmp_path, LLAMA, hf_quant_config=modelopt("NVFP4", "FP8"))
 
     assert "NVFP4 needs SM 100" in refusal(directory, "h100").reason
 
 
-def test_gptq_is_not_made_here() -> None:
+def test_quantising_to_gptq_is_refused() -> None:
     assert "no GPTQ" in refusal(EIGHT_B, "a10", quantization="int4-gptq").reason
 
 
-def test_weights_fit() -> None:
+def test_weights_must_fit_into_memory() -> None:
     refused = refusal(seventy_b(), "h100", quantization="bf16")
 
     assert (refused.field, refused.found) == ("gpu", "h100")
@@ -305,15 +305,15 @@ def test_weights_fit() -> None:
     assert "tp 2" in refused.reason
 
 
-def test_something_is_left_for_the_kv_cache() -> None:
-    """Weights fit, and with the workspace of so large a batch they do no longer."""
+def test_memory_must_be_left_for_the_kv_cache() -> None:
+    """The weights fit, but not together with the workspace of such a large batch."""
     refused = refusal(EIGHT_B, "a10", quantization="bf16", max_batch_size=4096)
 
     assert (refused.field, refused.found) == ("max_batch_size", 4096)
     assert "leaves no KV cache: weights 14.96 GiB and workspace" in refused.reason
 
 
-def test_one_request_of_full_length_fits() -> None:
+def test_one_request_of_full_length_must_fit() -> None:
     refused = refusal(EIGHT_B, "l4", quantization="bf16", max_seq_len=131_072)
 
     assert (refused.field, refused.found) == ("max_seq_len", 131_072)
@@ -321,13 +321,13 @@ def test_one_request_of_full_length_fits() -> None:
     assert plan(EIGHT_B, "l4", "bf16", max_seq_len=longest - 256).memory.tokens < 131_072
 
 
-def test_requests_are_no_longer_than_the_model() -> None:
+def test_requests_must_not_exceed_the_model_s_length() -> None:
     refused = refusal(EIGHT_B, "h200", max_seq_len=131_073)
 
     assert refused.reason == "is more than the model's max_position_embeddings, 131072"
 
 
-def test_a_step_has_a_token_of_every_request() -> None:
+def test_a_step_must_hold_a_token_of_every_request() -> None:
     assert refusal(EIGHT_B, "h200", max_batch_size=512, max_num_tokens=511).field == "max_batch_size"
 
 
@@ -337,12 +337,12 @@ def test_limits_are_at_least_one(field: str) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01])
-def test_the_memory_fraction_is_one(fraction: float) -> None:
+def test_the_memory_fraction_is_between_0_and_1(fraction: float) -> None:
     assert refusal(EIGHT_B, "h200", memory_fraction=fraction).field == "memory_fraction"
 
 
 @pytest.mark.parametrize("shape", [(0, 1), (1, 0), (8000, 193)])
-def test_lengths_are_possible(shape: tuple[int, int]) -> None:
+def test_impossible_lengths_are_refused(shape: tuple[int, int]) -> None:
     assert refusal(EIGHT_B, "h200", lengths=[shape]).field == "lengths"
 
 
@@ -353,7 +353,7 @@ def test_unknown_names_are_refused() -> None:
     assert refusal("llama-9", "h100").field == "model"
 
 
-# What is allowed with a warning.
+# Plans with warnings.
 
 
 @pytest.mark.parametrize(
@@ -366,20 +366,20 @@ def test_unknown_names_are_refused() -> None:
         ("b200", "w4a8-awq", "fp8"),
     ],
 )
-def test_the_unverified_is_allowed_and_said(gpu: str, form: str, kv_cache: str) -> None:
-    """Whatever the facts leave open is planned, with a warning that begins so."""
+def test_an_unverified_format_is_planned_with_a_warning(gpu: str, form: str, kv_cache: str) -> None:
+    """Every format of unknown support is planned with such a warning."""
     made = plan(EIGHT_B, gpu, form, kv_cache)
 
     assert warnings(made)[0].startswith(f"unverified: {form} weights on SM {made.gpu.sm}: ")
 
 
-def test_an_unverified_kv_cache_is_said_too() -> None:
+def test_an_unverified_kv_cache_has_a_warning() -> None:
     made = plan(EIGHT_B, "rtx-pro-6000", "bf16", "int8", paged_context=False)
 
     assert [w for w in warnings(made) if w.startswith("unverified: int8 KV cache on SM 120")]
 
 
-def test_a_plan_says_what_to_expect() -> None:
+def test_a_plan_has_the_expected_speed() -> None:
     """40 to 65 % of the ceiling, as published runs reach: H100 in FP8 made 28,312, 15,220, 9,305, 3,459."""
     published = {(128, 128): 28_312, (1000, 1000): 15_220, (2048, 2048): 9_305, (5000, 500): 3_459}
 
@@ -393,8 +393,8 @@ def test_a_plan_says_what_to_expect() -> None:
 
 
 @pytest.mark.parametrize("tp", [1, 2])
-def test_a_plan_says_how_many_gpus_a_target_needs(tp: int) -> None:
-    """Whole engines, each on its GPUs; fewest if they are fast, most if they are slow."""
+def test_a_plan_has_the_gpus_for_a_target(tp: int) -> None:
+    """It counts whole engines with their GPUs, from the fewest for fast ones to the most for slow ones."""
     made = plan(EIGHT_B, "h100", tp=tp, lengths=[(1000, 1000)], target_tokens_per_second=100_000)
     [capacity] = made.capacity
     assert capacity.gpus_for_target is not None
@@ -407,7 +407,7 @@ def test_a_plan_says_how_many_gpus_a_target_needs(tp: int) -> None:
     assert refusal(EIGHT_B, "h100", target_tokens_per_second=0).field == "target_tokens_per_second"
 
 
-def test_surprises_are_said() -> None:
+def test_surprising_choices_have_warnings() -> None:
     """Two GPUs, one matrix, unchunked prompts, calibration on the CPU."""
     assert "load balancer" in warnings(plan(EIGHT_B, "h100", tp=2))[-1]
     assert "counted with two" in warnings(plan(replace(LLAMA_3_1_8B, tied_embeddings=True), "l4"))[-1]
@@ -417,7 +417,7 @@ def test_surprises_are_said() -> None:
 
 
 def attempt(*arguments: Any, **more: Any) -> Plan | str:
-    """Plan; a refusal is its reason."""
+    """Make a plan. Return it, or the reason of the error."""
     try:
         return plan(*arguments, **more)
     except PlanRefused as refused:
@@ -427,7 +427,7 @@ def attempt(*arguments: Any, **more: Any) -> Plan | str:
 @pytest.mark.parametrize("gpu", ["a100-80", "a10", "l4", "h100", "b200", "rtx-pro-6000"])
 @pytest.mark.parametrize("paged_context", [True, False])
 def test_every_combination_is_planned_or_refused(gpu: str, paged_context: bool) -> None:
-    """Nothing else happens, whatever formats and numbers of GPUs are put together."""
+    """No combination of formats and numbers of GPUs causes another exception."""
     results = [
         attempt(EIGHT_B, gpu, form, kv_cache, tp, paged_context=paged_context)
         for form, kv_cache, tp in product(FORMATS, KV_BYTES, (1, 2, 8))

@@ -1,4 +1,4 @@
-"""`lodestream engine plan`, as a process and in this one."""
+"""`lodestream engine plan`, in a new process and in this one."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("gpu", ["h200", "l4", "a10", "b200"])
 def test_the_report_is_the_golden_one(gpu: str) -> None:
-    """Made by `COLUMNS=80 lodestream engine plan --gpu GPU`; a change has to be meant."""
+    """The file is `COLUMNS=80 lodestream engine plan --gpu GPU`, and may change only on purpose."""
     done = run("--gpu", gpu)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (GOLDEN / f"{gpu}.txt").read_text(encoding="utf-8")
 
 
-def test_json_is_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    """What comes out makes the same plan again."""
+def test_json_contains_the_whole_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    """The document gives the same plan again."""
     flags = ["--quantization", "int8-wo", "--target-tokens-per-second", "9000"]
     flags += ["--kv-cache", "int8", "--no-paged-context", "--max-batch-size", "32", "--max-seq-len", "4096"]
     more = [
@@ -74,7 +74,7 @@ def test_json_is_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_checkpoint_and_an_output_are_put_into_the_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The directories that were given, and the checkpoint's own quantisation."""
+    """The commands have the given directories and the checkpoint's quantisation."""
     model = str(write(tmp_path / "Llama-FP8", LLAMA, hf_quant_config=modelopt("FP8", "FP8")))
 
     assert main(["engine", "plan", "--gpu", "h100", "--model", model, "--output", "/e", "--json"]) == 0
@@ -120,22 +120,24 @@ def test_a_refusal_is_one_line(arguments: str, message: str, capsys: pytest.Capt
         assert message in output.err
 
 
-def test_a_key_of_a_checkpoint_is_named_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where no flag is wrong, no flag is named."""
+def test_an_error_of_a_checkpoint_names_the_key_and_no_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No flag is wrong, so none is named."""
     model = str(write(tmp_path, {**LLAMA, "architectures": ["GPT2LMHeadModel"]}))
 
     assert main(["engine", "plan", "--gpu", "h100", "--model", model]) == 2
     assert capsys.readouterr().err.startswith("lodestream: config.json: architectures GPT2LMHeadModel: only")
 
 
-def test_the_unverified_is_printed_as_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    """The plan stands; the warning is part of it."""
+def test_an_unverified_format_is_printed_as_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan is valid and has the warning."""
     assert main(["engine", "plan", "--gpu", "rtx-pro-6000"]) == 0
     assert "\nWarning: unverified: fp8 weights on SM 120: " in capsys.readouterr().out
 
 
 def test_a_pipe_gets_no_colours_and_an_old_encoding_no_blocks() -> None:
-    """What is not a terminal gets plain text; ASCII where that is all it takes."""
+    """Output to a pipe is plain text, and ASCII if the encoding supports no more."""
     done = run("--gpu", "l4", PYTHONUTF8="0", PYTHONIOENCODING="ascii", LC_ALL="C")
 
     assert done.returncode == 0
@@ -145,7 +147,7 @@ def test_a_pipe_gets_no_colours_and_an_old_encoding_no_blocks() -> None:
 
 
 def test_planning_loads_nothing_heavy() -> None:
-    """No engine, no server, no tensor library: it runs anywhere."""
+    """It imports no engine, server or tensor library."""
     script = (
         "import sys; before = set(sys.modules); from engines.planning.plan import plan; "
         "from engines.planning import document, report; made = plan('llama-3.1-8b', 'h100'); "

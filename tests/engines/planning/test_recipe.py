@@ -1,4 +1,4 @@
-"""Recipes: nothing that the tools do not know, and what NVIDIA suggests where it suggests something."""
+"""Recipes have only options that the tools know, and NVIDIA's suggestions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def attempt(**arguments: Any) -> Plan | None:
 
 
 def every_plan(gpu: str) -> list[Plan]:
-    """All that can be planned for a GPU."""
+    """All possible plans for a GPU."""
     plans = [
         attempt(
             gpu=gpu,
@@ -81,7 +81,7 @@ def checkpoints(directory: Path) -> Iterator[tuple[Path, str]]:
 
 
 def check(made: Plan) -> None:
-    """Every flag and every value of every command is one that the tool knows; every name of a program too."""
+    """Check that the tools know every flag and value of the commands and every name in the programs."""
     found = routes(made)
     assert {r.name for r in found} == {"trtllm-build", "llm-api"}
     assert found[0].obstacle is None
@@ -105,7 +105,7 @@ def check_command(command: Command) -> None:
 
 
 def check_program(text: str) -> None:
-    """Keywords of each call and names of each plugin setting stand in the tables; workers may import it."""
+    """Check that the tables have all keywords and plugin settings; workers can import the program."""
     tables = {
         "LLM": tools.LLM_ARGUMENTS,
         "BuildConfig": tools.BUILD_CONFIG,
@@ -128,8 +128,8 @@ def check_program(text: str) -> None:
 
 
 @pytest.mark.parametrize("gpu", ["a100-80", "a10", "l4", "h100", "b200", "b300", "rtx-pro-6000"])
-def test_every_flag_is_one_that_the_tools_know(gpu: str) -> None:
-    """Over all formats, KV caches, numbers of GPUs, batches, with and without paged context."""
+def test_the_tools_know_every_flag(gpu: str) -> None:
+    """This covers all formats, KV caches, numbers of GPUs and batches, with and without paged context."""
     plans = every_plan(gpu)
 
     assert len(plans) >= 9
@@ -143,15 +143,15 @@ def test_plugins_take_dtypes_and_are_not_enabled() -> None:
         assert "enable" not in tools.BUILD[f"--{name}_plugin"]
 
 
-def test_every_flag_for_quantised_checkpoints_is_known_too(tmp_path: Path) -> None:
-    """From the hub in each way of quantising, and converted ones."""
+def test_the_tools_know_every_flag_for_quantised_checkpoints(tmp_path: Path) -> None:
+    """The checkpoints are from the hub in each quantization, and converted ones."""
     for directory, gpu in checkpoints(tmp_path):
         check(plan(directory, gpu))
 
 
 @pytest.mark.parametrize("gpu", [gpu.name for gpu in GPUS])
 def test_every_gpu_has_a_recipe(gpu: str) -> None:
-    """The default plan ends in an engine directory, whichever way."""
+    """The default plan ends in an engine directory by every route."""
     [first, *_] = routes(plan(EIGHT_B, gpu))
 
     assert first.name == "trtllm-build"
@@ -173,10 +173,10 @@ def test_every_gpu_has_a_recipe(gpu: str) -> None:
         ("h100", "fp8-rowwise", "bf16", "convert", {"--use_fp8_rowwise": ""}),
     ],
 )
-def test_the_first_step_makes_the_format(
+def test_the_first_step_creates_the_format(
     gpu: str, form: str, kv_cache: str, stage: str, expected: dict[str, str]
 ) -> None:
-    """Conversion where no calibration is needed, else quantisation."""
+    """It is a conversion if no calibration is needed, else a quantisation."""
     first, last = route(plan(EIGHT_B, gpu, form, kv_cache), "trtllm-build").commands
 
     assert (first.stage, last.stage) == (stage, "build")
@@ -185,8 +185,8 @@ def test_the_first_step_makes_the_format(
     assert flags_of(last)["--checkpoint_dir"] == flags_of(first)["--output_dir"] == "checkpoint"
 
 
-def test_a_quantised_cache_alone_is_quantised_too() -> None:
-    """An INT8 KV cache is calibrated by convert_checkpoint: quantize.py and the LLM API lose it."""
+def test_a_quantised_kv_cache_alone_needs_a_quantisation() -> None:
+    """convert_checkpoint calibrates an INT8 KV cache, which quantize.py and the LLM API ignore."""
     paths = Paths(calib_dataset="/d")
     for form, precision in (("bf16", None), ("int8-wo", "int8"), ("int4-wo", "int4")):
         made = plan(EIGHT_B, "a40", form, "int8", paged_context=False)
@@ -231,17 +231,17 @@ SUGGESTED = {
         ),
     ],
 )
-def test_the_build_is_the_suggested_one(
+def test_the_build_follows_nvidia_s_suggestions(
     gpu: str, arguments: dict[str, Any], expected: dict[str, str], excluded: list[str]
 ) -> None:
-    """The plugin settings that NVIDIA documents for the format; on SM 100 none that it lacks."""
+    """It has the plugin settings that NVIDIA documents for the format, except those that SM 100 lacks."""
     flags = flags_of(route(plan(EIGHT_B, gpu, **arguments), "trtllm-build").commands[-1])
 
     assert (SUGGESTED | expected).items() <= flags.items()
     assert not set(excluded) & set(flags)
 
 
-def test_without_paged_context_nothing_relies_on_it() -> None:
+def test_without_paged_context_dependent_features_are_off() -> None:
     """The builder gets the option, and the program loads the engine without KV reuse."""
     made = plan(EIGHT_B, "h100", paged_context=False)
     flags = flags_of(route(made, "trtllm-build").commands[-1])
@@ -250,7 +250,7 @@ def test_without_paged_context_nothing_relies_on_it() -> None:
     assert "KvCacheConfig(enable_block_reuse=False)" in str(route(made, "llm-api").program)
 
 
-def test_both_routes_build_the_same() -> None:
+def test_both_routes_build_the_same_engine() -> None:
     """Limits, plugins and split agree between the flags and the program."""
     made = plan(EIGHT_B, "h100", tp=2, max_batch_size=32, max_seq_len=4096, max_num_tokens=2048)
     flags = flags_of(route(made, "trtllm-build").commands[-1])
@@ -267,21 +267,21 @@ def test_both_routes_build_the_same() -> None:
 
 
 def test_the_llm_api_quantises_to_nvfp4() -> None:
-    """By modelopt, like FP8."""
+    """It uses modelopt, as for FP8."""
     assert "quant_algo=QuantAlgo.NVFP4" in str(route(plan(EIGHT_B, "b200", "nvfp4"), "llm-api").program)
 
 
 @pytest.mark.parametrize("form", ["fp8-rowwise", "int8-wo", "int4-wo"])
-def test_the_llm_api_says_what_it_does_not_quantise(form: str) -> None:
-    """Its flow has five formats; the other route has them all."""
+def test_the_llm_api_route_is_refused_for_unsupported_formats(form: str) -> None:
+    """The LLM API supports five formats, and the other route all."""
     first, second = routes(plan(EIGHT_B, "h100", form))
 
     assert (first.name, second.name) == ("trtllm-build", "llm-api")
     assert second.obstacle == f"the LLM API does not quantise to {form} by itself"
 
 
-def test_a_quantised_checkpoint_is_built_as_it_is(tmp_path: Path) -> None:
-    """Without quantising: modelopt's by the LLM API first, others by convert_checkpoint alone."""
+def test_a_quantised_checkpoint_is_built_without_quantising(tmp_path: Path) -> None:
+    """modelopt's checkpoints are built by the LLM API first, others only by convert_checkpoint."""
     found = {
         directory.name: routes(plan(directory, gpu))
         for directory, gpu in checkpoints(tmp_path)
@@ -304,7 +304,7 @@ def test_a_quantised_checkpoint_is_built_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_converted_checkpoint_is_only_compiled(tmp_path: Path) -> None:
-    """One step, on the checkpoint itself."""
+    """There is one step, with the checkpoint itself."""
     directory = write(tmp_path, CONVERTED)
     [command] = routes(plan(directory, "h100"))[0].commands
 
@@ -313,7 +313,7 @@ def test_a_converted_checkpoint_is_only_compiled(tmp_path: Path) -> None:
 
 
 def test_large_models_are_calibrated_where_they_fit() -> None:
-    """On one GPU, spread over several, or on the CPU."""
+    """The device is one GPU, several GPUs, or the CPU."""
     large = replace(LLAMA_3_1_8B, hidden_size=8192, layers=80, heads=64, intermediate_size=28_672)
 
     def device(gpu: str, tp: int) -> dict[str, str]:
@@ -330,8 +330,8 @@ def test_large_models_are_calibrated_where_they_fit() -> None:
     )
 
 
-def test_paths_are_put_where_they_belong() -> None:
-    """Directories, the timing cache (read only when it is there), and the calibration data."""
+def test_commands_have_the_given_paths() -> None:
+    """The paths are directories, the timing cache (read only if it exists), and the calibration data."""
     paths = Paths("/m", "/c", "/e", "/x", "/p.py", "/t", has_timing_cache=True, calib_dataset="/d")
     made = plan(EIGHT_B, "h100")
     quantize, build = route(made, "trtllm-build", paths).commands

@@ -1,4 +1,4 @@
-"""What people see: the bar at any width, tables, colours only where they are expected."""
+"""The printed report: the bar at any width, tables, and colours only on terminals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EIGHT_B = "llama-3.1-8b"
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     encoding = "utf-8"
 
@@ -30,7 +30,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("width", [20, 33, 47, 80, 100])
 @pytest.mark.parametrize("gpu", ["l4", "h200"])
 def test_the_bar_is_as_wide_as_the_canvas(gpu: str, width: int) -> None:
-    """To the cell, and so is nothing below it wider."""
+    """The width is exact, and no other line is wider."""
     bar, *legend = memory_bar(plan(EIGHT_B, gpu).memory, Canvas(width)).splitlines()
 
     assert len(bar) == width
@@ -47,7 +47,7 @@ def test_the_bar_is_to_scale() -> None:
 
 
 def test_the_legend_names_the_parts_with_their_sizes() -> None:
-    """In the bar's order, each with its mark."""
+    """The parts have the bar's order and marks."""
     bar = memory_bar(plan(EIGHT_B, "l4").memory, Canvas(100))
 
     assert bar.splitlines()[1:] == [
@@ -55,15 +55,15 @@ def test_the_legend_names_the_parts_with_their_sizes() -> None:
     ]
 
 
-def test_other_encodings_get_plain_characters() -> None:
-    """Nothing beyond ASCII, and still four different marks."""
+def test_without_unicode_the_bar_is_ascii() -> None:
+    """It has only ASCII characters, with four different marks."""
     bar = memory_bar(plan(EIGHT_B, "l4").memory, Canvas(60, has_unicode=False))
 
     assert bar.isascii()
     assert re.fullmatch(r"#+=+:+\.+", bar.splitlines()[0])
 
 
-def test_colours_change_nothing_else() -> None:
+def test_colours_do_not_change_the_text() -> None:
     """Without the escape sequences the text is the same."""
     memory = plan(EIGHT_B, "l4").memory
     colored = memory_bar(memory, Canvas(80, has_color=True))
@@ -76,8 +76,8 @@ def test_colours_change_nothing_else() -> None:
     st.lists(st.integers(0, 10**12), min_size=4, max_size=4).filter(lambda sizes: sum(sizes) > 0),
     st.integers(20, 200),
 )
-def test_cells_are_shared_out_completely(sizes: list[int], cells: int) -> None:
-    """They add up; whoever has any size has a cell, and nobody is far from his due."""
+def test_all_cells_of_the_bar_are_used(sizes: list[int], cells: int) -> None:
+    """They add up, every part has at least one cell, and the shares are nearly exact."""
     shared = share_cells(sizes, cells)
 
     assert sum(shared) == cells
@@ -89,22 +89,24 @@ def test_cells_are_shared_out_completely(sizes: list[int], cells: int) -> None:
     ("environment", "has_color"),
     [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
 )
-def test_colours_are_for_terminals_that_want_them(environment: dict[str, str], has_color: bool) -> None:
-    """Not where NO_COLOR is set to anything, and never in a file."""
+def test_colours_are_only_for_terminals_without_no_color(
+    environment: dict[str, str], has_color: bool
+) -> None:
+    """NO_COLOR with any value turns them off, and files have none."""
     assert Canvas.of(Terminal(), environment).has_color is has_color
     assert Canvas.of(io.StringIO(), environment).has_color is False
 
 
 @pytest.mark.parametrize(("columns", "width"), [("5", 20), ("64", 64), ("300", 100)])
-def test_the_width_is_the_terminals(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
-    """Within what can be read."""
+def test_the_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
+    """It is limited to a readable range."""
     monkeypatch.setenv("COLUMNS", columns)
 
     assert Canvas.of(Terminal()).width == width
 
 
-def test_the_encoding_decides_about_blocks() -> None:
-    """A stream that cannot say block characters gets none."""
+def test_block_characters_need_a_unicode_encoding() -> None:
+    """A stream whose encoding lacks block characters gets none."""
     ascii_stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
 
     assert Canvas.of(Terminal()).has_unicode
@@ -112,14 +114,14 @@ def test_the_encoding_decides_about_blocks() -> None:
 
 
 def test_tables_are_aligned() -> None:
-    """Names to the left, numbers to the right, nothing at the end of a line."""
+    """Names are left-aligned and numbers right-aligned, and no line ends with a space."""
     assert table([("name", "n"), ("a", "1,000"), ("long name", "7")]) == (
         "name           n\na          1,000\nlong name      7"
     )
 
 
 def test_commands_can_be_pasted() -> None:
-    """A flag a line, with what a shell would change in quotes."""
+    """Each flag has its own line, and special characters of the shell are quoted."""
     command = Command("build", ("trtllm-build", "--output_dir", "my engine", "--dry_run"))
 
     assert wrap(command) == "trtllm-build \\\n      --output_dir 'my engine' \\\n      --dry_run"
@@ -135,7 +137,7 @@ def test_figures_for_two_gpus_are_per_gpu() -> None:
 
 
 def test_the_expected_speed_is_beside_the_upper_bound() -> None:
-    """And the GPUs that a target takes, where one is given."""
+    """The GPUs for a target are printed if there is one."""
     plain = report(plan(EIGHT_B, "h100"), Canvas())
     aimed = report(plan(EIGHT_B, "h100", target_tokens_per_second=50_000), Canvas())
 
@@ -147,8 +149,8 @@ def test_the_expected_speed_is_beside_the_upper_bound() -> None:
     assert re.search(r"^1,000 \+ 1,000 .* ms +3 to 5$", aimed, re.MULTILINE)
 
 
-def test_where_the_format_comes_from() -> None:
-    """Recommended, or chosen against the recommendation."""
+def test_the_report_has_the_origin_of_the_format() -> None:
+    """It is recommended, or chosen instead of the recommendation."""
     assert "weights fp8 (recommended), KV cache fp8, paged context on" in report(
         plan(EIGHT_B, "l4"), Canvas()
     )
@@ -156,7 +158,7 @@ def test_where_the_format_comes_from() -> None:
 
 
 def test_a_quantised_checkpoint_is_reported_as_such(tmp_path: Path) -> None:
-    """Its format is its own; the route that is closed says why."""
+    """The format is the checkpoint's own, and an impossible route has a reason."""
     text = report(plan(write(tmp_path, LLAMA, hf_quant_config=modelopt("FP8", "FP8")), "h100"), Canvas())
 
     assert "weights fp8 (the checkpoint's own)" in text
@@ -164,7 +166,7 @@ def test_a_quantised_checkpoint_is_reported_as_such(tmp_path: Path) -> None:
 
 
 def test_a_short_engine_has_no_table_of_requests() -> None:
-    """Where none of the usual lengths is allowed, the other tables stay."""
+    """If none of the usual lengths is allowed, only that table is left out."""
     text = report(plan(EIGHT_B, "l4", max_seq_len=100), Canvas())
 
     assert "Requests that fit" not in text

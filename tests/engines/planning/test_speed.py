@@ -1,4 +1,4 @@
-"""Bounds: right in the simple cases, and above everything that was ever measured."""
+"""Upper bounds of speed: exact in simple cases, and above all published measurements."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SHAPES = (
 
 @pytest.mark.parametrize("column", PUBLISHED)
 @pytest.mark.parametrize(("row", "shape"), list(enumerate(SHAPES)))
-def test_nothing_published_is_faster(column: str, row: int, shape: tuple[int, int]) -> None:
-    """And the bound is no fantasy: what was measured is a fifth of it at least."""
+def test_no_published_figure_is_above_the_bound(column: str, row: int, shape: tuple[int, int]) -> None:
+    """The bound is realistic, too: measurements reach at least a fifth of it."""
     gpu, form = column.split()[:2]
     measured = float(PUBLISHED[column].split()[row])
     kv_cache = "fp8" if form == "fp8" else "bf16"
@@ -48,15 +48,15 @@ def test_nothing_published_is_faster(column: str, row: int, shape: tuple[int, in
 
 
 def test_one_stream_reads_all_weights_for_each_token() -> None:
-    """Bandwidth over bytes: 3.35 TB/s, and all but the embedding of 16.06 GB."""
+    """The speed is bandwidth by bytes: 3.35 TB/s by 16.06 GB without the embedding."""
     bound = Roofline(LLAMA_3_1_8B, FORMATS["bf16"], "bf16", find_gpu("h100")).decode(1, 0)
 
     assert bound.limited_by == "memory"
     assert bound.tokens_per_second == pytest.approx(3.35e12 / (16_060_522_496 - 2 * 525_336_576 + 131_072))
 
 
-def test_long_prompts_are_a_matter_of_arithmetic() -> None:
-    """Peak over two operations a weight, where attention and output are small."""
+def test_long_prompts_are_limited_by_arithmetic() -> None:
+    """The speed is the peak by two operations a weight, if attention and output are small."""
     bound = Roofline(LLAMA_3_1_8B, FORMATS["fp8"], "fp8", find_gpu("h100")).prefill(512)
 
     assert bound.limited_by == "compute"
@@ -65,7 +65,7 @@ def test_long_prompts_are_a_matter_of_arithmetic() -> None:
 
 @pytest.mark.parametrize("form", ["bf16", "int4-awq", "fp8"])
 def test_batches_share_the_weights(form: str) -> None:
-    """More requests are faster together and slower each."""
+    """More requests have a higher total speed, and each is slower."""
     roof = Roofline(LLAMA_3_1_8B, FORMATS[form], "bf16", find_gpu("l40s"))
     together = [roof.decode(batch, 500).tokens_per_second for batch in (1, 2, 8, 32, 128)]
     each = [speed / batch for speed, batch in zip(together, (1, 2, 8, 32, 128), strict=True)]
@@ -82,8 +82,8 @@ def test_more_context_is_slower() -> None:
     assert speeds == sorted(speeds, reverse=True)
 
 
-def test_weight_only_formats_save_bytes_and_no_arithmetic() -> None:
-    """INT4 AWQ decodes faster than 16 bits, and reads prompts no faster."""
+def test_weight_only_formats_save_bytes_but_no_arithmetic() -> None:
+    """INT4 AWQ decodes faster than 16 bits, but its prefill is not faster."""
     plain, awq = (
         Roofline(LLAMA_3_1_8B, FORMATS[form], "bf16", find_gpu("a10")) for form in ("bf16", "int4-awq")
     )
@@ -93,7 +93,7 @@ def test_weight_only_formats_save_bytes_and_no_arithmetic() -> None:
 
 
 def test_two_gpus_are_at_most_twice_as_fast() -> None:
-    """Embedding aside, which nobody reads whole."""
+    """The embedding does not count, since it is never read completely."""
     one, two = (Roofline(LLAMA_3_1_8B, FORMATS["bf16"], "bf16", find_gpu("h100"), tp) for tp in (1, 2))
 
     assert two.decode(8, 1000).tokens_per_second == pytest.approx(
@@ -102,8 +102,8 @@ def test_two_gpus_are_at_most_twice_as_fast() -> None:
     assert two.prefill(2048).tokens_per_second == pytest.approx(2 * one.prefill(2048).tokens_per_second)
 
 
-def test_a_short_prompt_waits_for_the_weights() -> None:
-    """The first token cannot come before they are read once; a long prompt takes its arithmetic."""
+def test_the_prefill_of_a_short_prompt_is_limited_by_bandwidth() -> None:
+    """All weights are read once before the first token; a long prompt is limited by arithmetic."""
     roof = Roofline(LLAMA_3_1_8B, FORMATS["bf16"], "bf16", find_gpu("h100"))
 
     assert roof.first_token_seconds(1) == pytest.approx(

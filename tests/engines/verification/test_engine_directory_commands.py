@@ -15,21 +15,23 @@ from tests.engines.engine_dirs import write_engine, write_model, write_plain, wr
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever machine this is, it has none."""
+    """Simulate a machine without a GPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for name in ("CUDA_VERSION", "CUDA_HOME", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)
 
 
 class TestVerify:
-    def test_a_whole_engine_ends_with_0(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_verifying_an_intact_engine_exits_with_0(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(["engine", "verify", str(write_engine(tmp_path / "engine"))]) == 0
 
         lines = capsys.readouterr().out.splitlines()
         assert lines
         assert all(line.startswith("unchecked: ") for line in lines)
 
-    def test_a_damaged_one_ends_with_1_and_a_line(
+    def test_verifying_a_damaged_engine_exits_with_1_and_a_line(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         engine = write_engine(tmp_path / "engine")
@@ -39,10 +41,8 @@ class TestVerify:
         first = capsys.readouterr().out.splitlines()[0]
         assert first == "rank0.engine: is missing; it must be the engine's plan"
 
-    def test_everything_that_is_wrong_is_a_line_of_its_own(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Also where a command cannot go on: below the message."""
+    def test_every_error_has_its_own_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """This holds also for commands that stop: the errors are below the message."""
         engine = write_engine(tmp_path / "engine")
         document = json.loads((engine / "config.json").read_text())
         document |= {"version": None, "pretrained_config": {}}
@@ -57,7 +57,9 @@ class TestVerify:
         assert "  - version: is missing; it must be the TensorRT-LLM version, a string" in lines
         assert len(lines) - 1 == len(verified) > 5
 
-    def test_a_plain_one_ends_with_0(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_verifying_an_engine_without_manifest_exits_with_0(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(["engine", "verify", str(write_plain(tmp_path / "engine"))]) == 0
         assert "unchecked: files: found no manifest" in capsys.readouterr().out
 
@@ -70,7 +72,7 @@ class TestVerify:
         assert findings[0].keys() == {"field", "found", "expected", "severity"}
         assert findings[0]["field"] == "config.json"
 
-    def test_wrong_arguments_end_with_2(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_wrong_arguments_exit_with_2(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["engine", "verify"]) == 2
         assert main(["engine", "verify", "x", "--fast"]) == 2
         assert capsys.readouterr().out == ""
@@ -84,7 +86,7 @@ class TestInspect:
         for row in ("TensorRT-LLM       1.2.1", "weights            FP8", "tokens a request   2048"):
             assert row in rows
 
-    def test_a_plain_engine_says_what_is_unknown(
+    def test_an_engine_without_manifest_has_unknown_values(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["engine", "inspect", str(write_plain(tmp_path / "engine"))]) == 0
@@ -100,7 +102,7 @@ class TestInspect:
         assert document["config"]["limits"]["max_seq_len"] == 2048
         assert document["manifest"]["model_id"] == "tiny"
 
-    def test_what_is_no_engine_is_an_error_in_one_line(
+    def test_a_directory_without_engine_is_an_error_of_one_line(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["engine", "inspect", str(write_model(tmp_path / "model"))]) == 1
@@ -108,7 +110,7 @@ class TestInspect:
 
 
 class TestAdopt:
-    def test_a_plain_engine_gets_manifest_and_tokenizer(
+    def test_adopting_adds_manifest_and_tokenizer(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         engine, model = write_plain(tmp_path / "engine"), write_model(tmp_path / "Tiny-1B")
@@ -124,7 +126,9 @@ class TestAdopt:
         # The checkpoint's own config.json is not copied over the engine's.
         assert "pretrained_config" in json.loads((engine / "config.json").read_text())
 
-    def test_a_manifest_is_not_written_over(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_existing_manifest_is_not_overwritten(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         engine = write_engine(tmp_path / "engine")
         before = (engine / MANIFEST_FILE).read_bytes()
 
@@ -132,7 +136,9 @@ class TestAdopt:
         assert "has a manifest.json already" in capsys.readouterr().err
         assert (engine / MANIFEST_FILE).read_bytes() == before
 
-    def test_a_damaged_engine_gets_none(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_damaged_engine_is_not_adopted(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         engine = write_plain(tmp_path / "engine")
         (engine / "rank0.engine").write_bytes(b"")
 

@@ -1,4 +1,4 @@
-"""Verifying engine directories: every damage is named in a line, and whole ones are left alone."""
+"""Verification of engine directories: every damage is named in one line; intact engines have no findings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLUGINS = "build_config.plugin_config"
 
 @dataclass(frozen=True)
 class Damage:
-    """Something done to an engine, and the beginning of the line that names it."""
+    """A change of an engine, and the beginning of the line that names it."""
 
     name: str
     line: str
@@ -57,7 +57,7 @@ def manifest(dotted: str, value: object) -> Callable[[Path], None]:
 
 
 def unnoted(damage: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Do it to an engine without a manifest."""
+    """The damage to an engine without a manifest."""
 
     def do(directory: Path) -> None:
         (directory / "manifest.json").unlink()
@@ -89,7 +89,7 @@ def write(name: str, content: str) -> Callable[[Path], object]:
 
 
 def swap_tokenizer(directory: Path) -> None:
-    """One of the same size, with two tokens exchanged."""
+    """Exchange two tokens; the size stays the same."""
 
     def change(document: Any) -> None:
         vocabulary = document["model"]["vocab"]
@@ -432,14 +432,14 @@ DAMAGES = (
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Whole engines, by their number of ranks. Not to be changed."""
+    """Intact engines by their number of ranks, which tests must not change."""
     root = tmp_path_factory.mktemp("whole")
     return {n: write_engine(root / f"tp{n}", tp_size=n, gpus=(L4,) * n) for n in (1, 2)}
 
 
 @pytest.fixture
 def engine(engines: dict[int, Path], tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
+    """A copy of an engine that a test may damage."""
     return Path(shutil.copytree(engines[1], tmp_path / "engine"))
 
 
@@ -457,11 +457,11 @@ def test_a_damage_is_named_in_one_line(damage: Damage, engines: dict[int, Path],
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_nothing_is_found_where_nothing_is_wrong(engines: dict[int, Path], ranks: int) -> None:
+def test_an_intact_engine_has_no_findings(engines: dict[int, Path], ranks: int) -> None:
     assert verify(engines[ranks], runtime=machine(*[L4] * ranks)) == []
 
 
-def test_without_a_machine_nothing_of_it_is_asked(engines: dict[int, Path]) -> None:
+def test_without_a_machine_it_is_not_checked(engines: dict[int, Path]) -> None:
     assert verify(engines[1]) == []
 
 
@@ -475,7 +475,7 @@ def test_without_a_gpu_checks_of_the_gpu_are_unchecked(engines: dict[int, Path])
     ]
 
 
-def test_quick_reads_no_plan_but_measures_it(engine: Path) -> None:
+def test_quick_checks_the_size_of_plans_without_reading_them(engine: Path) -> None:
     flip_byte(engine)
     assert verify(engine, quick=True) == []
 
@@ -489,8 +489,8 @@ def test_quick_still_hashes_the_tokenizer(engine: Path) -> None:
     assert "tokenizer.json" in {f.field for f in verify(engine, quick=True)}
 
 
-def test_a_plain_directory_is_served_and_says_what_is_unchecked(tmp_path: Path) -> None:
-    """What `trtllm-build` writes by itself, with the tokenizer copied to it."""
+def test_a_directory_without_manifest_has_only_unchecked_findings(tmp_path: Path) -> None:
+    """The directory has the output of `trtllm-build` and a copied tokenizer."""
     directory = write_tokenizer(write_plain(tmp_path / "engine"))
 
     findings = verify(directory, runtime=machine(L4))
@@ -501,14 +501,14 @@ def test_a_plain_directory_is_served_and_says_what_is_unchecked(tmp_path: Path) 
     )
 
 
-def test_a_plain_directory_without_tokenizer_says_how_to_get_one(tmp_path: Path) -> None:
+def test_the_finding_of_a_missing_tokenizer_says_how_to_add_it(tmp_path: Path) -> None:
     (finding,) = [f for f in verify(write_plain(tmp_path / "engine")) if f.field == "tokenizer.json"]
 
     assert finding.severity == "warning"
     assert "engine adopt --checkpoint DIR" in finding.expected
 
 
-def test_a_plan_smaller_than_its_weights_shows_without_manifest(tmp_path: Path) -> None:
+def test_a_plan_smaller_than_its_weights_is_found_without_manifest(tmp_path: Path) -> None:
     directory = write_plain(tmp_path / "engine")
     (directory / "rank0.engine").write_bytes(b"x" * 1000)
 
@@ -517,7 +517,7 @@ def test_a_plan_smaller_than_its_weights_shows_without_manifest(tmp_path: Path) 
     assert (finding.found, finding.severity) == ("1000 bytes", "warning")
 
 
-def test_no_directory_is_a_finding(tmp_path: Path) -> None:
+def test_a_missing_directory_is_a_finding(tmp_path: Path) -> None:
     (finding,) = verify(tmp_path / "nothing")
 
     assert finding.severity == "error"
@@ -535,7 +535,7 @@ def test_errors_come_first(engine: Path) -> None:
 
 
 def test_every_changed_byte_of_the_config_is_found(engine: Path) -> None:
-    """Even a space more is another file."""
+    """Even an additional space is found."""
     path = engine / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()), indent=3))
 
@@ -552,7 +552,7 @@ ODD: tuple[Any, ...] = (None, True, 0, -1, 1.5, "", "x", "9" * 400, [], [None], 
 
 
 def places(document: Any) -> list[tuple[Any, Any]]:
-    """Every place of a document where a value stands: its container, and its key there."""
+    """Every value of a document, as its container and its key."""
     found: list[tuple[Any, Any]] = []
     items = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in items if isinstance(document, (dict, list)) else ():
@@ -564,8 +564,8 @@ def places(document: Any) -> list[tuple[Any, Any]]:
 @pytest.mark.parametrize(
     "file", ["config.json", "manifest.json", "tokenizer_config.json", "generation_config.json"]
 )
-def test_whatever_stands_in_a_file_there_are_findings_and_no_exception(engine: Path, file: str) -> None:
-    """Every value of the file in turn is replaced by some odd ones."""
+def test_any_value_in_a_file_gives_findings_and_no_exception(engine: Path, file: str) -> None:
+    """Each value of the file is replaced by several unusual ones."""
     text = (engine / file).read_text()
     for index in range(len(places(json.loads(text)))):
         for odd in (ODD[(3 * index + step) % len(ODD)] for step in range(3)):

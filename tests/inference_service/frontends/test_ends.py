@@ -1,4 +1,4 @@
-"""What happens to callers when a front, the engine or the engine's process ends."""
+"""The effect on callers when a frontend, the engine or the engine's process ends."""
 
 from __future__ import annotations
 

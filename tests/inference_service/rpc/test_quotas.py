@@ -39,7 +39,7 @@ def standing(metadata: Mapping[str, str], unit: str = "requests") -> list[str]:
 
 
 async def test_requests_refill_one_by_one() -> None:
-    """A refusal tells the time until the next one; `reset` is when the quota is whole again."""
+    """The error has the time until the next request; `reset` is the time until the quota is full."""
     now = 0.0
     quotas = Quotas(20, Counts(clock=lambda: now))
     metadata = [await quotas.count_request(caller()) for _ in range(20)]

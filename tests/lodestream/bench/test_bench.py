@@ -71,7 +71,7 @@ async def test_chat_and_whole_answers(tmp_path: Path) -> None:
             assert [(o.error, o.output_tokens) for o in result.outcomes] == [("", 8)] * 4
 
 
-async def test_latencies_are_those_of_the_engine(tmp_path: Path) -> None:
+async def test_latencies_equal_those_of_the_engine(tmp_path: Path) -> None:
     async with both_servers(tmp_path, simulated_decode_tps=50, simulated_prefill_tps=160) as (url, _):
         result = await run_load(make_target(url, OPTIONS), workload(), LoadPlan(concurrency=1, requests=3))
 
@@ -114,7 +114,9 @@ async def test_a_load_of_seconds_ends_and_counts_no_warm_up(tmp_path: Path) -> N
     assert all(outcome.due - result.began < 1.5 for outcome in result.outcomes)
 
 
-async def test_the_command_writes_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_command_writes_all_output_formats(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = {kind: tmp_path / f"report.{kind}" for kind in ("json", "csv", "html")}
     words = [word for kind, path in names.items() for word in (f"--{kind}", str(path))]
     async with both_servers(tmp_path) as (url, _):
@@ -158,7 +160,7 @@ async def test_two_servers_are_compared_in_turn(tmp_path: Path, capsys: pytest.C
     assert "95 % interval" in capsys.readouterr().out
 
 
-async def test_a_scenario_file_holds_options_and_flags_count_more(
+async def test_flags_override_the_options_of_a_scenario_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scenario = tmp_path / "scenario.toml"

@@ -39,7 +39,7 @@ def test_latencies_of_one_request() -> None:
     assert figures["request_latency_ms"]["mean"] == pytest.approx(2500)
 
 
-def test_a_late_load_client_counts_against_the_server_and_not_for_it() -> None:
+def test_latencies_start_when_a_request_is_due_even_if_the_client_is_late() -> None:
     late = Outcome(1.0, 1.4, 2.0, [2.0], output_tokens=1)
 
     assert summarize(result(late))["time_to_first_token_ms"]["p50"] == pytest.approx(1000)
@@ -89,7 +89,7 @@ def test_malformed_objectives_are_refused(text: str) -> None:
         Objective.parse(text)
 
 
-def test_a_busy_load_client_warns_of_itself() -> None:
+def test_a_busy_load_client_warns() -> None:
     busy = result(outcome(0, [1.0], 1))
     busy.cpu_share, busy.late_seconds = 0.93, [0.2] * 10
 

@@ -96,7 +96,7 @@ async def outcome_of(*parts: bytes, timeout: float = 5.0) -> Any:
         return outcome
 
 
-async def test_events_of_foreign_servers_are_read_however_they_are_cut() -> None:
+async def test_events_of_foreign_servers_are_parsed_at_any_cut() -> None:
     """Lines that end with CR LF, comments, names of events, pieces cut within an event."""
     usage = 'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":9}}\n\n'
     events = ": ping\n\nevent: x\n" + TEXT + TEXT.replace("\n", "\r\n") + usage + "data: [DONE]\n\n"
