@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from lodestream_common.errors import OperatorError, SettingError
+from lodestream_common.errors import OperatorError, SettingError, install_command
 from lodestream_common.ready import PARENT_PIPE, announce_failure
 
 OUR_PACKAGES = frozenset(
@@ -98,8 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if _is_ours(error):
             raise
-        from lodestream_common.installing import install_command
-
         return _complain(f"{error.name} is not installed; run: {install_command('all')}", 1)
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from lodestream_common.errors import OperatorError, SettingError
-from lodestream_common.installing import install_command
+from lodestream_common.errors import OperatorError, SettingError, install_command
 
 OFF = "off"
 """The value of `receipts_url` that switches receipts off."""

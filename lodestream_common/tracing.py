@@ -15,8 +15,7 @@ from urllib.parse import urlparse
 
 import structlog
 
-from lodestream_common.errors import OperatorError, SettingError
-from lodestream_common.installing import install_command
+from lodestream_common.errors import OperatorError, SettingError, install_command
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_service.models.files import ModelError, Progress, writing_to
-from lodestream_common.installing import install_command
+from lodestream_common.errors import install_command
 
 SCHEME = "hf://"
 SECONDS_TO_ANSWER = 4.0

@@ -17,8 +17,7 @@ from typing import Any
 
 import structlog
 
-from lodestream_common.errors import SettingError
-from lodestream_common.installing import install_command
+from lodestream_common.errors import SettingError, install_command
 
 _log = structlog.get_logger(__name__)
 

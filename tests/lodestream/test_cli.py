@@ -15,7 +15,7 @@ from inference_service.config import ServiceConfig
 from lodestream import settings
 from lodestream.cli import COMMANDS, main
 from lodestream.sources import settings_of
-from lodestream_common.installing import install_command
+from lodestream_common.errors import install_command
 from rest_bridge.config import BridgeConfig
 
 Lodestream = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from inference_service.backends.base import BackendStartError
-from lodestream_common.installing import install_command
+from lodestream_common.errors import install_command
 from lodestream_common.machine import usable_cores, usable_memory
 
 MAX_SLOTS = 256

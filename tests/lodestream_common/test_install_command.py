@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lodestream_common.installing import install_command
+from lodestream_common.errors import install_command
 
 # pip builds the package, and makes an environment for it.
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def test_the_advice_works_for_a_wheel(tmp_path: Path) -> None:
     site = next(path for path in sys.path if path.endswith("site-packages"))
     (next((tmp_path / "env" / "lib").glob("python*")) / "site-packages" / "more.pth").write_text(site + "\n")
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel))
-    script = "from lodestream_common.installing import install_command; print(install_command('embedded'))"
+    script = "from lodestream_common.errors import install_command; print(install_command('embedded'))"
     assert shlex.split(run(python, "-c", script))[-1] == f"{wheel}[embedded]"
     wheel.unlink()
     command = shlex.split(run(python, "-c", script))
