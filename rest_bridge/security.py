@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -128,6 +129,7 @@ class BrowserMiddleware:
         await self._app(scope, receive, send)
 
 
+@lru_cache(maxsize=256)
 def _is_loopback(name: str) -> bool:
     """Whether a name is a loopback address. Other names are not resolved."""
     try:

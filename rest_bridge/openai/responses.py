@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import orjson
@@ -211,9 +211,12 @@ def effective_parameters(report: Report) -> Json:
     return {"max_tokens": report.max_tokens, **_sampling(report.sampling)}
 
 
+_SAMPLING = tuple(field.name for field in fields(EffectiveSampling))
+
+
 def _sampling(sampling: EffectiveSampling) -> Json:
     biases = {str(token): bias for token, bias in sorted(sampling.logit_bias.items())}
-    return {**asdict(sampling), "logit_bias": biases}
+    return {**{name: getattr(sampling, name) for name in _SAMPLING}, "logit_bias": biases}
 
 
 def _ending(ending: Finished) -> Json:
