@@ -14,7 +14,7 @@ from inference_service.rpc.encode import joined_response, stream_response
 
 JOINED_EVENTS = "x-joined-events"
 """The metadata with which a caller accepts several events in one message, with the value 1."""
-_HOLD_SECONDS = 0.05
+_HOLD_SECONDS = 0.25
 """How long `Started` waits for the first output. A short answer then takes one message."""
 
 

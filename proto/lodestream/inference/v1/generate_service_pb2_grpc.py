@@ -101,7 +101,7 @@ class GenerateServiceServicer(object):
 
         Each message has one event, unless the caller sends the metadata `x-joined-events: 1` (optional; any other value is
         as if it were unset). Then a message may have several events that are ready at once: `event` and, after it,
-        `further`. `started` may then wait for the first output, at most 50 ms. The order of the events is the same.
+        `further`. `started` may then wait for the first output, at most 250 ms. The order of the events is the same.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
