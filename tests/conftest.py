@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -50,6 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("model")
         if item.path.parent.name in _SLOW:
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives as long as the process: all modules and all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def _needs_a_model(item: pytest.Function) -> bool:
