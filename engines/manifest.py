@@ -61,7 +61,7 @@ class Source(Document):
 
 
 class Software(Document):
-    """What the engine was built with; None where it is unknown."""
+    """The versions that the engine was built with; None if unknown."""
 
     tensorrt_llm: FilledText
     tensorrt: OptionalText

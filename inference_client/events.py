@@ -1,4 +1,4 @@
-"""What a generation returns: the events of a stream, and the whole answer that they add up to."""
+"""The results of a generation: the events of a stream, and the whole answer that they add up to."""
 
 from __future__ import annotations
 

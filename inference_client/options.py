@@ -1,4 +1,4 @@
-"""What a request contains: conversations, tools, constraints, and the keywords of a generation."""
+"""The parts of a request: conversations, tools, constraints, and the keywords of a generation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Tool:
     name: str
     """1 to 64 characters of [A-Za-z0-9_-]."""
     description: str = ""
-    """What the function does; the model reads it."""
+    """A description of the function, which the model reads."""
     parameters: JsonSchemaSource | None = None
     """JSON Schema of the arguments, which are an object. None: the function has no arguments."""
     strict: bool | None = None

@@ -77,7 +77,7 @@ class Container:
         expect(result.returncode == 0, f"the health check of {self.name} fails")
 
     def stop(self) -> None:
-        """Send SIGTERM to the server, as a container engine does, and see that it ends in good order."""
+        """Send SIGTERM to the server, as a container engine does, and check that it ends with status 0."""
         assert self._server is not None  # noqa: S101
         # buildah itself answers a signal by killing what it runs.
         os.kill(innermost(self._server.pid), signal.SIGTERM)
@@ -183,7 +183,7 @@ def innermost(pid: int) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on."""
+    """Free ports of the loopback interface."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(one.getsockname()[1]) for one in sockets]
     for one in sockets:

@@ -62,7 +62,7 @@ class Job:
     tokenizer: Path
     """Directory of the tokenizer's files: for Hugging Face checkpoints the same."""
     output: Path
-    """Where the engine directory appears, once it is finished and verified."""
+    """The path of the finished and verified engine directory."""
     examples: Path
     """The `examples` directory of TensorRT-LLM's source tree."""
     calib_dataset: str = Paths().calib_dataset

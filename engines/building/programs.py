@@ -23,7 +23,7 @@ _GRACE_SECONDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, and where."""
+    """A command with its working directory, log and environment."""
 
     stage: str
     argv: Sequence[str]

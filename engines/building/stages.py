@@ -33,7 +33,7 @@ class Stage:
 
     name: str
     about: str
-    """What it does, for people."""
+    """A description for people."""
     fingerprint: str
     """Of everything that its result depends on, the stages before included."""
     result: Path
@@ -97,22 +97,24 @@ def _tokenizer(job: Job, mark: str) -> Stage:
 
 
 def _golden(job: Job, mark: str) -> Stage:
-    program, asked, answered = (job.work / name for name in ("golden.py", "asked.json", "golden.json"))
+    program, questions_file, answers_file = (
+        job.work / name for name in ("golden.py", "questions.json", "golden.json")
+    )
 
     def prepare() -> None:
         source = Path(golden_program.__file__).read_text(encoding="utf-8")
         program.write_text(source, encoding="utf-8")
         stop_ids = read_tokenizer(job.engine).stop_ids
         questions = {"prompts": PROMPTS, "max_tokens": GOLDEN_TOKENS, "stop_ids": stop_ids}
-        asked.write_text(json.dumps(questions), encoding="utf-8")
+        questions_file.write_text(json.dumps(questions), encoding="utf-8")
 
     return Stage(
         name="golden",
         about=f"load the engine and keep its answers to {len(PROMPTS)} prompts",
         fingerprint=mark,
-        result=answered,
-        clears=answered,
-        argv=("python3", *map(str, (program, job.engine, asked, answered))),
+        result=answers_file,
+        clears=answers_file,
+        argv=("python3", *map(str, (program, job.engine, questions_file, answers_file))),
         prepare=prepare,
     )
 

@@ -51,7 +51,7 @@ class InstalledGpu:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What was found; None and empty where there is nothing."""
+    """The detected values; None or empty if there is none."""
 
     tensorrt_llm: str | None = None
     tensorrt: str | None = None
@@ -138,7 +138,7 @@ def _gpu(row: list[str]) -> InstalledGpu:
 
 
 def _run(*command: str, seconds: float, **variables: str) -> str:
-    """What a program prints; nothing if it fails."""
+    """The output of a program; empty if it fails."""
     try:
         done = subprocess.run(  # noqa: S603  the command is ours
             command,

@@ -58,7 +58,7 @@ class ModelConfig:
     """The checkpoint's directory; None for the built-in model."""
     architecture: str
     dtype: Literal["bfloat16", "float16"]
-    """What stays unquantised is kept in this."""
+    """The type of weights that are not quantised."""
     vocab_size: int
     hidden_size: int
     layers: int

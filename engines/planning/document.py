@@ -42,7 +42,7 @@ class _RequestShape(BaseModel):
 
 
 class _ReadPlan(BaseModel):
-    """What is read of a document; the rest follows from it."""
+    """The part of a document that is read; the rest follows from it."""
 
     request: PlanRequest
     model: ModelConfig

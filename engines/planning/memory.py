@@ -18,7 +18,7 @@ _16_BITS = 2
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an engine is built for."""
+    """The limits that an engine is built for."""
 
     max_batch_size: int
     """Requests that run at once."""

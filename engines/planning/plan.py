@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def dtype(self) -> str:
-        """What stays unquantised is built in this."""
+        """The type of weights that are not quantised."""
         return {"bf16": "bfloat16", "fp16": "float16"}.get(self.form.name, self.model.dtype)
 
     @property

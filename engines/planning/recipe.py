@@ -17,7 +17,7 @@ from engines.planning.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where a build finds and puts its files."""
+    """The paths of a build's files."""
 
     model: str = "Llama-3.1-8B-Instruct"
     """Directory of the checkpoint to start from."""

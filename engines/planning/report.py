@@ -149,7 +149,7 @@ _NARROWEST = 20
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """What can be shown where the text goes."""
+    """The abilities of the output: its width, colours and characters."""
 
     width: int = 80
     """Columns, 20 to 100."""

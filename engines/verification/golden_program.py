@@ -1,7 +1,8 @@
-"""Runs a few prompts on a new engine with greedy decoding. Run as `golden.py ENGINE ASKED ANSWERED`.
+"""Runs a few prompts on a new engine with greedy decoding. Run as `golden.py ENGINE QUESTIONS ANSWERS`.
 
-ASKED is a JSON object of `prompts`, `max_tokens` and `stop_ids`; ANSWERED becomes a JSON array of `prompt`,
-`prompt_ids` and `ids`. TensorRT-LLM and the library `tokenizers`, which it brings along, have to be there.
+QUESTIONS is a JSON object of `prompts`, `max_tokens` and `stop_ids`; ANSWERS becomes a JSON array of
+`prompt`, `prompt_ids` and `ids`. TensorRT-LLM and the library `tokenizers`, which it brings along, have to be
+there.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 
-def main(directory: Path, asked: Path, answered: Path) -> None:
+def main(directory: Path, questions_file: Path, answers_file: Path) -> None:
     """Load, ask, write down, unload."""
-    questions = json.loads(asked.read_text(encoding="utf-8"))
+    questions = json.loads(questions_file.read_text(encoding="utf-8"))
     llm = load(directory)
     try:
         answers = asyncio.run(ask(llm, directory, questions))
     finally:
         llm.shutdown()
-    answered.write_text(json.dumps(answers), encoding="utf-8")
+    answers_file.write_text(json.dumps(answers), encoding="utf-8")
 
 
 def load(directory: Path) -> Any:

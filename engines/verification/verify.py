@@ -109,10 +109,10 @@ def _ask(directory: Path, manifest: Manifest) -> list[Golden]:
         "stop_ids": manifest.tokenizer.stop_ids if manifest.tokenizer else (),
     }
     with TemporaryDirectory() as scratch:
-        asked, answered = Path(scratch, "asked.json"), Path(scratch, "answered.json")
-        asked.write_text(json.dumps(questions), encoding="utf-8")
+        questions_file, answers_file = Path(scratch, "questions.json"), Path(scratch, "answers.json")
+        questions_file.write_text(json.dumps(questions), encoding="utf-8")
         done = subprocess.run(  # noqa: S603  the command is ours
-            ["python3", golden_program.__file__, directory.absolute(), asked, answered],  # noqa: S607
+            ["python3", golden_program.__file__, directory.absolute(), questions_file, answers_file],  # noqa: S607
             cwd=scratch,
             env={**os.environ, **writable_workspace(os.environ)},
             stdin=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ def _ask(directory: Path, manifest: Manifest) -> list[Golden]:
         )
         if done.returncode:
             raise _NoAnswersError(diagnose(done.stdout.decode("utf-8", "replace"), done.returncode).why)
-        answers = json.loads(answered.read_text(encoding="utf-8"))
+        answers = json.loads(answers_file.read_text(encoding="utf-8"))
     return [golden_answer(answer) for answer in answers]
 
 

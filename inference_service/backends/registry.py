@@ -12,7 +12,7 @@ from inference_service.config import ServiceConfig
 
 
 class ModelTokenizer(Protocol):
-    """What engines need of the model's tokenizer."""
+    """The part of the tokenizer that engines need."""
 
     @property
     def vocabulary_size(self) -> int: ...
@@ -29,7 +29,7 @@ class ModelTokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What an engine is loaded for."""
+    """The settings with which an engine is loaded."""
 
     slots: int | None
     """Requests that run at once; None: as many as a compiled engine was built for."""

@@ -125,7 +125,7 @@ class EngineStep:
 
 @dataclass(frozen=True, slots=True)
 class BackendDescription:
-    """What a started backend is and can do."""
+    """The description of a started backend and its abilities."""
 
     name: str
     """`llama_cpp`, `simulated`, `tensorrt_llm`."""

@@ -25,7 +25,7 @@ _CACHED = 256
 
 
 class ConstraintKind(Enum):
-    """What a constraint is written in."""
+    """The notation of a constraint."""
 
     JSON_OBJECT = "json_object"
     JSON_SCHEMA = "json_schema"

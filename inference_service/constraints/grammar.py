@@ -199,7 +199,7 @@ def make_grammar(
 
 
 class _Contents:
-    """What a rule is made of."""
+    """The body of a rule."""
 
     __slots__ = ("size", "terminals", "uses")
 

@@ -60,7 +60,7 @@ BOOLEAN = either("true", "false")
 
 
 class Whitespace(Enum):
-    """What may stand between the parts of a JSON text."""
+    """The white space that is allowed between the parts of a JSON text."""
 
     COMPACT = "compact"
     """At most one space, behind a colon or a comma."""

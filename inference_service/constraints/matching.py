@@ -56,7 +56,7 @@ class Expression:
         self.least = least
         """No text has fewer characters."""
         self.next: dict[str, Expression] = {}
-        """What is left behind each character that was read here."""
+        """The remaining expression after each character that was read here."""
         self.cuts: frozenset[int] | None = None
         """See `Expressions.cuts`."""
 
@@ -206,7 +206,7 @@ class Expressions:
                 yield start, following - 1
 
     def after(self, state: Expression, char: str) -> Expression:
-        """What is left of an expression behind a character."""
+        """The remaining expression after a character."""
         found = state.next.get(char)
         if found is None:
             found = state.next[char] = self._derive(state, char)

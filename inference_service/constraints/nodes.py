@@ -30,7 +30,7 @@ class Chars:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """What another rule says."""
+    """A reference to another rule."""
 
     name: str
 
@@ -268,7 +268,7 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def size_of(node: Node) -> int:
-    """What a node counts, without those inside it."""
+    """The size of a node, without the nodes inside it."""
     match node:
         case Literal(text):
             return len(text) + 1

@@ -57,7 +57,7 @@ _ALL_SPACES = chars(
     *("\t\r", "\x1c ", "\x85", "\xa0", "\u1680", "\u2000\u200a", "\u2028\u2029", "\u202f", "\u205f"),
     *("\u3000", "\ufeff"),
 )
-"""What Python or ECMAScript takes for white space."""
+"""The characters that Python or ECMAScript treats as white space."""
 _DOT = inverted([(0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)])
 _CLASSES = {
     "d": _DIGITS,

@@ -21,13 +21,13 @@ class CallableTool:
     """A tool that an answer may call."""
 
     opening: str
-    """What stands before the arguments of a call, with the tool's name in it."""
+    """The text before the arguments of a call, with the tool's name."""
     parameters: Mapping[str, Any] | None
     """JSON schema of the arguments, an object; None: there are none."""
     strict: bool
     """Whether a keyword that cannot be enforced is an error. Otherwise it is left out, and named."""
     path: str
-    """Where the schema stands in the request."""
+    """The path of the schema in the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class CallList:
     """How calls follow each other."""
 
     closing: str
-    """What stands behind the arguments of a call."""
+    """The text after the arguments of a call."""
     separator: str
     max_calls: int
 

@@ -49,7 +49,7 @@ def _tasks() -> set[asyncio.Task[Any] | None]:
 
 
 @pytest.fixture(autouse=True)
-async def no_task_is_left_over(running: Running) -> AsyncIterator[None]:
+async def no_task_is_left(running: Running) -> AsyncIterator[None]:
     """Check that cancelled calls end on both sides and leave no task."""
     yield
     await eventually(lambda: running.service.running == 0)
@@ -250,7 +250,7 @@ async def test_closing_a_sync_client_ends_its_calls(running: Running) -> None:
         client.generate(model="m", prompt="p")
 
 
-async def test_no_thread_is_left_over(running: Running) -> None:
+async def test_no_thread_is_left(running: Running) -> None:
     before = threading.active_count()
 
     def use() -> None:

@@ -63,7 +63,7 @@ async def test_a_ready_message_brings_its_own_key_id_and_metadata(
     assert (seen.metadata["traceparent"], seen.metadata["blob-bin"]) == ("00-1-2-01", b"\x00")
 
 
-async def test_the_clients_key_goes_with_every_call(make_caller: Any, running: Any) -> None:
+async def test_the_clients_key_is_sent_with_every_call(make_caller: Any, running: Any) -> None:
     caller = make_caller(running.target, api_key="pg_ours")
     await caller.call("generate", model="m", prompt="p")
     await caller.events(model="m", prompt="p")

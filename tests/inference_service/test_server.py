@@ -254,7 +254,7 @@ async def test_a_disconnect_with_unread_messages_is_a_cancellation(
     assert caplog.records == []
 
 
-async def test_a_slow_caller_keeps_its_stream() -> None:
+async def test_the_stream_of_a_slow_caller_continues() -> None:
     async with (
         running_service(stall_timeout=1.0) as service,
         connect(service.address, *SMALL_WINDOW) as channel,

@@ -266,7 +266,7 @@ def test_the_rules_are_rules(environment: dict[str, str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("line", sorted({line.split(" #")[0].strip() for line in INSTALLS}))
-def test_what_is_to_be_installed_can_be(line: str, environment: dict[str, str]) -> None:
+def test_the_install_commands_work(line: str, environment: dict[str, str]) -> None:
     """This checkout, and packages that the tests have from the lock; pip tries it without doing it."""
     run(["bash", "-ec", line], environment, ROOT)
 

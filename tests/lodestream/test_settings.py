@@ -54,8 +54,8 @@ def test_a_deeply_nested_file_is_no_toml(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["LODESTREAM_API_KEY", "LODESTREAM_URL", "LODESTREAM_TARGET"])
-def test_what_callers_set_stops_no_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller and a server share a shell: what the examples and the client read is no unknown setting."""
+def test_variables_of_callers_are_no_unknown_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers and servers share a shell, so servers accept the variables of the client and the examples."""
     monkeypatch.setenv(name, "pg_of_a_caller")
 
     assert _load().queue_limit == 256
@@ -216,7 +216,7 @@ MALFORMED: Sequence[Wrong] = [
 
 
 @pytest.mark.parametrize("wrong", [*UNKNOWN, *MALFORMED], ids=lambda wrong: wrong.named[0])
-def test_what_is_unknown_or_malformed_is_one_line_that_names_it(
+def test_an_unknown_or_invalid_setting_is_an_error_of_one_line(
     wrong: Wrong, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit status 2, and one line on stderr with the name, its source, and what was meant or accepted."""
@@ -238,7 +238,7 @@ def test_what_is_unknown_or_malformed_is_one_line_that_names_it(
 def test_every_command_refuses_unknown_variables(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A slip in the environment is found by whatever command comes first."""
+    """Every command finds a misspelled variable."""
     monkeypatch.setenv("LODESTREAM_HTTP_ADRESS", "x")
 
     assert main(command.split()) == 2

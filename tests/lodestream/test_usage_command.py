@@ -114,7 +114,7 @@ def test_csv_and_json_by_day_and_model_within_a_time(lodestream: Lodestream, dat
         (("--receipts-url", "mysql://x"), 2, "receipts_url: has to be a path"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(
+def test_an_unreadable_database_is_an_error_of_one_line(
     lodestream: Lodestream, arguments: tuple[str, ...], status: int, words: str
 ) -> None:
     found = lodestream("usage", *arguments)

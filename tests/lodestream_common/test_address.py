@@ -52,7 +52,7 @@ def test_unix_url_and_unix_path_are_one_place() -> None:
         *("h:1 ", "h:１"),
     ],
 )
-def test_what_is_no_address_is_refused_by_the_name_of_its_setting(text: str) -> None:
+def test_an_invalid_address_is_refused_by_the_name_of_its_setting(text: str) -> None:
     """Anything else raises SettingError, which begins with the setting."""
     with pytest.raises(SettingError, match=r"^--http-address: "):
         parse_address(text, "--http-address")
@@ -110,7 +110,7 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
 def test_a_taken_port_is_noticed_beforehand(host: str) -> None:
-    """By whatever name; a free one is left as free as it was."""
+    """This holds for every name of the host, and the check does not occupy a free port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OperatorError, match="another program listens there"):

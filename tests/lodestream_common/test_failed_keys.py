@@ -15,14 +15,14 @@ class Clock:
         return self.now
 
 
-def test_a_few_failures_cost_nothing_and_more_wait_for_their_turn() -> None:
+def test_a_few_failures_are_free_and_further_ones_are_delayed() -> None:
     failed = FailedKeys(Clock())
 
     assert [failed.delay("10.0.0.1") for _ in range(14)] == [0] * 5 + [1, 2, 3, 4, 5, 5, 5, 5, 5]
     assert failed.delay("10.0.0.2") == 0
 
 
-def test_two_failures_a_second_are_slowed_down_and_one_is_not() -> None:
+def test_two_failures_a_second_are_delayed_and_one_is_not() -> None:
     for pace, slowed in ((0.5, True), (1.0, False)):
         clock = Clock()
         failed = FailedKeys(clock)
@@ -34,7 +34,7 @@ def test_two_failures_a_second_are_slowed_down_and_one_is_not() -> None:
         assert any(delays) is slowed
 
 
-def test_what_was_waited_for_is_forgiven() -> None:
+def test_failed_keys_are_forgotten_after_the_wait() -> None:
     clock = Clock()
     failed = FailedKeys(clock)
     for _ in range(100):

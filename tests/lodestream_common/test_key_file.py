@@ -152,7 +152,7 @@ def _entry(**changes: object) -> dict[str, object]:
         '{"version": 1' + "0" * 10_000 + ', "keys": []}',
     ],
 )
-def test_a_damaged_file_is_named_and_left_alone(path: Path, content: str) -> None:
+def test_a_damaged_file_is_named_and_not_changed(path: Path, content: str) -> None:
     """Whatever is no key file is an error that names it, for readers and writers, and is not overwritten."""
     path.parent.mkdir()
     raw = content.encode("utf-8", "surrogateescape")
@@ -255,7 +255,7 @@ def test_malformed_settings_are_refused(path: Path, settings: dict[str, Any], pr
     assert not path.exists()
 
 
-def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """A directory that cannot be made is an error that names the file."""
     (tmp_path / "blocked").write_text("a file")
 

@@ -42,7 +42,7 @@ def test_without_a_key_file_no_key_is_required(file: KeyFile) -> None:
 
 
 def test_a_key_is_recognised_and_others_are_not(file: KeyFile) -> None:
-    """Only the whole token is the key; anything else, whatever it holds, is None."""
+    """Only the complete token is recognised; any other text gives None."""
     key, token = file.create("alice", Level.READ_ONLY)
     file.create("bob")
     ring = Keyring(file.path)

@@ -55,7 +55,7 @@ def logged(tmp_path: Path) -> Logged:
 
 
 def test_a_line_is_one_json_object(logged: Logged) -> None:
-    """It says when (UTC), how severe, which server, what, and carries its fields."""
+    """It has time (UTC), level, server, event, and the fields."""
     [line] = logged('log.info("request", tokens=3, text="a\\nb \\ud800 é")')
     entry = json.loads(line)
 
@@ -91,8 +91,8 @@ def test_a_level_leaves_out_what_is_below_it(logged: Logged, level: str, seen: i
     assert len(logged('log.debug("d"); log.info("i"); log.warning("w"); log.error("e")', level)) == seen
 
 
-def test_libraries_speak_in_the_same_form(logged: Logged) -> None:
-    """Standard loggers and warnings end up as the same JSON; chatter below a warning does not."""
+def test_log_lines_of_libraries_have_the_same_form(logged: Logged) -> None:
+    """Standard loggers and warnings become the same JSON; their lines below a warning are dropped."""
     lines = logged("""
         logging.getLogger("uvicorn.error").warning("slow %s", "reader")
         logging.getLogger("grpc").error("broken")
@@ -135,7 +135,7 @@ def test_an_exception_comes_with_its_traceback(logged: Logged, style: str) -> No
 
 @pytest.mark.parametrize("style", ["json", "console"])
 def test_no_key_is_ever_written(logged: Logged, style: str) -> None:
-    """Wherever a key hides, in fields, messages, nested values, tracebacks, library lines: it is cut."""
+    """Keys in fields, messages, nested values, tracebacks and lines of libraries are redacted."""
     text = "\n".join(
         logged(
             """

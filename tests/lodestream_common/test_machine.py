@@ -60,7 +60,7 @@ def _a_large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0::/", {f"{V2}/cpu.max": "nonsense"}, 64),
     ],
 )
-def test_cores_are_those_that_the_quota_pays_for(
+def test_the_number_of_cores_follows_the_quota(
     membership: str, files: dict[str, str], cores: int, tmp_path: Path
 ) -> None:
     assert usable_cores(tree(tmp_path, membership, files)) == cores
@@ -97,13 +97,13 @@ def test_cores_are_those_that_the_quota_pays_for(
         ("", {}, 256 * GIB),
     ],
 )
-def test_memory_is_what_the_groups_leave(
+def test_free_memory_is_that_of_the_tightest_group(
     membership: str, files: dict[str, str], left: int, tmp_path: Path
 ) -> None:
     assert usable_memory(tree(tmp_path, membership, files)) == left
 
 
-def test_the_cpuset_counts() -> None:
+def test_the_number_of_cores_follows_the_cpuset() -> None:
     """A process that may run on one core computes with one thread."""
     script = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"

@@ -66,7 +66,7 @@ def test_a_window_ends_after_a_tenth_of_a_second() -> None:
     ]
 
 
-def test_a_busy_thread_makes_the_interval_grow_up_to_the_largest() -> None:
+def test_a_busy_thread_increases_the_interval_up_to_the_largest() -> None:
     busy = load_after(share=0.9)
     intervals = [0.0]
     while intervals[-1] < 0.25:
@@ -78,12 +78,12 @@ def test_a_busy_thread_makes_the_interval_grow_up_to_the_largest() -> None:
     assert len(intervals) < 25, "two and a half seconds at most"
 
 
-def test_a_full_loop_makes_the_interval_grow_faster() -> None:
+def test_a_full_loop_increases_the_interval_faster() -> None:
     assert next_interval(0.01, load_after(share=1.0), 0.25) == 0.02
     assert next_interval(0.01, load_after(share=0.9), 0.25) == 0.0125
 
 
-def test_a_late_loop_makes_the_interval_grow_though_its_thread_computes_little() -> None:
+def test_a_late_loop_increases_the_interval_even_with_little_cpu_time() -> None:
     assert next_interval(0.0, load_after(share=0.4, late=0.02), 0.25) > 0
 
 
@@ -109,7 +109,7 @@ def test_the_largest_interval_may_be_smaller_than_the_first() -> None:
     assert next_interval(0.0, load_after(share=0.9), 0.001) == 0.001
 
 
-async def test_a_pacer_follows_the_load_and_rests_when_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pacer_follows_the_load_and_stops_without_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     is_busy = True
     pacer = Pacer(0.25, load=LoadMeter(lambda: loop.time() if is_busy else 0.0))
@@ -157,7 +157,7 @@ async def test_a_pause_ends_by_itself() -> None:
     await asyncio.wait_for(Pause().wait(0.01), 5)
 
 
-async def test_an_end_cuts_a_pause_short_and_all_later_ones() -> None:
+async def test_an_end_interrupts_the_pause_and_skips_later_ones() -> None:
     pause = Pause()
     waiting = asyncio.create_task(pause.wait(1000))
     await asyncio.sleep(0)

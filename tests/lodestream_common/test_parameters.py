@@ -48,7 +48,7 @@ def test_the_comment_has_the_range_and_the_default(parameter: Parameter) -> None
         assert float(default[1]) == parameter.default
 
 
-def test_most_comments_are_compared() -> None:
+def test_most_comments_have_ranges() -> None:
     assert sum("ange [" in c or "ange (" in c for c in map(comment_of, NUMBERS)) >= 7
 
 

@@ -21,7 +21,9 @@ def test_an_announced_address_is_read_back(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nobody_asked_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_variable_no_ready_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the variable an announcement does nothing."""
     monkeypatch.delenv(READY_FILE, raising=False)
     monkeypatch.chdir(tmp_path)

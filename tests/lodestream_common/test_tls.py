@@ -32,7 +32,7 @@ def refusal(files: TlsFiles) -> str:
     return str(caught.value)
 
 
-def test_good_files_are_read(made: Certificates) -> None:
+def test_valid_files_are_read(made: Certificates) -> None:
     pem = files(made).read()
     assert b"CERTIFICATE" in (pem.certificate or b"")
     assert "PRIVATE" not in repr(pem)
@@ -56,7 +56,7 @@ def test_an_expired_certificate_is_refused(made: Certificates) -> None:
     assert "expired" in refusal(expired)
 
 
-def test_what_is_no_pem_is_refused(made: Certificates, tmp_path: Path) -> None:
+def test_a_file_that_is_no_pem_is_refused(made: Certificates, tmp_path: Path) -> None:
     good, text = files(made), tmp_path / "text"
     text.write_text("hello")
     assert refusal(TlsFiles(text, good.key, None, NAMES)).startswith("tls_certificate: ")
@@ -111,7 +111,7 @@ def test_broken_files_are_logged_once_and_the_old_ones_count(made: Certificates)
         ("192.0.2.1:1", True, False),
     ],
 )
-def test_plain_text_stays_on_this_machine(address: str, *, allowed: bool, refused: bool) -> None:
+def test_plain_text_is_allowed_only_on_loopback(address: str, *, allowed: bool, refused: bool) -> None:
     def check() -> None:
         check_plain_text(parse_address(address), allowed=allowed, setting="http_address", remedy="--tls-x")
 

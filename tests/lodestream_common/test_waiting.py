@@ -9,7 +9,7 @@ import pytest
 from lodestream_common.waiting import finishes_before
 
 
-async def test_work_that_is_done_first() -> None:
+async def test_work_that_ends_before_the_event() -> None:
     assert await finishes_before(asyncio.Event(), asyncio.sleep(0))
 
 

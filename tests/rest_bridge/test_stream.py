@@ -248,7 +248,7 @@ async def test_a_reader_that_does_not_read_slows_the_service(
     await eventually(lambda: service.running == 0)
 
 
-async def test_a_slow_reader_delays_nobody_else(bridge: RunningBridge, service: ScriptedService) -> None:
+async def test_a_slow_reader_does_not_delay_others(bridge: RunningBridge, service: ScriptedService) -> None:
     """A request of another caller on the same connection to the service is answered at once."""
 
     async def flood(request: Any, context: Any) -> AsyncIterator[Any]:

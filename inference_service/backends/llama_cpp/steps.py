@@ -225,7 +225,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextEncoder(Protocol):
-    """What the backend needs of the model's tokenizer."""
+    """The part of the tokenizer that the backend needs."""
 
     @property
     def vocabulary_size(self) -> int: ...

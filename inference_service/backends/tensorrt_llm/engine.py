@@ -36,7 +36,7 @@ STATISTICS_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ExpectedEngine:
-    """What the service needs of the engine."""
+    """The limits that the service expects of the engine."""
 
     context_length: int
     max_concurrency: int | None

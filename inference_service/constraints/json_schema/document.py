@@ -119,7 +119,7 @@ class Schema:
 
     @cached_property
     def reference(self) -> Schema:
-        """What its `$ref` leads to."""
+        """The target of its `$ref`."""
         return self._document.follow(self.keywords["$ref"], self)
 
     @cached_property

@@ -139,7 +139,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What one schema says of an object's members."""
+    """The demands of one schema on an object's members."""
 
     properties: dict[str, Atom]
     patterns: tuple[tuple[str, Atom], ...] = ()
@@ -148,7 +148,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """What one schema says of an array's elements, by position and behind these."""
+    """The demands of one schema on an array's elements: by position, and after these."""
 
     prefix: tuple[Atom, ...] = ()
     rest: Atom | None = None
@@ -173,7 +173,7 @@ class Facts:
     excluded: list[Any] = field(default_factory=list)
     number: NumberFacts = field(default_factory=NumberFacts)
     languages: list[Node] = field(default_factory=list)
-    """What strings belong to, all of them, before they are written as JSON."""
+    """The languages to which all strings must belong, before they are written as JSON."""
     length: Counts = field(default_factory=Counts)
     elements: list[Elements] = field(default_factory=list)
     element_count: Counts = field(default_factory=Counts)
@@ -186,9 +186,9 @@ class Facts:
     """Names that no member has."""
     member_count: Counts = field(default_factory=Counts)
     names: list[Atom] = field(default_factory=list)
-    """What names of members have to agree with."""
+    """The schemas that names of members must satisfy."""
     unsupported: list[tuple[str, ConstraintError]] = field(default_factory=list)
-    """What cannot be enforced, with the type that it matters for."""
+    """The keywords that cannot be enforced, with the type that they apply to."""
 
     def copy(self) -> Facts:
         """Copy them, for an alternative."""

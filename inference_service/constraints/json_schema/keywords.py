@@ -18,7 +18,7 @@ MAX_COUNT = 1_000_000_000
 
 
 class Role(Enum):
-    """What becomes of a keyword."""
+    """How the compiler treats a keyword."""
 
     ENFORCED = "enforced"
     ANNOTATION = "annotation"

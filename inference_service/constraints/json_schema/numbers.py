@@ -67,7 +67,7 @@ def number_node(facts: NumberFacts, excluded: Sequence[Any], builder: GrammarBui
 
 
 def _without(facts: NumberFacts, points: list[Fraction]) -> list[NumberFacts]:
-    """What lies between the points."""
+    """The numbers between the points."""
     ends = [None, *(Bound(point, is_exclusive=True) for point in points), None]
     parts = []
     for low, high in pairwise(ends):

@@ -192,7 +192,7 @@ class TestLogprobs:
     def test_invalid_bytes_are_reported(self) -> None:
         assert ids_of(steps_to(MOST, reported(EMOJI[:2] + b"a", 3))) == [*EMOJI[:2], 97]
 
-    def test_limit_inside_a_character_keeps_its_first_tokens_and_no_text(self) -> None:
+    def test_a_limit_inside_a_character_counts_its_first_tokens_without_text(self) -> None:
         """The engine continues until the character is complete."""
         steps = steps_to(2, reported(b"a", 1), reported("€".encode(), 4), End(LIMIT, 5))
 

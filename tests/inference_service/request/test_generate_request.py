@@ -232,7 +232,7 @@ def test_token_ids_as_the_prompt() -> None:
         ({"model": "m", "token_ids": pb.TokenIds()}, "token_ids.ids", "invalid_value"),
     ],
 )
-def test_what_is_required(fields: dict[str, Any], field: str, code: str) -> None:
+def test_required_fields(fields: dict[str, Any], field: str, code: str) -> None:
     found = violations(generate_pb.GenerateRequest(**fields))
 
     assert [(v.field, v.code) for v in found.values()] == [(field, code)]

@@ -392,7 +392,7 @@ async def test_without_history_no_deadline_is_refused_before_it_passes() -> None
         assert admission.waiting == 0
 
 
-async def test_where_a_permit_is_free_no_deadline_is_refused() -> None:
+async def test_with_a_free_permit_no_deadline_is_refused() -> None:
     learned = Learned(seconds=1000)
 
     async with permit(learned.admission, None, Deadline(time.monotonic() + 1)) as running:

@@ -123,7 +123,7 @@ def test_an_in_place_change_of_the_same_length_is_noticed(path: Path) -> None:
     assert soon(lambda: output(policy, "a robin") == "a ")
 
 
-def test_a_running_answer_keeps_its_rules(path: Path) -> None:
+def test_a_running_answer_is_filtered_by_the_rules_of_its_start(path: Path) -> None:
     policy = FilePolicy(write(path, *HERON), check_interval=0)
     screen = policy.output_filter("alice")
     assert screen is not None
