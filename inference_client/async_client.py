@@ -243,20 +243,23 @@ class AsyncClient:
     async def validate_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> Validation:
         """Like `validate`, for a request message; `api_key` replaces the key of the client."""
         call = self._defaults.call(**options)
-        return await self._call(
+        found = await self._call(
             lambda stubs: stubs.generate, build_validation(request), call, decode_validation
         )
+        return replace(found, rate_limits=call.rate_limits)
 
     async def list_models(self, **options: Unpack[CallOptions]) -> tuple[Model, ...]:
         """List the served models, under each of their names."""
         call = self._defaults.call(**options)
-        return await self._call(lambda stubs: stubs.list_models, ListModelsRequest(), call, decode_models)
+        models = await self._call(lambda stubs: stubs.list_models, ListModelsRequest(), call, decode_models)
+        return tuple(replace(model, rate_limits=call.rate_limits) for model in models)
 
     async def get_model(self, model: str, **options: Unpack[CallOptions]) -> Model:
         """Get one model by id or alias; `NotFoundError` has the names of the served models."""
         call = self._defaults.call(**options)
         request = GetModelRequest(model=model)
-        return await self._call(lambda stubs: stubs.get_model, request, call, decode_model)
+        found = await self._call(lambda stubs: stubs.get_model, request, call, decode_model)
+        return replace(found, rate_limits=call.rate_limits)
 
     async def get_usage(self, of_request: str, **options: Unpack[CallOptions]) -> UsageReceipt:
         """Get the receipt of a past request of the same key.
@@ -271,7 +274,8 @@ class AsyncClient:
         """
         call = self._defaults.call(**options)
         request = GetUsageRequest(request_id=of_request)
-        return await self._call(lambda stubs: stubs.get_usage, request, call, decode_usage)
+        found = await self._call(lambda stubs: stubs.get_usage, request, call, decode_usage)
+        return replace(found, rate_limits=call.rate_limits)
 
     async def count_tokens(
         self,
@@ -286,7 +290,8 @@ class AsyncClient:
         """Count the tokens of a prompt, as `generate` would; `CountOptions` has the keywords."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = build_count_request(model, options)
-        return await self._call(lambda stubs: stubs.count_tokens, request, call, decode_token_count)
+        found = await self._call(lambda stubs: stubs.count_tokens, request, call, decode_token_count)
+        return replace(found, rate_limits=call.rate_limits)
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> Health:
         """Get the state of one gRPC service, without retries; the empty name is the whole server.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from inference_client.events import Report, StopCause
 
@@ -34,6 +35,8 @@ class Model:
     root: str = ""
     """The model's own id, which differs from `id` if that is an alias; empty: the service does not report
     it."""
+    rate_limits: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The `x-ratelimit-` metadata of the reply: limit, remaining and reset of the key's quotas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class TokenCount:
     """The ids of the tokens."""
     ignored_parameters: tuple[str, ...] = ()
     """Fields of the request that had no effect, by path in the protocol."""
+    rate_limits: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The `x-ratelimit-` metadata of the reply: limit, remaining and reset of the key's quotas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ class Validation:
     """Length of the prompt, or of all prompts together, in tokens."""
     report: Report
     """The parameters that would be in effect."""
+    rate_limits: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The `x-ratelimit-` metadata of the reply: limit, remaining and reset of the key's quotas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +108,5 @@ class UsageReceipt:
     """Milliseconds from the first token to the last."""
     total_ms: float
     """Milliseconds from the start of the RPC to its end."""
+    rate_limits: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The `x-ratelimit-` metadata of the reply: limit, remaining and reset of the key's quotas."""

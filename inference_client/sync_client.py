@@ -222,20 +222,23 @@ class Client:
     def validate_request(self, request: GenerateRequest, **options: Unpack[CallOptions]) -> Validation:
         """Like `validate`, for a request message; `api_key` replaces the key of the client."""
         call = self._defaults.call(**options)
-        return self._call(
+        found = self._call(
             lambda stubs: stubs.generate.Generate, build_validation(request), call, decode_validation
         )
+        return replace(found, rate_limits=call.rate_limits)
 
     def list_models(self, **options: Unpack[CallOptions]) -> tuple[Model, ...]:
         """List the served models, under each of their names."""
         call = self._defaults.call(**options)
-        return self._call(lambda stubs: stubs.models.ListModels, ListModelsRequest(), call, decode_models)
+        models = self._call(lambda stubs: stubs.models.ListModels, ListModelsRequest(), call, decode_models)
+        return tuple(replace(model, rate_limits=call.rate_limits) for model in models)
 
     def get_model(self, model: str, **options: Unpack[CallOptions]) -> Model:
         """Get one model by id or alias; `NotFoundError` has the names of the served models."""
         call = self._defaults.call(**options)
         request = GetModelRequest(model=model)
-        return self._call(lambda stubs: stubs.models.GetModel, request, call, decode_model)
+        found = self._call(lambda stubs: stubs.models.GetModel, request, call, decode_model)
+        return replace(found, rate_limits=call.rate_limits)
 
     def get_usage(self, of_request: str, **options: Unpack[CallOptions]) -> UsageReceipt:
         """Get the receipt of a past request of the same key.
@@ -250,7 +253,8 @@ class Client:
         """
         call = self._defaults.call(**options)
         request = GetUsageRequest(request_id=of_request)
-        return self._call(lambda stubs: stubs.usage.GetUsage, request, call, decode_usage)
+        found = self._call(lambda stubs: stubs.usage.GetUsage, request, call, decode_usage)
+        return replace(found, rate_limits=call.rate_limits)
 
     def count_tokens(
         self,
@@ -265,7 +269,8 @@ class Client:
         """Count the tokens of a prompt, as `generate` would; `CountOptions` has the keywords."""
         call = self._defaults.call(api_key=api_key, request_id=request_id, timeout=timeout, metadata=metadata)
         request = build_count_request(model, options)
-        return self._call(lambda stubs: stubs.models.CountTokens, request, call, decode_token_count)
+        found = self._call(lambda stubs: stubs.models.CountTokens, request, call, decode_token_count)
+        return replace(found, rate_limits=call.rate_limits)
 
     def health(self, service: str = "", *, timeout: float | None = None) -> Health:
         """Get the state of one gRPC service, without retries; the empty name is the whole server.

@@ -153,7 +153,8 @@ class DescribedApp(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             for operation in _operations(document):
-                _correct_responses(operation["responses"], has_quotas="generation" in operation["tags"])
+                has_quotas = not _COUNTED.isdisjoint(operation["tags"])
+                _correct_responses(operation["responses"], has_quotas=has_quotas)
             _add_examples(document["paths"])
             components = document.setdefault("components", {})
             schemas = components.setdefault("schemas", {})
@@ -167,6 +168,8 @@ class DescribedApp(FastAPI):
         return self.openapi_schema
 
 
+_COUNTED = frozenset({"generation", "models", "usage"})
+"""Tags of the routes whose requests are counted."""
 _QUOTA_HEADERS = {
     f"x-ratelimit-{value}-{unit}": {"description": f"{text} {unit} a minute.", "schema": {"type": kind}}
     for unit in ("requests", "tokens")
@@ -194,7 +197,7 @@ def _correct_responses(responses: Extra, *, has_quotas: bool) -> None:
             "description": "The request's id in the logs.",
             "schema": {"type": "string"},
         }
-        if has_quotas and status in ("200", "429"):
+        if has_quotas and status != "401":
             headers |= _QUOTA_HEADERS
         if status in ("429", "503"):
             headers["retry-after"] = {

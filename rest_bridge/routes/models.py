@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -55,6 +56,7 @@ async def list_models(request: Request) -> Response:
     """List every name that requests may use for a model, aliases included."""
     context = admit(request, Level.READ_ONLY)
     models = await bridge_of(request).client.list_models(**context.rpc_options)
+    context.rate_limits = lambda: models[0].rate_limits if models else {}
     return json_response({"object": "list", "data": [_model(model) for model in models]})
 
 
@@ -69,7 +71,9 @@ async def retrieve_model(request: Request, model: str) -> Response:
     """Describe one model under the name in the path, its id or an alias."""
     context = admit(request, Level.READ_ONLY)
     context.model = model
-    return json_response(_model(await bridge_of(request).client.get_model(model, **context.rpc_options)))
+    found = await bridge_of(request).client.get_model(model, **context.rpc_options)
+    context.rate_limits = partial(dict, found.rate_limits)
+    return json_response(_model(found))
 
 
 def _model(model: inference_client.Model) -> Json:

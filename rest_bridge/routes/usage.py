@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -70,6 +71,7 @@ async def retrieve_usage(request: Request, request_id: str) -> Response:
     """Return the receipt of a past request of the same key; where an id was used twice, the newest one."""
     context = admit(request, Level.READ_ONLY)
     receipt = await bridge_of(request).client.get_usage(request_id, **context.rpc_options)
+    context.rate_limits = partial(dict, receipt.rate_limits)
     return json_response(_receipt(receipt))
 
 

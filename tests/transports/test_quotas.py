@@ -110,6 +110,44 @@ async def test_every_reply_has_the_remaining_requests(tmp_path: Path) -> None:
         assert spending.leaves(0, await by_grpc(alice))
 
 
+async def test_replies_about_models_and_usage_have_the_remaining_requests_too(tmp_path: Path) -> None:
+    settings = {"receipts_url": str(tmp_path / "receipts.db")}
+    async with limited(tmp_path, KeyLimits(requests_per_minute=20), **settings) as (servers, alice):
+        spending = Spending(20, "requests")
+        headers = {"authorization": f"Bearer {alice.key}"}
+        named = {**headers, "x-request-id": "answered"}
+        assert (await alice.http.post("/v1/completions", json=ASK, headers=named)).status_code == 200
+        replies: list[Mapping[str, str]] = [
+            (await alice.http.get(path, headers=headers)).headers
+            for path in (
+                *("/v1/models", f"/v1/models/{MODEL_ID}", "/v1/models/nobody"),
+                *("/v1/usage/answered", "/v1/usage/never"),
+            )
+        ]
+        client, key = alice.client, alice.key
+        replies += [
+            (await client.list_models(api_key=key))[0].rate_limits,
+            (await client.get_model(MODEL_ID, api_key=key)).rate_limits,
+            (await client.count_tokens(MODEL_ID, prompt="hello", api_key=key)).rate_limits,
+            (await client.validate_request(grpc_request(ASK), api_key=key)).rate_limits,
+            (await client.get_usage("answered", api_key=key)).rate_limits,
+        ]
+
+        def ask() -> list[Mapping[str, str]]:
+            with Client(servers.service.address, api_key=key, retries=0) as client:
+                return [
+                    client.list_models()[0].rate_limits,
+                    client.get_model(MODEL_ID).rate_limits,
+                    client.count_tokens(MODEL_ID, prompt="hello").rate_limits,
+                    client.validate(model=MODEL_ID, prompt="hello").rate_limits,
+                    client.get_usage("answered").rate_limits,
+                ]
+
+        replies += await asyncio.to_thread(ask)
+
+    assert all(spending.leaves(18 - i, reply) for i, reply in enumerate(replies))
+
+
 async def test_prompts_and_answers_are_charged(tmp_path: Path) -> None:
     """The prompt is charged before the reply and the answer after it; both transports share one quota."""
     async with limited(tmp_path, KeyLimits(tokens_per_minute=60)) as (_, alice):
