@@ -96,11 +96,17 @@ def test_log_lines_of_libraries_have_the_same_form(logged: Logged) -> None:
     lines = logged("""
         logging.getLogger("uvicorn.error").warning("slow %s", "reader")
         logging.getLogger("grpc").error("broken")
+        logging.getLogger("asyncio").error("a task's exception was never retrieved")
         logging.getLogger("httpx").info("chatter")
         warnings.warn("careful")
     """)
 
-    assert [json.loads(line)["logger"] for line in lines] == ["uvicorn.error", "grpc", "py.warnings"]
+    assert [json.loads(line)["logger"] for line in lines] == [
+        "uvicorn.error",
+        "grpc",
+        "asyncio",
+        "py.warnings",
+    ]
     assert json.loads(lines[0])["event"] == "slow reader"
 
 
