@@ -78,6 +78,18 @@ class Repeat(_Hashed):
     __hash__ = _Hashed.__hash__
 
 
+_QUANTIFIERS = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+
+
+def quantifier(least: int, most: int | None) -> str:
+    """Write the quantifier of a repetition, as regular expressions and EBNF have it."""
+    if (least, most) in _QUANTIFIERS:
+        return _QUANTIFIERS[least, most]
+    if most is None:
+        return f"{{{least},}}"
+    return f"{{{least}}}" if least == most else f"{{{least},{most}}}"
+
+
 @dataclass(frozen=True, slots=True)
 class Terminal(_Hashed):
     """A regular language that is read as one lexeme: no `Ref` inside.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,22 +66,7 @@ def cached_file(reference: HubReference, cache_dir: Path, progress: Progress) ->
         raise ModelError(f"hf:// models need more; run: {install_command('embedded')}") from None
 
     with writing_to(cache_dir):
-        try:
-            path = hf_hub_download(
-                reference.repository,
-                reference.file,
-                revision=reference.revision,
-                cache_dir=cache_dir / "hub",
-                tqdm_class=_bar(progress),
-            )
-        except ModelError:
-            raise
-        except Exception as error:
-            # The library does not catch the errors of the HTTP libraries that it uses.
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise ModelError(f"Cannot fetch {reference}: {_failure_reason(error)}") from error
-    return Path(path)
+        return _fetched(hf_hub_download, reference, progress, cache_dir=cache_dir / "hub")
 
 
 def fetch_pinned(reference: HubReference, sha256: str, directory: Path, progress: Progress) -> Path:
@@ -97,17 +83,37 @@ def fetch_pinned(reference: HubReference, sha256: str, directory: Path, progress
     found = _hash_on_hub(reference, progress)
     if found is not None and found != sha256:
         raise ModelError(f"Cannot fetch {reference}: the hub has another file, with sha256 {found}.")
+    return _fetched(hf_hub_download, reference, progress, local_dir=directory)
+
+
+def _fetched(
+    download: Callable[..., str], reference: HubReference, progress: Progress, **place: Path
+) -> Path:
+    """Call the library's `hf_hub_download`.
+
+    Args:
+        download: the function.
+        reference: what to fetch.
+        progress: is told how much of it is there.
+        place: where to put it: its argument `cache_dir` or `local_dir`.
+
+    Raises:
+        ModelError: it cannot be fetched, or the fetch is to end.
+        OSError: it cannot be written.
+
+    """
     try:
-        path = hf_hub_download(
+        path = download(
             reference.repository,
             reference.file,
             revision=reference.revision,
-            local_dir=directory,
             tqdm_class=_bar(progress),
+            **place,
         )
     except ModelError:
         raise
     except Exception as error:
+        # The library does not catch the errors of the HTTP libraries that it uses.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ModelError(f"Cannot fetch {reference}: {_failure_reason(error)}") from error

@@ -25,13 +25,13 @@ from inference_service.constraints.nodes import (
     Sequence,
     Terminal,
     either,
+    quantifier,
     repeat,
     seq,
 )
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 _PLAIN_IN_SETS = frozenset(" !#$%&'()*+,./:;<=>?@_`{|}~")
-_QUANTIFIERS = {(0, None): "*", (1, None): "+", (0, 1): "?"}
 
 
 def to_ebnf(grammar: Grammar) -> str:
@@ -95,20 +95,12 @@ def _item(node: Node) -> str:
         case Repeat(item, least, most):
             if max(least, most or 0) > MAX_REPETITIONS:
                 raise ConstraintError(f"at most {MAX_REPETITIONS} repetitions can be written")
-            return _repeated(item) + _quantifier(least, most)
+            return _repeated(item) + quantifier(least, most)
     return f"({_print(node)})"
 
 
 def _repeated(item: Node) -> str:
     return f"({_print(item)})" if isinstance(item, Repeat) else _item(item)
-
-
-def _quantifier(least: int, most: int | None) -> str:
-    if (least, most) in _QUANTIFIERS:
-        return _QUANTIFIERS[least, most]
-    if most is None:
-        return f"{{{least},}}"
-    return f"{{{least}}}" if least == most else f"{{{least},{most}}}"
 
 
 def _in_literal(char: str) -> str:

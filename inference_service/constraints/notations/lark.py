@@ -23,13 +23,13 @@ from inference_service.constraints.nodes import (
     Repeat,
     Sequence,
     Terminal,
+    quantifier,
     repeat,
     walk,
 )
 
 HEADER = "%llguidance {}\n"
 _PLAIN = re.compile(r"[A-Za-z0-9 _,:;<>=@%&'\"!`~#]")
-_QUANTIFIERS = {(0, None): "*", (1, None): "+", (0, 1): "?"}
 
 
 def to_lark(grammar: Grammar, end_ids: Collection[int] = ()) -> str:
@@ -79,7 +79,7 @@ class _Printer:
             case Ref(name):
                 return self._names[name]
             case Repeat(item, least, most):
-                return self._repeated(item) + _quantifier(least, most)
+                return self._repeated(item) + quantifier(least, most)
         return f"({self._rule(node)})"
 
     def _repeated(self, item: Node) -> str:
@@ -105,7 +105,7 @@ class _Printer:
             case Choice(options):
                 return " | ".join(self._terminal(option) for option in options)
             case Repeat(item, least, most):
-                return self._terminal(item) + _quantifier(least, most)
+                return self._terminal(item) + quantifier(least, most)
             case Sequence(items):
                 return " ".join(
                     _quoted(i.text) if isinstance(i, Literal) else self._terminal(i) for i in items
@@ -132,18 +132,10 @@ def to_regex(node: Node) -> str:
         case Repeat(item, least, most):
             inner = to_regex(item)
             is_atom = isinstance(item, Chars | Choice) or (isinstance(item, Literal) and len(item.text) == 1)
-            return (inner if is_atom else f"({inner})") + _quantifier(least, most)
+            return (inner if is_atom else f"({inner})") + quantifier(least, most)
         case Terminal(item):
             return to_regex(item)
     raise TypeError(f"{node} is not regular")
-
-
-def _quantifier(least: int, most: int | None) -> str:
-    if (least, most) in _QUANTIFIERS:
-        return _QUANTIFIERS[least, most]
-    if most is None:
-        return f"{{{least},}}"
-    return f"{{{least}}}" if least == most else f"{{{least},{most}}}"
 
 
 def _quoted(text: str) -> str:
