@@ -117,6 +117,11 @@ class Accounts(AccountsControl):
         if self._receipts is not None:
             self._receipts.add(receipt)
 
+    def note_crash(self) -> None:
+        """Note that a process ended whose calls then have no receipts."""
+        if self._receipts is not None:
+            self._receipts.note_crash()
+
     async def find_receipt(self, request_id: str, key_id: str) -> Receipt | None:
         """The newest receipt of a request of a key; None: there is none.
 

@@ -142,6 +142,12 @@ class Receipts:
         if not self._wake.is_set():
             self._wake.set()
 
+    def note_crash(self) -> None:
+        """Note that another process of this service ended without handing over the receipts of its calls."""
+        now = time.time()
+        self._keep({"crash": Gap("crash", now, now, None)})
+        self._wake.set()
+
     async def find(self, request_id: str, key_id: str) -> Receipt | None:
         """The newest receipt of a request of a key, also where it is not written yet.
 
@@ -256,7 +262,8 @@ class Receipts:
 
 
 def _joined(one: Gap, other: Gap) -> Gap:
-    receipts = (one.receipts or 0) + (other.receipts or 0)
+    unknown = one.receipts is None or other.receipts is None
+    receipts = None if unknown else (one.receipts or 0) + (other.receipts or 0)
     return Gap(one.cause, min(one.began, other.began), max(one.ended, other.ended), receipts)
 
 

@@ -219,6 +219,7 @@ class Supervisor:
         self._changed.set()
         if self._is_ending or not self._was_ready or not self.host.is_alive:
             return
+        self.host.accounts.note_crash()
         _log.error("front_ended", front=number, status=status)
         await asyncio.sleep(_RESTART_PAUSE)
         if not self._is_ending:

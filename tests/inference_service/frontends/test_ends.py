@@ -79,9 +79,10 @@ async def test_a_killed_front_costs_its_own_calls_only_and_a_drained_service_non
 
     store = SqliteStore(tmp_path / "receipts.db", can_create=False)
     store.open()
-    sums = store.sums("model", 0, 1e12)
+    sums, gaps = store.sums("model", 0, 1e12), store.gaps(0, 1e12)
     store.close()
-    # A call of the killed front leaves no receipt.
+    # A call of the killed front leaves no receipt, and nobody knows how many it had.
+    assert [(gap.cause, gap.receipts) for gap in gaps] == [("crash", None)]
     assert sum(group.ok for group in sums) == 4
     assert sum(group.cancelled for group in sums) == 1
 
