@@ -138,10 +138,10 @@ def spans_of(text: str, r: Rule) -> Iterator[Span]:
     for phrase in r.phrases:
         folding = FOLDINGS[r.ignore_case]
         folded, origins = folding.trace(text, 0)
-        wanted = folding.fold(phrase)
-        for at in range(len(folded) - len(wanted) + 1):
-            end = at + len(wanted)
-            if folded[at:end] == wanted and _allowed(folded, at, end, r):
+        folded_phrase = folding.fold(phrase)
+        for at in range(len(folded) - len(folded_phrase) + 1):
+            end = at + len(folded_phrase)
+            if folded[at:end] == folded_phrase and _allowed(folded, at, end, r):
                 yield Span(origins[at], origins[end - 1] + 1, r)
     for pattern in r.patterns:
         expression = re.compile(pattern, re.IGNORECASE if r.ignore_case else 0)

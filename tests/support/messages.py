@@ -55,14 +55,14 @@ def _output(body: Mapping[str, Any]) -> Message:
 
 
 def _constraint(body: Mapping[str, Any]) -> Message:
-    wanted = body.get("response_format") or {"type": "text"}
-    kind = wanted["type"]
+    response_format = body.get("response_format") or {"type": "text"}
+    kind = response_format["type"]
     if kind == "json_object":
         return {"json_object": True}
     if kind == "json_schema":
-        return {"json_schema": json.dumps(wanted["json_schema"]["schema"])}
+        return {"json_schema": json.dumps(response_format["json_schema"]["schema"])}
     if kind != "text":
-        return {"regex" if kind == "regex" else "grammar": wanted[kind]}
+        return {"regex" if kind == "regex" else "grammar": response_format[kind]}
     return {ours: _text(body[name]) for name, ours in _GUIDED.items() if name in body}
 
 

@@ -47,8 +47,8 @@ class Receiver:
 
     def named(self, name: str, **attributes: Any) -> list[ReceivedSpan]:
         """The spans with a name and, among others, these attributes; `__` stands for a dot."""
-        wanted = {key.replace("__", "."): value for key, value in attributes.items()}
-        return [s for s in self.spans if s.name == name and wanted.items() <= s.attributes.items()]
+        expected = {key.replace("__", "."): value for key, value in attributes.items()}
+        return [s for s in self.spans if s.name == name and expected.items() <= s.attributes.items()]
 
     def children(self, parent: ReceivedSpan) -> list[ReceivedSpan]:
         """The direct children of a span, ordered by start."""

@@ -61,8 +61,8 @@ class Prometheus:
 
     async def query_range(self, expression: str, start: float) -> list[dict[str, Any]]:
         """Evaluate an expression for each second since `start`, a Unix time; its series."""
-        asked: dict[str, str | float] = {"query": expression, "start": start, "end": time.time(), "step": 1}
-        reply = (await self._http.get("/api/v1/query_range", params=asked)).json()
+        params: dict[str, str | float] = {"query": expression, "start": start, "end": time.time(), "step": 1}
+        reply = (await self._http.get("/api/v1/query_range", params=params)).json()
         assert reply["status"] == "success", f"{expression}: {reply}"
         found: list[dict[str, Any]] = reply["data"]["result"]
         return found

@@ -89,13 +89,13 @@ class _Maker:
 
     def _object(self, schema: Schema, path: str) -> dict[str, Any]:
         required = schema.get("required", ())
-        wanted = [
+        names = [
             name
             for name in schema.get("properties", ())
             if name in required or self._random.random() < _OFTEN.get(name, _OPTIONAL)
         ]
         prefix = f"{path}." if path else ""
-        return {name: self.value(schema["properties"][name], prefix + name) for name in wanted}
+        return {name: self.value(schema["properties"][name], prefix + name) for name in names}
 
     def _array(self, schema: Schema, path: str) -> list[Any]:
         least, most = schema.get("minItems", 0), schema.get("maxItems", 4)

@@ -107,10 +107,10 @@ def _constrain(random: Random, body: dict[str, Any]) -> None:
         body.pop("whitespace", None)
 
 
-def _format(wanted: dict[str, Any]) -> dict[str, Any]:
-    kind = wanted["type"]
+def _format(format_: dict[str, Any]) -> dict[str, Any]:
+    kind = format_["type"]
     needed = {"json_schema": {"schema": {"type": "object"}}, "regex": "[a-z]{1,3}"}
-    value = wanted.get(kind) or needed.get(kind, 'root ::= "a" | "b"')
+    value = format_.get(kind) or needed.get(kind, 'root ::= "a" | "b"')
     return {"type": kind} if kind in ("text", "json_object") else {"type": kind, kind: value}
 
 

@@ -181,9 +181,9 @@ async def test_a_bad_schema_is_refused_by_the_name_it_came_under(client: openai.
     bad = {"type": "object", "properties": {"x": {"type": "nothing"}}}
     with pytest.raises(openai.BadRequestError) as guided:
         await client.chat.completions.create(**ask(extra_body={"guided_json": bad}))
-    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": bad}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "n", "schema": bad}}
     with pytest.raises(openai.BadRequestError) as formatted:
-        await client.chat.completions.create(**ask(response_format=wanted))
+        await client.chat.completions.create(**ask(response_format=response_format))
 
     assert (guided.value.param or "").startswith("guided_json")
     assert (formatted.value.param or "").startswith("response_format.json_schema.schema")

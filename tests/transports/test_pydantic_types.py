@@ -55,8 +55,10 @@ async def _parsed(client: openai.AsyncOpenAI, model: type[Any], text: str, **mor
 
 def _random_texts(model: type[Any]) -> Iterator[str]:
     """Random answers that the grammar of the SDK's schema allows, for the script of the simulated engine."""
-    wanted: Any = type_to_response_format_param(model)
-    grammar = compile_constraint(ConstraintKind.JSON_SCHEMA, json.dumps(wanted["json_schema"]["schema"]))
+    response_format: Any = type_to_response_format_param(model)
+    grammar = compile_constraint(
+        ConstraintKind.JSON_SCHEMA, json.dumps(response_format["json_schema"]["schema"])
+    )
     texts = (Sampler(grammar, seed).sentence() for seed in range(_TEXTS))
     yield from (text for text in texts if ">>" not in text)
 

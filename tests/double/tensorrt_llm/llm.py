@@ -142,9 +142,9 @@ class LLM:
         """Reads config.json for every request, as the library does."""
         config = json.loads((self._engine_dir / "config.json").read_text())
         longest = config["build_config"]["max_seq_len"]
-        wanted = len(prompt_ids) + (params.max_tokens or 0)
-        if not self.args.enable_chunked_prefill and wanted > longest:
-            raise ValueError(f"{wanted} tokens of prompt and output are more than {longest}")
+        needed = len(prompt_ids) + (params.max_tokens or 0)
+        if not self.args.enable_chunked_prefill and needed > longest:
+            raise ValueError(f"{needed} tokens of prompt and output are more than {longest}")
         # The worker refuses a prompt that is too long, and the request's iterator raises.
         remaining = longest - len(prompt_ids)
         end_id = self._tokenizer.eos_id if params.end_id is None else params.end_id

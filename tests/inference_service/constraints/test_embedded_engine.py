@@ -65,8 +65,8 @@ async def _answer(
     bias: dict[int, float] | None = None,
 ) -> tuple[str, EngineFinish | None]:
     prompt = tokenizer.encode_text(QUESTION)
-    wanted = _request(prompt, grammar, temperature, bias or {})
-    steps = [step async for step in backend.generate(wanted)]
+    engine_request = _request(prompt, grammar, temperature, bias or {})
+    steps = [step async for step in backend.generate(engine_request)]
     text = "".join(
         step.text if step.text is not None else tokenizer.decode(list(step.token_ids)) for step in steps
     )

@@ -41,8 +41,8 @@ def suite() -> Path:
     directory = cache_home() / "json-schema-test-suite" / name
     if not (directory / "json" / "tests").exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        wanted = [name.replace("-", "==", 1), "--dest", str(directory.parent)]
-        done = subprocess.run([*command, *wanted], check=False, capture_output=True, timeout=100)
+        requirements = [name.replace("-", "==", 1), "--dest", str(directory.parent)]
+        done = subprocess.run([*command, *requirements], check=False, capture_output=True, timeout=100)
         if done.returncode:
             pytest.skip("the source distribution of jsonschema cannot be fetched here")
         with tarfile.open(directory.parent / f"{name}.tar.gz") as archive:

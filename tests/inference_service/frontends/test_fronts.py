@@ -114,11 +114,11 @@ REQUESTS = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_each_front_answers_as_one_process_does(fronts: Fronts, alone: Running, name: str) -> None:
-    wanted = await both(alone, REQUESTS[name])
+    expected = await both(alone, REQUESTS[name])
     for front in fronts.of():
         answer = await both(front, REQUESTS[name])
-        assert answer.choices == wanted.choices
-        assert answer.usage == wanted.usage
+        assert answer.choices == expected.choices
+        assert answer.usage == expected.usage
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ async def test_each_front_answers_as_one_process_does(fronts: Fronts, alone: Run
 async def test_each_front_refuses_as_one_process_does(
     fronts: Fronts, alone: Running, request_: generate_pb.GenerateRequest
 ) -> None:
-    wanted = await refusal(alone.generate_stub.Generate(request_))
+    expected = await refusal(alone.generate_stub.Generate(request_))
     for front in fronts.of():
         refused = await refusal(front.Generate(request_))
-        assert (refused.code, refused.reason) == (wanted.code, wanted.reason)
+        assert (refused.code, refused.reason) == (expected.code, expected.reason)
 
 
 async def test_a_caller_that_leaves_frees_the_engine(fronts: Fronts) -> None:

@@ -50,7 +50,7 @@ def _compiled(model: ServedModel, *, everything: bool) -> ServedModel:
 
 def _library(*, everything: bool) -> Library:
     def unused(*_: object, **__: object) -> None:
-        raise AssertionError("only asked what it refuses")
+        raise AssertionError("the description needs no engine")
 
     found = Options(torch=True, gives_logprobs=True, guided=GuidedDecoding(unused, unused))
     fields = OPTIONAL_FIELDS if everything else frozenset[str]()

@@ -21,10 +21,10 @@ TEXTS = st.one_of(
 
 def run(parts: list[str], rules: list[Rule]) -> tuple[Delta, str | None, frozenset[str]]:
     """Filter the parts. Return the joined output, the rule that blocked, and the rules that redacted."""
-    screen = start(*rules)
-    filtered = Filtered(screen)
+    output_filter = start(*rules)
+    filtered = Filtered(output_filter)
     left = joined([*map(filtered.feed, tokens(parts)), filtered.flush()])
-    return left, screen.blocked.rule if screen.blocked else None, screen.redacted
+    return left, output_filter.blocked.rule if output_filter.blocked else None, output_filter.redacted
 
 
 @THOROUGH
@@ -36,13 +36,13 @@ def test_filtered_output_does_not_depend_on_the_cuts(data: st.DataObject, text: 
 
     left, blocked, redacted = run(parts, rules)
 
-    wanted = expected(parts, rules)
-    assert left.text == wanted.text
-    assert blocked == wanted.rule
-    assert redacted == wanted.redacted
-    assert left.token_count == wanted.count
-    assert left.token_ids == wanted.named
-    assert [entry.token_id for entry in left.logprobs] == wanted.named
+    reference = expected(parts, rules)
+    assert left.text == reference.text
+    assert blocked == reference.rule
+    assert redacted == reference.redacted
+    assert left.token_count == reference.count
+    assert left.token_ids == reference.named
+    assert [entry.token_id for entry in left.logprobs] == reference.named
 
 
 @pytest.mark.parametrize("length", range(1, 12))
@@ -66,17 +66,17 @@ def test_a_token_is_released_with_the_end_of_its_text(data: st.DataObject, text:
     """The released tokens are always exactly those whose text was released or hidden."""
     rules = data.draw(rule_sets(text, [REDACT]))
     parts = data.draw(cuts(text))
-    screen = Filtered(start(*rules))
+    filtered = Filtered(start(*rules))
     counted, fed = 0, ""
 
     for piece in tokens(parts):
         fed += piece.text
-        counted += screen.feed(piece).token_count
-        if screen.filter.blocked is not None:
+        counted += filtered.feed(piece).token_count
+        if filtered.filter.blocked is not None:
             # Text that begins like JSON but is none ends at a match inside it.
             break
         ends = [len("".join(parts[: n + 1])) for n in range(len(parts))]
-        decided = len(fed) - screen.filter.held
+        decided = len(fed) - filtered.filter.held
         assert sum(end < decided for end in ends) <= counted <= sum(end <= decided for end in ends)
 
 
@@ -85,33 +85,33 @@ def test_a_token_is_released_with_the_end_of_its_text(data: st.DataObject, text:
 def test_only_text_that_may_become_a_match_is_held_back(data: st.DataObject, text: str) -> None:
     """The held-back text is the beginning of a phrase."""
     phrases = data.draw(st.lists(st.text(alphabet="ab漢😀", min_size=1, max_size=6), min_size=1, max_size=4))
-    screen = Filtered(start(rule(phrases=tuple(phrases), action=REDACT)))
+    filtered = Filtered(start(rule(phrases=tuple(phrases), action=REDACT)))
 
     for end, char in enumerate(text, 1):
-        screen.feed(delta(char))
+        filtered.feed(delta(char))
         tails = [text[at:end] for at in range(end)]
         open_tails = [t for t in tails if any(p.startswith(t) and p != t for p in phrases)]
-        assert screen.filter.held == max(map(len, open_tails), default=0)
+        assert filtered.filter.held == max(map(len, open_tails), default=0)
 
 
 def test_a_match_across_tokens_is_never_visible() -> None:
-    screen = Filtered(start(rule("secret", phrases=("project heron",))))
+    filtered = Filtered(start(rule("secret", phrases=("project heron",))))
 
-    shown = [screen.feed(piece).text for piece in tokens(["A", " pro", "ject ", "her", "on", " flies"])]
+    shown = [filtered.feed(piece).text for piece in tokens(["A", " pro", "ject ", "her", "on", " flies"])]
 
     assert shown == ["A", " ", "", "", "", ""]
-    assert screen.filter.blocked is not None
-    assert screen.filter.blocked.rule == "secret"
-    assert not screen.flush()
+    assert filtered.filter.blocked is not None
+    assert filtered.filter.blocked.rule == "secret"
+    assert not filtered.flush()
 
 
 def test_text_that_turns_out_to_be_no_match_is_released() -> None:
-    screen = Filtered(start(rule(phrases=("project heron",), patterns=("[0-9]{4}",))))
+    filtered = Filtered(start(rule(phrases=("project heron",), patterns=("[0-9]{4}",))))
 
-    assert screen.feed(delta("the project her", [1], 1)) == delta("the ", [], 0)
-    assert screen.feed(delta("b 123", [2], 1)) == delta("project herb ", [1], 1)
-    assert screen.flush() == delta("123", [2], 1)
-    assert screen.filter.blocked is None
+    assert filtered.feed(delta("the project her", [1], 1)) == delta("the ", [], 0)
+    assert filtered.feed(delta("b 123", [2], 1)) == delta("project herb ", [1], 1)
+    assert filtered.flush() == delta("123", [2], 1)
+    assert filtered.filter.blocked is None
 
 
 @pytest.mark.parametrize(
@@ -212,11 +212,11 @@ def test_tokens_of_a_blocked_match_are_not_sent() -> None:
 
 
 def test_after_a_block_nothing_is_sent() -> None:
-    screen = Filtered(start(rule(phrases=("bad",))))
-    screen.feed(delta("bad", [1], 1))
+    filtered = Filtered(start(rule(phrases=("bad",))))
+    filtered.feed(delta("bad", [1], 1))
 
-    assert not screen.feed(delta("good", [2], 1))
-    assert not screen.flush()
+    assert not filtered.feed(delta("good", [2], 1))
+    assert not filtered.flush()
 
 
 @pytest.mark.parametrize(

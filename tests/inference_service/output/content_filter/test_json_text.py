@@ -22,10 +22,10 @@ DIGITS = rule("digits", action=Action.REDACT, patterns=("[0-9]{4,8}",), replacem
 
 def filtered(parts: list[str] | str, *rules: Rule) -> tuple[str, str | None]:
     """Filter the parts. Return the output and the rule that blocked."""
-    screen = start(*rules)
-    filtered = Filtered(screen)
+    output_filter = start(*rules)
+    filtered = Filtered(output_filter)
     left = "".join(filtered.feed(delta(part)).text for part in parts) + filtered.flush().text
-    return left, screen.blocked.rule if screen.blocked else None
+    return left, output_filter.blocked.rule if output_filter.blocked else None
 
 
 def spelled(text: str) -> str:

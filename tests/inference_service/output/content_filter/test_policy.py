@@ -29,10 +29,10 @@ def path(tmp_path: Path) -> Path:
 
 def output(policy: ContentPolicy, text: str, key_name: str = "alice") -> str:
     """The filtered output."""
-    screen = policy.output_filter(key_name)
-    if screen is None:
+    output_filter = policy.output_filter(key_name)
+    if output_filter is None:
         return text
-    filtered = Filtered(screen)
+    filtered = Filtered(output_filter)
     return filtered.feed(delta(text)).text + filtered.flush().text
 
 
@@ -125,12 +125,12 @@ def test_an_in_place_change_of_the_same_length_is_noticed(path: Path) -> None:
 
 def test_a_running_answer_is_filtered_by_the_rules_of_its_start(path: Path) -> None:
     policy = FilePolicy(write(path, *HERON), check_interval=0)
-    screen = policy.output_filter("alice")
-    assert screen is not None
+    output_filter = policy.output_filter("alice")
+    assert output_filter is not None
     write(path, *EGRET)
     assert soon(lambda: output(policy, "a heron") == "a heron")
 
-    assert Filtered(screen).feed(delta("an egret, a heron")).text == "an egret, a "
+    assert Filtered(output_filter).feed(delta("an egret, a heron")).text == "an egret, a "
 
 
 @pytest.mark.parametrize("how", ["broken", "gone", "unreadable"])

@@ -41,11 +41,11 @@ def watched(awkward: Rule, text: str, size: int) -> Counting:
     """The finder after it read a text in pieces of one size."""
     [(finder, folding)] = finders([awkward])
     counting = Counting(finder)
-    screen = Filtered(OutputFilter([Scanner(counting, folding)]))
+    filtered = Filtered(OutputFilter([Scanner(counting, folding)]))
     for at in range(0, len(text), size):
-        screen.feed(delta(text[at : at + size]))
-        assert screen.filter.held <= WIDEST + 1
-    screen.flush()
+        filtered.feed(delta(text[at : at + size]))
+        assert filtered.filter.held <= WIDEST + 1
+    filtered.flush()
     return counting
 
 
@@ -76,7 +76,7 @@ def test_a_long_text_in_one_piece_is_read_little_more_than_once(name: str) -> No
 
 def test_text_without_partial_matches_is_released_at_once() -> None:
     """Text in which nothing looks like the beginning of a match is released at once."""
-    screen = Filtered(start(rule(phrases=("bad",), patterns=("[0-9]{4}-[0-9]{4}",), action=Action.REDACT)))
+    filtered = Filtered(start(rule(phrases=("bad",), patterns=("[0-9]{4}-[0-9]{4}",), action=Action.REDACT)))
 
     for piece in ("Yes", ", ", "of", " course", "."):
-        assert screen.feed(delta(piece)).text == piece
+        assert filtered.feed(delta(piece)).text == piece
