@@ -128,7 +128,7 @@ def gateway(program: Path, workers: Sequence[str], tokenizer: Path, *options: st
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_ready(process, url)
+        _wait_ready(process, url, len(workers))
         yield url
     finally:
         _end(process)
@@ -143,14 +143,14 @@ def free_ports(number: int) -> list[int]:
         return [int(free.getsockname()[1]) for free in sockets]
 
 
-def _wait_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    """Wait until a request is answered: the gateway lists a model before it has its tokenizer."""
+def _wait_ready(process: subprocess.Popen[bytes], url: str, workers: int) -> None:
+    """Wait until every worker is ready, and a request is answered: the tokenizer comes after the workers."""
     end = time.monotonic() + _READY_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/v1/models", timeout=5) as answer:
-                model = json.load(answer)["data"][0]["id"]
-            body = json.dumps({"model": model, "prompt": "the", "max_tokens": 1}).encode()
+            with urllib.request.urlopen(f"{url}/workers", timeout=5) as answer:
+                ready = [one["model_id"] for one in json.load(answer)["workers"] if one["status"] == "ready"]
+            body = json.dumps({"model": ready[workers - 1], "prompt": "the", "max_tokens": 1}).encode()
             request = urllib.request.Request(
                 f"{url}/v1/completions", body, {"Content-Type": "application/json"}
             )

@@ -54,6 +54,7 @@ _BY_REASON: dict[str, type[InferenceError]] = {
     "RATE_LIMIT_EXCEEDED": RateLimitError,
     "QUEUE_FULL": QueueFullError,
     "READER_STALLED": ReaderStalledError,
+    "ABORTED": CancelledByServerError,
     "NOT_READY": UnavailableError,
     "DEADLINE_EXCEEDED": DeadlineError,
     "INTERNAL_ERROR": InternalError,

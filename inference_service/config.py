@@ -140,6 +140,11 @@ class ServiceConfig(CommonConfig):
         description="Queue length and KV cache use also under the names of vLLM, which the inference gateway "
         "of Kubernetes reads.",
     )
+    smg_worker: bool = Field(
+        default=False,
+        description="Speak the worker protocol of the gateway smg, too, on the same address (docs/smg.md); "
+        "needs the extra `smg`.",
+    )
     receipts_url: str | None = Field(
         default=None,
         description="Where the usage receipts of all requests are kept: a path of a SQLite file, "

@@ -11,6 +11,7 @@ ServiceError
 ├── RateLimited               the key used up a quota
 ├── QueueFull                 too many requests wait already
 ├── ReaderStalled             the caller stopped reading its stream
+├── Aborted                   another call of the caller aborted it
 ├── RequestTimeout            the request's message did not arrive in time
 ├── UnknownMethod             no such RPC
 ├── NotReady                  starting, draining, or the engine is down
@@ -172,6 +173,13 @@ class ReaderStalled(ServiceError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"The stream was left unread for {seconds:g} seconds and was ended.")
+
+
+class Aborted(ServiceError):
+    """Expected: the caller aborted the request by another call."""
+
+    def __init__(self) -> None:
+        super().__init__("The request was aborted.")
 
 
 class RequestTimeout(ServiceError):

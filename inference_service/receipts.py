@@ -29,7 +29,7 @@ from lodestream_common.receipts import (
     store_of,
 )
 
-METHODS = frozenset({"Generate", "GenerateStream"})
+METHODS = frozenset({"Generate", "GenerateStream", "SmgGenerate"})
 """The RPCs that get a receipt."""
 QUEUE_LIMIT = 10_000
 """Most receipts that wait for the database; about 5 MB."""

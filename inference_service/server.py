@@ -26,6 +26,8 @@ from inference_service.rpc.call import RunningCalls
 from inference_service.rpc.health import HealthMonitor, State, admit_by_state
 from inference_service.rpc.interceptor import AuthInterceptor
 from inference_service.rpc.services import GenerateServicer, ModelServicer, UsageServicer
+from inference_service.rpc.smg import SERVICE as SMG_SERVICE
+from inference_service.rpc.smg import smg_handler
 from inference_service.scheduling import loaded_engine
 from inference_service.scheduling.loaded_engine import EngineSlot, LoadedEngine
 from inference_service.scheduling.workers import FairPool
@@ -213,8 +215,22 @@ class Server:
                 UsageServicer(self.accounts.find_receipt).handlers(self.calls),
             )
         )
+        further: tuple[str, ...] = ()
+        if config.smg_worker:
+            handler = smg_handler(
+                config,
+                slot=self._slot,
+                pacer=self._pacer,
+                quotas=quotas,
+                health=self.health,
+                calls=self.calls,
+            )
+            server.add_generic_rpc_handlers((handler,))
+            further = (SMG_SERVICE,)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection(
+            (*SERVICES, *further, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
         return server
 
     def _bind(self) -> Address:

@@ -33,6 +33,7 @@ _SERVERS = frozenset(
     {
         "tests.support.processes",
         "tests.support.service",
+        "tests.support.smg",
         "tests.support.transports",
         "tests.transports.metered",
     }

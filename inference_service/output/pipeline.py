@@ -47,6 +47,7 @@ class ChoicePipeline:
         stops: Sequence[str] = (),
         stop_token_ids: Sequence[int] = (),
         include_stop: bool = False,
+        whole_tokens: bool = False,
         content_filter: OutputFilter | None = None,
         tools: ToolCallParser | None = None,
     ) -> None:
@@ -54,6 +55,7 @@ class ChoicePipeline:
         self._detokenizer = Detokenizer(names)
         self._buffer = TokenBuffer(index)
         self._stops = StopSequences(stops, include=include_stop) if stops else None
+        self._whole_tokens = whole_tokens
         self._stop_token_ids = frozenset(stop_token_ids)
         self._filter = content_filter
         self._tools = tools
@@ -155,8 +157,16 @@ class ChoicePipeline:
             # No stop sequence and no character will be completed any more.
             self._buffer.finish_tokens()
         elif self._stops is not None:
-            return self._stops.safe
+            if not self._keeps_tokens(self._stops):
+                return self._stops.safe
+            self._buffer.finish_tokens()
         return self._buffer.total
+
+    def _keeps_tokens(self, stops: StopSequences) -> bool:
+        """Whether the tokens of a complete stop sequence are released whole, the last one included."""
+        if not self._whole_tokens or stops.match is None:
+            return False
+        return stops.safe > stops.match.start or self._buffer.is_within_token(stops.match.start)
 
     def _parse(self, text: str, tools: ToolCallParser) -> None:
         tools.feed(text)

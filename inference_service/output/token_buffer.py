@@ -127,6 +127,10 @@ class TokenBuffer:
         self._tokens += [tokens._replace(end=self.total) for tokens in self._unfinished]
         self._unfinished.clear()
 
+    def is_within_token(self, offset: int) -> bool:
+        """Whether an offset of held-back text lies within a token, not between two."""
+        return any(tokens.start < offset < tokens.end for tokens in (*self._tokens, *self._unfinished))
+
     def held_text(self, start: int, end: int) -> str:
         """Return held-back text between two offsets."""
         return self._held[start - self._held_from : end - self._held_from]

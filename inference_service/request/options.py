@@ -96,6 +96,8 @@ class Stopping:
     ignore_eos: bool
     include_stop: bool
     """Keep the stop sequence in the text."""
+    whole_tokens: bool = False
+    """The caller reads tokens, not text: a stop sequence that begins within a token is kept, as tokens."""
 
 
 def read_stopping(options: pb.StoppingOptions, limits: TokenLimits, violations: Violations) -> Stopping:

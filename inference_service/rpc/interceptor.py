@@ -11,7 +11,7 @@ from inference_service.errors import UnknownMethod
 from inference_service.rpc.call import RunningCalls
 from lodestream_common.keys import Level
 
-_OWN = "/lodestream.inference."
+_OWN = ("/lodestream.inference.", "/trtllm.TrtllmService/")
 """The handlers of these methods check their callers, each for the level that the method needs."""
 _HEALTH = "/grpc.health.v1.Health/"
 """Health checks need no key."""
@@ -33,6 +33,6 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             # The caller chose the name freely, so it does not go into the log.
             return self._calls.refused("unknown", UnknownMethod())
-        if not method.startswith((_OWN, _HEALTH)):
+        if not method.startswith((*_OWN, _HEALTH)):
             return self._calls.observed(handler, method.rpartition("/")[2], Level.READ_ONLY)
         return handler

@@ -16,6 +16,7 @@ from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 from inference_service.errors import InvalidRequest, PermissionDenied, ReceiptNotFound
 from inference_service.output.events import Event, Timings
 from inference_service.request import generate
+from inference_service.request.options import TokenLimits
 from inference_service.request.prompt import prompt_fields
 from inference_service.rpc import encode
 from inference_service.rpc.call import Context, RpcCall, RunningCalls
@@ -47,10 +48,20 @@ _REPLACEMENT_BYTES = 3
 class GenerateServicer:
     """Answers generation requests."""
 
-    def __init__(self, slot: EngineSlot, pacer: Pacer, quotas: QuotaControl) -> None:
+    def __init__(
+        self,
+        slot: EngineSlot,
+        pacer: Pacer,
+        quotas: QuotaControl,
+        parse: Callable[
+            [generate_pb.GenerateRequest, TokenLimits], generate.ParsedRequest
+        ] = generate.parse_generate,
+    ) -> None:
+        """Args: parse: reads a request."""
         self._slot = slot
         self._pacer = pacer
         self._quotas = quotas
+        self._parse = parse
 
     def handlers(self, calls: RunningCalls) -> grpc.GenericRpcHandler:
         """The methods, for the server."""
@@ -67,7 +78,7 @@ class GenerateServicer:
         self, call: RpcCall, message: generate_pb.GenerateRequest
     ) -> generate_pb.GenerateResponse:
         fold = encode.ResponseFold()
-        await self._run(call, message, fold.take, in_one_message=True)
+        await self.run(call, message, fold.take, in_one_message=True)
         return fold.response()
 
     async def _generate_stream(
@@ -75,7 +86,7 @@ class GenerateServicer:
     ) -> generate_pb.GenerateStreamResponse:
         writer = event_writer(call)
         try:
-            await self._run(call, message, writer.take)
+            await self.run(call, message, writer.take)
         except Exception:
             # The caller learns that the generation had started.
             await writer.flush()
@@ -84,7 +95,7 @@ class GenerateServicer:
             writer.stop()
         return writer.last_message()
 
-    async def _run(
+    async def run(
         self,
         call: RpcCall,
         message: generate_pb.GenerateRequest,
@@ -158,7 +169,7 @@ class GenerateServicer:
         """Validate and plan a request, in a worker thread where that takes long."""
         model = loaded.model
         model.check_length(message, message.stopping.max_tokens)
-        parsed = await model.work(call.tenant, call.size, generate.parse_generate, message, model.limits)
+        parsed = await model.work(call.tenant, call.size, self._parse, message, model.limits)
         _check_may_use(call, model, parsed.model)
         call.facts |= {"user": parsed.user} if parsed.user else {}
         planner = Planner(

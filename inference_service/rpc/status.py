@@ -79,6 +79,7 @@ TABLE: Mapping[type[errors.ServiceError], Row] = {
     errors.RateLimited: Row(_Code.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED", _quota, ("limit",)),
     errors.QueueFull: Row(_Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", _retry),
     errors.ReaderStalled: Row(_Code.RESOURCE_EXHAUSTED, "READER_STALLED"),
+    errors.Aborted: Row(_Code.CANCELLED, "ABORTED"),
     errors.NotReady: Row(_Code.UNAVAILABLE, "NOT_READY", _retry),
     errors.DeadlineBeforeFirstToken: Row(_Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     errors.RequestTimeout: Row(_Code.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT"),

@@ -19,6 +19,9 @@ _METHODS = {
     for file in (generate_pb.DESCRIPTOR, model_pb.DESCRIPTOR, usage_pb.DESCRIPTOR)
     for service in file.services_by_name.values()
     for method in service.methods
+} | {
+    f"Smg{name}": f"trtllm.TrtllmService/{name}"
+    for name in ("Generate", "Abort", "GetModelInfo", "GetServerInfo", "GetTokenizer")
 }
 _REQUEST = {
     "temperature": "temperature",

@@ -126,6 +126,7 @@ class Planner:
             stops=stopping.stops if stops else (),
             stop_token_ids=stopping.stop_token_ids if stops else (),
             include_stop=stopping.include_stop,
+            whole_tokens=stopping.whole_tokens,
             content_filter=self.policy.output_filter(self.key_name) if self.policy else None,
             tools=_tools(prompt, request, index),
         )

@@ -46,6 +46,7 @@ REASONS: list[tuple[str, StatusCode, type[InferenceError]]] = [
     ("RATE_LIMIT_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED, RateLimitError),
     ("QUEUE_FULL", StatusCode.RESOURCE_EXHAUSTED, QueueFullError),
     ("READER_STALLED", StatusCode.RESOURCE_EXHAUSTED, ReaderStalledError),
+    ("ABORTED", StatusCode.CANCELLED, CancelledByServerError),
     ("NOT_READY", StatusCode.UNAVAILABLE, UnavailableError),
     ("DEADLINE_EXCEEDED", StatusCode.DEADLINE_EXCEEDED, DeadlineError),
     ("INTERNAL_ERROR", StatusCode.INTERNAL, InternalError),

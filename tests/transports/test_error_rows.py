@@ -151,7 +151,13 @@ def engine(request: pytest.FixtureRequest, backend: str) -> Mapping[str, Any]:
 def test_every_error_of_a_generation_has_a_row() -> None:
     """Every reason for which the service can refuse a generation is tested here."""
     reasons = {row.reason.lower() for row in status.TABLE.values()} | {"internal_error"}
-    of_others = errors.ReaderStalled, errors.RequestTimeout, errors.UnknownMethod, errors.ReceiptNotFound
+    of_others = (
+        errors.ReaderStalled,
+        errors.RequestTimeout,
+        errors.UnknownMethod,
+        errors.ReceiptNotFound,
+        errors.Aborted,
+    )
     elsewhere = {status.TABLE[error].reason for error in of_others}
 
     assert reasons - {reason.lower() for reason in elsewhere} <= {row.code for row in ROWS}

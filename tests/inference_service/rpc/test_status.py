@@ -39,6 +39,7 @@ SAMPLES: dict[type[ServiceError], tuple[ServiceError, Code, str]] = {
         (errors.RateLimited(100, 1.5), Code.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED"),
         (errors.QueueFull(3, 0.25), Code.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
         (errors.ReaderStalled(30), Code.RESOURCE_EXHAUSTED, "READER_STALLED"),
+        (errors.Aborted(), Code.CANCELLED, "ABORTED"),
         (errors.NotReady("it is starting"), Code.UNAVAILABLE, "NOT_READY"),
         (errors.DeadlineBeforeFirstToken(), Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
         (errors.RequestTimeout(20), Code.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT"),
