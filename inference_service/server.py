@@ -17,7 +17,7 @@ from lodestream.inference.v1 import generate_service_pb2 as generate_pb
 from lodestream.inference.v1 import model_service_pb2 as model_pb
 from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 
-from inference_service.accounts import Accounts, AccountsControl
+from inference_service.accounting import Accounting, LocalAccounting
 from inference_service.config import ServiceConfig
 from inference_service.errors import NotReady, ReaderStalled, Unauthenticated
 from inference_service.metrics import Reading
@@ -65,9 +65,9 @@ Load = Callable[[ServiceConfig, FairPool, FairPool], Awaitable[LoadedEngine]]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a server shares with the others on its port."""
+    """The parts that a server shares with the others on its port."""
 
-    accounts: AccountsControl
+    accounting: Accounting
     load: Load
     failed_keys: FailedKeys
     least_interval: Interval
@@ -106,9 +106,9 @@ class Server:
         self._slot = EngineSlot()
         self._is_shared = shared is not None
         parts = shared or Parts(
-            Accounts(config, self._reading), loaded_engine.build, FailedKeys(), no_interval
+            LocalAccounting(config, self._reading), loaded_engine.build, FailedKeys(), no_interval
         )
-        self.accounts = parts.accounts
+        self.accounting = parts.accounting
         self._load = parts.load
         self._access = Access(keyring, parts.failed_keys)
         self._pacer = Pacer(config.max_stream_interval, config.stream_pacing, least=parts.least_interval)
@@ -118,7 +118,7 @@ class Server:
         self._tracer = tracing.start("service")
         self.calls = RunningCalls(
             self._access,
-            parts.accounts.quotas,
+            parts.accounting.quotas,
             config.max_message_bytes,
             config.body_timeout,
             tracer=self._tracer,
@@ -126,7 +126,7 @@ class Server:
             proxies=TrustedProxies(config.trusted_proxies),
         )
         self.health = HealthMonitor(SERVICES, self._slot.stats, config.stall_timeout, self._on_state)
-        self.calls.observers.append(parts.accounts.observe)
+        self.calls.observers.append(parts.accounting.observe)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = self._assemble()
         self.address: Address | None = None
@@ -139,7 +139,7 @@ class Server:
 
         """
         self.address = self._bind()
-        self.accounts.open(self.address)
+        self.accounting.open(self.address)
         await self._grpc.start()
         self._slot.fill(await self._load(self.config, self._workers, self._compilers))
         self.health.enter(State.READY)
@@ -174,7 +174,7 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._grpc.stop(0.2)
         await self._slot.close()
-        await self.accounts.close()
+        await self.accounting.close()
         for pool in (self._workers, self._compilers):
             pool.close()
         if self._tracer is not None:
@@ -183,7 +183,7 @@ class Server:
     @property
     def metrics_address(self) -> Address | None:
         """Where the metrics are served; None: nowhere."""
-        return self.accounts.metrics_address
+        return self.accounting.metrics_address
 
     def _reading(self) -> Reading | None:
         """How the service is now, for a scrape."""
@@ -200,7 +200,7 @@ class Server:
 
     def _assemble(self) -> grpc.aio.Server:
         config = self.config
-        quotas = self.accounts.quotas
+        quotas = self.accounting.quotas
         options = channel_options(
             config.max_message_bytes,
             config.header_timeout,
@@ -212,7 +212,7 @@ class Server:
             (
                 GenerateServicer(self._slot, self._pacer, quotas).handlers(self.calls),
                 ModelServicer(self._slot).handlers(self.calls),
-                UsageServicer(self.accounts.find_receipt).handlers(self.calls),
+                UsageServicer(self.accounting.find_receipt).handlers(self.calls),
             )
         )
         further: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""How a front uses the engine's process: it starts generators there and pulls their values.
+"""Calls from a frontend to the engine's process: it starts generators there and pulls their values.
 
-A generator makes its next value only once it is pulled, so no buffer grows behind a front that is slow.
-Closing one closes it there, and a front that is gone closes all that it started.
+A generator makes its next value only once it is pulled, so no buffer grows behind a frontend that is slow.
+Closing one closes it there, and a frontend that is gone closes all that it started.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from inference_service.frontends.link import Kind, Link, Message, connect
 from inference_service.scheduling.admission import DeadlinePassed
 
 _CLOSE_SECONDS = 1.0
-"""How long the other side may take to read the last messages."""
+"""Seconds that the other side may take to read the last messages."""
 _LOST = "the engine's process has ended"
 
 _log = structlog.get_logger(__name__)
@@ -277,7 +277,7 @@ class Responder:
 
 
 class _Running:
-    """What the other side started."""
+    """A generator or coroutine that the other side started."""
 
     __slots__ = ("pulled", "task")
 
@@ -290,9 +290,9 @@ _Packed = tuple[type[Exception], tuple[Any, ...], dict[str, Any]]
 
 
 def _packed(error: Exception) -> _Packed:
-    """What an error is made of. One that the other side cannot know is logged here, and replaced."""
+    """The parts of an error. One that the other side cannot know is logged here, and replaced."""
     if not isinstance(error, ServiceError | BackendError | DeadlinePassed):
-        _log.exception("front_request_failed", exc_info=error)
+        _log.exception("frontend_request_failed", exc_info=error)
         error = EngineRequestError("the engine's process failed; its log says how")
     return type(error), error.args, error.__dict__
 

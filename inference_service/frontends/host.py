@@ -1,4 +1,4 @@
-"""What the engine's process does for the fronts: it has the engine, its permits, and the accounts."""
+"""The engine's process as a host of the frontends: gives them the engine, its permits, and the accounting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inference_service.accounts import Accounts
+from inference_service.accounting import LocalAccounting
 from inference_service.backends.base import Steps
 from inference_service.backends.types import BackendStats, EngineRequest
 from inference_service.config import ServiceConfig
@@ -26,16 +26,16 @@ from lodestream_common.keys import Priority
 from lodestream_common.pacing import Pacer
 
 _REPORT_PERIOD, _IDLE_PERIOD = 0.05, 0.25
-"""Seconds between two reports to the fronts, while permits are held and while none is."""
+"""Seconds between two reports to the frontends, while permits are held and while none is."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What the fronts know of the engine's process at any time."""
+    """The state of the engine's process, as it is reported to the frontends."""
 
     stats: BackendStats
     permits: int
-    """How many are held."""
+    """Permits that are held."""
     waiting: int
     """Requests that wait for one."""
     interval: float
@@ -43,11 +43,11 @@ class EngineState:
 
 
 class Host:
-    """The engine and what all fronts share.
+    """The engine and what all frontends share.
 
     Args:
         config: the settings.
-        calls_directory: where the fronts count their RPCs.
+        calls_directory: where the frontends count their RPCs.
 
     Raises:
         OperatorError: a setting is wrong.
@@ -56,9 +56,9 @@ class Host:
 
     def __init__(self, config: ServiceConfig, calls_directory: Path) -> None:
         self._config = config
-        self.accounts = Accounts(config, self._reading, calls_directory)
+        self.accounting = LocalAccounting(config, self._reading, calls_directory)
         self.health = HealthMonitor((), self._stats, config.stall_timeout, self._on_state)
-        self.fronts: set[Front] = set()
+        self.frontends: set[Frontend] = set()
         """Those that are connected."""
         self._started: asyncio.Future[StartedEngine] = asyncio.get_running_loop().create_future()
         self._pacer = Pacer(config.max_stream_interval, config.stream_pacing)
@@ -82,7 +82,7 @@ class Host:
         return started.facts
 
     def serve(self, started: StartedEngine) -> None:
-        """Offer a started engine to the fronts, and watch it."""
+        """Offer a started engine to the frontends, and watch it."""
         self._started.set_result(started)
         self.health.enter(State.READY)
         self._tasks = [
@@ -100,7 +100,7 @@ class Host:
         await asyncio.shield(self._started)
 
     def state(self) -> EngineState:
-        """How the engine is now."""
+        """The state of the engine now."""
         admission = self.engine.admission
         # The pacer reads the load only while it is asked.
         interval = self._pacer.interval() if admission.running else 0.0
@@ -112,21 +112,21 @@ class Host:
         return self._stats().alive
 
     async def close(self) -> None:
-        """Close the fronts' connections, the engine and the accounts. Safe to call at any time."""
+        """Close the frontends' connections, the engine and the accounting. Safe to call at any time."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(
-            *self._tasks, *(front.close() for front in tuple(self.fronts)), return_exceptions=True
+            *self._tasks, *(frontend.close() for frontend in tuple(self.frontends)), return_exceptions=True
         )
         if self._started.done():
             await self.engine.backend.close()
-        await self.accounts.close()
+        await self.accounting.close()
 
     def report(self) -> None:
-        """Tell the fronts how the engine is now."""
+        """Report the state of the engine to the frontends."""
         state = self.state()
-        for front in self.fronts:
-            front.responder.report(state)
+        for frontend in self.frontends:
+            frontend.responder.report(state)
 
     async def _report(self) -> None:
         while True:
@@ -141,7 +141,7 @@ class Host:
         self.report()
 
     def _reading(self) -> Reading | None:
-        """How the service is now, for a scrape."""
+        """The state of the service now, for a scrape."""
         if not self._started.done():
             return None
         facts, admission = self.engine.facts, self.engine.admission
@@ -149,13 +149,13 @@ class Host:
         return Reading(facts.model_id, facts.description, self._stats(), admission.waiting, state)
 
 
-class Front:
-    """One front, as the engine's process sees it. What it started ends with its connection.
+class Frontend:
+    """One frontend, as the engine's process sees it. What it started ends with its connection.
 
     Args:
-        host: the engine and what all fronts share.
-        on_ready: is called once the front answers requests.
-        on_failure: is called with the reason why the front cannot serve.
+        host: the engine and what all frontends share.
+        on_ready: is called once the frontend answers requests.
+        on_failure: is called with the reason why the frontend cannot serve.
 
     """
 
@@ -163,7 +163,7 @@ class Front:
         self._host = host
         self._grammars: dict[int, Grammar] = {}
         self._permits: dict[int, Permit] = {}
-        accounts = host.accounts
+        accounting = host.accounting
         offers = (
             self.find_engine,
             self.check_grammar,
@@ -173,9 +173,9 @@ class Front:
             self.reserve,
             self.hold,
             self.running,
-            accounts.quotas.count_request,
+            accounting.quotas.count_request,
             self.reserve_tokens,
-            accounts.find_receipt,
+            accounting.find_receipt,
         )
         self.responder = Responder(
             {offer.__name__: offer for offer in offers},
@@ -183,27 +183,27 @@ class Front:
                 "ready": on_ready,
                 "failed": on_failure,
                 "forget_grammar": self.forget_grammar,
-                "charge_tokens": accounts.quotas.charge_tokens,
-                "add_receipt": accounts.add_receipt,
+                "charge_tokens": accounting.quotas.charge_tokens,
+                "add_receipt": accounting.add_receipt,
             },
-            lambda: host.fronts.discard(self),
+            lambda: host.frontends.discard(self),
         )
 
     async def connect(self, ours: socket.socket) -> None:
-        """Begin to answer the front over one end of a socket pair."""
+        """Begin to answer the frontend over one end of a socket pair."""
         await self.responder.connect(ours)
-        self._host.fronts.add(self)
+        self._host.frontends.add(self)
 
     async def close(self) -> None:
-        """End the connection, and abort what the front runs."""
+        """End the connection, and abort what the frontend runs."""
         await self.responder.close()
 
     async def wait_closed(self) -> None:
-        """Wait until the connection has ended, after everything that the front sent."""
+        """Wait until the connection has ended, after everything that the frontend sent."""
         await self.responder.closed.wait()
 
     async def find_engine(self) -> tuple[EngineFacts, EngineState]:
-        """What is known of the engine, once it has started, and how it is then."""
+        """Wait until the engine has started; its facts and its state then."""
         await self._host.wait_started()
         return self._host.engine.facts, self._host.state()
 
@@ -258,9 +258,9 @@ class Front:
 
     async def reserve_tokens(self, caller: Caller, tokens: int, only_check: bool) -> Mapping[str, str]:
         """See `Quotas`."""
-        return await self._host.accounts.quotas.reserve_tokens(caller, tokens, only_check=only_check)
+        return await self._host.accounting.quotas.reserve_tokens(caller, tokens, only_check=only_check)
 
     async def running(self, caller: Caller) -> AsyncGenerator[None, None]:
         """Count a generation of a key until the generator is closed."""
-        async with self._host.accounts.quotas.running(caller):
+        async with self._host.accounting.quotas.running(caller):
             yield

@@ -1,4 +1,4 @@
-"""The connection between a front and the engine's process: batches of messages over a socket pair.
+"""The connection between a frontend and the engine's process: batches of messages over a socket pair.
 
 Both ends are processes of one service on one machine, and the socket between them is an anonymous pair that a
 process passes to its child: nobody else can write to it. So messages are pickled. All messages that one turn
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Kind(IntEnum):
-    """What a message is. Its other two parts are the number of a generator, and a value."""
+    """The kind of a message. Its other two parts are the number of a generator, and a value."""
 
     START = 0
     """Make a generator and pull its first value; the value is a name and arguments."""
@@ -99,7 +99,7 @@ class Link(asyncio.Protocol):
         self._outbox: list[Message] = []
         self._received = bytearray()
         self.heard = self._loop.time()
-        """When the other end sent something last, on the loop's clock, in seconds."""
+        """The time at which the other end sent something last, on the loop's clock, in seconds."""
 
     @property
     def is_behind(self) -> bool:

@@ -1,4 +1,4 @@
-"""The engine's process as the server of a front sees it: a backend, an admission, and accounts."""
+"""The engine's process as the server of a frontend sees it: a backend, an admission, and accounting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import count
 
 from prometheus_client import CollectorRegistry
 
-from inference_service.accounts import AccountsControl
+from inference_service.accounting import Accounting
 from inference_service.backends.base import Backend, EngineGrammarError, Steps
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest
 from inference_service.config import ServiceConfig
@@ -50,11 +50,11 @@ class RemoteEngine:
 
     @property
     def state(self) -> EngineState:
-        """What was reported last."""
+        """The last report."""
         return self._state
 
     def on_state(self, state: EngineState) -> None:
-        """Take a report."""
+        """Keep a report."""
         self._state = state
 
     def interval(self) -> float:
@@ -62,7 +62,7 @@ class RemoteEngine:
         return self._state.interval
 
     def stats(self) -> BackendStats:
-        """How the engine is. A process that is gone is dead, and one that is silent makes no progress."""
+        """The state of the engine. A process that is gone is dead, and one that is silent makes no progress."""
         if self.remote.is_lost:
             return BackendStats(running=0, alive=False)
         stats = self._state.stats
@@ -164,7 +164,7 @@ class RemoteBackend(Backend):
 
 
 class RemoteAdmission(AdmissionControl):
-    """The permits of all fronts, which the engine's process gives."""
+    """The permits of all frontends, which the engine's process gives."""
 
     def __init__(self, engine: RemoteEngine, facts: EngineFacts) -> None:
         self._engine = engine
@@ -176,16 +176,16 @@ class RemoteAdmission(AdmissionControl):
 
     @property
     def running(self) -> int:
-        """How many permits all fronts held lately."""
+        """The permits that all frontends held at the last report."""
         return self._engine.state.permits
 
     @property
     def waiting(self) -> int:
-        """How many requests of all fronts waited lately."""
+        """The requests of all frontends that waited at the last report."""
         return self._engine.state.waiting
 
     def close(self) -> None:
-        """Refuse new requests of this front."""
+        """Refuse new requests of this frontend."""
         self._closed = True
 
     def suspend(self, reason: str) -> None:
@@ -247,7 +247,7 @@ class RemoteAdmission(AdmissionControl):
 
 
 class RemoteQuotas(QuotaControl):
-    """The quotas of keys, which the engine's process counts for all fronts.
+    """The quotas of keys, which the engine's process counts for all frontends.
 
     Args:
         remote: the engine's process.
@@ -294,8 +294,8 @@ class RemoteQuotas(QuotaControl):
         """Nothing is counted here."""
 
 
-class RemoteAccounts(AccountsControl):
-    """The accounts that the engine's process keeps. RPCs are counted here, in files that it reads.
+class RemoteAccounting(Accounting):
+    """The accounting in the engine's process. RPCs are counted here, in files that it reads.
 
     Args:
         remote: the engine's process.
@@ -314,7 +314,7 @@ class RemoteAccounts(AccountsControl):
 
     @property
     def quotas(self) -> RemoteQuotas:
-        """Of the keys."""
+        """The quotas of the keys."""
         return self._quotas
 
     @property
@@ -333,7 +333,7 @@ class RemoteAccounts(AccountsControl):
             self._remote.note("add_receipt", receipt_of(call, outcome))
 
     async def find_receipt(self, request_id: str, key_id: str) -> Receipt | None:
-        """See `Accounts`."""
+        """See `LocalAccounting`."""
         receipt: Receipt | None = await self._remote.call("find_receipt", request_id, key_id)
         return receipt
 

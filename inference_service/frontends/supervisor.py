@@ -1,4 +1,4 @@
-"""The engine's process: starts the fronts, replaces one that ends by itself, loads the engine, and drains."""
+"""The engine's process: starts the frontends, replaces those that crash, loads the engine, and drains."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from inference_service import server
 from inference_service.config import ServiceConfig
-from inference_service.frontends import front
-from inference_service.frontends.front import FrontSettings
-from inference_service.frontends.host import Front, Host
+from inference_service.frontends import frontend
+from inference_service.frontends.frontend import FrontendSettings
+from inference_service.frontends.host import Frontend, Host
 from inference_service.rpc.health import State
 from inference_service.scheduling.loaded_engine import EngineFacts
 from lodestream_common.address import Address, parse_address, reserve
@@ -35,11 +35,11 @@ from lodestream_common.waiting import finishes_before
 
 _SPAWN = multiprocessing.get_context("spawn")
 _RESTART_PAUSE = 1.0
-"""Seconds before a front that ended by itself is replaced."""
+"""Seconds before a frontend that ended by itself is replaced."""
 _STOP_SECONDS = 10.0
-"""How long a front may take to stop, beside the grace of its calls."""
+"""Seconds that a frontend may take to stop, beside the grace of its calls."""
 _ABORT_SECONDS = 5.0
-"""How long a front may take to stop after the second signal."""
+"""Seconds that a frontend may take to stop after the second signal."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ def run(config: ServiceConfig) -> int:
     """Serve until a signal, in one process or in several; see `server.run`."""
     if config.frontends == 1:
         return server.run(config)
-    # Fronts read the variable as they import the metrics library; this process has imported it already.
+    # Frontends read the variable as they import the metrics library; this process has imported it already.
     with tempfile.TemporaryDirectory(prefix="lodestream-metrics-") as directory:
         os.environ[SHARED_DIRECTORY] = directory
         try:
@@ -76,19 +76,19 @@ async def _serve(config: ServiceConfig, directory: Path) -> int:
 
 @dataclass(slots=True)
 class _Process:
-    """A front that runs."""
+    """A running frontend process."""
 
     process: BaseProcess
-    front: Front
+    frontend: Frontend
     is_ready: bool = False
 
 
 class Supervisor:
-    """The engine's process and its fronts.
+    """The engine's process and its frontends.
 
     Args:
         config: the settings.
-        directory: where the fronts count their RPCs.
+        directory: where the frontends count their RPCs.
 
     Raises:
         OperatorError: a setting is wrong, or the port is taken.
@@ -100,28 +100,28 @@ class Supervisor:
         self._config = config
         self.host = Host(config, directory)
         self._port, self.address = _reserved(config)
-        self._front_config = _front_config(config, self.address)
+        self._frontend_config = _frontend_config(config, self.address)
         self._failed_keys = SharedTimes.make()
         self._processes: dict[int, _Process] = {}
         self._changed = asyncio.Event()
-        """Set whenever a front became ready or ended."""
+        """Set whenever a frontend became ready or ended."""
         self._failure: OperatorError | None = None
         self._was_ready = self._is_ending = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Start the fronts, load the engine, and wait until every front answers requests.
+        """Start the frontends, load the engine, and wait until every frontend answers requests.
 
         Raises:
-            OperatorError: a front cannot serve, or the engine cannot be loaded.
+            OperatorError: a frontend cannot serve, or the engine cannot be loaded.
 
         """
-        self.host.accounts.open(self.address)
+        self.host.accounting.open(self.address)
         for number in range(self._config.frontends):
             await self._start(number)
         loading = asyncio.create_task(self.host.load(), name="load")
         try:
-            await self._wait_for_fronts(loading)
+            await self._wait_for_frontends(loading)
         finally:
             loading.cancel()
         self._was_ready = True
@@ -131,7 +131,7 @@ class Supervisor:
         )
 
     async def drain(self, abort: asyncio.Event) -> None:
-        """Let the fronts refuse new calls and finish the running ones within the grace period.
+        """Let the frontends refuse new calls and finish the running ones within the grace period.
 
         Args:
             abort: ends the grace period once set.
@@ -155,7 +155,7 @@ class Supervisor:
         await self.host.close()
         self._port.close()
 
-    async def _wait_for_fronts(self, loading: asyncio.Task[EngineFacts]) -> None:
+    async def _wait_for_frontends(self, loading: asyncio.Task[EngineFacts]) -> None:
         loading.add_done_callback(lambda _: self._changed.set())
         while not (loading.done() and all(running.is_ready for running in self._processes.values())):
             await self._changed.wait()
@@ -174,19 +174,19 @@ class Supervisor:
 
     async def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
-        # While other fronts listen, one that does not answer yet would only take calls away from them.
-        settings = FrontSettings(
-            self._front_config,
+        # While other frontends listen, one that does not answer yet would only take calls away from them.
+        settings = FrontendSettings(
+            self._frontend_config,
             self._failed_keys,
-            keeps_receipts=self.host.accounts.keeps_receipts,
+            keeps_receipts=self.host.accounting.keeps_receipts,
             listens_early=not self._was_ready,
         )
-        process = _SPAWN.Process(target=front.run, args=(settings, theirs), name=f"front-{number}")
+        process = _SPAWN.Process(target=frontend.run, args=(settings, theirs), name=f"frontend-{number}")
         process.start()
         theirs.close()
-        running = _Process(process, Front(self.host, partial(self._on_ready, number), self._on_failure))
+        running = _Process(process, Frontend(self.host, partial(self._on_ready, number), self._on_failure))
         self._processes[number] = running
-        await running.front.connect(ours)
+        await running.frontend.connect(ours)
         asyncio.get_running_loop().add_reader(process.sentinel, self._on_end, number)
         if self._is_ending:
             # The signal arrived while the process started.
@@ -198,29 +198,29 @@ class Supervisor:
 
     def _on_failure(self, reason: str) -> None:
         if self._was_ready:
-            _log.error("front_failed", reason=reason)
+            _log.error("frontend_failed", reason=reason)
         self._failure = OperatorError(reason)
 
     def _on_end(self, number: int) -> None:
         asyncio.get_running_loop().remove_reader(self._processes[number].process.sentinel)
-        self._keep(asyncio.create_task(self._end(number), name=f"end-of-front-{number}"))
+        self._keep(asyncio.create_task(self._end(number), name=f"end-of-frontend-{number}"))
 
     async def _end(self, number: int) -> None:
-        """Note that a front has ended, and replace it unless all end."""
+        """Note that a frontend has ended, and replace it unless all end."""
         running = self._processes[number]
         # What it said before its end comes first.
-        await running.front.wait_closed()
+        await running.frontend.wait_closed()
         del self._processes[number]
         running.process.join()
         mark_process_dead(running.process.pid, str(self._directory))  # type: ignore[no-untyped-call]
         status = running.process.exitcode
         if not self._was_ready and self._failure is None:
-            self._failure = OperatorError(f"a front ended with status {status} before it was ready")
+            self._failure = OperatorError(f"a frontend ended with status {status} before it was ready")
         self._changed.set()
         if self._is_ending or not self._was_ready or not self.host.is_alive:
             return
-        self.host.accounts.note_crash()
-        _log.error("front_ended", front=number, status=status)
+        self.host.accounting.note_crash()
+        _log.error("frontend_ended", frontend=number, status=status)
         await asyncio.sleep(_RESTART_PAUSE)
         if not self._is_ending:
             await self._start(number)
@@ -236,7 +236,7 @@ class Supervisor:
 
 
 def _reserved(config: ServiceConfig) -> tuple[socket.socket, Address]:
-    """Bind the port of the fronts."""
+    """Bind the port of the frontends."""
     address = parse_address(config.grpc_address, "grpc_address")
     if address.is_unix:
         raise SettingError(
@@ -245,7 +245,7 @@ def _reserved(config: ServiceConfig) -> tuple[socket.socket, Address]:
     return reserve(address, "grpc_address")
 
 
-def _front_config(config: ServiceConfig, address: Address) -> ServiceConfig:
-    """The settings of a front. The gRPC core counts connections by process, so each front gets its share."""
+def _frontend_config(config: ServiceConfig, address: Address) -> ServiceConfig:
+    """The settings of a frontend. The gRPC core counts connections by process, so each gets its share."""
     share = math.ceil(config.max_connections / config.frontends)
     return config.model_copy(update={"grpc_address": str(address), "max_connections": share})

@@ -1,4 +1,4 @@
-"""An engine behind the connection of a front: the contract of every backend, and the end of either side."""
+"""An engine behind the connection of a frontend: the contract of every backend, and the end of each side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inference_service.backends.simulated.backend import SimulatedBackend
 from inference_service.backends.types import BackendDescription, BackendStats, EngineRequest, EngineStep
 from inference_service.constraints.grammar import Grammar
 from inference_service.constraints.nodes import Literal, Node, Repeat
-from inference_service.frontends.host import Front, Host
+from inference_service.frontends.host import Frontend, Host
 from inference_service.frontends.remote import RemoteBackend, RemoteEngine
 from inference_service.prompt.tokenizer import Tokenizer
 from inference_service.scheduling.admission import Admission
@@ -37,10 +37,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class ConnectedBackend(Backend):
-    """A backend whose calls cross a connection to `inner`, as those of a front do."""
+    """A backend whose calls cross a connection to `inner`, as those of a frontend do."""
 
     host: Host
-    front: Front
+    frontend: Frontend
     engine: RemoteEngine
     remote: RemoteBackend
 
@@ -55,9 +55,9 @@ class ConnectedBackend(Backend):
         admission = Admission(capacity=description.max_concurrency, queue_limit=0)
         facts = EngineFacts(Path(), "model", description, created=0)
         self.host.serve(StartedEngine(self._inner, admission, facts))
-        self.front, self.engine = Front(self.host, lambda: None, lambda _: None), RemoteEngine()
+        self.frontend, self.engine = Frontend(self.host, lambda: None, lambda _: None), RemoteEngine()
         ours, theirs = socket.socketpair()
-        await self.front.connect(ours)
+        await self.frontend.connect(ours)
         await self.engine.remote.connect(theirs)
         self.remote = RemoteBackend(self.engine, description)
         self._is_started = True
@@ -128,13 +128,13 @@ async def collect_rest(steps: Steps) -> list[EngineStep]:
     return [step async for step in steps]
 
 
-async def test_a_front_whose_engine_process_is_gone_has_a_dead_engine(
+async def test_a_frontend_whose_engine_process_is_gone_has_a_dead_engine(
     connected: ConnectedBackend, tokenizer: Tokenizer
 ) -> None:
     some = request(tokenizer.encode_text("hello"), 3_000)
     async with aclosing(connected.generate(some)) as steps:
         await next_step(steps)
-        await connected.front.close()
+        await connected.frontend.close()
         with pytest.raises(EngineDeadError):
             await collect_rest(steps)
     assert not connected.stats().alive
@@ -142,7 +142,7 @@ async def test_a_front_whose_engine_process_is_gone_has_a_dead_engine(
         await next_step(connected.generate(some))
 
 
-async def test_what_a_front_runs_is_aborted_when_the_front_is_gone(
+async def test_what_a_frontend_runs_is_aborted_when_the_frontend_is_gone(
     connected: ConnectedBackend, tokenizer: Tokenizer
 ) -> None:
     steps = connected.generate(request(tokenizer.encode_text("hello"), 3_000))
@@ -150,7 +150,7 @@ async def test_what_a_front_runs_is_aborted_when_the_front_is_gone(
     assert connected.host.state().stats.running == 1
     await connected.remote.close()
     await eventually(lambda: connected.host.state().stats.running == 0)
-    assert not connected.host.fronts
+    assert not connected.host.frontends
     await steps.aclose()
 
 
@@ -160,10 +160,10 @@ async def test_a_grammar_crosses_once_and_is_forgotten_with_its_last_request(
     grammar = Grammar({"root": Literal("yes")})
     for _ in range(2):
         await asyncio.to_thread(connected.check_grammar, grammar)
-    assert len(connected.front._grammars) == 1
+    assert len(connected.frontend._grammars) == 1
     del grammar
     gc.collect()
-    await eventually(lambda: not connected.front._grammars)
+    await eventually(lambda: not connected.frontend._grammars)
 
 
 async def test_a_grammar_that_is_nested_too_deep_is_refused(connected: ConnectedBackend) -> None:

@@ -165,7 +165,7 @@ async def test_keys_quotas_and_receipts_count(tmp_path: Path) -> None:
         complete = (await ask_worker(service, request, headers)).complete
         assert await code_of(ask_worker(service, request, headers)) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
-        receipt = await service.server.accounts.find_receipt("rcpt-1", key.id)
+        receipt = await service.server.accounting.find_receipt("rcpt-1", key.id)
 
     assert receipt is not None
     assert (receipt.method, receipt.completion_tokens) == ("SmgGenerate", complete.completion_tokens)

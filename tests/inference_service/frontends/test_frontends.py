@@ -1,4 +1,4 @@
-"""Several fronts of one engine answer as one service does, and share its limits, quotas and accounts."""
+"""Several frontends of one engine answer as one service does, and share its limits, quotas and receipts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from lodestream.inference.v1 import usage_service_pb2 as usage_pb
 
 from lodestream_common.keys import KeyFile, KeyLimits
 from tests.support.calls import TIMEOUT_SECONDS, ask, collect, first, refusal
-from tests.support.fronts import FrontChannel, FrontedService, front_channels, fronted_service
+from tests.support.frontends import (
+    FrontendChannel,
+    ServiceWithFrontends,
+    frontend_channels,
+    service_with_frontends,
+)
 from tests.support.generations import ECHO_TOOL, TIME_TOOL, Generating, batch, both, spoken
 from tests.support.service import Running, running_service
 
@@ -33,10 +38,10 @@ STALLED = "@sim(stall_at=2) hello"
 
 
 class Keyed(Generating):
-    """The stub of a front, whose calls carry a key."""
+    """The stub of a frontend, whose calls carry a key."""
 
-    def __init__(self, front: FrontChannel, token: str) -> None:
-        self._stub = front.generate_stub
+    def __init__(self, frontend: FrontendChannel, token: str) -> None:
+        self._stub = frontend.generate_stub
         self._metadata = (("authorization", f"Bearer {token}"),)
 
     @property
@@ -53,19 +58,19 @@ class Keyed(Generating):
         return {**options, "metadata": (*self._metadata, *options.get("metadata", ()))}
 
 
-class Fronts:
-    """A service with two fronts, a connection to each, and the keys."""
+class Frontends:
+    """A service with two frontends, a connection to each, and the keys."""
 
     def __init__(
-        self, service: FrontedService, channels: Sequence[FrontChannel], tokens: dict[str, str]
+        self, service: ServiceWithFrontends, channels: Sequence[FrontendChannel], tokens: dict[str, str]
     ) -> None:
         self.service = service
         self.channels = channels
         self._tokens = tokens
 
     def of(self, key: str = "plain") -> list[Keyed]:
-        """Both fronts, called with a key."""
-        return [Keyed(front, self._tokens[key]) for front in self.channels]
+        """Both frontends, called with a key."""
+        return [Keyed(frontend, self._tokens[key]) for frontend in self.channels]
 
     def metadata(self, key: str) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self._tokens[key]}"),)
@@ -76,16 +81,16 @@ class Fronts:
 
 
 @_module
-async def fronts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fronts]:
-    home = tmp_path_factory.mktemp("fronts")
+async def frontends(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Frontends]:
+    home = tmp_path_factory.mktemp("frontends")
     file = KeyFile(home / "keys.json")
     tokens = {name: file.create(name, limits=limits)[1] for name, limits in KEYS.items()}
     settings = {"max_concurrency": SLOTS, "queue_limit": QUEUE, "stall_timeout": 600}
     async with (
-        fronted_service(home, **settings) as service,
-        front_channels(service) as channels,
+        service_with_frontends(home, **settings) as service,
+        frontend_channels(service) as channels,
     ):
-        yield Fronts(service, channels, tokens)
+        yield Frontends(service, channels, tokens)
 
 
 @_module
@@ -113,10 +118,12 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_each_front_answers_as_one_process_does(fronts: Fronts, alone: Running, name: str) -> None:
+async def test_each_frontend_answers_as_one_process_does(
+    frontends: Frontends, alone: Running, name: str
+) -> None:
     expected = await both(alone, REQUESTS[name])
-    for front in fronts.of():
-        answer = await both(front, REQUESTS[name])
+    for frontend in frontends.of():
+        answer = await both(frontend, REQUESTS[name])
         assert answer.choices == expected.choices
         assert answer.usage == expected.usage
 
@@ -130,84 +137,86 @@ async def test_each_front_answers_as_one_process_does(fronts: Fronts, alone: Run
     ],
     ids=["too long", "bad constraint", "failure in the engine"],
 )
-async def test_each_front_refuses_as_one_process_does(
-    fronts: Fronts, alone: Running, request_: generate_pb.GenerateRequest
+async def test_each_frontend_refuses_as_one_process_does(
+    frontends: Frontends, alone: Running, request_: generate_pb.GenerateRequest
 ) -> None:
     expected = await refusal(alone.generate_stub.Generate(request_))
-    for front in fronts.of():
-        refused = await refusal(front.Generate(request_))
+    for frontend in frontends.of():
+        refused = await refusal(frontend.Generate(request_))
         assert (refused.code, refused.reason) == (expected.code, expected.reason)
 
 
-async def test_a_caller_that_leaves_frees_the_engine(fronts: Fronts) -> None:
-    for front in fronts.of() * 2:
-        streams = [front.GenerateStream(ask(STALLED)) for _ in range(SLOTS)]
+async def test_a_caller_that_leaves_frees_the_engine(frontends: Frontends) -> None:
+    for frontend in frontends.of() * 2:
+        streams = [frontend.GenerateStream(ask(STALLED)) for _ in range(SLOTS)]
         for stream in streams:
             await first(stream, 2)
-        assert await fronts.service.total("lodestream_requests_running") == SLOTS
+        assert await frontends.service.total("lodestream_requests_running") == SLOTS
         for stream in streams:
             stream.cancel()
-        await fronts.is_free()
+        await frontends.is_free()
 
 
-async def test_a_deadline_returns_the_answer_so_far(fronts: Fronts) -> None:
-    for front in fronts.of():
-        answer = await front.Generate(ask(STALLED), timeout=1.0)
+async def test_a_deadline_returns_the_answer_so_far(frontends: Frontends) -> None:
+    for frontend in frontends.of():
+        answer = await frontend.Generate(ask(STALLED), timeout=1.0)
         assert answer.choices[0].finished.cause == pb.STOP_CAUSE_DEADLINE
         assert answer.usage.completion_tokens == 2
-    await fronts.is_free()
+    await frontends.is_free()
 
 
-async def test_the_queue_is_that_of_all_fronts(fronts: Fronts) -> None:
-    one, other = fronts.of()
-    running = [front.GenerateStream(ask(STALLED)) for front in (one, other) * (SLOTS // 2)]
+async def test_the_queue_is_that_of_all_frontends(frontends: Frontends) -> None:
+    one, other = frontends.of()
+    running = [frontend.GenerateStream(ask(STALLED)) for frontend in (one, other) * (SLOTS // 2)]
     for stream in running:
         await first(stream, 2)
     # Half of the places are for other keys.
-    waiting = [front.GenerateStream(ask()) for front in (one, other) * (QUEUE // 4)]
+    waiting = [frontend.GenerateStream(ask()) for frontend in (one, other) * (QUEUE // 4)]
     reads = [asyncio.create_task(collect(stream)) for stream in waiting]
-    await fronts.service.until("lodestream_requests_waiting", len(waiting))
+    await frontends.service.until("lodestream_requests_waiting", len(waiting))
 
-    for front in (one, other):
-        refused = await refusal(front.Generate(ask()))
+    for frontend in (one, other):
+        refused = await refusal(frontend.Generate(ask()))
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
     for stream in running:
         stream.cancel()
     for read in reads:
         assert (await asyncio.wait_for(read, TIMEOUT_SECONDS))[-1].HasField("summary")
-    await fronts.is_free()
+    await frontends.is_free()
 
 
-async def test_quotas_of_keys_are_those_of_all_fronts(fronts: Fronts) -> None:
-    one, other = fronts.of("few")
-    for front in (one, other, one):
-        await front.Generate(ask())
+async def test_quotas_of_keys_are_those_of_all_frontends(frontends: Frontends) -> None:
+    one, other = frontends.of("few")
+    for frontend in (one, other, one):
+        await frontend.Generate(ask())
     assert (await refusal(other.Generate(ask()))).reason == "RATE_LIMIT_EXCEEDED"
 
-    one, other = fronts.of("narrow")
+    one, other = frontends.of("narrow")
     stream = one.GenerateStream(ask(STALLED))
     await first(stream, 2)
     assert "1 generations at once" in (await refusal(other.Generate(ask()))).message
     stream.cancel()
-    await fronts.is_free()
+    await frontends.is_free()
     await other.Generate(ask())
 
-    one, other = fronts.of("short")
+    one, other = frontends.of("short")
     await one.Generate(ask("hello " * 30))
     assert "40 tokens a minute" in (await refusal(other.Generate(ask("hello " * 30)))).message
 
 
-async def test_receipts_and_metrics_are_those_of_all_fronts(fronts: Fronts) -> None:
-    before = await fronts.service.samples()
-    ids = [f"front-{number}" for number in range(6)]
-    for request_id, front in zip(ids, fronts.of() * 3, strict=True):
-        await front.Generate(ask("a b c d e f g h", max_tokens=7), metadata=(("x-request-id", request_id),))
+async def test_receipts_and_metrics_are_those_of_all_frontends(frontends: Frontends) -> None:
+    before = await frontends.service.samples()
+    ids = [f"frontend-{number}" for number in range(6)]
+    for request_id, frontend in zip(ids, frontends.of() * 3, strict=True):
+        await frontend.Generate(
+            ask("a b c d e f g h", max_tokens=7), metadata=(("x-request-id", request_id),)
+        )
 
-    for channel, request_id in zip([*fronts.channels] * 3, reversed(ids), strict=True):
+    for channel, request_id in zip([*frontends.channels] * 3, reversed(ids), strict=True):
         found = await channel.usage_stub.GetUsage(
-            usage_pb.GetUsageRequest(request_id=request_id), metadata=fronts.metadata("plain")
+            usage_pb.GetUsageRequest(request_id=request_id), metadata=frontends.metadata("plain")
         )
         assert (found.receipt.request_id, found.receipt.completion_tokens) == (request_id, 7)
-    after = await fronts.service.samples()
+    after = await frontends.service.samples()
     name = ("lodestream_completion_tokens_total", frozenset({("model", ask().model)}))
     assert after[name] - before.get(name, 0) == 7 * len(ids)

@@ -1,4 +1,4 @@
-"""What is counted over all requests of a service: the quotas of keys, metrics and receipts."""
+"""The accounting of a service: the quotas of keys, metrics, and usage receipts."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from lodestream_common.receipts import Receipt
 _log = structlog.get_logger(__name__)
 
 
-class AccountsControl(Protocol):
-    """What a server needs of the accounts, which are kept in this process or in another one."""
+class Accounting(Protocol):
+    """The accounting as a server uses it; it is in this process, or in that of the engine."""
 
     @property
     def quotas(self) -> QuotaControl:
-        """Of the keys."""
+        """The quotas of the keys."""
 
     @property
     def metrics_address(self) -> Address | None:
-        """Where the metrics are served; None: nowhere."""
+        """The address of the metrics; None: they are not served."""
 
     def open(self, address: Address) -> None:
-        """Begin, for a service that listens on this address."""
+        """Start, for a service that listens on this address."""
 
     def observe(self, call: RpcCall, outcome: str) -> None:
         """Count an RPC that ended."""
@@ -45,15 +45,15 @@ class AccountsControl(Protocol):
         """The newest receipt of a request of a key; None: there is none."""
 
     async def close(self) -> None:
-        """Write what waits, and end."""
+        """Write the receipts that wait, and end."""
 
 
-class Accounts(AccountsControl):
-    """The accounts of a service, in the process that has its engine.
+class LocalAccounting(Accounting):
+    """The accounting in the process that has the engine.
 
     Args:
         config: the settings.
-        read: how the service is now; None while it starts.
+        read: reads the state of the service; None while it starts.
         calls_directory: where other processes count the RPCs, in files of the metrics library; None: they are
             counted here, where somebody can read them.
 
@@ -79,12 +79,12 @@ class Accounts(AccountsControl):
 
     @property
     def quotas(self) -> Quotas:
-        """Of the keys."""
+        """The quotas of the keys."""
         return self._quotas
 
     @property
     def metrics_address(self) -> Address | None:
-        """Where the metrics are served; None: nowhere."""
+        """The address of the metrics; None: they are not served."""
         return None if self._metrics_server is None else self._metrics_server.address
 
     @property

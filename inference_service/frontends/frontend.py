@@ -1,4 +1,4 @@
-"""The process of a front: a server whose engine, admission and accounts are in another process."""
+"""The frontend process: a server whose engine, admission and accounting are in another process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import uvloop
 
 from inference_service.backends.base import EngineDeadError
 from inference_service.config import ServiceConfig
-from inference_service.frontends.remote import RemoteAccounts, RemoteEngine
+from inference_service.frontends.remote import RemoteAccounting, RemoteEngine
 from inference_service.server import Parts, serve
 from lodestream_common import logs
 from lodestream_common.errors import OperatorError
@@ -23,8 +23,8 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class FrontSettings:
-    """What a front gets as it is spawned."""
+class FrontendSettings:
+    """The arguments of a new frontend process."""
 
     config: ServiceConfig
     failed_keys: SharedTimes
@@ -33,11 +33,11 @@ class FrontSettings:
     """Whether it listens before the engine has started, and answers that it is starting."""
 
 
-def run(settings: FrontSettings, engine: socket.socket) -> None:
+def run(settings: FrontendSettings, engine: socket.socket) -> None:
     """Serve until SIGTERM. Signals of the terminal reach the engine's process alone, which passes them on.
 
     Args:
-        settings: of all fronts.
+        settings: of all frontends.
         engine: one end of a socket pair; the engine's process has the other.
 
     """
@@ -48,15 +48,15 @@ def run(settings: FrontSettings, engine: socket.socket) -> None:
     sys.exit(uvloop.run(_serve(settings, engine)))
 
 
-async def _serve(settings: FrontSettings, socket_of_engine: socket.socket) -> int:
+async def _serve(settings: FrontendSettings, socket_of_engine: socket.socket) -> int:
     engine = RemoteEngine()
     await engine.remote.connect(socket_of_engine)
 
     def ready(_: str) -> None:
         engine.remote.note("ready")
 
-    accounts = RemoteAccounts(engine.remote, settings.config, keeps_receipts=settings.keeps_receipts)
-    parts = Parts(accounts, engine.load, SharedFailedKeys(settings.failed_keys), engine.interval)
+    accounting = RemoteAccounting(engine.remote, settings.config, keeps_receipts=settings.keeps_receipts)
+    parts = Parts(accounting, engine.load, SharedFailedKeys(settings.failed_keys), engine.interval)
     try:
         if not settings.listens_early:
             await engine.read_model()

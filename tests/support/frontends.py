@@ -1,4 +1,4 @@
-"""A service of several processes, with a connection to each of its fronts."""
+"""A service of several processes, with a connection to each of its frontends."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class FrontChannel:
-    """A connection to one front."""
+class FrontendChannel:
+    """A connection to one frontend."""
 
-    front: psutil.Process
+    frontend: psutil.Process
     channel: grpc.aio.Channel
     generate_stub: generate_grpc.GenerateServiceAsyncStub
     usage_stub: usage_grpc.UsageServiceAsyncStub
 
 
 @dataclass(frozen=True, slots=True)
-class FrontedService:
+class ServiceWithFrontends:
     """A running `lodestream serve --frontends N`."""
 
     server: ServerProcess
     metrics: str
     """The address of the metrics, as `host:port`."""
 
-    def fronts(self) -> list[psutil.Process]:
+    def frontends(self) -> list[psutil.Process]:
         """The processes that answer gRPC."""
-        return [child for child in psutil.Process(self.server.process.pid).children() if _is_front(child)]
+        return [child for child in psutil.Process(self.server.process.pid).children() if _is_frontend(child)]
 
     async def samples(self) -> Samples:
         """Every sample of the metrics."""
@@ -65,8 +65,8 @@ class FrontedService:
 
 
 @asynccontextmanager
-async def fronted_service(home: Path, **settings: Any) -> AsyncIterator[FrontedService]:
-    """Serve with two fronts over the simulated engine until the context ends.
+async def service_with_frontends(home: Path, **settings: Any) -> AsyncIterator[ServiceWithFrontends]:
+    """Serve with two frontends over the simulated engine until the context ends.
 
     Settings replace those of here; None leaves one out.
     """
@@ -83,34 +83,36 @@ async def fronted_service(home: Path, **settings: Any) -> AsyncIterator[FrontedS
     }
     given = {name: value for name, value in given.items() if value is not None}
     async with server_process("serve", home, **given) as server:
-        yield FrontedService(server, metrics)
+        yield ServiceWithFrontends(server, metrics)
 
 
 @asynccontextmanager
-async def front_channels(service: FrontedService) -> AsyncIterator[Sequence[FrontChannel]]:
-    """One connection to each front: the kernel chooses, so this tries until each has one."""
-    found: dict[int, FrontChannel] = {}
-    fronts = service.fronts()
+async def frontend_channels(service: ServiceWithFrontends) -> AsyncIterator[Sequence[FrontendChannel]]:
+    """One connection to each frontend: the kernel chooses, so this tries until each has one."""
+    found: dict[int, FrontendChannel] = {}
+    frontends = service.frontends()
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            while len(found) < len(fronts):
-                before = {front.pid: _connections(front) for front in fronts}
+            while len(found) < len(frontends):
+                before = {frontend.pid: _connections(frontend) for frontend in frontends}
                 channel = await stack.enter_async_context(connect(service.server.address))
                 await channel.channel_ready()
-                front = next(front for front in fronts if _connections(front) > before[front.pid])
+                frontend = next(
+                    frontend for frontend in frontends if _connections(frontend) > before[frontend.pid]
+                )
                 stubs = generate_grpc.GenerateServiceStub(channel), usage_grpc.UsageServiceStub(channel)
-                if front.pid in found:
+                if frontend.pid in found:
                     # One that has just been started may not listen yet.
                     await asyncio.sleep(0.1)
-                found.setdefault(front.pid, FrontChannel(front, channel, *stubs))
+                found.setdefault(frontend.pid, FrontendChannel(frontend, channel, *stubs))
         yield list(found.values())
 
 
-def _connections(front: psutil.Process) -> int:
-    return sum(c.status == psutil.CONN_ESTABLISHED for c in front.net_connections("tcp"))
+def _connections(frontend: psutil.Process) -> int:
+    return sum(c.status == psutil.CONN_ESTABLISHED for c in frontend.net_connections("tcp"))
 
 
-def _is_front(child: psutil.Process) -> bool:
+def _is_frontend(child: psutil.Process) -> bool:
     try:
         return any("spawn_main" in word for word in child.cmdline())
     except psutil.NoSuchProcess:
