@@ -102,7 +102,7 @@ class LocalAccounting(Accounting):
         if self._config.metrics_address is not None:
             wanted = parse_address(self._config.metrics_address, "metrics_address")
             self._metrics_server = MetricsServer(wanted, self._metrics.registry)
-            _log.info("serving metrics", address=str(self.metrics_address))
+            _log.info("serving_metrics", address=str(self.metrics_address))
         self._receipts = open_receipts(self._config, str(address), self._metrics.receipts_dropped.inc)
 
     def observe(self, call: RpcCall, outcome: str) -> None:

@@ -124,7 +124,7 @@ class Receipts:
         self._thread.join(_CLOSE_SECONDS)
         if self._waiting:
             self._on_dropped(len(self._waiting))
-            _log.error("receipts.lost", receipts=len(self._waiting))
+            _log.error("receipts_lost", receipts=len(self._waiting))
 
     def observe(self, call: RpcCall, outcome: str) -> None:
         """Take the receipt of an RPC that ended."""
@@ -165,7 +165,7 @@ class Receipts:
             store.open()
             return store.find(request_id, key_id)
         except Exception as error:
-            _log.warning("receipts.unreadable", error=type(error).__name__)
+            _log.warning("receipts_unreadable", error=type(error).__name__)
             raise NotReady("its receipts cannot be read") from error
         finally:
             store.close()
@@ -219,7 +219,7 @@ class Receipts:
         self._store.open()
         if not self._has_begun:
             for gap in self._store.begin(self._writer):
-                _log.warning("receipts.gap", cause=gap.cause, seconds=round(gap.ended - gap.began, 1))
+                _log.warning("receipts_missing", cause=gap.cause, seconds=round(gap.ended - gap.began, 1))
             self._has_begun = True
         self._store.write(batch, self._taken, gaps, self._writer)
 
@@ -237,11 +237,11 @@ class Receipts:
             if not self._is_failing:
                 # The text of an error of PostgreSQL can hold values and the user's name.
                 text = str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
-                _log.error("receipts.unwritable", error=text)
+                _log.error("receipts_unwritable", error=text)
             self._is_failing = True
             return error
         if self._is_failing:
-            _log.info("receipts.writable")
+            _log.info("receipts_writable")
         self._is_failing = False
         return None
 
@@ -251,7 +251,7 @@ class Receipts:
         self._keep({cause: Gap(cause, now, now, count)})
         self._on_dropped(count)
         if is_first:
-            _log.error("receipts.dropped", cause=cause)
+            _log.error("receipts_dropped", cause=cause)
 
     def _keep(self, gaps: dict[str, Gap]) -> None:
         """Add to what was lost since the last successful write."""
@@ -290,7 +290,7 @@ def open_receipts(
             store.open()
         except store.errors as error:
             if config.receipts_url is None:
-                _log.warning("no receipts", reason=f"{store.path} cannot be written: {error}")
+                _log.warning("no_receipts", reason=f"{store.path} cannot be written: {error}")
                 return None
             raise OperatorError(f"receipts_url: {store.path} cannot be used: {error}") from error
     receipts = Receipts(

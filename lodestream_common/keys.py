@@ -446,10 +446,10 @@ class Keyring:
                 raise OperatorError(f"keys file {self._file.path}: is missing")
             self._keys = self._file.list()
         except OperatorError as error:
-            _log.error("keys file unusable; the keys known so far still count", reason=str(error))
+            _log.error("keys_unusable", reason=str(error))
             return
         self._requires_key = self._requires_key or bool(self._keys)
-        _log.info("keys reloaded", active=sum(key.is_active for key in self._keys))
+        _log.info("keys_reloaded", active=sum(key.is_active for key in self._keys))
 
     def _read_signature(self) -> tuple[int, ...] | None:
         try:

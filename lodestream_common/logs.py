@@ -122,7 +122,7 @@ class QueueHandler(logging.Handler):
 
 def _dropped_record(dropped: int) -> logging.LogRecord:
     attributes = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
-    return logging.makeLogRecord({**attributes, "msg": "log lines dropped", "dropped": dropped})
+    return logging.makeLogRecord({**attributes, "msg": "log_lines_dropped", "dropped": dropped})
 
 
 def _descriptor_of(stream: TextIO) -> int | None:

@@ -194,11 +194,11 @@ class FollowedPem:
         try:
             pem = self._files.read()
         except OperatorError as error:
-            _log.error("certificate files unusable; the old ones still count", reason=str(error))
+            _log.error("certificates_unusable", reason=str(error))
             return False
         changed, self.current = pem != self.current, pem
         if changed:
-            _log.info("certificates reloaded", settings=list(self._files.settings))
+            _log.info("certificates_reloaded", settings=list(self._files.settings))
         return changed
 
 
@@ -239,7 +239,7 @@ class FollowedHttps:
         try:
             self._newest = _https_context(self._pem.current)
         except OperatorError as error:
-            _log.error("certificate files unusable; the old ones still count", reason=str(error))
+            _log.error("certificates_unusable", reason=str(error))
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         connection.context = self._newest

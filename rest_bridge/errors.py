@@ -146,7 +146,7 @@ def api_error(error: BaseException, request_id: str, names: Mapping[str, str] = 
         return ApiError(NOT_READY, "The server is shutting down.")
     if isinstance(error, client.InferenceError) and _row_of(type(error)) is not INTERNAL_ERROR:
         return _from_client(error, names)
-    _log.error("request failed", request_id=request_id, exc_info=error)
+    _log.error("request_failed", request_id=request_id, exc_info=error)
     return ApiError(
         INTERNAL_ERROR, f"An internal error occurred; it is logged under request id {request_id}."
     )

@@ -154,14 +154,14 @@ class ConnectionCap:
         if count <= self._limit:
             return True
         if not self._refused:
-            _log.warning("too many connections: new ones are refused", max_connections=self._limit)
+            _log.warning("too_many_connections", max_connections=self._limit)
         self._refused += 1
         return False
 
     def update(self, count: int) -> None:
         """Note the number of connections now."""
         if self._refused and count < self._limit * _RELEASE_SHARE:
-            _log.info("connections are accepted again", refused=self._refused, connections=count)
+            _log.info("connections_accepted_again", refused=self._refused, connections=count)
             self._refused = 0
 
 

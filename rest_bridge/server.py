@@ -140,9 +140,9 @@ def make_server(
     bound = Address(address.host, listener.getsockname()[1])
 
     def started() -> None:
-        _log.info("bridge listening", address=str(bound), service=config.grpc_address)
+        _log.info("bridge_listening", address=str(bound), service=config.grpc_address)
         if not requires_key:
-            _log.warning("there are no API keys: everybody on this machine may use the bridge")
+            _log.warning("no_api_keys", reason="no key exists: anybody on this machine may call")
         on_ready(str(bound))
 
     tls = None if certificate is None else Tls(certificate, config.header_timeout)
@@ -191,7 +191,7 @@ def affordable(connections: int) -> int:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return connections
     allowed = max(1, soft - _OTHER_FILES)
-    _log.warning("the limit of open files is low", max_connections=allowed, needed=connections, files=soft)
+    _log.warning("open_files_limit_low", max_connections=allowed, needed=connections, files=soft)
     return allowed
 
 

@@ -62,7 +62,7 @@ class RemoteEngine:
         return self._state.interval
 
     def stats(self) -> BackendStats:
-        """The state of the engine. A process that is gone is dead, and one that is silent makes no progress."""
+        """The state of the engine: dead if its process is gone, without progress if that is silent."""
         if self.remote.is_lost:
             return BackendStats(running=0, alive=False)
         stats = self._state.stats

@@ -209,7 +209,7 @@ class Counts:
             else:
                 if self._is_out:
                     self._is_out = False
-                    _log.info("limits shared again")
+                    _log.info("limits_shared_again")
                 return result
         elif self._shared is not None:
             self.on_failure()
@@ -226,4 +226,4 @@ class Counts:
         if not self._is_out:
             self._is_out = True
             # The text of the error may hold the address, which the operator knows from the setting.
-            _log.warning("limits not shared: Redis does not answer", error=type(error).__name__)
+            _log.warning("limits_not_shared", error=type(error).__name__)

@@ -346,7 +346,7 @@ class RunningCalls:
         if isinstance(error, ServiceError):
             reason, ended = status.reason_of(error), status.status_of(error)
         else:
-            _log.exception("rpc.failed", request_id=call.request_id, method=call.method)
+            _log.exception("rpc_failed", request_id=call.request_id, method=call.method)
             reason, ended = status.INTERNAL.reason, status.internal_status(call.request_id)
         call.code = ended.code
         if isinstance(error, RateLimited):

@@ -231,7 +231,7 @@ def _within_memory(config: ServiceConfig, model: loader.LoadedModel) -> Shape:
     slots, context_length = chosen
     if chosen != largest:
         _log.warning(
-            "reduced to fit into memory",
+            "capacity_reduced",
             max_concurrency=slots,
             context_length=context_length,
             free_mib=free >> 20,

@@ -173,8 +173,8 @@ async def test_the_connection_limit_is_logged_once_and_idle_connections_are_clos
     assert set(refused) == {(503, "not_ready")}
     lines = [(line["log_level"], line["event"]) for line in logs if "connections" in line["event"]]
     assert lines == [
-        ("warning", "too many connections: new ones are refused"),
-        ("info", "connections are accepted again"),
+        ("warning", "too_many_connections"),
+        ("info", "connections_accepted_again"),
     ]
 
 

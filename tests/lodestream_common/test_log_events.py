@@ -41,5 +41,5 @@ def documented() -> dict[str, set[str]]:
 def test_every_event_is_documented_with_its_fields() -> None:
     rows, code = documented(), [(e, f) for e, f in events_in_code() if e not in REQUESTS]
 
-    assert {event for event, _ in code} | {"log lines dropped"} == set(rows)
+    assert {event for event, _ in code} | {"log_lines_dropped"} == set(rows)
     assert [(event, fields) for event, fields in code if not fields <= rows[event]] == []

@@ -35,7 +35,7 @@ def _about(logs: Sequence[Mapping[str, Any]], *events: str) -> list[str]:
 async def test_a_filter_file_that_breaks_while_idle_is_one_error(tmp_path: Path) -> None:
     """Without requests one error is logged, and the old rules stay in force."""
     path = write(tmp_path / "rules.toml", *HERON)
-    unusable = "content filter file unusable; the rules known so far still count"
+    unusable = "content_filter_unusable"
     with capture_logs() as logs:
         async with running_transports(content_filter_file=path) as transports:
             write(path, *HERON, "frases = []")
@@ -47,13 +47,13 @@ async def test_a_filter_file_that_breaks_while_idle_is_one_error(tmp_path: Path)
             assert [choice.finish_reason for choice in blocked.choices] == ["content_filter"]
 
             write(path, *HERON, "whole_word = true")
-            await _soon(lambda: _about(logs, "content filter reloaded"))
+            await _soon(lambda: _about(logs, "content_filter_reloaded"))
 
 
 async def test_a_key_file_that_breaks_while_idle_is_one_error_of_each_server(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     KeyFile(path).create("alice")
-    unusable = "keys file unusable; the keys known so far still count"
+    unusable = "keys_unusable"
     with capture_logs() as logs:
         async with running_transports(keys_file=path):
             path.write_text("{")

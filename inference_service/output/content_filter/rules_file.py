@@ -282,9 +282,9 @@ class FilePolicy:
         try:
             self._rules = load_rules(self._path)
         except OperatorError as error:
-            _log.error("content filter file unusable; the rules known so far still count", reason=str(error))
+            _log.error("content_filter_unusable", reason=str(error))
         else:
-            _log.info("content filter reloaded", rules=len(self._rules.rules))
+            _log.info("content_filter_reloaded", rules=len(self._rules.rules))
 
     def _read_signature(self) -> tuple[int, ...] | None:
         try:

@@ -189,7 +189,7 @@ async def test_prompts_and_answers_are_never_logged() -> None:
         "invalid": "invalid_value",
         "left": "cancelled",
     }
-    (failure,) = [line for line in lines if line["event"] == "rpc.failed"]
+    (failure,) = [line for line in lines if line["event"] == "rpc_failed"]
     assert failure["request_id"] == "fails"
     assert "EngineRequestError" in failure["exception"]
 

@@ -107,7 +107,7 @@ def test_changes_apply_without_a_restart(path: Path) -> None:
     with capture_logs() as logs:
         write(path, *HERON, *EGRET)
         assert soon(lambda: output(policy, "an egret") == "an [redacted]" and bool(logs))
-    assert [(line["event"], line["rules"]) for line in logs] == [("content filter reloaded", 2)]
+    assert [(line["event"], line["rules"]) for line in logs] == [("content_filter_reloaded", 2)]
 
     write(path, *EGRET)
     assert soon(lambda: policy.check_prompt(["heron"], "alice").blocked is None)
