@@ -14,7 +14,7 @@ from inference_service.config import ServiceConfig
 from inference_service.errors import ReceiptNotFound
 from inference_service.metrics import CallMetrics, EngineMetrics, Reading
 from inference_service.receipts import Receipts, open_receipts
-from inference_service.rpc.buckets import Counts
+from inference_service.rpc.buckets import QuotaBuckets
 from inference_service.rpc.call import RpcCall
 from inference_service.rpc.quotas import QuotaControl, Quotas
 from lodestream_common.address import Address, parse_address
@@ -72,8 +72,8 @@ class LocalAccounting(Accounting):
             MultiProcessCollector(self._metrics.registry, str(calls_directory))  # type: ignore[no-untyped-call]
         elif config.metrics_address is not None:
             self._calls = CallMetrics(self._metrics.registry, with_keys=config.metrics_keys)
-        self._quotas = Quotas(config.requests_per_minute, Counts(config.limits_url))
-        self._quotas.counts.on_failure = self._metrics.limits_unavailable.inc
+        self._quotas = Quotas(config.requests_per_minute, QuotaBuckets(config.limits_url))
+        self._quotas.buckets.on_failure = self._metrics.limits_unavailable.inc
         self._metrics_server: MetricsServer | None = None
         self._receipts: Receipts | None = None
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc
@@ -23,8 +23,8 @@ from inference_service.errors import NotReady, ReaderStalled, Unauthenticated
 from inference_service.metrics import Reading
 from inference_service.rpc.auth import Access
 from inference_service.rpc.call import RunningCalls
+from inference_service.rpc.connections import AuthInterceptor, channel_options, server_credentials
 from inference_service.rpc.health import HealthMonitor, State, admit_by_state
-from inference_service.rpc.interceptor import AuthInterceptor
 from inference_service.rpc.services import GenerateServicer, ModelServicer, UsageServicer
 from inference_service.rpc.smg import SERVICE as SMG_SERVICE
 from inference_service.rpc.smg import smg_handler
@@ -41,7 +41,7 @@ from lodestream_common.pacing import Interval, Pacer, no_interval
 from lodestream_common.proxies import TrustedProxies
 from lodestream_common.ready import announce_ready
 from lodestream_common.request_log import LogSample
-from lodestream_common.tls import FollowedPem, Pem, TlsFiles, check_plain_text
+from lodestream_common.tls import FollowedPem, TlsFiles, check_plain_text
 from lodestream_common.waiting import finishes_before
 
 _log = structlog.get_logger(__name__)
@@ -53,7 +53,7 @@ SERVICES = (
 )
 
 _WAITING_MESSAGES = 16
-"""How many messages of the largest size may wait for a worker, in all."""
+"""Messages of the largest size that may wait for a worker, in all."""
 _KEYS_INTERVAL = 0.4
 """Seconds between two checks of the running calls' keys."""
 _FILES_INTERVAL = 0.5
@@ -75,20 +75,19 @@ class Parts:
 
 
 class Server:
-    """The service on its address, from binding it until the last answer is sent."""
+    """The service on its address, from binding it until the last answer is sent.
+
+    Args:
+        config: the settings.
+        shared: with the other servers on the same port; None: this one is alone.
+
+    Raises:
+        OperatorError: the keys or the certificate cannot be read, `limits_url` is malformed, or a server
+            without keys or without TLS would listen beyond loopback.
+
+    """
 
     def __init__(self, config: ServiceConfig, shared: Parts | None = None) -> None:
-        """Prepare to serve.
-
-        Args:
-            config: the settings.
-            shared: with the other servers on the same port; None: this one is alone.
-
-        Raises:
-            OperatorError: the keys or the certificate cannot be read, `limits_url` is malformed, or a server
-                without keys or without TLS would listen beyond loopback.
-
-        """
         self.config = config
         keyring = Keyring(config.keys_file)
         self._requested_address = parse_address(config.grpc_address, "grpc_address")
@@ -182,11 +181,11 @@ class Server:
 
     @property
     def metrics_address(self) -> Address | None:
-        """Where the metrics are served; None: nowhere."""
+        """The address of the metrics; None: they are not served."""
         return self.accounting.metrics_address
 
     def _reading(self) -> Reading | None:
-        """How the service is now, for a scrape."""
+        """The state of the service now, for a scrape."""
         if not self._slot.is_filled:
             return None
         loaded = self._slot.loaded
@@ -295,33 +294,6 @@ def _certificates(config: ServiceConfig) -> FollowedPem | None:
     return FollowedPem(files)
 
 
-def server_credentials(certificates: FollowedPem) -> grpc.ServerCredentials:
-    """Make credentials with which each new connection gets the newest certificate; open ones keep theirs.
-
-    With authorities, clients must present a certificate that one of them issued.
-    """
-
-    def configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([pem.pair], pem.authorities)
-
-    used = certificates.current
-
-    def newest() -> grpc.ServerCertificateConfiguration | None:
-        """None: the one of before. The core calls this for each handshake, on a thread of its own."""
-        nonlocal used
-        if certificates.current is used:
-            return None
-        used = certificates.current
-        return configuration(used)
-
-    must_present = used.authorities is not None
-    return grpc.dynamic_ssl_server_credentials(
-        configuration(used),
-        newest,  # type: ignore[arg-type]  # None is documented: no change
-        require_client_authentication=must_present,
-    )
-
-
 def run(config: ServiceConfig) -> int:
     """Serve until a signal. Returns the exit status: 0 after a clean stop, 1 where the engine died.
 
@@ -375,56 +347,3 @@ def listen_to_signals() -> tuple[asyncio.Event, asyncio.Event]:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, on_signal)
     return first, second
-
-
-KEEPALIVE_TIME_MS = 5_000
-"""Milliseconds between pings of a silent connection, which detect callers that vanished."""
-KEEPALIVE_TIMEOUT_MS = 5_000
-MIN_CLIENT_PING_INTERVAL_MS = 2_000
-"""Least milliseconds between pings of a client, with or without running calls; more frequent pings end the
-connection with `too_many_pings`. Our own client pings every 5 s."""
-MAX_CONNECTION_IDLE_MS = 75_000
-"""How long a connection without calls stays open; the bridge uses the same time."""
-
-MAX_CONCURRENT_STREAMS = 100
-"""Most open calls of one connection; further calls wait in the client."""
-MAX_PENDING_CALLS = 10_000
-"""Most calls that wait until the server accepts them, of all connections. The gRPC core drops further ones as
-CANCELLED, whoever made them. Its default of 1000 is less than a burst of a few well-behaved callers."""
-
-
-def channel_options(
-    max_message_bytes: int, header_timeout: float, max_connections: int, *, is_shared: bool = False
-) -> Sequence[tuple[str, int]]:
-    """The options of the gRPC server.
-
-    Args:
-        max_message_bytes: largest request that is accepted.
-        header_timeout: seconds that a connection may take to set up HTTP/2.
-        max_connections: most open connections; the gRPC core closes further ones without an error.
-        is_shared: whether other processes of this service listen on the same port.
-
-    Answers have no limit here: a request whose answer could be too large is refused before it is computed
-    (`rpc/services.py`). The limit on received messages is twice the documented one, so that a request
-    moderately over it gets our error with the numbers, and only a far larger one gets that of gRPC.
-    """
-    return (
-        ("grpc.max_receive_message_length", 2 * max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        # Without this the core waits a minute for the answer to a ping, whatever the keepalive timeout is.
-        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_INTERVAL_MS),
-        ("grpc.server_handshake_timeout_ms", round(header_timeout * 1000)),
-        ("grpc.http2.settings_timeout", round(header_timeout * 1000)),
-        ("grpc.max_connection_idle_ms", MAX_CONNECTION_IDLE_MS),
-        ("grpc.max_allowed_incoming_connections", max_connections),
-        ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
-        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
-        # Otherwise two services could listen on one port, and connections would reach either.
-        ("grpc.so_reuseport", int(is_shared)),
-    )

@@ -1,8 +1,8 @@
 """Token buckets of quotas, in memory or in a Redis that replicas share.
 
-A bucket holds a whole quota and refills evenly. What is kept of it is how much is spent, and when
-that was true: two numbers, however large the quota is. When the tokens of an answer are known, more can be
-spent than the quota; this debt is refilled first.
+A bucket holds a whole quota and refills evenly. Of each bucket two numbers are kept, however large the quota
+is: the units spent, and the time of that figure. An answer is charged once its tokens are known, so more than
+the quota can be spent; this debt is refilled first.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _log = structlog.get_logger(__name__)
 
 MINUTE = 60.0
 _REDIS_SECONDS = 0.5
-"""How long a request waits for Redis."""
+"""Seconds that a request waits for Redis."""
 _OUTAGE_SECONDS = 1.0
-"""How long Redis is not tried again after a failure."""
+"""Seconds after a failure in which Redis is not tried again."""
 _TOLERANCE = 1e-6
 """Of one unit, so that rounding does not refuse a caller that waited for the whole retry time."""
 
 
-class Take(Enum):
-    """When a cost is taken from a bucket."""
+class ChargePolicy(Enum):
+    """Whether a bucket is charged with a cost."""
 
     IF_IT_FITS = "if it fits"
     NEVER = "never"
@@ -46,7 +46,7 @@ class Bucket:
     """`requests` or `tokens`."""
     key_id: str
     limit: int
-    """What the full bucket holds, and what it gets in one period; at least 1."""
+    """Units that a full bucket holds, and that it gets in one period; at least 1."""
 
     @property
     def name(self) -> str:
@@ -55,13 +55,13 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
-    """What became of a cost."""
+class ChargeResult:
+    """The result of a charge."""
 
     fits: bool
-    """Whether the bucket had as much left."""
+    """Whether the bucket had as much left as the cost."""
     spent: float
-    """What the bucket lacks now, to nine decimals; above the limit where there is a debt."""
+    """Units that are spent now, to nine decimals; above the limit where there is a debt."""
 
 
 class MemoryBuckets:
@@ -77,30 +77,30 @@ class MemoryBuckets:
         self._period = period
         self._clock = clock
         self._spent: dict[Bucket, tuple[float, float]] = {}
-        """Bucket → (what is spent, when that was true)."""
+        """Bucket → (units spent, time of that figure)."""
 
-    def take(self, bucket: Bucket, cost: int, take: Take) -> Spending:
-        """Take a cost from a bucket, or only look whether it fits."""
+    def charge(self, bucket: Bucket, cost: int, policy: ChargePolicy) -> ChargeResult:
+        """Charge a bucket with a cost, or only check whether the cost fits."""
         now = self._clock()
         spent, since = self._spent.get(bucket, (0.0, now))
         spent = max(0.0, spent - (now - since) * bucket.limit / self._period)
         fits = spent + cost <= bucket.limit + _TOLERANCE
-        if take is Take.ALWAYS or (fits and take is Take.IF_IT_FITS):
+        if policy is ChargePolicy.ALWAYS or (fits and policy is ChargePolicy.IF_IT_FITS):
             spent += cost
         self._spent[bucket] = spent, now
-        return Spending(fits, round(spent, 9))
+        return ChargeResult(fits, round(spent, 9))
 
 
 _SCRIPT = """
 local cost, limit, per_second = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local take, tolerance = ARGV[4], tonumber(ARGV[5])
+local policy, tolerance = ARGV[4], tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local kept = redis.call('HMGET', KEYS[1], 'spent', 'at')
 local spent, at = tonumber(kept[1] or 0), tonumber(kept[2] or now)
 spent = math.max(0, spent - math.max(0, now - at) / 1000000 * per_second)
 local fits = spent + cost <= limit + tolerance
-if take == 'always' or (fits and take == 'if it fits') then
+if policy == 'always' or (fits and policy == 'if it fits') then
     spent = spent + cost
 end
 if spent > 0 then
@@ -130,19 +130,19 @@ class RedisBuckets:
         self._client = _redis_client(url)
         self._script = self._client.register_script(_SCRIPT)
         self.errors = _redis_errors()
-        """What `take` raises where Redis does not answer."""
+        """The errors that `charge` raises where Redis does not answer."""
 
-    async def take(self, bucket: Bucket, cost: int, take: Take) -> Spending:
-        """Take a cost from a bucket, or only look whether it fits.
+    async def charge(self, bucket: Bucket, cost: int, policy: ChargePolicy) -> ChargeResult:
+        """Charge a bucket with a cost, or only check whether the cost fits.
 
         Raises:
             one of `errors`: Redis does not answer in time.
 
         """
-        arguments = (cost, bucket.limit, bucket.limit / self._period, take.value, _TOLERANCE)
+        arguments = (cost, bucket.limit, bucket.limit / self._period, policy.value, _TOLERANCE)
         async with asyncio.timeout(_REDIS_SECONDS):
             fits, spent = await self._script(keys=[bucket.name], args=arguments)
-        return Spending(bool(fits), round(float(spent), 9))
+        return ChargeResult(bool(fits), round(float(spent), 9))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -174,13 +174,13 @@ def _redis_errors() -> tuple[type[Exception], ...]:
     return RedisError, OSError, TimeoutError
 
 
-class Counts:
+class QuotaBuckets:
     """Buckets in Redis where it is set and answers, else in memory.
 
     A request never fails because Redis does: it is counted in memory then, and `on_failure` is called.
 
     Args:
-        url: of a Redis or Valkey that replicas share; None: each counts for itself.
+        url: of a Redis or Valkey that replicas share; None: each replica counts for itself.
         period: seconds in which an empty bucket fills.
         clock: of the buckets in memory.
 
@@ -199,11 +199,11 @@ class Counts:
         self._next_try = -math.inf
         self._is_out = False
 
-    async def take(self, bucket: Bucket, cost: int, take: Take) -> Spending:
-        """Take a cost from a bucket, in memory if Redis fails."""
+    async def charge(self, bucket: Bucket, cost: int, policy: ChargePolicy) -> ChargeResult:
+        """Charge a bucket with a cost, in memory if Redis fails."""
         if self._shared is not None and time.monotonic() >= self._next_try:
             try:
-                result = await self._shared.take(bucket, cost, take)
+                result = await self._shared.charge(bucket, cost, policy)
             except self._shared.errors as error:
                 self._note_failure(error)
             else:
@@ -213,7 +213,7 @@ class Counts:
                 return result
         elif self._shared is not None:
             self.on_failure()
-        return self._memory.take(bucket, cost, take)
+        return self._memory.charge(bucket, cost, policy)
 
     async def close(self) -> None:
         """Close the connections."""

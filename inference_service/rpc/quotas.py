@@ -12,7 +12,7 @@ from typing import Protocol
 
 from inference_service.errors import InvalidRequest, RateLimited
 from inference_service.rpc.auth import Caller
-from inference_service.rpc.buckets import Bucket, Counts, Take
+from inference_service.rpc.buckets import Bucket, ChargePolicy, QuotaBuckets
 from lodestream_common.keys import ANONYMOUS
 
 _BUSY_SECONDS = 1.0
@@ -20,8 +20,8 @@ _BUSY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
-    """How much of a quota is spent."""
+class _QuotaState:
+    """The state of a quota after a charge."""
 
     bucket: Bucket
     spent: float
@@ -48,7 +48,7 @@ class _Standing:
 
 
 class QuotaControl(Protocol):
-    """What calls need of the quotas, which are counted in this process or in another one."""
+    """The quotas as calls use them; they are counted in this process or in that of the engine."""
 
     async def count_request(self, caller: Caller) -> Mapping[str, str]:
         """Count one request; see `Quotas`."""
@@ -73,16 +73,16 @@ class Quotas(QuotaControl):
 
     Args:
         requests_per_minute: of a key that has no number of its own; 0: no limit.
-        counts: where requests and tokens are counted.
+        buckets: in which requests and tokens are counted.
 
     """
 
-    def __init__(self, requests_per_minute: int, counts: Counts) -> None:
+    def __init__(self, requests_per_minute: int, buckets: QuotaBuckets) -> None:
         self._requests_per_minute = requests_per_minute
-        self.counts = counts
+        self.buckets = buckets
         self._running: Counter[str] = Counter()
         """Key id → generations that run or wait."""
-        self._settling: set[asyncio.Task[None]] = set()
+        self._charging: set[asyncio.Task[None]] = set()
 
     async def count_request(self, caller: Caller) -> Mapping[str, str]:
         """Count one request. The result is metadata for the reply.
@@ -94,7 +94,7 @@ class Quotas(QuotaControl):
         limit = request_limit(caller, self._requests_per_minute)
         if not limit:
             return {}
-        return await self._take(Bucket("requests", caller.key_id, limit), 1, Take.IF_IT_FITS)
+        return await self._charge(Bucket("requests", caller.key_id, limit), 1, ChargePolicy.IF_IT_FITS)
 
     async def reserve_tokens(
         self, caller: Caller, tokens: int, *, only_check: bool = False
@@ -118,15 +118,15 @@ class Quotas(QuotaControl):
             raise InvalidRequest.of(
                 "", f"has a prompt of {tokens} tokens; the key may use {limit} tokens a minute."
             )
-        take = Take.NEVER if only_check else Take.IF_IT_FITS
-        return await self._take(Bucket("tokens", caller.key_id, limit), tokens, take)
+        policy = ChargePolicy.NEVER if only_check else ChargePolicy.IF_IT_FITS
+        return await self._charge(Bucket("tokens", caller.key_id, limit), tokens, policy)
 
-    async def _take(self, bucket: Bucket, cost: int, take: Take) -> Mapping[str, str]:
-        spending = await self.counts.take(bucket, cost, take)
-        standing = _Standing(bucket, spending.spent, self.counts.period)
-        if not spending.fits:
-            raise standing.refusal(cost)
-        return standing.metadata()
+    async def _charge(self, bucket: Bucket, cost: int, policy: ChargePolicy) -> Mapping[str, str]:
+        result = await self.buckets.charge(bucket, cost, policy)
+        state = _QuotaState(bucket, result.spent, self.buckets.period)
+        if not result.fits:
+            raise state.refusal(cost)
+        return state.metadata()
 
     def charge_tokens(self, caller: Caller, tokens: int) -> None:
         """Charge the tokens of an answer, soon and without a limit: they were generated already."""
@@ -136,12 +136,12 @@ class Quotas(QuotaControl):
         bucket = Bucket("tokens", caller.key_id, limit)
 
         async def charge() -> None:
-            await self.counts.take(bucket, tokens, Take.ALWAYS)
+            await self.buckets.charge(bucket, tokens, ChargePolicy.ALWAYS)
 
         # A task of its own, because the call may be cancelled.
         task = asyncio.create_task(charge(), name="charge-tokens")
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._charging.add(task)
+        task.add_done_callback(self._charging.discard)
 
     @asynccontextmanager
     async def running(self, caller: Caller) -> AsyncIterator[None]:
@@ -164,8 +164,8 @@ class Quotas(QuotaControl):
 
     async def close(self) -> None:
         """Finish what is being counted."""
-        await asyncio.gather(*self._settling, return_exceptions=True)
-        await self.counts.close()
+        await asyncio.gather(*self._charging, return_exceptions=True)
+        await self.buckets.close()
 
 
 def request_limit(caller: Caller, usual: int) -> int:

@@ -118,7 +118,7 @@ class GenerateServicer:
         loaded = self._slot.loaded
         if call.span is not None:
             trace_request(call.span, message, loaded.model.names)
-        async with await self._place(call, message, loaded):
+        async with await self._count_running(call, message, loaded):
             request = await self._read(call, message, loaded)
             if in_one_message:
                 _check_answer_size(request, loaded.model.tokenizer.longest_token)
@@ -137,12 +137,14 @@ class GenerateServicer:
                         async for batch in batches:
                             await take(batch)
                 finally:
-                    self._settle(call, request, generation, progress)
+                    self._record(call, request, generation, progress)
 
-    async def _place(
+    async def _count_running(
         self, call: RpcCall, message: generate_pb.GenerateRequest, loaded: LoadedEngine
     ) -> AbstractAsyncContextManager[None]:
-        """One of the generations that the key may have at once. A request that only validates takes none.
+        """Check that the request may wait, and count it among the generations that the key runs at once.
+
+        A request that only validates is not counted.
 
         Raises:
             NotReady, QueueFull, RateLimited: the service, its queue or the key takes no more now.
@@ -154,10 +156,10 @@ class GenerateServicer:
         await loaded.admission.check_space(call.tenant, call.priority)
         return self._quotas.running(call.admitted)
 
-    def _settle(
+    def _record(
         self, call: RpcCall, request: GenerationRequest, generation: Generation, progress: Progress
     ) -> None:
-        """Account for a generation that ended: log line, metrics and receipt, the key's tokens, the span."""
+        """Record a generation that ended: log line, metrics and receipt, the key's tokens, the span."""
         call.facts |= _facts(generation, len(request.choices), progress.timings)
         self._quotas.charge_tokens(call.admitted, generation.usage.completion_tokens)
         if call.span is not None and request.choices:
@@ -344,7 +346,7 @@ def _deadline(context: Context) -> Deadline | None:
 
 
 def _facts(generation: Generation, choices: int, timings: Timings) -> dict[str, object]:
-    """What the log line says of a generation."""
+    """The facts of a generation, for the log line."""
     usage = generation.usage
     return {
         "choices": choices,

@@ -17,7 +17,7 @@ from lodestream.inference.v1 import generate_service_pb2 as pb
 from lodestream.inference.v1.generate_service_pb2_grpc import GenerateServiceStub
 
 from inference_client import AsyncClient
-from inference_service import server
+from inference_service.rpc import connections
 from tests.rest_bridge.wire import connect
 from tests.support.service import MODEL_ID, running_service
 from tests.support.service import connect as connect_grpc
@@ -36,7 +36,7 @@ ATTACKERS = 100
 @pytest.mark.parametrize("sent", [b"", PREFACE[:5], PREFACE, HANDSHAKE, HANDSHAKE + OPEN_HEADERS])
 async def test_connections_without_a_call_are_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """None of 100 connections stays open, and another caller is served meanwhile."""
-    monkeypatch.setattr(server, "MAX_CONNECTION_IDLE_MS", 2000)
+    monkeypatch.setattr(connections, "MAX_CONNECTION_IDLE_MS", 2000)
     async with running_service(header_timeout=1.0) as service, AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(connect(service.address)) for _ in range(ATTACKERS)]
         for wire in wires:
@@ -90,7 +90,7 @@ async def test_a_client_reconnects_after_its_idle_connection_was_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The next call uses a new connection, also where the call and the close coincide."""
-    monkeypatch.setattr(server, "MAX_CONNECTION_IDLE_MS", 200)
+    monkeypatch.setattr(connections, "MAX_CONNECTION_IDLE_MS", 200)
     async with running_service() as service, AsyncClient(service.address, retries=0) as client:
         for pause in range(40):
             await asyncio.sleep(0.19 + pause / 2000)

@@ -212,7 +212,7 @@ async def test_a_unix_socket_is_a_target(make_caller: CallerFactory, tmp_path: P
 async def test_client_pings_are_rarer_than_the_service_s_limit() -> None:
     """A client above the service's minimum interval never gets `too_many_pings`."""
     from inference_client.channel import KEEPALIVE_TIME_MS
-    from inference_service.server import MIN_CLIENT_PING_INTERVAL_MS
+    from inference_service.rpc.connections import MIN_CLIENT_PING_INTERVAL_MS
 
     assert KEEPALIVE_TIME_MS >= 2 * MIN_CLIENT_PING_INTERVAL_MS
 
@@ -231,7 +231,7 @@ async def test_pings_during_a_long_silence_are_accepted(
 ) -> None:
     """With both keepalive settings at a hundredth there are many pings without data, and no GOAWAY."""
     from inference_client import channel
-    from inference_service import server as service_channel
+    from inference_service.rpc import connections as service_channel
 
     service = ScriptedService()
     service.stream = _silent

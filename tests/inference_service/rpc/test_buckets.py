@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from inference_service.rpc.buckets import Bucket, Counts, MemoryBuckets, RedisBuckets, Take
+from inference_service.rpc.buckets import Bucket, ChargePolicy, MemoryBuckets, QuotaBuckets, RedisBuckets
 from lodestream_common.errors import SettingError
 from tests.support.calls import eventually
 from tests.support.parts import free_port, running_redis
@@ -48,7 +48,7 @@ def test_a_bucket_refills_evenly() -> None:
 
     def granted() -> int:
         count = 0
-        while buckets.take(of_60, 1, Take.IF_IT_FITS).fits:
+        while buckets.charge(of_60, 1, ChargePolicy.IF_IT_FITS).fits:
             count += 1
         return count
 
@@ -61,20 +61,20 @@ def test_a_bucket_refills_evenly() -> None:
 def test_a_debt_is_refilled_first() -> None:
     clock = Clock()
     buckets, of_60 = MemoryBuckets(clock=clock), bucket(60)
-    assert buckets.take(of_60, 90, Take.ALWAYS).spent == 90
+    assert buckets.charge(of_60, 90, ChargePolicy.ALWAYS).spent == 90
 
     clock.now = 30.9
-    assert not buckets.take(of_60, 1, Take.IF_IT_FITS).fits
+    assert not buckets.charge(of_60, 1, ChargePolicy.IF_IT_FITS).fits
     clock.now = 31
-    assert buckets.take(of_60, 1, Take.IF_IT_FITS).fits
+    assert buckets.charge(of_60, 1, ChargePolicy.IF_IT_FITS).fits
 
 
-def test_a_look_takes_nothing() -> None:
+def test_a_check_charges_nothing() -> None:
     buckets = MemoryBuckets(DAY)
-    assert all(buckets.take(bucket(1), 1, Take.NEVER).fits for _ in range(3))
-    assert buckets.take(bucket(1), 1, Take.IF_IT_FITS).fits
-    assert not buckets.take(bucket(1), 1, Take.NEVER).fits
-    assert buckets.take(bucket(2), 1, Take.NEVER).fits, "another limit begins full"
+    assert all(buckets.charge(bucket(1), 1, ChargePolicy.NEVER).fits for _ in range(3))
+    assert buckets.charge(bucket(1), 1, ChargePolicy.IF_IT_FITS).fits
+    assert not buckets.charge(bucket(1), 1, ChargePolicy.NEVER).fits
+    assert buckets.charge(bucket(2), 1, ChargePolicy.NEVER).fits, "another limit begins full"
 
 
 @given(
@@ -89,7 +89,7 @@ def test_no_time_has_more_than_a_full_bucket_and_what_refilled_in_it(
     granted: list[tuple[float, int]] = []
     for pause, cost in tries:
         clock.now += pause
-        if buckets.take(bucket(limit), cost, Take.IF_IT_FITS).fits:
+        if buckets.charge(bucket(limit), cost, ChargePolicy.IF_IT_FITS).fits:
             granted.append((clock.now, cost))
     for first, (since, _) in enumerate(granted):
         total = 0
@@ -101,9 +101,17 @@ def test_no_time_has_more_than_a_full_bucket_and_what_refilled_in_it(
 async def test_redis_counts_as_memory_does() -> None:
     async with running_redis() as port:
         memory, redis = MemoryBuckets(DAY), RedisBuckets(url_of(port), DAY)
-        steps = [(3, Take.IF_IT_FITS), (8, Take.IF_IT_FITS), (7, Take.NEVER), (9, Take.ALWAYS)]
-        for cost, take in [*steps, (1, Take.NEVER), (1, Take.IF_IT_FITS)]:
-            here, there = memory.take(bucket(10), cost, take), await redis.take(bucket(10), cost, take)
+        steps = [
+            (3, ChargePolicy.IF_IT_FITS),
+            (8, ChargePolicy.IF_IT_FITS),
+            (7, ChargePolicy.NEVER),
+            (9, ChargePolicy.ALWAYS),
+        ]
+        for cost, policy in [*steps, (1, ChargePolicy.NEVER), (1, ChargePolicy.IF_IT_FITS)]:
+            here, there = (
+                memory.charge(bucket(10), cost, policy),
+                await redis.charge(bucket(10), cost, policy),
+            )
             assert there.fits is here.fits
             assert there.spent == pytest.approx(here.spent, abs=0.01)
         await redis.close()
@@ -112,12 +120,12 @@ async def test_redis_counts_as_memory_does() -> None:
 async def test_a_bucket_in_redis_refills_and_is_gone_when_it_is_full() -> None:
     async with running_redis() as port, Redis(port=port) as client:
         buckets = RedisBuckets(url_of(port), period=1)
-        assert (await buckets.take(bucket(10), 15, Take.ALWAYS)).spent == 15
-        assert not (await buckets.take(bucket(10), 1, Take.IF_IT_FITS)).fits
+        assert (await buckets.charge(bucket(10), 15, ChargePolicy.ALWAYS)).spent == 15
+        assert not (await buckets.charge(bucket(10), 1, ChargePolicy.IF_IT_FITS)).fits
         assert await client.dbsize() == 1
 
         await asyncio.sleep(0.61)
-        assert (await buckets.take(bucket(10), 1, Take.IF_IT_FITS)).fits
+        assert (await buckets.charge(bucket(10), 1, ChargePolicy.IF_IT_FITS)).fits
 
         for _ in range(100):
             if not await client.dbsize():
@@ -133,23 +141,23 @@ async def test_a_clock_of_redis_that_went_back_delays_no_refill() -> None:
         buckets = RedisBuckets(url_of(port), period=1)
         ahead: dict[Any, Any] = {"spent": "10", "at": str(int((time.time() + 3600) * 1e6))}
         await client.hset(bucket(10).name, mapping=ahead)
-        assert not (await buckets.take(bucket(10), 1, Take.IF_IT_FITS)).fits
+        assert not (await buckets.charge(bucket(10), 1, ChargePolicy.IF_IT_FITS)).fits
 
         await asyncio.sleep(0.11)
 
-        assert (await buckets.take(bucket(10), 1, Take.IF_IT_FITS)).fits
+        assert (await buckets.charge(bucket(10), 1, ChargePolicy.IF_IT_FITS)).fits
         await buckets.close()
 
 
 GRAB = """
 import asyncio, sys, time
-from inference_service.rpc.buckets import Bucket, RedisBuckets, Take
+from inference_service.rpc.buckets import Bucket, ChargePolicy, RedisBuckets
 
 async def main(url, limit):
     buckets, end, granted = RedisBuckets(url), time.monotonic() + 1, 0
     bucket = Bucket("requests", "key_alice", limit)
     while time.monotonic() < end:
-        tries = [buckets.take(bucket, 1, Take.IF_IT_FITS) for _ in range(8)]
+        tries = [buckets.charge(bucket, 1, ChargePolicy.IF_IT_FITS) for _ in range(8)]
         granted += sum(result.fits for result in await asyncio.gather(*tries))
     print(granted)
 
@@ -176,12 +184,12 @@ async def test_without_redis_each_replica_counts_for_itself() -> None:
     Later Redis counts again.
     """
     port = free_port()
-    counts = Counts(url_of(port), DAY)
+    buckets = QuotaBuckets(url_of(port), DAY)
     failures: list[None] = []
-    counts.on_failure = lambda: failures.append(None)
+    buckets.on_failure = lambda: failures.append(None)
 
     async def fits() -> bool:
-        return (await counts.take(bucket(2), 1, Take.IF_IT_FITS)).fits
+        return (await buckets.charge(bucket(2), 1, ChargePolicy.IF_IT_FITS)).fits
 
     with capture_logs() as lines:
         assert [await fits() for _ in range(3)] == [True, True, False]
@@ -195,9 +203,9 @@ async def test_without_redis_each_replica_counts_for_itself() -> None:
         "limits_shared_again",
     ]
     assert str(port) not in str(lines)
-    await counts.close()
+    await buckets.close()
 
 
 def test_a_malformed_url_is_named() -> None:
     with pytest.raises(SettingError, match="limits_url"):
-        Counts("redis://127.0.0.1:port")
+        QuotaBuckets("redis://127.0.0.1:port")

@@ -8,7 +8,7 @@ import pytest
 
 from inference_service.errors import InvalidRequest, RateLimited
 from inference_service.rpc.auth import Caller
-from inference_service.rpc.buckets import Counts
+from inference_service.rpc.buckets import QuotaBuckets
 from inference_service.rpc.quotas import Quotas, duration
 from lodestream_common.keys import ANONYMOUS, KeyLimits, Level
 from tests.support.parts import running_redis
@@ -41,7 +41,7 @@ def standing(metadata: Mapping[str, str], unit: str = "requests") -> list[str]:
 async def test_requests_refill_one_by_one() -> None:
     """The error has the time until the next request; `reset` is the time until the quota is full."""
     now = 0.0
-    quotas = Quotas(20, Counts(clock=lambda: now))
+    quotas = Quotas(20, QuotaBuckets(clock=lambda: now))
     metadata = [await quotas.count_request(caller()) for _ in range(20)]
     assert [standing(metadata[i]) for i in (0, 1, 19)] == [
         ["20", "19", "3s"],
@@ -62,7 +62,7 @@ async def test_requests_refill_one_by_one() -> None:
 
 async def test_the_debt_of_an_answer_is_paid_off() -> None:
     now = 0.0
-    quotas, who = Quotas(0, Counts(clock=lambda: now)), caller(tokens_per_minute=60)
+    quotas, who = Quotas(0, QuotaBuckets(clock=lambda: now)), caller(tokens_per_minute=60)
     quotas.charge_tokens(who, 100)
     await quotas.close()
     with pytest.raises(RateLimited) as caught:
@@ -76,7 +76,7 @@ async def test_the_debt_of_an_answer_is_paid_off() -> None:
 
 
 async def test_a_limit_of_the_key_overrides_that_of_the_server() -> None:
-    quotas = Quotas(1, Counts(period=DAY))
+    quotas = Quotas(1, QuotaBuckets(period=DAY))
     own, free = caller("own", requests_per_minute=3), caller("free", requests_per_minute=0)
     for _ in range(3):
         await quotas.count_request(own)
@@ -87,7 +87,7 @@ async def test_a_limit_of_the_key_overrides_that_of_the_server() -> None:
 
 
 async def test_tokens_of_answers_are_charged_without_a_limit() -> None:
-    quotas, who = Quotas(0, Counts(period=DAY)), caller(tokens_per_minute=100)
+    quotas, who = Quotas(0, QuotaBuckets(period=DAY)), caller(tokens_per_minute=100)
 
     assert (await quotas.reserve_tokens(who, 30))["x-ratelimit-remaining-tokens"] == "70"
     quotas.charge_tokens(who, 60)
@@ -105,11 +105,11 @@ async def test_tokens_of_answers_are_charged_without_a_limit() -> None:
 async def test_a_prompt_over_the_whole_quota_is_invalid() -> None:
     """A retry would not help, so the error is not that of a spent quota."""
     with pytest.raises(InvalidRequest, match=r"prompt of 101 tokens.* 100 tokens a minute"):
-        await Quotas(0, Counts()).reserve_tokens(caller(tokens_per_minute=100), 101)
+        await Quotas(0, QuotaBuckets()).reserve_tokens(caller(tokens_per_minute=100), 101)
 
 
 async def test_concurrent_generations_are_limited_and_released() -> None:
-    quotas, who = Quotas(0, Counts()), caller(max_concurrent=2)
+    quotas, who = Quotas(0, QuotaBuckets()), caller(max_concurrent=2)
     async with quotas.running(who), quotas.running(caller("bob", max_concurrent=1)):
         async with quotas.running(who):
             with pytest.raises(RateLimited, match="2 generations at once"):
@@ -122,7 +122,7 @@ async def test_concurrent_generations_are_limited_and_released() -> None:
 async def test_two_replicas_share_one_redis() -> None:
     async with running_redis() as port:
         url = f"redis://127.0.0.1:{port}/0"
-        one, other = (Quotas(3, Counts(url, DAY)) for _ in range(2))
+        one, other = (Quotas(3, QuotaBuckets(url, DAY)) for _ in range(2))
         who = caller(tokens_per_minute=50)
         await one.count_request(who)
         await other.count_request(who)
