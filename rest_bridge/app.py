@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference_client import DEFAULT_MAX_MESSAGE_BYTES, AsyncClient, TlsConfig
 from lodestream_common.address import parse_address
@@ -30,7 +32,6 @@ from rest_bridge.openapi import DescribedApp, add_docs
 from rest_bridge.proxy import ProxyMiddleware
 from rest_bridge.request import Bridge
 from rest_bridge.routes import generation, health, metrics, models, playground, usage
-from rest_bridge.routes.direct import DirectRoutes
 from rest_bridge.security import AllowedSites, BrowserMiddleware
 
 _RETRIES = 2
@@ -91,6 +92,33 @@ def create_app(
         app.include_router(playground.router)
     add_docs(app)
     return app
+
+
+class DirectRoutes:
+    """Calls the endpoints of some routes without the framework's router and its dependencies, which they do
+    not use. The routes stay in the router, too, for the API's description and for other methods.
+
+    Args:
+        app: answers all other requests.
+        routes: of requests with POST, without parameters in their paths; each endpoint takes a `Request` and
+            returns a `Response`.
+
+    """
+
+    def __init__(self, app: ASGIApp, routes: Iterable[APIRoute]) -> None:
+        self._app = app
+        self._routes = {route.path: route for route in routes if route.methods == {"POST"}}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request."""
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        route = self._routes.get(scope["path"]) if is_post else None
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = route
+        response = await route.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 def _lifespan(
