@@ -263,7 +263,7 @@ _SPREAD = 0.25
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and for how long a call is tried again."""
+    """The number and the duration of the attempts of a call."""
 
     retries: int
     """Attempts after the first one, 0 or more."""

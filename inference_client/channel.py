@@ -16,7 +16,7 @@ from grpc import aio
 TARGET = "LODESTREAM_TARGET"
 API_KEY = "LODESTREAM_API_KEY"
 DEFAULT_TARGET = "127.0.0.1:50051"
-"""Where `lodestream serve` listens by default."""
+"""The address on which `lodestream serve` listens by default."""
 
 
 class ClientOptions(TypedDict, total=False):

@@ -60,7 +60,7 @@ class FieldViolation:
     field: str
     """Its path in the protocol: `stopping.max_tokens`, `chat.messages[2].role`; empty: the whole request."""
     description: str
-    """What is wrong, with the accepted range: the rest of a sentence that begins with the field. Names of
+    """The error with the accepted range: the rest of a sentence that begins with the field. Names of
     other fields and of values stand between backticks."""
     reason: str
     """`invalid_value`, `missing_required_parameter` or `unsupported_parameter`."""

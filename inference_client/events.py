@@ -223,7 +223,7 @@ class Choice:
     token_count: int
     """Number of generated tokens."""
     finished: Finished
-    """How the choice ended."""
+    """The event that ended the choice."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each of `token_ids`, if requested."""
     tool_calls: tuple[ToolCall, ...] = ()

@@ -1,4 +1,4 @@
-"""What the service reports of its models, of prompts, and of requests: validated and past ones."""
+"""The service's reports about its models, about prompts, and about requests: validated and past ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Model:
     created: int
     """Seconds since the Unix epoch at which the model was loaded."""
     owned_by: str
-    """Who made the model available."""
+    """The party that made the model available."""
     context_length: int
     """Most tokens of prompt and answer together."""
     vocabulary_size: int
@@ -71,7 +71,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class UsageReceipt:
-    """What one generation request took, also if it was refused or aborted."""
+    """The usage of one generation request, also of one that was refused or aborted."""
 
     request_id: str
     """The request id."""

@@ -193,7 +193,7 @@ def _unpack(packed: Any) -> ProtoMessage | None:
 
 
 def rate_limits_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
-    """What a reply's metadata says about the quotas of the caller's key."""
+    """The quotas of the caller's key by a reply's metadata."""
     return {key: str(value) for key, value in metadata or () if key.startswith(_RATE_LIMIT_PREFIX)}
 
 

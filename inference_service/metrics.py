@@ -43,7 +43,7 @@ _LENGTHS = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a loaded service is now."""
+    """The state of a loaded service now."""
 
     model: str
     description: BackendDescription

@@ -35,7 +35,7 @@ QUEUE_LIMIT = 10_000
 """Most receipts that wait for the database; about 5 MB."""
 _BATCH = 1000
 _GATHER_SECONDS = 0.25
-"""How long receipts are gathered for one transaction; what a crash loses."""
+"""Seconds for which receipts are gathered for one transaction; a crash loses those."""
 _SEEN_SECONDS = 10.0
 """An idle writer writes at least so often that it is alive."""
 _RETRY_SECONDS = 0.5
@@ -106,7 +106,7 @@ class Receipts:
         """Of the two above; held for microseconds only."""
         self._wake, self._closing = threading.Event(), threading.Event()
         self._taken = 0
-        """How many receipts left the queue for the database."""
+        """The number of receipts that left the queue for the database."""
         self._is_failing = False
         self._has_begun = False
         self._clean_at = 0.0

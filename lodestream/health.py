@@ -91,7 +91,7 @@ class ProbeTls:
     """TLS of a probe."""
 
     files: TlsFiles
-    """What a bridge needs towards its service."""
+    """The TLS settings of a bridge towards its service."""
     server_name: str | None
     bridge_certificate: Path | None
     """What a bridge on https:// must present, whatever its name; None: one from the authorities."""

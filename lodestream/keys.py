@@ -244,7 +244,7 @@ _HEADINGS = {
 }
 _ALWAYS = ("id", "name", "level", "created", "state")
 _USUAL: tuple[object, ...] = (None, [], Priority.INTERACTIVE.value)
-"""What a key without the setting has."""
+"""The value of a key without the setting."""
 
 
 def _cells(key: ApiKey, columns: Sequence[str]) -> list[str]:

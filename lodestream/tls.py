@@ -32,7 +32,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CallerTls:
-    """What the options name, read and checked once."""
+    """The files that the options name, read and checked once."""
 
     files: TlsFiles
     pem: Pem
@@ -86,4 +86,4 @@ class CallerTls:
 
 
 NO_TLS = CallerTls(TlsFiles(None, None, None, _FLAGS), Pem(None, None, None))
-"""Where no option was given."""
+"""The value where no option was given."""

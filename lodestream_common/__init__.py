@@ -1,1 +1,1 @@
-"""What both servers and the command line share: keys, logs, addresses, the settings they have in common."""
+"""Code of both servers and the command line: keys, logs, addresses, the settings they have in common."""

@@ -1,4 +1,4 @@
-"""What a call says about its caller: the key's text, the host, and the delay after failed keys.
+"""The caller of a call: the text of its key, its host, and the delay after failed keys.
 
 Processes that listen on one port keep the times of failed keys in shared memory.
 """

@@ -49,7 +49,7 @@ class Level(Enum):
 
 
 class Priority(Enum):
-    """How soon the requests of a key are served while requests wait."""
+    """The queue in which the requests of a key wait."""
 
     INTERACTIVE = "interactive"
     """Somebody waits for the answer."""
@@ -339,7 +339,7 @@ def _parse_key(entry: dict[str, Any]) -> ApiKey:
 
 
 def _problem(key: ApiKey) -> str | None:
-    """What is wrong with the settings of a key; None: nothing."""
+    """The error in the settings of a key; None: they are valid."""
     if key.expires is not None and not _is_number(key.expires, _LATEST):
         return "the key would expire after the year 9999"
     for name, most in asdict(MOST).items():

@@ -1,4 +1,4 @@
-"""What the metrics of both servers share: buckets, the text that a scraper reads, and where it reads it.
+"""The metrics code of both servers: buckets, the text that a scraper reads, and the server that sends it.
 
 Names and units follow the conventions of Prometheus: base units (seconds, bytes), `_total` for counters.
 """

@@ -55,7 +55,7 @@ _SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,6})?")
 
 
 Pacing = Literal["auto", "always", "random"]
-"""How the interval is chosen: by the load of the loop, always the largest one, or at random, 0 included."""
+"""The choice of the interval: by the load of the loop, always the largest one, or at random, 0 included."""
 
 
 def parse_interval(text: str) -> float:

@@ -24,7 +24,7 @@ OFF = "off"
 _STALE_SECONDS = 300.0
 """A writer that was not seen for so long has ended, whatever its address was."""
 _LOCK_SECONDS = 2.0
-"""How long SQLite waits for another process that writes."""
+"""Seconds that SQLite waits for another process that writes."""
 _CONNECT_SECONDS = 5
 _ROWS = 50
 """Receipts in one statement: SQLite before 3.32 takes 999 values."""
@@ -43,7 +43,7 @@ def default_file() -> Path:
 
 
 class Receipt(NamedTuple):
-    """What one request took. Times in milliseconds are None where the request did not come to the queue."""
+    """The usage of one request. Times in milliseconds are None where the request did not reach the queue."""
 
     arrived: float
     """Seconds since the Unix epoch."""
@@ -84,7 +84,7 @@ class Gap(NamedTuple):
     """Seconds since the Unix epoch; so is `ended`."""
     ended: float
     receipts: int | None
-    """How many; None: nobody knows."""
+    """The number of receipts; None: it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What the requests of one key, model or day took."""
+    """The usage of the requests of one key, model or day."""
 
     group: str
     requests: int
@@ -149,7 +149,7 @@ class Store(ABC):
     identity: str
     """The type of an id that the database counts up."""
     mark: str
-    """What stands for a value in a statement."""
+    """The placeholder of a value in a statement."""
     day: str
     """The expression of a receipt's day in UTC."""
     rejections: tuple[type[Exception], ...]
@@ -258,7 +258,7 @@ class Store(ABC):
         return None if row is None else Receipt(*row)
 
     def sums(self, by: By, since: float, until: float) -> list[Sums]:
-        """What the requests took that arrived from `since` to before `until`, by group."""
+        """The usage of the requests that arrived from `since` to before `until`, by group."""
         group = {"key": "COALESCE(key_name, '')", "model": "model", "day": self.day}[by]
         with self._transaction() as run:
             rows = run(

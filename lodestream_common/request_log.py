@@ -1,4 +1,4 @@
-"""What the request lines of both servers have in common: the sample of them by outcome, and safe names."""
+"""The common parts of the request lines of both servers: the sample of them by outcome, and safe names."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ class Span:
         self._tracer.add_child(self._span, name, *times, attributes or {})
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What a request to another server needs, so that its span becomes a child of this one."""
+        """The headers of a request to another server that make its span a child of this one."""
         return self._tracer.headers_below(self._span)
 
     def end(self, name: str, attributes: Attributes, error: str | None = None) -> None:
@@ -197,7 +197,7 @@ def _without_none(attributes: Attributes) -> dict[str, str | int | float | bool 
 
 
 def _resource(server: str) -> Resource:
-    """What the variables say of this process, and our own name where they give none."""
+    """The attributes of this process from the variables, and our own name where they give none."""
     from opentelemetry.sdk.resources import Resource
 
     given = Resource.create({"service.version": version("lodestream")})

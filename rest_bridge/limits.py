@@ -44,7 +44,7 @@ class Limits:
 
 
 class Deadlines:
-    """What a connection's peer must send or read next, and since when. Times are the loop's, in seconds."""
+    """The part that a peer must send or read next, and since when. Times are the loop's, in seconds."""
 
     __slots__ = (
         "_accepted",
@@ -124,7 +124,7 @@ class Deadlines:
 
 
 def _acknowledged(transport: asyncio.Transport) -> int:
-    """How many bytes the peer's kernel has acknowledged. A slow reader acknowledges few, a stalled one none.
+    """Bytes that the peer's kernel has acknowledged. A slow reader acknowledges few, a stalled one none.
 
     Where the kernel does not report it: a number that changes with the data that waits in this process.
     """

@@ -68,7 +68,7 @@ class BridgeMetrics:
 
     @property
     def exposed(self) -> CollectorRegistry:
-        """What scrapers read: of several workers the sums of all, and nothing of one process alone."""
+        """The text for scrapers: of several workers the sums of all, and nothing of one process alone."""
         if SHARED_DIRECTORY not in os.environ:
             return self.registry
         registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""What every request gets around the app: id, log line, error bodies, and an end when its caller leaves."""
+"""Middleware of every request: id, log line, error bodies, and an end when its caller leaves."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RequestContext:
     refusal_delay: float = 0.0
     """Seconds before an error is sent: callers who try many keys are slowed down."""
     first_byte_seconds: float | None = None
-    """When the body of the response began, in seconds after the request; None: it did not."""
+    """The start of the response's body, in seconds after the request; None: it did not start."""
     span: Span | None = None
     """None: there are no traces, or the request is a probe."""
     _started_at: float = field(default_factory=time.monotonic)

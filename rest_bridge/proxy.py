@@ -1,4 +1,4 @@
-"""What a proxy in front of the bridge tells: the caller's address, scheme and host, and the path's prefix."""
+"""Reads the headers of a trusted proxy: the caller's address, scheme and host, and the path's prefix."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a server shares with the other workers on its port."""
+    """The parts that a server shares with the other workers on its port."""
 
     cap: ConnectionCap
     failed_keys: FailedKeys

@@ -49,7 +49,7 @@ def run(config: BridgeConfig, on_ready: Callable[[str], None] = announce_ready) 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all workers count together."""
+    """The counters that all workers share."""
 
     connections: Any
     """One integer for each worker: its open connections."""
@@ -209,7 +209,7 @@ class _Supervisor:
 
 
 def _received(pipe: Connection) -> str | None:
-    """What a worker reported: why it cannot serve, or None: it serves. A pipe that ends reports nothing."""
+    """The report of a worker: why it cannot serve, or None: it serves. A pipe that ends reports nothing."""
     try:
         return cast("str | None", pipe.recv())
     except EOFError:

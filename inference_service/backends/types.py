@@ -29,7 +29,7 @@ _OFF: Mapping[str, float] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How each token is chosen. Every field is set; none has a default here."""
+    """The settings by which each token is chosen. Every field is set; none has a default here."""
 
     temperature: float
     """Range [0, 2]; under GREEDY_BELOW it is greedy."""

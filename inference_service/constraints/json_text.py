@@ -131,7 +131,7 @@ FREE_CHAR = _free_char()
 
 
 def free_text(least: int = 0, most: int | None = None) -> Node:
-    """What stands between the quotes of a string of so many characters, escaped in any way."""
+    """The part between the quotes of a string of so many characters, escaped in any way."""
     return repeat(FREE_CHAR, least, most)
 
 

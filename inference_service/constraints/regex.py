@@ -75,7 +75,7 @@ _WIDEST = {
     "s": _ALL_SPACES,
     "S": inverted(_SPACES.ranges),
 }
-"""What a class may hold at most, where it is taken away from everything."""
+"""The characters that a class may hold at most, where it is negated."""
 _CHECKED_EVERY = 1024
 """Items of a pattern that are read from one look at the time to the next."""
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "0": "\0"}
@@ -190,7 +190,7 @@ class _Parser:
         return self._joined(branches, [Branch(seq(*plain))], self._next)
 
     def _after_lookahead(self, position: int) -> list[Branch]:
-        """What follows a lookahead up to the end of the text, which has to agree with it."""
+        """The rest of the text after a lookahead, which has to agree with it."""
         is_negative = self._pattern[position + 2] == "!"
         self._next = position + 3
         reader = _Parser(self._pattern, widest=is_negative != self._widest)

@@ -32,7 +32,7 @@ class CallableTool:
 
 @dataclass(frozen=True, slots=True)
 class CallList:
-    """How calls follow each other."""
+    """The order and separation of calls."""
 
     closing: str
     """The text after the arguments of a call."""

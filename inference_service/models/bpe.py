@@ -34,7 +34,7 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How a family of tokenizers splits text, and its other settings."""
+    """The pattern by which a family of tokenizers splits text, and its other settings."""
 
     cuts: tuple[str, ...]
     """Regular expressions, each applied to the rest of the one before; unmatched text is a word too."""
@@ -164,7 +164,7 @@ def _pair(merge: str) -> tuple[str, str]:
 
 
 SPACE = "▁"
-"""How SentencePiece writes a space."""
+"""The character with which SentencePiece writes a space."""
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(0x100))
 _TEXT = frozenset({TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED})
 

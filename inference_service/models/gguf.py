@@ -77,7 +77,7 @@ _BLOCKS = {
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What stands before the tensor data."""
+    """The part of the file before the tensor data."""
 
     metadata: dict[str, Any]
     """By key: numbers, booleans, strings, and tuples of these."""
@@ -197,7 +197,7 @@ class GgufModel:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self.vocabulary.tokens)
 
 

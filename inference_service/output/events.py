@@ -116,7 +116,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time went, in milliseconds."""
+    """The durations of the stages, in milliseconds."""
 
     queue_ms: float
     prefill_ms: float

@@ -92,7 +92,7 @@ class TokenBuffer:
         self._redactions: deque[_Redaction] = deque()
         """Those that a held-back token or character may lie in, by their start."""
         self._hidden_to = -1
-        """Where the text ends that redactions hide; -1 before there is one."""
+        """The end of the text that redactions hide; -1 before there is one."""
         self._settled = ""
         self._settled_from = 0
         self._reset_tokens()

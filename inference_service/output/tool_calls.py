@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from inference_service.output.json_scanner import SPACE, MalformedJson, ObjectScanner
 
 _MARKS = ("<|python_tag|>", "<tool_call>", "</tool_call>")
-"""What models put around calls, beside brackets and separators."""
+"""Characters that models put around calls, beside brackets and separators."""
 
 _CLOSING = "</"
 
@@ -20,7 +20,7 @@ _KEYS = _ARGUMENT_KEYS | {"name", "type"}
 
 @dataclass(frozen=True, slots=True)
 class ContentSpan:
-    """Where text is content."""
+    """A range of text that is content."""
 
     start: int
     end: int
@@ -29,7 +29,7 @@ class ContentSpan:
 
 @dataclass(frozen=True, slots=True)
 class CallSpan:
-    """Where text is new output within one call: first its id and name, with no text, then its arguments."""
+    """A range of new output within one call: first its id and name, with no text, then its arguments."""
 
     start: int
     end: int
@@ -81,9 +81,9 @@ class ToolCallParser:
         self._last = ""
         """The character before the latest piece."""
         self._held_from: int | None = 0
-        """Where the text begins that may be part of a call; None: nothing is held back."""
+        """The start of the text that may be part of a call; None: nothing is held back."""
         self._arguments = (0, 0)
-        """Where the arguments of the latest call are that were not reported yet."""
+        """The range of the arguments of the latest call that were not reported yet."""
         self._reader = _CallReader((), 0)
         self._mark = ""
         self._is_marked = False

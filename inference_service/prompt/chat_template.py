@@ -121,7 +121,7 @@ class ChatTemplate:
         )
         self._takes_system = tool_formats.INSTRUCTION in self._try(tool_formats.INSTRUCTED)
         self.tool_format: ToolFormat = own_format or PLAIN
-        """How the model writes calls."""
+        """The format in which the model writes calls."""
 
     def render(
         self, messages: Sequence[ChatTurn], tools: Sequence[Tool] = (), ending: Ending = Ending.ANSWER

@@ -86,7 +86,7 @@ class ChatTurn:
 
 
 class Ending(Enum):
-    """How the prompt of a conversation ends."""
+    """The end of a conversation's prompt."""
 
     ANSWER = "answer"
     """With the header of the assistant's next turn, where the template has one."""

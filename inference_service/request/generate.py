@@ -62,7 +62,7 @@ class ParsedRequest:
     user: str | None
     validate_only: bool
     ignored: tuple[str, ...]
-    """What it holds to no effect: unknown fields, and known ones by their paths."""
+    """The parts that have no effect: unknown fields, and known ones by their paths."""
 
     @property
     def is_constrained(self) -> bool:

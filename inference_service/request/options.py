@@ -1,4 +1,4 @@
-"""How tokens are chosen, when a generation ends, what the answer holds, and the constraint on its text."""
+"""Reads the options of a request: sampling, stopping, the parts of the answer, and its constraint."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ STOP_TOKEN_IDS = PARAMETERS["stop_token_ids"]
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """How many tokens a choice gets: the operator's settings."""
+    """The operator's limits on the tokens of a choice."""
 
     default: int = int(MAX_TOKENS.default or 0)
     """Where a request sets no `max_tokens`."""
@@ -86,7 +86,7 @@ class TokenLimits:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """When a generation ends."""
+    """The conditions that end a generation."""
 
     max_tokens: int | None
     """None: the caller set none, and the default applies as far as it fits."""
@@ -142,7 +142,7 @@ MAX_LOGPROBS = 250_000
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What an answer holds."""
+    """The parts of an answer."""
 
     n: int
     """Choices for each prompt."""

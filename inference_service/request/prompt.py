@@ -1,4 +1,4 @@
-"""What a request gives the model to read: conversations with their tools, texts, token ids, batches."""
+"""Reads the prompts of a request: conversations with their tools, texts, token ids, batches."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 _LEAST_RATE = 100_000
 """Bytes a second at which the largest message has to arrive: gRPC reports a message only once it is whole."""
 ABORT_GRACE_SECONDS = 1.0
-"""How long we wait until the caller has read what was sent before an error. gRPC still delivers the error
+"""Seconds that we wait until the caller has read what was sent before an error. gRPC still delivers the error
 later."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -60,7 +60,7 @@ class RpcCall:
     facts: dict[str, object] = field(default_factory=dict)
     """Fields of the log line beside the common ones: counts and timings, never text."""
     writing_since: float | None = None
-    """When the write that is still pending began, on the monotonic clock; None: no write is pending."""
+    """The start of the write that is still pending, on the monotonic clock; None: no write is pending."""
     request_id: str = ""
     """From the caller's metadata, or generated."""
     model: str = ""

@@ -15,7 +15,7 @@ from inference_service.rpc.encode import joined_response, stream_response
 JOINED_EVENTS = "x-joined-events"
 """The metadata with which a caller accepts several events in one message, with the value 1."""
 _HOLD_SECONDS = 0.25
-"""How long `Started` waits for the first output. A short answer then takes one message."""
+"""Seconds that `Started` waits for the first output. A short answer then takes one message."""
 
 
 class EventWriter(Protocol):
@@ -96,7 +96,7 @@ class _JoinedEvents:
             self._writing.cancel()
 
     async def _release(self) -> Sequence[Event]:
-        """What is still held; after this nothing is held, or being written."""
+        """Return the events that are still held; after this nothing is held, or being written."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -47,7 +47,7 @@ _FAILURES = frozenset(
 
 
 def first_attributes(method: str, request_id: str) -> Attributes:
-    """What is known when an RPC arrives."""
+    """The attributes that are known when an RPC arrives."""
     return {
         "rpc.system.name": "grpc",
         "rpc.method": _METHODS.get(method, "_OTHER"),

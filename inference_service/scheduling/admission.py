@@ -31,19 +31,19 @@ _Turn = asyncio.Future[None]
 """A place in the queue. Its result means that it got a permit, an exception that it gets none."""
 
 _INTERACTIVE_PERMITS = 4
-"""How many permits interactive requests get for each one of batch requests, while both wait."""
+"""Permits that interactive requests get for each one of batch requests, while both wait."""
 
 
 class AdmissionControl(Protocol):
-    """What requests and the server need of the admission to an engine, in this process or in another one."""
+    """The admission to an engine as its users see it, in this process or in that of the engine."""
 
     @property
     def running(self) -> int:
-        """How many permits are held."""
+        """The number of permits that are held."""
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a permit."""
+        """The number of requests that wait for a permit."""
 
     def close(self) -> None:
         """Refuse new requests. Requests that wait already keep their place."""
@@ -102,12 +102,12 @@ class Admission(AdmissionControl):
 
     @property
     def running(self) -> int:
-        """How many permits are held."""
+        """The number of permits that are held."""
         return self._running
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a permit."""
+        """The number of requests that wait for a permit."""
         return sum(map(len, self._queues.values()))
 
     def close(self) -> None:
@@ -287,7 +287,7 @@ class DeadlinePassed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When to stop a request, on the monotonic clock, a little before the caller's own deadline."""
+    """The time to stop a request, on the monotonic clock, a little before the caller's own deadline."""
 
     at: float
 
@@ -341,7 +341,7 @@ class FairQueue(Generic[T]):
 
     @property
     def counts(self) -> Mapping[Tenant, int]:
-        """How many items of each tenant wait; tenants without any are left out."""
+        """The number of items of each tenant that wait; tenants without any are left out."""
         return {tenant: len(items) for tenant, items in self._waiting.items()}
 
     def has_space(self, tenant: Tenant, weight: int = 1) -> bool:

@@ -102,7 +102,7 @@ async def build(config: ServiceConfig, workers: FairPool, compilers: FairPool) -
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What is known of a started engine, beside its model."""
+    """The facts about a started engine, beside its model."""
 
     path: Path
     """Of the model, a file or a directory."""

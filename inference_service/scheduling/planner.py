@@ -36,7 +36,7 @@ from inference_service.scheduling.served_model import Effort, ServedModel
 
 
 def effort_of(parsed: ParsedRequest) -> Effort:
-    """How much work it is to plan a request."""
+    """The amount of work that a request is to plan."""
     if parsed.is_constrained:
         return Effort.COMPILING
     prompt = parsed.prompt

@@ -33,7 +33,7 @@ _SENDING_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What to generate: checked against the model, with the prompts as tokens."""
+    """A request to generate from: checked against the model, with the prompts as tokens."""
 
     request_id: str
     model: str
@@ -49,13 +49,13 @@ class GenerationRequest:
 
     @property
     def permits(self) -> int:
-        """How many permits it takes: one for each choice that is generated."""
+        """The number of permits that it takes: one for each choice that is generated."""
         return 0 if self.blocked_by is not None else len(self.choices)
 
 
 @dataclass(frozen=True, slots=True)
 class ChoicePlan:
-    """What one choice takes."""
+    """The usage of one choice."""
 
     index: int
     engine: EngineRequest
@@ -68,7 +68,7 @@ class ChoicePlan:
 
 @dataclass(slots=True)
 class Progress:
-    """What all choices of a request have made so far, and when, in seconds of the monotonic clock."""
+    """The tokens of all choices of a request so far, and their times in seconds of the monotonic clock."""
 
     arrived: float = field(default_factory=time.monotonic)
     admitted: float | None = None

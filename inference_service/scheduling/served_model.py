@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Effort(Enum):
-    """How much work it is to read a request, and thus where it is read."""
+    """The amount of work that a request is to read, which decides where it is read."""
 
     BY_SIZE = "by size"
     LONG = "long"
@@ -60,7 +60,7 @@ class ServedModel:
     compilers: FairPool
     """Compile grammars, apart from `workers`: a long prompt does not wait for them."""
     limits: TokenLimits = field(default_factory=TokenLimits)
-    """How many tokens a choice gets."""
+    """The limits on the tokens of a choice."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Seconds since the Unix epoch."""
 

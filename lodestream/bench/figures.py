@@ -149,7 +149,7 @@ def slowest_share(outcomes: Sequence[Outcome]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How one target compares with another over rounds, with its 95 % confidence interval."""
+    """The ratio of one target to another over rounds, with its 95 % confidence interval."""
 
     value: float
     low: float

@@ -40,7 +40,7 @@ class LoadPlan:
 
 @dataclass(slots=True)
 class LoadResult:
-    """What was measured."""
+    """The measurements of a load."""
 
     model: str
     plan: LoadPlan
@@ -57,7 +57,7 @@ class LoadResult:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a load is."""
+    """The progress of a load."""
 
     open: int = 0
     done: int = 0

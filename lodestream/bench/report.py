@@ -1,4 +1,4 @@
-"""How figures are shown: tables for a terminal, JSON, CSV of each request, an HTML report in one file."""
+"""Shows figures: tables for a terminal, JSON, CSV of each request, an HTML report in one file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Run:
 
     target: str
     label: str
-    """What tells it from the others: `concurrency 16`, `rate 4`, a round."""
+    """Its difference from the others: `concurrency 16`, `rate 4`, a round."""
     result: LoadResult
     figures: dict[str, Any]
 

@@ -19,7 +19,7 @@ from lodestream_common.errors import OperatorError
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one request. Times are seconds of `time.perf_counter`."""
+    """The outcome of one request. Times are seconds of `time.perf_counter`."""
 
     due: float
     """When it was to be sent."""
@@ -54,7 +54,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class TargetOptions:
-    """How requests are made, on either transport."""
+    """The request settings for either transport."""
 
     model: str
     """Empty: the first that the server lists."""

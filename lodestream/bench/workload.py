@@ -1,4 +1,4 @@
-"""What is sent, and when: lengths of prompts and outputs, files of requests, arrivals.
+"""The workload: lengths of prompts and outputs, files of requests, arrivals.
 
 A workload is a sequence of `BenchRequest`. Lengths are numbers of tokens. Synthetic prompts are random and
 share no prefix unless the workload asks for one, so that no server answers them from its prefix cache.

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes."""
+"""The route `/metrics`, which Prometheus scrapes."""
 
 from __future__ import annotations
 

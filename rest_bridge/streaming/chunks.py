@@ -102,7 +102,7 @@ class Frames:
 
     @property
     def choices_started(self) -> int:
-        """How many choices have had output."""
+        """The number of choices that have had output."""
         return len(self._choices)
 
     def render(self, event: Event) -> bytes:

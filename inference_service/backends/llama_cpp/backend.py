@@ -30,7 +30,7 @@ from inference_service.backends.types import BackendDescription, BackendStats, E
 from inference_service.constraints.grammar import Grammar
 
 RELEASE_SECONDS = 10.0
-"""How many seconds closing waits until the engine has released its requests."""
+"""Seconds that closing waits until the engine has released its requests."""
 
 Result = TypeVar("Result")
 

@@ -32,7 +32,7 @@ _GGUF_MAGIC = b"GGUF"
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How the engine is loaded."""
+    """The settings with which the engine is loaded."""
 
     model_path: Path
     context_length: int

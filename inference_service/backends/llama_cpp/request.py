@@ -188,7 +188,7 @@ class LlamaCppRequest:
 
 
 class PrefillRequest(Protocol):
-    """What the scheduler needs to know about a request."""
+    """The facts about a request that the scheduler needs."""
 
     prefill_left: int
     """Prompt tokens that the engine has yet to compute."""

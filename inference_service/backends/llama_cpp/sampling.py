@@ -129,7 +129,7 @@ def _penalties(sampling: Sampling, context_length: int) -> dict[str, object]:
 
 
 def _bias(request: EngineRequest) -> dict[str, object]:
-    """What is added to logits: the caller's bias, and what takes penalties of the prompt back."""
+    """The values that are added to logits: the caller's bias, and those that undo penalties of the prompt."""
     bias = _prompt_bias(request.sampling, request.prompt_ids)
     for token_id, value in request.logit_bias.items():
         bias[token_id] = bias.get(token_id, 0.0) + (value if value > -100.0 else FORBIDDEN)

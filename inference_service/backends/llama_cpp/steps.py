@@ -32,7 +32,7 @@ class EngineFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How much of the prompt is in the KV cache."""
+    """The part of the prompt that is in the KV cache."""
 
     total: int
     processed: int
@@ -302,7 +302,7 @@ def _ends_inside_a_character(data: bytes) -> bool:
 
 
 FIRST_TOP_COUNT = 64
-"""How many of the likeliest tokens are requested first: a sampled token is nearly always among them."""
+"""The number of likeliest tokens that are requested first: a sampled token is nearly always among them."""
 
 _EXCLUSIVELY = 10_000.0
 _GREEDY = Sampling(

@@ -31,12 +31,12 @@ from inference_service.constraints.grammar import Grammar
 
 _IGNORED_CANCEL_SECONDS = 1.0
 _GATHERED_TPS = 1000.0
-"""What an engine without delays makes a second while its reader gathers."""
+"""Tokens a second that an engine without delays makes while its reader gathers."""
 
 
 @dataclass(slots=True)
 class _Pace:
-    """When tokens become ready: a fixed rate, counted from the end of the prefill."""
+    """The times at which tokens become ready: a fixed rate, counted from the end of the prefill."""
 
     tokens_per_second: float
     began: float = field(default_factory=time.monotonic)
@@ -250,7 +250,7 @@ class Faults:
         return cls(**found)  # type: ignore[arg-type]
 
     def before(self, position: int, wanted: int) -> int:
-        """How many of the wanted tokens from this position on come before the next fault."""
+        """The number of wanted tokens from this position on, up to the next fault."""
         places = (self.fail_at, self.stall_at, self.die_at)
         return min(
             [wanted, *(place - position for place in places if place is not None and place > position)]

@@ -29,7 +29,7 @@ _log = structlog.stdlib.get_logger(__name__)
 Result = TypeVar("Result")
 
 SHUTDOWN_SECONDS = 60.0
-"""How long closing waits for the engine's worker processes."""
+"""Seconds that closing waits for the engine's worker processes."""
 WATCH_SECONDS = 0.2
 """Seconds between two checks that the engine lives: a dead engine does not notify those who wait for it."""
 STATISTICS_PAUSE_SECONDS = 0.2

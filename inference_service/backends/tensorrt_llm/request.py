@@ -187,7 +187,7 @@ class OutputCursor:
 
     @property
     def taken(self) -> int:
-        """How many ids were read."""
+        """The number of ids that were read."""
         return self._taken
 
     def has_new(self, ids: Sequence[int]) -> bool:

@@ -172,7 +172,7 @@ class GuidedDecoding:
         self._try(grammar)
 
     def params(self, grammar: Grammar) -> Any:
-        """What goes with a request; `grammar` has passed the check."""
+        """The arguments of a request; `grammar` has passed the check."""
         return self._params(grammar=self._try(grammar))
 
     def _read_once(self, grammar: Grammar) -> str:

@@ -62,7 +62,7 @@ def array_node(compiler: SchemaCompiler, facts: Facts) -> Node:
 
 
 def goal_at(facts: Facts, index: int | None) -> Goal:
-    """What the element at an index has to agree with; those behind every prefix where that is None."""
+    """The schemas of the element at an index; None: those of the elements behind every prefix."""
     atoms: list[Atom] = []
     for elements in facts.elements:
         if index is not None and index < len(elements.prefix):
@@ -132,7 +132,7 @@ class _ContainingWriter:
         return seq(self._marks.begin_array, self._tail(0, 0), self._marks.end_array)
 
     def _tail(self, count: int, matched: int) -> Node:
-        """What may follow so many elements, so many of which are wanted ones; both up to their caps."""
+        """The rest of an array after so many elements and so many wanted ones; both up to their caps."""
         key = (count, matched)
         if key not in self._rules:
             ref = self._builder.promise("elements")

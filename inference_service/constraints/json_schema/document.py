@@ -80,7 +80,7 @@ class Schema:
 
     @cached_property
     def keywords(self) -> dict[str, Any]:
-        """What the schema demands, in the keywords of draft 2020-12, with checked values.
+        """The demands of the schema, in the keywords of draft 2020-12, with checked values.
 
         Raises:
             ConstraintError: a keyword has a value that it cannot have.
@@ -193,7 +193,7 @@ class Document:
         return self._schemas[key]
 
     def follow(self, reference: str, origin: Schema) -> Schema:
-        """What a `$ref` leads to.
+        """The target of a `$ref`.
 
         Raises:
             UnsupportedKeyword: it leads out of the document, or nowhere.

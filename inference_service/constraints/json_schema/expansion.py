@@ -62,7 +62,7 @@ class Expansion:
         self._exclude = exclude
         self._ignore = ignore
         self._denied_by: dict[Schema, tuple[Schema, str]] = {}
-        """Which keyword first denied a schema."""
+        """The keyword that first denied a schema."""
 
     def alternatives(self, goal: Goal) -> list[Facts]:
         """Expand a goal; no alternatives if nothing can agree with it.

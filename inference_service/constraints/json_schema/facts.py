@@ -31,7 +31,7 @@ def goal_of(atoms: Iterable[Atom]) -> Goal:
 
 
 def followed(schema: Schema) -> Schema:
-    """What a schema leads to that is a reference and nothing else."""
+    """The target of a schema that is a reference and nothing else."""
     meant, visited = schema, 0
     while list(meant.keywords) == ["$ref"] and visited < _MAX_REFERENCES:
         meant, visited = meant.reference, visited + 1
@@ -86,7 +86,7 @@ class Bound:
 
 @dataclass(slots=True)
 class NumberFacts:
-    """Which numbers."""
+    """The limits and multiples of numbers."""
 
     is_integer: bool | None = None
     """None: both integers and others."""
@@ -124,7 +124,7 @@ class NumberFacts:
 
 @dataclass(slots=True)
 class Counts:
-    """How long, or how many."""
+    """The least and the most: of a length, or of a number of elements or members."""
 
     least: int = 0
     most: int | None = None
@@ -165,7 +165,7 @@ class Contained:
 
 @dataclass(slots=True)
 class Facts:
-    """What the values of one alternative have in common. Facts of one type say nothing of the others."""
+    """The facts that all values of one alternative share. Facts of one type say nothing of the others."""
 
     types: frozenset[str] = JSON_TYPES
     values: list[Any] | None = None

@@ -18,7 +18,7 @@ MAX_COUNT = 1_000_000_000
 
 
 class Role(Enum):
-    """How the compiler treats a keyword."""
+    """The treatment of a keyword by the compiler."""
 
     ENFORCED = "enforced"
     ANNOTATION = "annotation"
@@ -36,7 +36,7 @@ class Keyword:
     name: str
     role: Role
     note: str
-    """What is enforced, and its limits; one or two sentences."""
+    """The part that is enforced, and its limits; one or two sentences."""
     check: Callable[[Any], str]
     """Says what its value must be; nothing if it is that."""
 

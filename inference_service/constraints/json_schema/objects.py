@@ -57,7 +57,7 @@ def object_node(compiler: SchemaCompiler, facts: Facts) -> Node:
 
 
 def goal_of_member(facts: Facts, name: str) -> Goal:
-    """What the member of this name has to agree with.
+    """The schemas that the member of this name has to agree with.
 
     Raises:
         ConstraintError: a pattern is not supported.
@@ -157,7 +157,7 @@ class _ObjectWriter:
         return _Member(name, seq(terminal(seq(text, self._marks.colon)), value), is_required)
 
     def _tail(self, index: int, count: int) -> Node:
-        """What may follow from a member on, once `count` members are written; counted up to the cap."""
+        """The rest of an object from a member on, once `count` members are written; counted up to the cap."""
         key = (index, count)
         if key not in self._tails:
             self._tails[key] = self._make_tail(index, count)

@@ -61,7 +61,7 @@ class OutputFilter:
 
     @property
     def held(self) -> int:
-        """How many characters are held back."""
+        """The number of characters that are held back."""
         return 0 if self.blocked else self._total - self.safe
 
     def examine(self, buffer: TokenBuffer, upto: int, *, final: bool = False) -> None:

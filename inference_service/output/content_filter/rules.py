@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Action(Enum):
-    """What happens to a match."""
+    """The action on a match."""
 
     BLOCK = "block"
     """A prompt is not answered; output ends before the match."""
@@ -16,7 +16,7 @@ class Action(Enum):
 
 
 class Place(Enum):
-    """Which texts a rule applies to."""
+    """The texts that a rule applies to."""
 
     PROMPT = "prompt"
     OUTPUT = "output"
@@ -36,7 +36,7 @@ class Rule:
     redactions."""
     action: Action
     replacement: str
-    """What takes the place of a match, where the action is to redact."""
+    """The replacement of a match, where the action is to redact."""
     place: Place
     keys: frozenset[str] | None
     """Names of the API keys that it applies to; None: all callers."""
@@ -51,7 +51,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a rule matches."""
+    """The place of a match of a rule."""
 
     start: int
     end: int

@@ -22,7 +22,7 @@ from inference_service.prompt.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class _Sequence:
-    """What one sequence holds so far."""
+    """The tokens of one sequence so far."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[pb.TokenLogprob] = field(default_factory=list)

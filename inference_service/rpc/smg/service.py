@@ -28,7 +28,7 @@ from lodestream_common.logs import choose_request_id
 HEALTHY = "OK"
 """The status of a worker that takes requests; any other text says why it takes none."""
 GENERATE = "SmgGenerate"
-"""How logs, metrics and receipts name the RPC that generates."""
+"""The name of the RPC that generates, in logs, metrics and receipts."""
 
 _CHUNK_BYTES = 1 << 20
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
