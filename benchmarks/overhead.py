@@ -19,7 +19,7 @@ SHAPES = {
 }
 ENGINE = {"backend": "simulated", "model": "smollm2-135m-instruct", "max_concurrency": "16"}
 TURNS = (0, 1, 1, 0, 0, 1, 1, 0)
-"""Which pair has the load."""
+"""The pair that has the load, turn by turn."""
 FIGURES = ("CPU ms a request, both servers", "output tokens/s")
 
 Figures = tuple[float, float]

@@ -23,7 +23,7 @@ from inference_service.models import loader
 from inference_service.models.tokenizer_files import tokenizer_files
 
 PACKAGES = ("smg==1.13.0", "smg-grpc-proto==0.4.28", "grpcio==1.85.1", "uvloop==0.23.0")
-"""With the versions that the figures of README.md were taken with."""
+"""The packages of the gateway, in the versions of the figures in README.md."""
 
 _READY_SECONDS = 60.0
 

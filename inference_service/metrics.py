@@ -51,7 +51,7 @@ class Reading:
     waiting: int
     """Requests in the queue."""
     state: str
-    """Of its health."""
+    """The state of its health."""
 
 
 class EngineMetrics:

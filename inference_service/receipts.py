@@ -103,7 +103,7 @@ class Receipts:
         self._gaps: dict[str, Gap] = {}
         """Cause → what was lost since the last successful write."""
         self._lock = threading.Lock()
-        """Of the two above; held for microseconds only."""
+        """Guards the two above; held for microseconds only."""
         self._wake, self._closing = threading.Event(), threading.Event()
         self._taken = 0
         """The number of receipts that left the queue for the database."""

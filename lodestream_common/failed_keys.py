@@ -26,8 +26,8 @@ SECONDS_PER_FAILURE = 1.0
 MAX_DELAY = 5.0
 """Seconds of the longest delay of a refusal."""
 _MAX_ADDRESSES = 10_000
-_PLACES = 65_536
-"""Of the times in shared memory. Two addresses in one place are treated as one."""
+_SLOTS = 65_536
+"""Slots for times in shared memory. Addresses whose hashes share a slot are treated as one."""
 
 
 class FailedKeys:
@@ -78,14 +78,14 @@ class SharedTimes:
     """The times of failed keys in memory that several processes share."""
 
     until: Any
-    """Times on the monotonic clock of this machine, by place."""
+    """Times on the monotonic clock of this machine, by slot."""
     secret: bytes
-    """Makes the places of addresses unpredictable."""
+    """Makes the slots of addresses unpredictable."""
 
     @classmethod
     def make(cls) -> SharedTimes:
         """Shared memory that is passed on to processes as they are spawned."""
-        return cls(multiprocessing.get_context("spawn").RawArray("d", _PLACES), secrets.token_bytes(16))
+        return cls(multiprocessing.get_context("spawn").RawArray("d", _SLOTS), secrets.token_bytes(16))
 
 
 class SharedFailedKeys(FailedKeys):
@@ -98,8 +98,8 @@ class SharedFailedKeys(FailedKeys):
     def exchange(self, source: str, update: Callable[[float], float]) -> float:
         """Replace the time of an address."""
         digest = blake2b(source.encode(), digest_size=8, key=self._times.secret).digest()
-        place = int.from_bytes(digest) % _PLACES
-        self._times.until[place] = until = update(self._times.until[place])
+        slot = int.from_bytes(digest) % _SLOTS
+        self._times.until[slot] = until = update(self._times.until[slot])
         return until
 
 

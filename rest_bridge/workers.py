@@ -56,7 +56,7 @@ class Shared:
     refused: Any
     """One for each worker: the connections that it refused since the limit was reached."""
     failed: SharedTimes
-    """Of failed keys."""
+    """The times of failed keys."""
 
     @classmethod
     def of(cls, workers: int) -> Shared:

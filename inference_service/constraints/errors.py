@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MAX_SOURCE_BYTES = 524_288
-"""Of the caller's text, in UTF-8."""
+"""The size of the caller's text, in UTF-8."""
 
 MAX_DEPTH = 64
 """Groups inside groups of a regular expression or a GBNF grammar."""

@@ -37,7 +37,7 @@ from lodestream_common.keys import Priority
 from lodestream_common.receipts import Receipt
 
 _SILENCE_SECONDS = 1.0
-"""After which a process that reports nothing is one that makes no progress."""
+"""Seconds after which a process that reports nothing counts as one that makes no progress."""
 
 
 class RemoteEngine:

@@ -51,7 +51,7 @@ class ParsedRequest:
     """A generation request with every default filled in and every range checked."""
 
     model: str
-    """As the caller named it."""
+    """The name that the caller used."""
     prompt: Prompt | BatchPrompt
     sampling: Sampling
     logit_bias: Mapping[int, float]

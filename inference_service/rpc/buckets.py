@@ -27,7 +27,7 @@ _REDIS_SECONDS = 0.5
 _OUTAGE_SECONDS = 1.0
 """Seconds after a failure in which Redis is not tried again."""
 _TOLERANCE = 1e-6
-"""Of one unit, so that rounding does not refuse a caller that waited for the whole retry time."""
+"""Part of a unit that is ignored: rounding must not refuse a caller that waited for the whole retry time."""
 
 
 class ChargePolicy(Enum):

@@ -110,7 +110,7 @@ class RpcCall:
 
     @property
     def priority(self) -> Priority:
-        """In which queue the call waits."""
+        """The priority with which the call waits."""
         return Priority.INTERACTIVE if self.caller is None else self.caller.priority
 
     def max_interval(self) -> float | None:

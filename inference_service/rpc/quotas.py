@@ -16,7 +16,7 @@ from inference_service.rpc.buckets import Bucket, ChargePolicy, QuotaBuckets
 from lodestream_common.keys import ANONYMOUS
 
 _BUSY_SECONDS = 1.0
-"""After which a caller with too many generations may try again."""
+"""Seconds after which a caller with too many generations may try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class _QuotaState:
         return RateLimited(self.bucket.limit, wait, f"{self.bucket.unit} a minute", self.metadata())
 
     def _seconds_of(self, amount: float) -> float:
-        """In which so much refills."""
+        """The seconds in which so much refills."""
         return amount * self.period / self.bucket.limit
 
 

@@ -105,7 +105,7 @@ class EngineFacts:
     """The facts about a started engine, beside its model."""
 
     path: Path
-    """Of the model, a file or a directory."""
+    """The path of the model, a file or a directory."""
     model_id: str
     description: BackendDescription
     created: int

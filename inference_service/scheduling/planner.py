@@ -56,7 +56,7 @@ class Planner:
     parsed: ParsedRequest
     request_id: str
     key_name: str
-    """Of the caller's key, for the content filter."""
+    """The name of the caller's key, for the content filter."""
     deadline: Deadline | None
 
     def plan(self) -> GenerationRequest:

@@ -39,7 +39,7 @@ class GenerationRequest:
     model: str
     """The served id."""
     prompt_tokens: int
-    """Of all prompts, each counted once."""
+    """The tokens of all prompts, each counted once."""
     choices: Sequence[ChoicePlan]
     """By index; empty: the request only validates."""
     deadline: Deadline | None
@@ -143,7 +143,7 @@ class Generation:
 
     @property
     def causes(self) -> list[StopCause]:
-        """Why the choices ended, of those that have ended."""
+        """The causes for which choices ended so far."""
         if self._request.blocked_by is not None:
             return [StopCause.CONTENT_FILTER]
         return [finished.cause for finished in self._ended()]
