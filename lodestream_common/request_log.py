@@ -71,5 +71,5 @@ class LogSample:
         if rate == 1.0:
             return _WHOLE
         # The digest, unlike `hash` and a random number, is the same on both servers.
-        place = int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest()) / 2**64
-        return {"sample_rate": rate} if place < rate else None
+        fraction = int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest()) / 2**64
+        return {"sample_rate": rate} if fraction < rate else None

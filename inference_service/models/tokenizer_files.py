@@ -20,7 +20,7 @@ from inference_service.models.vocabulary import TokenType, Vocabulary
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 _COPIED = (TOKENIZER_FILE, CONFIG_FILE, "special_tokens_map.json", "generation_config.json")
-"""What of an engine directory belongs to the tokenizer. Its config.json is the engine's, not the model's."""
+"""The tokenizer's files in an engine directory. Its config.json is the engine's, not the model's."""
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
