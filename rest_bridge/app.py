@@ -67,6 +67,25 @@ def create_app(
         redoc_url=None,
         exception_handlers={HTTPException: _on_http_exception},
     )
+    _add_middleware(app, config, keyring, counts, tracer)
+    for route in (generation, models, usage, health):
+        app.include_router(route.router)
+    if config.metrics:
+        app.include_router(metrics.router)
+    if config.playground:
+        app.include_router(playground.router)
+    add_docs(app)
+    return app
+
+
+def _add_middleware(
+    app: FastAPI,
+    config: BridgeConfig,
+    keyring: Keyring,
+    counts: BridgeMetrics | None,
+    tracer: Tracer | None,
+) -> None:
+    """Add the middleware from the innermost to the outermost."""
     allowed = AllowedSites.of(config)
     app.add_middleware(DirectRoutes, routes=generation.routes())
     app.add_middleware(BrowserMiddleware, allowed=allowed, keyring=keyring)
@@ -79,19 +98,11 @@ def create_app(
     )
     app.add_middleware(logged)
     if allowed.origins:
-        # It is the outermost middleware, so that pages can read errors, too.
+        # Outside the others, so that pages can read errors, too.
         app.add_middleware(LoggedCors, origins=sorted(allowed.origins), logged=logged)
     proxies = TrustedProxies(config.trusted_proxies)
     if proxies or config.root_path:
         app.add_middleware(ProxyMiddleware, proxies=proxies, root_path=config.root_path)
-    for route in (generation, models, usage, health):
-        app.include_router(route.router)
-    if config.metrics:
-        app.include_router(metrics.router)
-    if config.playground:
-        app.include_router(playground.router)
-    add_docs(app)
-    return app
 
 
 class DirectRoutes:
