@@ -139,6 +139,10 @@ def _figures(
     figures["latency_spread"] = latency["p99"] / latency["p50"]
     if (tps := float(document["servers"].get("simulated_decode_tps", 0))) > 0:
         figures["delivered_share"] = delivered_share(runs[0].result, tps)
+        # The engine itself takes the time of one token before the first.
+        figures["added_ttft_ms"] = {
+            name: value - 1000 / tps for name, value in figures["time_to_first_token_ms"].items()
+        }
     if streams := options.get("concurrency"):
         figures["stream_kib"] = used[0] / streams / 1024
     if "beside" in document:
@@ -162,7 +166,7 @@ def _medians(name: str, runs: Sequence[Run]) -> tuple[float, float]:
 def delivered_share(result: LoadResult, tokens_per_second: float) -> float:
     """Tokens that arrived between warm-up and end, over those that an engine of this speed generated.
 
-    Such an engine makes the first token when a request is due, then one each `1 / tokens_per_second` seconds.
+    Such an engine makes one token each `1 / tokens_per_second` seconds from when a request is due.
     """
     begin, end = result.began + result.plan.warmup_seconds, result.stopped
     offered = delivered = 0.0

@@ -113,7 +113,7 @@ class CommonConfig(BaseModel):
         description="Most open connections of each server; further ones are refused.",
     )
     max_stream_interval: float = Field(
-        default=0.25,
+        default=0.1,
         ge=0,
         le=HIGHEST_INTERVAL,
         description="Largest pause in seconds between two messages of a stream. A busy server gathers tokens "
