@@ -116,13 +116,15 @@ class GenerateServicer:
         progress = Progress()
         interval = partial(self._pacer.interval, call.max_interval())
         loaded = self._slot.loaded
+        # Before any refusal, which has the model in its log line, metrics and receipt then.
+        call.facts |= _model_fact(loaded.model, message.model)
         if call.span is not None:
             trace_request(call.span, message, loaded.model.names)
         async with await self._count_running(call, message, loaded):
             request = await self._read(call, message, loaded)
             if in_one_message:
                 _check_answer_size(request, loaded.model.tokenizer.longest_token)
-            call.facts |= {"model": request.model, "prompt_tokens": request.prompt_tokens}
+            call.facts |= {"prompt_tokens": request.prompt_tokens}
             async with loaded.admission.reserve(
                 call.tenant, request.permits, request.deadline, call.priority
             ) as permit:
@@ -281,6 +283,14 @@ def _check_may_use(call: RpcCall, model: ServedModel, name: str) -> None:
     """
     if name in model.names and call.caller is not None and not _may_use(call, model, name):
         raise PermissionDenied(f"The key may not use this model, only: {', '.join(call.caller.models)}.")
+
+
+def _model_fact(model: ServedModel, name: str) -> dict[str, str]:
+    """The id of the served model, for log line, metrics and receipt.
+
+    A name that is not served is the caller's free text and must not become a label of a metric.
+    """
+    return {"model": model.id} if not name or name in model.names else {}
 
 
 def _describe(model: ServedModel, name: str) -> model_pb.Model:

@@ -49,7 +49,8 @@ async def test_counted_tokens_and_requests_agree_with_the_answers(tmp_path: Path
     assert total(service, "lodestream_prompt_tokens_total") == prompt
     assert total(service, "lodestream_requests_total", outcome="ok", method="Generate") == 1
     assert total(service, "lodestream_requests_total", outcome="ok", method="GenerateStream") == 2
-    assert total(service, "lodestream_requests_total", outcome="model_not_found") == 1
+    assert total(service, "lodestream_requests_total", outcome="invalid_value", model=MODEL) == 1
+    assert total(service, "lodestream_requests_total", outcome="model_not_found", model="") == 1
     assert total(service, "lodestream_choices_finished_total", cause="max_tokens") == 5
     assert total(service, "lodestream_time_to_first_token_seconds_count", model=MODEL) == 3
     assert total(service, "lodestream_request_completion_tokens_sum") == completion

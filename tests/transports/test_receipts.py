@@ -188,11 +188,18 @@ async def test_a_key_can_read_only_receipts_of_its_own_requests(tmp_path: Path) 
     keys = KeyFile(tmp_path / "keys.json")
     own, mine = keys.create("mine", Level.READ_WRITE)
     _, other = keys.create("other", Level.ADMIN)
+    _, elsewhere = keys.create("elsewhere", models=("of-another-service",))
     async with metered_servers(tmp_path, receipts_url=tmp_path / "receipts.db") as servers:
         reply = await post(servers, CHAT, mine, "answered")
         refused = await post(servers, {**CHAT, "model": "nobody"}, mine, "refused")
+        await post(servers, {**CHAT, "temperature": 9}, mine, "invalid")
+        await post(servers, CHAT, elsewhere, "forbidden")
         answered = await get(servers, "answered", mine)
         unknown = await get(servers, "refused", mine)
+        of_refusals = [
+            (await get(servers, name, key)).json()
+            for name, key in (("invalid", mine), ("forbidden", elsewhere))
+        ]
         foreign = await get(servers, "answered", other)
         missing = await get(servers, "never", mine)
         keyless = await get(servers, "answered", None)
@@ -214,7 +221,11 @@ async def test_a_key_can_read_only_receipts_of_its_own_requests(tmp_path: Path) 
     assert receipt["finish_causes"] == ["max_tokens"]
     assert 0 <= receipt["timings"]["queue_ms"] <= receipt["timings"]["total_ms"]
     assert unknown.json()["outcome"] == "model_not_found"
-    assert unknown.json()["timings"]["queue_ms"] is None
+    assert (unknown.json()["model"], unknown.json()["timings"]["queue_ms"]) == ("", None)
+    assert [(found["outcome"], found["model"]) for found in of_refusals] == [
+        ("invalid_value", MODEL),
+        ("insufficient_scope", MODEL),
+    ]
     assert (foreign.status_code, missing.status_code, keyless.status_code) == (404, 404, 401)
     assert foreign.json() == missing.json()
     assert missing.json()["error"]["code"] == "receipt_not_found"
