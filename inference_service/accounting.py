@@ -41,6 +41,9 @@ class Accounting(Protocol):
     def observe(self, call: RpcCall, outcome: str) -> None:
         """Count an RPC that ended."""
 
+    def note_interval(self, seconds: float) -> None:
+        """Keep the stream interval of this process for the metrics."""
+
     async def find_receipt(self, request_id: str, key_id: str) -> Receipt | None:
         """The newest receipt of a request of a key; None: there is none."""
 
@@ -111,6 +114,11 @@ class LocalAccounting(Accounting):
             self._calls.observe(call, outcome)
         if self._receipts is not None:
             self._receipts.observe(call, outcome)
+
+    def note_interval(self, seconds: float) -> None:
+        """Keep the stream interval of this process for the metrics."""
+        if self._calls is not None:
+            self._calls.stream_interval.set(seconds)
 
     def add_receipt(self, receipt: Receipt) -> None:
         """Take the receipt of an RPC that ended in another process."""

@@ -11,12 +11,19 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from inference_service.backends.types import BackendDescription, BackendStats
 from inference_service.rpc.call import RpcCall
-from lodestream_common.metrics import LATENCY_SECONDS, TOKEN_COUNTS, TOKEN_SECONDS
+from lodestream_common.metrics import LATENCY_SECONDS, STREAM_INTERVAL_TEXT, TOKEN_COUNTS, TOKEN_SECONDS
 
 NO_MODEL = ""
 """The label of RPCs that ended before their model was known."""
@@ -82,7 +89,7 @@ class EngineMetrics:
 
 
 class CallMetrics:
-    """Counts RPCs as they end.
+    """Counts RPCs as they end, and has the stream interval of the process that answers them.
 
     Args:
         registry: that of the metrics.
@@ -130,6 +137,13 @@ class CallMetrics:
             )
             for name, text in _LENGTHS
         }
+
+        self.stream_interval = Gauge(
+            "lodestream_stream_interval_seconds",
+            STREAM_INTERVAL_TEXT,
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
 
     def observe(self, call: RpcCall, outcome: str) -> None:
         """Count an RPC that ended."""

@@ -37,6 +37,7 @@ from lodestream_common.errors import SettingError
 from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.keys import Keyring
 from lodestream_common.machine import usable_cores
+from lodestream_common.metrics import STREAM_INTERVAL_PERIOD
 from lodestream_common.pacing import Interval, Pacer, no_interval
 from lodestream_common.proxies import TrustedProxies
 from lodestream_common.ready import announce_ready
@@ -147,6 +148,7 @@ class Server:
             asyncio.create_task(self._watch_readers(), name="stalled-readers"),
             asyncio.create_task(self._watch_keys(), name="keys"),
             asyncio.create_task(self._watch_files(), name="watched-files"),
+            asyncio.create_task(self._watch_interval(), name="stream-interval"),
         ]
         _log.info("serving", address=str(self.address), model=self._slot.loaded.model.id)
         return self.address
@@ -271,6 +273,12 @@ class Server:
             for call in self.calls:
                 if call.writing_since is not None and now - call.writing_since > limit:
                     call.end_with(ReaderStalled(limit))
+
+    async def _watch_interval(self) -> None:
+        """Keep the metric of the stream interval up to date."""
+        while True:
+            self.accounting.note_interval(self._pacer.current)
+            await asyncio.sleep(STREAM_INTERVAL_PERIOD)
 
     async def _watch_files(self) -> None:
         """Load changed keys and filter rules, so that a broken file is logged even while no request comes."""

@@ -17,6 +17,11 @@ from lodestream_common.address import Address, cannot_listen, check_free
 SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable of the metrics library: where processes that count together keep their numbers. The
 library reads it when it is imported."""
+STREAM_INTERVAL_TEXT = (
+    "Time for which streams gather tokens between two messages; of several processes the largest."
+)
+STREAM_INTERVAL_PERIOD = 0.5
+"""Seconds between two readings of the stream interval: the metrics library cannot ask another process."""
 LATENCY_SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 )  # fmt: skip

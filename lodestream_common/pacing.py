@@ -18,6 +18,7 @@ first reading shows some.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 import time
@@ -50,6 +51,9 @@ _FULL_SHARE, _FAST_GROWTH = 0.95, 2.0
 """Above this share the loop is full, as in a burst of new streams, and the interval grows by this factor."""
 _FIRST_INTERVAL, _LEAST_INTERVAL = 0.005, 0.002
 """Seconds: where the growth begins, and below what the interval is 0."""
+
+_RECENT = 1.0
+"""An interval is in use until no stream has asked for one for so many seconds more than the largest lasts."""
 
 _SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,6})?")
 
@@ -106,6 +110,7 @@ class Pacer:
         self._least = least
         self._interval = 0.0
         self._is_used = False
+        self._asked = -math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def interval(self, most: float | None = None) -> float:
@@ -123,7 +128,17 @@ class Pacer:
             if self._timer is None:
                 self._start()
             return min(max(self._interval, self._least()), limit)
+        self._asked = time.monotonic()
         return limit if self._pacing == "always" else _random(limit)
+
+    @property
+    def current(self) -> float:
+        """The interval in use, in seconds, before any caller's own limit: 0 where no stream runs, and the
+        largest one where they are random. Any thread may read it, and a reading never starts the timer.
+        """
+        if self._pacing == "auto":
+            return min(max(self._interval, self._least()), self._most)
+        return self._most if time.monotonic() - self._asked < self._most + _RECENT else 0.0
 
     def _start(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -19,6 +19,7 @@ from lodestream_common.address import parse_address
 from lodestream_common.errors import SettingError
 from lodestream_common.failed_keys import FailedKeys
 from lodestream_common.keys import Keyring
+from lodestream_common.metrics import STREAM_INTERVAL_PERIOD
 from lodestream_common.pacing import Pacer
 from lodestream_common.proxies import TrustedProxies
 from lodestream_common.request_log import LogSample
@@ -161,6 +162,8 @@ def _lifespan(
             pacer = Pacer(config.max_stream_interval, config.stream_pacing)
             app.state.bridge = Bridge(config, client, keyring, failed_keys, pacer, counts)
             watching = [asyncio.create_task(_watch(keyring), name="key-file-watch")]
+            if counts is not None:
+                watching.append(asyncio.create_task(_show_interval(pacer, counts), name="stream-interval"))
             if certificates is not None:
                 watching.append(asyncio.create_task(_follow(config, certificates, client)))
             yield
@@ -175,6 +178,13 @@ async def _watch(keyring: Keyring) -> None:
     while True:
         await asyncio.sleep(_KEYS_INTERVAL)
         keyring.refresh()
+
+
+async def _show_interval(pacer: Pacer, counts: BridgeMetrics) -> None:
+    """Keep the metric of the stream interval up to date."""
+    while True:
+        counts.stream_interval.set(pacer.current)
+        await asyncio.sleep(STREAM_INTERVAL_PERIOD)
 
 
 def _service_certificates(config: BridgeConfig) -> FollowedPem | None:

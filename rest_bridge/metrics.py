@@ -1,4 +1,4 @@
-"""The bridge's metrics: what each HTTP request came to."""
+"""The bridge's metrics: what each HTTP request came to, and the stream interval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from lodestream_common.metrics import LATENCY_SECONDS, SHARED_DIRECTORY
+from lodestream_common.metrics import LATENCY_SECONDS, SHARED_DIRECTORY, STREAM_INTERVAL_TEXT
 
 UNKNOWN_ROUTE = "unknown"
 """The label of requests that no route took; their paths are their callers' own words."""
@@ -61,6 +61,12 @@ class BridgeMetrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self.stream_interval = Gauge(
+            "lodestream_bridge_stream_interval_seconds",
+            STREAM_INTERVAL_TEXT,
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
         self._build = Info("lodestream_build", "The version of lodestream.", registry=self.registry)
         self._build.info({"version": version("lodestream")})
         ProcessCollector(registry=self.registry)
@@ -68,7 +74,9 @@ class BridgeMetrics:
 
     @property
     def exposed(self) -> CollectorRegistry:
-        """The text for scrapers: of several workers the sums of all, and nothing of one process alone."""
+        """The text for scrapers: of several workers the sums of all and the largest stream interval, and
+        nothing of one process alone.
+        """
         if SHARED_DIRECTORY not in os.environ:
             return self.registry
         registry = CollectorRegistry()

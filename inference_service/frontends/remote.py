@@ -332,6 +332,11 @@ class RemoteAccounting(Accounting):
         if self._keeps_receipts and call.method in METHODS:
             self._remote.note("add_receipt", receipt_of(call, outcome))
 
+    def note_interval(self, seconds: float) -> None:
+        """Keep the stream interval of this process, which is never below that of the engine's process."""
+        if self._calls is not None:
+            self._calls.stream_interval.set(seconds)
+
     async def find_receipt(self, request_id: str, key_id: str) -> Receipt | None:
         """See `LocalAccounting`."""
         receipt: Receipt | None = await self._remote.call("find_receipt", request_id, key_id)

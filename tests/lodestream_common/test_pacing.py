@@ -113,14 +113,18 @@ async def test_a_pacer_follows_the_load_and_stops_without_requests(monkeypatch: 
     loop = asyncio.get_running_loop()
     is_busy = True
     pacer = Pacer(0.25, load=LoadMeter(lambda: loop.time() if is_busy else 0.0))
+    assert pacer.current == 0.0
+    assert pacer._timer is None, "reading what is in use does not start the timer"
 
     assert pacer.interval() == 0.0, "the first answer comes before any reading"
     await eventually(lambda: pacer.interval() > 0.02)
+    assert pacer.current > 0.02
     assert pacer.interval(0.01) == 0.01, "no caller waits longer than it accepts"
     assert pacer.interval(0) == 0.0
     is_busy = False
     await eventually(lambda: pacer.interval() == 0.0)
     await eventually(lambda: pacer._timer is None)
+    assert pacer.current == 0.0
 
 
 async def test_pacing_can_be_turned_off_or_be_constant() -> None:

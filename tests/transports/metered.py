@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +60,17 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 
 @asynccontextmanager
-async def metered_servers(home: Path, **settings: Any) -> AsyncIterator[MeteredServers]:
-    """Run both servers on the simulated engine. Arguments are settings of the service."""
+async def metered_servers(
+    home: Path, *, of_bridge: Mapping[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[MeteredServers]:
+    """Run both servers on the simulated engine.
+
+    Args:
+        home: of the servers' processes.
+        of_bridge: further settings of the bridge.
+        **settings: those of the service.
+
+    """
     metrics = f"127.0.0.1:{free_port()}"
     given = {
         "backend": "simulated",
@@ -74,6 +83,12 @@ async def metered_servers(home: Path, **settings: Any) -> AsyncIterator[MeteredS
     }
     async with (
         server_process("serve", home, **given) as service,
-        server_process("bridge", home, http_address="127.0.0.1:0", grpc_address=service.address) as bridge,
+        server_process(
+            "bridge",
+            home,
+            http_address="127.0.0.1:0",
+            grpc_address=service.address,
+            **(of_bridge or {}),
+        ) as bridge,
     ):
         yield MeteredServers(service.address, bridge.address, metrics)

@@ -76,6 +76,34 @@ async def test_gauges_show_running_and_waiting_requests(tmp_path: Path) -> None:
         await servers.until("lodestream_requests_running", lambda running: running == 0)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_the_stream_interval_is_that_of_running_streams(tmp_path: Path, processes: int) -> None:
+    """The two servers have different intervals, so that neither can pass for the other."""
+    service = {"max_stream_interval": 0.03, "frontends": processes, "simulated_decode_tps": 20}
+    bridge = {"max_stream_interval": 0.02, "workers": processes, "stream_pacing": "always"}
+    async with metered_servers(tmp_path, of_bridge=bridge, stream_pacing="always", **service) as servers:
+        assert await stream_intervals(servers) == (0.0, 0.0), "reading the metrics does not start the pacing"
+        stream = asyncio.create_task(ask(servers, {**CHAT, "max_tokens": 1000, "stream": True}))
+        await until_intervals(servers, (0.03, 0.02))
+        stream.cancel()
+        await until_intervals(servers, (0.0, 0.0))
+
+
+async def until_intervals(servers: MeteredServers, wanted: tuple[float, float]) -> None:
+    async with asyncio.timeout(15):
+        while True:
+            if await stream_intervals(servers) == wanted:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def stream_intervals(servers: MeteredServers) -> tuple[float, float]:
+    """The stream intervals of the service and of the bridge, each from exactly one sample."""
+    names = "lodestream_stream_interval_seconds", "lodestream_bridge_stream_interval_seconds"
+    service, bridge = await servers.samples(servers.metrics), await servers.samples(servers.bridge)
+    return service[names[0], frozenset()], bridge[names[1], frozenset()]
+
+
 async def test_a_cancelled_request_counts_its_generated_tokens(tmp_path: Path) -> None:
     async with metered_servers(tmp_path, simulated_decode_tps=100) as servers:
         async with AsyncClient(servers.service) as client:

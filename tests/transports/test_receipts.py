@@ -100,7 +100,7 @@ async def test_sums_equal_those_of_the_metrics_and_of_the_answers(tmp_path: Path
             got["prompt"] += prompt
             got["completion"] += completion
 
-    settings = {"receipts_url": file, "max_concurrency": 8, "simulated_decode_tps": 2000}
+    settings: dict[str, Any] = {"receipts_url": file, "max_concurrency": 8, "simulated_decode_tps": 2000}
     async with metered_servers(tmp_path, **settings) as servers:
         async with AsyncClient(servers.service, retries=0) as client:
             await asyncio.gather(*(caller(client) for _ in range(16)))
