@@ -62,7 +62,7 @@ def create_app(
         title="Lodestream",
         version=version("lodestream"),
         description="Text generation over REST, OpenAI-style.",
-        lifespan=_lifespan(config, keyring, failed_keys or FailedKeys(), counts),
+        lifespan=_lifespan(config, keyring, FailedKeys() if failed_keys is None else failed_keys, counts),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,

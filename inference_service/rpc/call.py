@@ -200,7 +200,7 @@ class RunningCalls:
         log_sample: LogSample | None = None,
         proxies: TrustedProxies | None = None,
     ) -> None:
-        self._proxies = proxies or TrustedProxies()
+        self._proxies = TrustedProxies() if proxies is None else proxies
         self._log_sample = log_sample or LogSample({})
         self._access = access
         self._quotas = quotas

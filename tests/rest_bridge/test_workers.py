@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from lodestream_common.failed_keys import FREE_FAILURES, FailedKeys, SharedFailedKeys, SharedTimes
+from lodestream_common.keys import KeyFile, Level
 from rest_bridge.workers import Shared, SharedCap
 from tests.rest_bridge.bodies import CHAT, chat
 from tests.rest_bridge.wire import Wire, connect
@@ -165,6 +167,23 @@ def test_failed_keys_count_across_workers() -> None:
     assert delays == [alone.delay("192.0.2.1") for _ in delays]
     assert delays[-1] > 0
     assert one.delay("192.0.2.2") == 0, "of another address"
+
+
+async def test_workers_delay_failed_keys_together(running: Running, tmp_path: Path) -> None:
+    """Each worker alone would refuse its half without delay."""
+    keys = tmp_path / "keys.json"
+    KeyFile(keys).create("alice", Level.READ_WRITE)
+    headers = {"authorization": "Bearer pg_" + "x" * 40, "connection": "close"}
+    async with (
+        bridge(running, tmp_path, keys_file=keys) as server,
+        httpx.AsyncClient(base_url=f"http://{server.address}", timeout=TIMEOUT_SECONDS) as http,
+    ):
+        began = time.monotonic()
+        asking = [http.get("/v1/models", headers=headers) for _ in range(2 * FREE_FAILURES)]
+        replies = await asyncio.gather(*asking)
+
+    assert {reply.status_code for reply in replies} == {401}
+    assert time.monotonic() - began >= 4.5
 
 
 def test_the_connection_count_covers_all_workers() -> None:
