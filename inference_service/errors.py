@@ -132,7 +132,7 @@ class RateLimited(ServiceError):
         quota: str = "requests a minute",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Args: quota: what the limit counts; metadata: of the reply, about this quota."""
+        """Args: quota: what the limit counts; metadata: of the reply, about the quotas of the key."""
         super().__init__(f"The key's limit of {limit} {quota} is spent.")
         self.limit = limit
         self.retry_after = retry_after

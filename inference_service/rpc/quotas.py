@@ -94,7 +94,11 @@ class Quotas(QuotaControl):
         limit = request_limit(caller, self._requests_per_minute)
         if not limit:
             return {}
-        return await self._charge(Bucket("requests", caller.key_id, limit), 1, ChargePolicy.IF_IT_FITS)
+        try:
+            return await self._charge(Bucket("requests", caller.key_id, limit), 1, ChargePolicy.IF_IT_FITS)
+        except RateLimited as error:
+            error.metadata = {**error.metadata, **await self._tokens_left(caller)}
+            raise
 
     async def reserve_tokens(
         self, caller: Caller, tokens: int, *, only_check: bool = False
@@ -120,6 +124,15 @@ class Quotas(QuotaControl):
             )
         policy = ChargePolicy.NEVER if only_check else ChargePolicy.IF_IT_FITS
         return await self._charge(Bucket("tokens", caller.key_id, limit), tokens, policy)
+
+    async def _tokens_left(self, caller: Caller) -> Mapping[str, str]:
+        """Metadata about the tokens, for a request that is refused before its prompt is charged."""
+        limit = caller.limits.tokens_per_minute
+        if not limit:
+            return {}
+        bucket = Bucket("tokens", caller.key_id, limit)
+        result = await self.buckets.charge(bucket, 0, ChargePolicy.NEVER)
+        return _QuotaState(bucket, result.spent, self.buckets.period).metadata()
 
     async def _charge(self, bucket: Bucket, cost: int, policy: ChargePolicy) -> Mapping[str, str]:
         result = await self.buckets.charge(bucket, cost, policy)
@@ -153,7 +166,8 @@ class Quotas(QuotaControl):
         """
         limit = caller.limits.max_concurrent
         if limit and self._running[caller.key_id] >= limit:
-            raise RateLimited(limit, _BUSY_SECONDS, "generations at once", {})
+            metadata = await self._tokens_left(caller)
+            raise RateLimited(limit, _BUSY_SECONDS, "generations at once", metadata)
         self._running[caller.key_id] += 1
         try:
             yield

@@ -195,6 +195,40 @@ async def test_concurrent_generations_of_a_key_are_limited(tmp_path: Path) -> No
         assert (await post(alice)).status_code == 200
 
 
+async def test_every_429_names_all_limits_of_the_key(tmp_path: Path) -> None:
+    """Whichever limit refuses: the requests a minute, the tokens, or the generations at once."""
+    both = {"requests_per_minute": 3, "tokens_per_minute": 500}
+    (tmp_path / "requests").mkdir()
+    async with limited(tmp_path / "requests", KeyLimits(**both)) as (_, alice):
+        refused = [await until_refused(partial(post, alice, stream=stream)) for stream in (False, True)]
+        assert [quotas(reply.headers, "requests") for reply in refused] == [("3", "0")] * 2
+        assert {quotas(reply.headers, "tokens")[0] for reply in refused} == {"500"}
+        of_grpc = await by_grpc(alice)
+        assert [quotas(of_grpc, unit)[0] for unit in ("requests", "tokens")] == ["3", "500"]
+        assert 0 < int(of_grpc["x-ratelimit-remaining-tokens"]) < 500
+
+    (tmp_path / "tokens").mkdir()
+    small = KeyLimits(requests_per_minute=100, tokens_per_minute=20)
+    async with limited(tmp_path / "tokens", small) as (_, alice):
+        spent = await until_refused(partial(post, alice))
+        assert [quotas(spent.headers, unit)[0] for unit in ("requests", "tokens")] == ["100", "20"]
+
+    (tmp_path / "running").mkdir()
+    limits = KeyLimits(requests_per_minute=100, tokens_per_minute=20, max_concurrent=1)
+    async with limited(tmp_path / "running", limits, simulated_decode_tps=20) as (servers, alice):
+        running = asyncio.create_task(post(alice, max_tokens=60, ignore_eos=True))
+        await eventually(lambda: servers.service.loaded.admission.running == 1)
+        busy: list[Mapping[str, str]] = [
+            (await post(alice)).headers,
+            await by_grpc(alice),
+            await by_grpc(alice, streamed=True),
+        ]
+        assert (await running).status_code == 200
+        assert [[quotas(reply, unit)[0] for unit in ("requests", "tokens")] for reply in busy] == [
+            ["100", "20"]
+        ] * 3
+
+
 async def test_two_services_share_one_redis(tmp_path: Path) -> None:
     """Requests and tokens over any service and transport count together."""
     limits = KeyLimits(requests_per_minute=4, tokens_per_minute=1000)

@@ -38,6 +38,21 @@ def standing(metadata: Mapping[str, str], unit: str = "requests") -> list[str]:
     return [metadata[f"x-ratelimit-{name}-{unit}"] for name in ("limit", "remaining", "reset")]
 
 
+async def test_a_refused_request_names_its_own_limit_also_where_the_tokens_are_in_debt() -> None:
+    now = 0.0
+    quotas = Quotas(1, QuotaBuckets(clock=lambda: now))
+    who = caller(tokens_per_minute=10)
+    await quotas.count_request(who)
+    quotas.charge_tokens(who, 25)
+    await quotas.close()
+
+    error = await spent(quotas, who)
+
+    assert "1 requests a minute" in str(error)
+    assert standing(error.metadata) == ["1", "0", "1m0s"]
+    assert standing(error.metadata, "tokens") == ["10", "0", "2m30s"]
+
+
 async def test_requests_refill_one_by_one() -> None:
     """The error has the time until the next request; `reset` is the time until the quota is full."""
     now = 0.0
