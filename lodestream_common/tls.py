@@ -106,6 +106,11 @@ class TlsFiles:
             _check_authorities(authorities, f"{authorities_setting}: {self.authorities}")
         return Pem(certificate, key, authorities)
 
+    def names(self) -> list[str]:
+        """The names of the settings that are set."""
+        paths = (self.certificate, self.key, self.authorities)
+        return [name for name, path in zip(self.settings, paths, strict=True) if path]
+
     def signature(self) -> Signature:
         """What changes when one of the files changes."""
         return tuple(_signature(path) for path in (self.certificate, self.key, self.authorities) if path)
@@ -198,7 +203,7 @@ class FollowedPem:
             return False
         changed, self.current = pem != self.current, pem
         if changed:
-            _log.info("certificates_reloaded", settings=list(self._files.settings))
+            _log.info("certificates_reloaded", settings=self._files.names())
         return changed
 
 

@@ -83,6 +83,18 @@ def test_changed_files_are_read_once_both_have_changed(made: Certificates) -> No
     assert not followed.refresh()
 
 
+def test_a_reload_names_only_the_settings_that_are_set(made: Certificates) -> None:
+    paths = made.issue()
+    names = ("tls_certificate", "tls_key", "")
+    followed = FollowedPem(TlsFiles(paths["tls_certificate"], paths["tls_key"], None, names))
+    made.issue()
+
+    with capture_logs() as logs:
+        assert [followed.refresh() for _ in range(2)] == [False, True]
+
+    assert [line["settings"] for line in logs] == [["tls_certificate", "tls_key"]]
+
+
 def test_broken_files_are_logged_once_and_the_old_ones_count(made: Certificates) -> None:
     good = files(made)
     followed = FollowedPem(good)
