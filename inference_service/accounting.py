@@ -106,7 +106,12 @@ class LocalAccounting(Accounting):
             wanted = parse_address(self._config.metrics_address, "metrics_address")
             self._metrics_server = MetricsServer(wanted, self._metrics.registry)
             _log.info("serving_metrics", address=str(self.metrics_address))
-        self._receipts = open_receipts(self._config, str(address), self._metrics.receipts_dropped.inc)
+        self._receipts = open_receipts(
+            self._config,
+            str(address),
+            on_dropped=self._metrics.receipts_dropped.inc,
+            on_gap=lambda cause: self._metrics.receipts_gaps.labels(cause).inc(),
+        )
 
     def observe(self, call: RpcCall, outcome: str) -> None:
         """Count an RPC that ended in this process."""

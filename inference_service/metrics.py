@@ -24,6 +24,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from inference_service.backends.types import BackendDescription, BackendStats
 from inference_service.rpc.call import RpcCall
 from lodestream_common.metrics import LATENCY_SECONDS, STREAM_INTERVAL_TEXT, TOKEN_COUNTS, TOKEN_SECONDS
+from lodestream_common.receipts import GAP_CAUSES
 
 NO_MODEL = ""
 """The label of RPCs that ended before their model was known."""
@@ -83,6 +84,14 @@ class EngineMetrics:
             "Usage receipts that could not be kept: the queue was full, or the database refused them.",
             registry=self.registry,
         )
+        self.receipts_gaps = Counter(
+            "lodestream_receipts_gaps",
+            "Gaps in the usage receipts that were written to their database, by cause.",
+            ("cause",),
+            registry=self.registry,
+        )
+        for gap_cause in GAP_CAUSES:
+            self.receipts_gaps.labels(gap_cause)
         self.registry.register(_Gauges(read, with_gateway_names))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

@@ -81,6 +81,7 @@ class Receipts:
         server: host and address of the service.
         days: how long receipts are kept; 0: without end.
         on_dropped: called with the number of receipts that are lost, from any thread.
+        on_gap: called with the cause of each gap that is written to the database, from the thread.
         limit: most receipts that wait.
 
     """
@@ -92,12 +93,14 @@ class Receipts:
         *,
         days: int = 0,
         on_dropped: Callable[[int], object] = lambda _: None,
+        on_gap: Callable[[str], object] = lambda _: None,
         limit: int = QUEUE_LIMIT,
     ) -> None:
         self._store = store
         self._writer = Writer(uuid4().hex, server, time.time())
         self._days = days
         self._on_dropped = on_dropped
+        self._on_gap = on_gap
         self._limit = limit
         self._waiting: deque[Receipt] = deque()
         self._gaps: dict[str, Gap] = {}
@@ -220,8 +223,11 @@ class Receipts:
         if not self._has_begun:
             for gap in self._store.begin(self._writer):
                 _log.warning("receipts_missing", cause=gap.cause, seconds=round(gap.ended - gap.began, 1))
+                self._on_gap(gap.cause)
             self._has_begun = True
         self._store.write(batch, self._taken, gaps, self._writer)
+        for gap in gaps:
+            self._on_gap(gap.cause)
 
     def _clean(self) -> None:
         if self._days and time.monotonic() >= self._clean_at:
@@ -268,7 +274,10 @@ def _joined(one: Gap, other: Gap) -> Gap:
 
 
 def open_receipts(
-    config: ServiceConfig, address: str, on_dropped: Callable[[int], object]
+    config: ServiceConfig,
+    address: str,
+    on_dropped: Callable[[int], object],
+    on_gap: Callable[[str], object],
 ) -> Receipts | None:
     """Start to write receipts as the settings say; None: they are off, or the default file cannot be used.
 
@@ -276,6 +285,7 @@ def open_receipts(
         config: the settings.
         address: where the service listens.
         on_dropped: called with the number of receipts that are lost.
+        on_gap: called with the cause of each gap that is written to the database.
 
     Raises:
         OperatorError: the URL is malformed, or its SQLite file cannot be used.
@@ -294,7 +304,11 @@ def open_receipts(
                 return None
             raise OperatorError(f"receipts_url: {store.path} cannot be used: {error}") from error
     receipts = Receipts(
-        store, f"{socket.gethostname()} {address}", days=config.receipts_days, on_dropped=on_dropped
+        store,
+        f"{socket.gethostname()} {address}",
+        days=config.receipts_days,
+        on_dropped=on_dropped,
+        on_gap=on_gap,
     )
     receipts.start()
     return receipts

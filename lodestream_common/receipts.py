@@ -74,6 +74,10 @@ class Receipt(NamedTuple):
     total_ms: float
 
 
+GAP_CAUSES = ("overflow", "rejected", "crash")
+"""The causes of gaps; see `Gap`."""
+
+
 class Gap(NamedTuple):
     """Receipts that are missing."""
 

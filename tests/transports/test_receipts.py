@@ -128,10 +128,13 @@ async def test_sums_equal_those_of_the_metrics_and_of_the_answers(tmp_path: Path
 
 async def test_a_killed_service_loses_at_most_a_second_and_records_the_gap(tmp_path: Path) -> None:
     file, address = tmp_path / "receipts.db", f"127.0.0.1:{free_port()}"
+    metrics = f"127.0.0.1:{free_port()}"
+    servers = MeteredServers(service=address, bridge="", metrics=metrics)
     settings = {
         "backend": "simulated",
         "model": MODEL,
         "grpc_address": address,
+        "metrics_address": metrics,
         "cache_dir": CACHE,
         "requests_per_minute": 0,
         "receipts_url": file,
@@ -165,13 +168,16 @@ async def test_a_killed_service_loses_at_most_a_second_and_records_the_gap(tmp_p
             await client.generate(model=MODEL, prompt="x", max_tokens=1, request_id="after")
             await kept_of(file, len(found) + 1)
             gaps = gaps_of(file)
+            samples = await servers.until("lodestream_receipts_gaps_total", bool, cause="crash")
         service.signal(signal.SIGTERM)
         assert await service.wait() == 0
 
     assert [(cause, count) for cause, count in gaps] == [("crash", None)]
+    assert total(samples, "lodestream_receipts_gaps_total") == 1
     async with server_process("serve", tmp_path, **settings), AsyncClient(address) as client:
         await client.generate(model=MODEL, prompt="x", max_tokens=1, request_id="later")
         await kept_of(file, len(found) + 2)
+        assert total(await servers.samples(metrics), "lodestream_receipts_gaps_total") == 0
     assert gaps_of(file) == gaps, "a clean end is no gap"
 
 
