@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 
 from lodestream_common.errors import OperatorError
+from lodestream_common.watched_file import WatchedFile
 
 PREFIX = "pg_"
 _ALPHABET = string.ascii_letters + string.digits
@@ -399,11 +400,9 @@ class Keyring:
 
     def __init__(self, path: Path, check_interval: float = 0.25) -> None:
         self._file = KeyFile(path)
-        self._check_interval = check_interval
-        self._signature = self._read_signature()
+        self._watched = WatchedFile(path, check_interval)
         self._keys = self._file.list()
         self._requires_key = bool(self._keys)
-        self._next_check = time.monotonic() + check_interval
 
     @property
     def requires_key(self) -> bool:
@@ -430,19 +429,12 @@ class Keyring:
         """Read the file again if it has changed, at most once each `check_interval`. Every other method calls
         this.
         """
-        now = time.monotonic()
-        if now < self._next_check:
-            return
-        self._next_check = now + self._check_interval
-        signature = self._read_signature()
-        if signature != self._signature:
-            # The signature is older than the content, so that the next check finds a change in between.
-            self._signature = signature
+        if self._watched.has_changed():
             self._reload()
 
     def _reload(self) -> None:
         try:
-            if self._requires_key and self._signature is None:
+            if self._requires_key and self._watched.is_missing:
                 raise OperatorError(f"keys file {self._file.path}: is missing")
             self._keys = self._file.list()
         except OperatorError as error:
@@ -450,10 +442,3 @@ class Keyring:
             return
         self._requires_key = self._requires_key or bool(self._keys)
         _log.info("keys_reloaded", active=sum(key.is_active for key in self._keys))
-
-    def _read_signature(self) -> tuple[int, ...] | None:
-        try:
-            stat = self._file.path.stat()
-        except OSError:
-            return None
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -14,6 +14,7 @@ import structlog
 
 from lodestream_common.address import Address, is_loopback
 from lodestream_common.errors import OperatorError, SettingError
+from lodestream_common.watched_file import Signature, file_signature
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -22,8 +23,6 @@ _log = structlog.stdlib.get_logger(__name__)
 
 CHECK_INTERVAL = 0.5
 """Seconds between two checks of the files for changes."""
-
-Signature = tuple[tuple[int, ...] | None, ...]
 
 
 def check_plain_text(address: Address, *, allowed: bool, setting: str, remedy: str) -> None:
@@ -111,9 +110,9 @@ class TlsFiles:
         paths = (self.certificate, self.key, self.authorities)
         return [name for name, path in zip(self.settings, paths, strict=True) if path]
 
-    def signature(self) -> Signature:
+    def signature(self) -> tuple[Signature | None, ...]:
         """What changes when one of the files changes."""
-        return tuple(_signature(path) for path in (self.certificate, self.key, self.authorities) if path)
+        return tuple(file_signature(path) for path in (self.certificate, self.key, self.authorities) if path)
 
     @staticmethod
     def _read(path: Path | None, setting: str) -> bytes | None:
@@ -121,14 +120,6 @@ class TlsFiles:
             return None if path is None else path.read_bytes()
         except OSError as error:
             raise OperatorError(f"{setting}: {path} cannot be read: {error.strerror}") from error
-
-
-def _signature(path: Path) -> tuple[int, ...] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _certificates(pem: bytes, place: str) -> Sequence[x509.Certificate]:

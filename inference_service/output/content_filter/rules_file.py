@@ -19,7 +19,6 @@ from __future__ import annotations
 import difflib
 import json
 import threading
-import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from inference_service.output.content_filter.patterns import PatternError, trans
 from inference_service.output.content_filter.rules import Action, Place, Rule
 from inference_service.output.token_buffer import TokenBuffer
 from lodestream_common.errors import OperatorError
+from lodestream_common.watched_file import WatchedFile
 
 LONGEST_PHRASE = 256
 """In characters, after folding."""
@@ -239,10 +239,8 @@ class FilePolicy:
 
     def __init__(self, path: Path, check_interval: float = 0.25) -> None:
         self._path = path
-        self._check_interval = check_interval
-        self._signature = self._read_signature()
+        self._watched = WatchedFile(path, check_interval)
         self._rules = load_rules(path)
-        self._next_check = time.monotonic() + check_interval
         self._loading = threading.Thread()
 
     def check_prompt(self, texts: Sequence[str], key_name: str) -> PromptVerdict:
@@ -267,14 +265,7 @@ class FilePolicy:
 
     def refresh(self) -> None:
         """Check whether the file has changed, if the interval has passed; a thread compiles new rules."""
-        now = time.monotonic()
-        if now < self._next_check or self._loading.is_alive():
-            return
-        self._next_check = now + self._check_interval
-        signature = self._read_signature()
-        if signature != self._signature:
-            # Taken before the file is read: a change in between is seen at the next check.
-            self._signature = signature
+        if not self._loading.is_alive() and self._watched.has_changed():
             self._loading = threading.Thread(target=self._reload, name="content-filter-reload", daemon=True)
             self._loading.start()
 
@@ -285,13 +276,6 @@ class FilePolicy:
             _log.error("content_filter_unusable", reason=str(error))
         else:
             _log.info("content_filter_reloaded", rules=len(self._rules.rules))
-
-    def _read_signature(self) -> tuple[int, ...] | None:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _filtered(text: str, text_filter: OutputFilter) -> str:
