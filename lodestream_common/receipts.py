@@ -180,9 +180,13 @@ class Store(ABC):
         self._connection = self._connect()
         if not self._can_create:
             return
-        with self._transaction() as run:
-            for statement in _SCHEMA.format(identity=self.identity).split(";"):
-                run(statement)
+        try:
+            with self._transaction() as run:
+                for statement in _SCHEMA.format(identity=self.identity).split(";"):
+                    run(statement)
+        except Exception:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Disconnect; `open` connects again."""
@@ -343,9 +347,13 @@ class SqliteStore(Store):
         connection = sqlite3.connect(
             f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=_LOCK_SECONDS, check_same_thread=False
         )
-        connection.execute("PRAGMA journal_mode=WAL")
-        # A commit is on the disk, also if the machine crashes; a batch makes it cheap.
-        connection.execute("PRAGMA synchronous=FULL")
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            # A commit is on the disk, also if the machine crashes; a batch makes it cheap.
+            connection.execute("PRAGMA synchronous=FULL")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
 
